@@ -1,0 +1,1 @@
+"""Spatial parallelism of convolutional networks, from a notebook."""

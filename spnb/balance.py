@@ -1,0 +1,179 @@
+"""Cuts a network into stages between blocks: where that is possible, and where it is even."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .graph import Graph
+from .layout import PlanError
+from .node import Node
+from .region import Tiling
+from .rules import has_rule, rule_of
+
+# A rank's compute and memory speed on one CPU core; only their ratio matters, for the balance.
+FLOPS_PER_SECOND = 5e10
+BYTES_PER_SECOND = 1e10
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a node cannot run in a stage, and the way out."""
+
+    node: Node
+    reason: str
+    advice: str
+
+
+def obstacle(graph: Graph, node: Node, tiling: Tiling, cut_batch: bool) -> Obstacle | None:
+    """What keeps a node out of a stage with this grid; ``None`` where nothing does."""
+    rule = rule_of(node)
+    batch = next(iter(graph.inputs.values()))[0]
+    if any(n > 1 for n in tiling.grid[1:]):
+        grid = shape_text(tiling.grid[1:])
+        advice = "let the tiled stages end before this layer"
+        if rule is None or rule.gathers:
+            reason = (
+                f"{node.kind}, used like this, needs the whole extent"
+                f" {shape_text(graph.extent((*node.operands, node.name)[0])[1:])} of its input"
+                if has_rule(node.kind)
+                else f"there is no tiling rule for the operator {node.kind}"
+            )
+            return Obstacle(node, f"{reason}, but the stage is cut into {grid} tiles", advice)
+        extent = graph.extent(node.name)[1:]
+        if len(extent) < len(tiling.grid) - 1 or any(
+            n < k for n, k in zip(extent, tiling.grid[1:], strict=True)
+        ):
+            return Obstacle(
+                node,
+                f"its extent {shape_text(extent)} is too small for {grid} tiles; at most"
+                f" {shape_text(extent)} tiles fit here",
+                f"use a coarser grid, a larger image, or {advice}",
+            )
+    if cut_batch and (rule is None or node.shape[:1] != (batch,)):
+        return Obstacle(
+            node,
+            f"it is not known that {node.kind}, used like this, treats the {batch} images of a"
+            " batch independently",
+            "use --parts 1 and --local-DP 1, or give the operator a rule",
+        )
+    return None
+
+
+def stage_blocks(
+    graph: Graph, tilings: Sequence[Tiling], cut_batch: bool, given: Sequence[int] | None
+) -> list[int]:
+    """Number of blocks in each stage.
+
+    Parameters
+    ----------
+    tilings
+        Grid of each stage.
+    cut_batch
+        Whether batches are cut into micro-batches or slices.
+    given
+        The user's own numbers; ``None`` for an even balance: the contiguous split with the
+        smallest largest cost per rank, among those that can run.
+
+    Raises
+    ------
+    PlanError
+        If the numbers do not fit the network, or a layer cannot run in its stage.
+    """
+    stages, blocks = len(tilings), len(graph.blocks)
+    if stages > blocks:
+        raise PlanError(
+            f"{stages} stages, but the network has {blocks} blocks to cut between:"
+            f" use --split-size {blocks} or less"
+        )
+    if given is not None:
+        if len(given) != stages or sum(given) != blocks or min(given) < 1:
+            raise PlanError(
+                f"the balance {','.join(map(str, given))} has {len(given)} entries with the sum"
+                f" {sum(given)}, but there are {stages} stages and {blocks} blocks: give {stages}"
+                f" positive numbers that add up to {blocks}"
+            )
+        for stage, (start, count) in enumerate(zip(_starts(given), given, strict=True)):
+            for block in range(start, start + count):
+                if found := _block_obstacle(graph, block, tilings[stage], cut_batch):
+                    raise _refusal(graph, stage, block, tilings, found)
+        return list(given)
+    return _even(graph, tilings, cut_batch)
+
+
+def _even(graph: Graph, tilings: Sequence[Tiling], cut_batch: bool) -> list[int]:
+    stages, blocks = len(tilings), len(graph.blocks)
+    costs = [0.0]  # running sum over the blocks
+    for block in graph.blocks:
+        costs.append(costs[-1] + sum(map(cost, graph.nodes[block.start : block.stop])))
+    first_obstacle = [
+        next(
+            ((b, f) for b in range(blocks) if (f := _block_obstacle(graph, b, t, cut_batch))), None
+        )
+        for t in tilings
+    ]
+    # best[b]: (largest cost per rank, cuts) of the stages so far over the first b blocks
+    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
+    for stage, tiling in enumerate(tilings):
+        found = first_obstacle[stage]
+        limit = found[0] if found and _spatial(tiling) else blocks
+        if found and not _spatial(tiling):
+            raise _refusal(graph, stage, found[0], tilings, found[1])
+        grown: dict[int, tuple[float, list[int]]] = {}
+        for start, (worst, cuts) in best.items():
+            for stop in range(start + 1, min(limit, blocks - (stages - stage - 1)) + 1):
+                share = (costs[stop] - costs[start]) / tiling.num_tiles
+                candidate = (max(worst, share), [*cuts, stop - start])
+                if stop not in grown or candidate < grown[stop]:
+                    grown[stop] = candidate
+        if not grown:
+            raise _refusal(graph, stage, found[0], tilings, found[1]) if found else AssertionError
+        best = grown
+    if blocks not in best:
+        stage = stages - 1
+        raise _refusal(graph, stage, first_obstacle[stage][0], tilings, first_obstacle[stage][1])
+    return best[blocks][1]
+
+
+def cost(node: Node) -> float:
+    """Estimated seconds of a node on one rank, untiled."""
+    return node.flops / FLOPS_PER_SECOND + node.bytes_touched / BYTES_PER_SECOND
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as messages write it.
+
+    >>> shape_text((97, 131))
+    '97×131'
+    """
+    return "×".join(map(str, shape)) or "1"
+
+
+def _spatial(tiling: Tiling) -> bool:
+    return math.prod(tiling.grid[1:]) > 1
+
+
+def _starts(counts: Sequence[int]) -> list[int]:
+    return [sum(counts[:k]) for k in range(len(counts))]
+
+
+def _block_obstacle(graph: Graph, block: int, tiling: Tiling, cut_batch: bool) -> Obstacle | None:
+    nodes = graph.nodes[graph.blocks[block].start : graph.blocks[block].stop]
+    return next((f for node in nodes if (f := obstacle(graph, node, tiling, cut_batch))), None)
+
+
+def _refusal(
+    graph: Graph, stage: int, block: int, tilings: Sequence[Tiling], found: Obstacle
+) -> PlanError:
+    advice, tiled = found.advice, sum(map(_spatial, tilings))
+    if "before this layer" in advice:
+        if block >= tiled and tiled < len(tilings):
+            advice += (
+                f": at most {block} of the {len(graph.blocks)} blocks can be tiled (--balance)"
+            )
+        elif block >= tiled:
+            advice += f": add an untiled stage (--split-size {len(tilings) + 1}) that takes it"
+        else:
+            advice += f", which is in block {block + 1}: too early for {tiled} tiled stages"
+    return PlanError(f"stage {stage}, {found.node.label}: {found.reason}: {advice}")

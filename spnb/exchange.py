@@ -1,0 +1,191 @@
+"""The one way data moves: what some ranks have, what others need, and the transfers between.
+
+An `Exchange` moves one value from the tiles of a team of ranks to the needs of another (or the
+same) team.  Splitting the input, a halo, a hand-over between stages, a batch slice and the
+gathering of the output are all exchanges that differ in nothing but their teams and spans::
+
+    has:    |  tile 0  |  tile 1  |  tile 2  |          own spans: an exact cover of the extent
+    needs:  |  need 0     |
+                    |     need 1     |                  each need is cut where the tiles are cut
+                               |     need 2  |
+
+Grids are products of axes, so an exchange is stored axis by axis and a plan for thousands of
+ranks stays small; the transfers of one rank are enumerated when asked for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from .region import Region, Span, Tiling, length, meet
+
+HOST = -1
+"""Pseudo-rank of whoever holds the image and wants the answer."""
+
+Spans = tuple[tuple[Span, ...], ...]
+"""For each axis of ``(batch, *spatial)``, a span for each part of the grid along that axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One message: a region of a value from the rank that has it to one that needs it."""
+
+    source: int
+    target: int
+    region: Region
+
+    @property
+    def reversed(self) -> Transfer:
+        """The adjoint: the same region the other way (its arrivals are summed)."""
+        return Transfer(self.target, self.source, self.region)
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """Ranks in a grid: rank ``ranks[t]`` holds tile ``t`` of the tiling."""
+
+    ranks: Sequence[int]
+    tiling: Tiling
+
+    def position(self, rank: int) -> tuple[int, ...]:
+        """Coordinates of a rank in the grid."""
+        return self.tiling.coordinates(self.ranks.index(rank))
+
+    def rank_at(self, position: Sequence[int]) -> int:
+        """The rank at a position in the grid."""
+        missing = len(self.tiling.grid) - len(position)
+        return self.ranks[self.tiling.tile((*position, *(0,) * missing))]
+
+
+def region_at(spans: Spans, position: Sequence[int]) -> Region:
+    """The region of the tile at a position, of a value that may have fewer axes than the grid."""
+    return Region(tuple(axis[k] for axis, k in zip(spans, position, strict=False)))
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One value moved from what the source team has to what the target team needs.
+
+    Attributes
+    ----------
+    tag
+        Number of the exchange in its plan; with the two ranks it identifies a message.
+    value
+        Name of the value.
+    kind
+        ``"input"``, ``"halo"``, ``"hand-over"`` or ``"output"``.
+    has, needs
+        Spans of each team's parts, axis by axis.
+    position_bytes
+        Bytes at one position: channels times element size.
+
+    Examples
+    --------
+    Two tiles of 4 columns each need one column of the other:
+
+    >>> team = Team((0, 1), Tiling.even((1, 2)))
+    >>> has, needs = (((0, 1),), ((0, 4), (4, 8))), (((0, 1),), ((0, 5), (3, 8)))
+    >>> halo = Exchange(0, "x", "halo", team, team, has, needs, position_bytes=4)
+    >>> halo.sends(0)
+    (Transfer(source=0, target=1, region=Region(0:1, 3:4)),)
+    >>> halo.receives(0)
+    (Transfer(source=1, target=0, region=Region(0:1, 4:5)),)
+    """
+
+    tag: int
+    value: str
+    kind: str
+    source: Team
+    target: Team
+    has: Spans
+    needs: Spans
+    position_bytes: int
+
+    def sends(self, rank: int) -> tuple[Transfer, ...]:
+        """Messages that a rank of the source team sends, to others than itself."""
+        position = self.source.position(rank)
+        return tuple(
+            Transfer(rank, target, region)
+            for target, region in self._meetings(self._forward, position, self.target)
+            if target != rank
+        )
+
+    def receives(self, rank: int) -> tuple[Transfer, ...]:
+        """Messages that a rank of the target team receives, from others than itself."""
+        position = self.target.position(rank)
+        return tuple(
+            Transfer(source, rank, region)
+            for source, region in self._meetings(self._backward, position, self.source)
+            if source != rank
+        )
+
+    def need(self, rank: int) -> Region:
+        """The region that a rank of the target team needs."""
+        return region_at(self.needs, self.target.position(rank))
+
+    def kept(self, rank: int) -> Region | None:
+        """What a rank needs and has itself."""
+        if rank not in self.source.ranks:
+            return None
+        own = region_at(self.has, self.source.position(rank)) & self.need(rank)
+        return None if own.empty else own
+
+    def sent(self, rank: int) -> tuple[int, int]:
+        """Messages and bytes that a rank sends in one execution, without enumerating them."""
+        position = self.source.position(rank)
+        meetings = [axis[k] for axis, k in zip(self._forward, position, strict=False)]
+        messages = math.prod(map(len, meetings))
+        positions = math.prod(sum(length(span) for _, span in axis) for axis in meetings)
+        if rank in self.target.ranks and (own := self.kept(rank)):
+            messages, positions = messages - 1, positions - own.size
+        return messages, positions * self.position_bytes
+
+    def verify(self) -> None:
+        """Prove that every needed position arrives exactly once.
+
+        Along each axis the source's parts must cover every need without gap or overlap; since
+        grids are products of their axes, so do the boxes.  Sends and receives are the two
+        readings of one table, so each send has its receive.
+
+        Raises
+        ------
+        AssertionError
+            If a need is not covered exactly: a fault of the planner, never of its user.
+        """
+        for needs, arrivals in zip(self.needs, self._backward, strict=True):
+            for need, parts in zip(needs, arrivals, strict=True):
+                reached = need[0]
+                for _, (start, stop) in parts:
+                    assert start == reached, f"exchange {self.tag} of {self.value}: gap at {start}"
+                    reached = stop
+                assert reached == max(need), f"exchange {self.tag} of {self.value}: {need} not met"
+
+    @cached_property
+    def _forward(self) -> list[list[list[tuple[int, Span]]]]:
+        """Axis → source part → (target part, span that both share)."""
+        return [_overlaps(has, needs) for has, needs in zip(self.has, self.needs, strict=True)]
+
+    @cached_property
+    def _backward(self) -> list[list[list[tuple[int, Span]]]]:
+        """Axis → target part → (source part, span that both share)."""
+        return [_overlaps(needs, has) for has, needs in zip(self.has, self.needs, strict=True)]
+
+    @staticmethod
+    def _meetings(table: list, position: Sequence[int], other: Team) -> Iterator:
+        axes = [axis[k] for axis, k in zip(table, position, strict=False)]
+        for corner in itertools.product(*axes):
+            yield (
+                other.rank_at([part for part, _ in corner]),
+                Region(tuple(span for _, span in corner)),
+            )
+
+
+def _overlaps(mine: Sequence[Span], theirs: Sequence[Span]) -> list[list[tuple[int, Span]]]:
+    return [
+        [(k, both) for k, span in enumerate(theirs) if length(both := meet(own, span))]
+        for own in mine
+    ]

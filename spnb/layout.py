@@ -1,0 +1,144 @@
+"""What each tile of a stage owns, computes and needs of every value.
+
+Needs are traced backwards, one operator at a time, axis by axis: a grid of 64 × 64 tiles costs
+128 spans a value, not 4,096 regions.
+
+Where a need reaches past what a tile owns there are two ways to meet it.  Either the value is an
+*exchange point*: computed on the tile alone, then exchanged up to the need.  Or it is not: computed
+on the whole need, redundantly, and the need passes on to its operands::
+
+    exchange before every window op           exchange once for two (fused)
+    x ══╗halo                                 x ════╗ halo of both
+        conv ─ y ══╗halo                            conv (on the need of the next) ─ y
+                   conv ─ z                                                          conv ─ z
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from .exchange import Spans
+from .graph import Graph
+from .node import Extent, Node
+from .region import Span, Tiling, join, length, meet
+from .rules import Rule, rule_of
+
+
+class PlanError(ValueError):
+    """What cannot be planned, with stage, layer, numbers and a way out."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Spans of every value of a stage, for every part of its grid.
+
+    Attributes
+    ----------
+    own
+        Even cuts of the value's extent.
+    computed
+        What a tile computes; values that nobody reads are absent.
+    need
+        What a tile needs in hand, own or not: union over the readers in this stage.
+    points
+        Exchange points: values computed on the tile alone and exchanged up to the need.
+    """
+
+    own: Mapping[str, Spans]
+    computed: Mapping[str, Spans]
+    need: Mapping[str, Spans]
+    points: frozenset[str]
+
+
+def extent_in(graph: Graph, value: str, batch: int) -> Extent:
+    """Extent of a value when the network runs on a micro-batch of ``batch`` images."""
+    extent = graph.extent(value)
+    return (batch, *extent[1:]) if extent else extent
+
+
+def lay_out(
+    graph: Graph,
+    nodes: Sequence[Node],
+    tiling: Tiling,
+    batch: int,
+    exported: Collection[str],
+    groups: Mapping[str, int] | None,
+) -> Layout:
+    """Trace the needs of a stage backwards.
+
+    Parameters
+    ----------
+    nodes
+        The stage's operator calls, in order of execution.
+    tiling
+        The stage's grid over ``(batch, *spatial)``.
+    batch
+        Images in the micro-batch.
+    exported
+        Values that other stages or the user need: every tile computes what it owns of them.
+    groups
+        With fused halos, the group of blocks that computes each value: only values that cross
+        into another group are exchanged.  ``None``: every value may be.
+    """
+    own: dict[str, Spans] = {}
+    computed: dict[str, Spans] = {}
+    want: dict[str, Spans] = {}
+    points: set[str] = set()
+    readers: dict[str, set[int]] = {}
+    for node in reversed(nodes):
+        name = node.name
+        own[name] = tiling.spans(extent_in(graph, name, batch))
+        wanted = want.get(name)
+        if wanted is None and name not in exported:
+            continue
+        crosses = groups is None or readers.get(name, set()) - {groups[name]}
+        if wanted is not None and crosses and not _inside(wanted, own[name]):
+            points.add(name)
+            computed[name] = own[name]
+        elif name in exported:
+            computed[name] = _hull(own[name], wanted)
+        else:
+            computed[name] = wanted
+        for operand, spans in zip(
+            node.operands, operand_needs(graph, node, computed[name], batch), strict=True
+        ):
+            want[operand] = _hull(spans, want.get(operand))
+            if groups is not None:
+                readers.setdefault(operand, set()).add(groups[name])
+    return Layout(own, computed, want, frozenset(points))
+
+
+def operand_needs(graph: Graph, node: Node, computed: Spans, batch: int) -> list[Spans]:
+    """Spans of each operand, clipped to its extent, that the computed spans of a node read."""
+    rule = rule_of(node)
+    needs = []
+    for index, operand in enumerate(node.operands):
+        extent = extent_in(graph, operand, batch)
+        spans = []
+        for axis, n in enumerate(extent):
+            parts = computed[axis] if axis < len(computed) else ((0, 1),)
+            spans.append(tuple(meet(needed(rule, index, axis, part, n), (0, n)) for part in parts))
+        needs.append(tuple(spans))
+    return needs
+
+
+def needed(rule: Rule | None, operand: int, axis: int, span: Span, extent: int) -> Span:
+    """Span of an operand, not clipped, that a span of the result reads; all without a rule."""
+    if length(span) == 0:
+        return (0, 0)
+    return rule.need(operand, axis, span) if rule else (0, extent)
+
+
+def _inside(spans: Spans, own: Spans) -> bool:
+    return all(
+        length(span) == 0 or meet(span, mine) == span
+        for axis, owned in zip(spans, own, strict=True)
+        for span, mine in zip(axis, owned, strict=True)
+    )
+
+
+def _hull(a: Spans, b: Spans | None) -> Spans:
+    if b is None:
+        return a
+    return tuple(tuple(map(join, x, y)) for x, y in zip(a, b, strict=True))

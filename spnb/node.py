@@ -1,0 +1,154 @@
+"""One operator call of a captured network, as plain picklable data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+Extent = tuple[int, ...]
+"""Sizes along ``(batch, *spatial)``: a tensor's shape without its channels."""
+
+
+def extent_of(shape: Sequence[int]) -> Extent:
+    """Sizes along ``(batch, *spatial)`` of a tensor of layout ``(batch, channels, *spatial)``.
+
+    >>> extent_of((2, 64, 97, 131))
+    (2, 97, 131)
+    """
+    return (*shape[:1], *shape[2:])
+
+
+def index_of(slices: Sequence[slice]) -> tuple[slice, ...]:
+    """Index into a ``(batch, channels, *spatial)`` tensor from slices over ``(batch, *spatial)``.
+
+    >>> index_of((slice(0, 2), slice(3, 7)))
+    (slice(0, 2, None), slice(None, None, None), slice(3, 7, None))
+    """
+    return (*slices[:1], slice(None), *slices[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A value computed by another node, or an input of the network."""
+
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A parameter or buffer, by its name in the module's ``state_dict``."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operator call.
+
+    Attributes
+    ----------
+    name
+        Name of the value it computes.
+    op
+        Qualified ATen overload, as ``"aten.conv2d.default"``.
+    args
+        Every argument by its name in the operator's schema, defaults included; values appear
+        as `Ref`, parameters and buffers as `Weight`.
+    shape, dtype
+        Of the result; of its first part where the result is a tuple.
+    operand_shapes
+        Shape of each `Ref` in ``args``, in order.
+    path
+        Module it came from, as ``"layer1.0.conv2"``.
+    """
+
+    name: str
+    op: str
+    args: Mapping[str, Any]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    operand_shapes: tuple[tuple[int, ...], ...]
+    path: str
+
+    @cached_property
+    def operands(self) -> tuple[str, ...]:
+        """Names of the values it reads, in order of ``args``."""
+        return tuple(leaf.value for leaf in leaves(self.args) if isinstance(leaf, Ref))
+
+    @cached_property
+    def weights(self) -> tuple[Weight, ...]:
+        """Parameters and buffers it reads."""
+        return tuple(leaf for leaf in leaves(self.args) if isinstance(leaf, Weight))
+
+    @property
+    def kind(self) -> str:
+        """Operator without namespace and overload: ``"conv2d"``."""
+        return self.op.split(".")[1]
+
+    @property
+    def label(self) -> str:
+        """How messages and pictures name this call: ``"layer1.0.conv2 (conv2d)"``."""
+        return f"{self.path or 'forward'} ({self.kind})"
+
+    @property
+    def flops(self) -> int:
+        """Multiply-adds counted as two; an elementwise operator as one for each element."""
+        positions = math.prod(self.shape)
+        if self.kind.startswith(("conv", "linear")) and self.weights:
+            return 2 * positions * math.prod(self.weights[0].shape[1:])
+        return positions
+
+    @property
+    def bytes_touched(self) -> int:
+        """Bytes read and written, weights included."""
+        shapes = (self.shape, *self.operand_shapes, *(w.shape for w in self.weights))
+        return sum(map(math.prod, shapes)) * self.dtype.itemsize
+
+    def bind(self, operands: Sequence[Any], weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Arguments with tensors in place of `Ref` and `Weight`."""
+        values = iter(operands)
+
+        def tensor(leaf: Any) -> Any:
+            if isinstance(leaf, Ref):
+                return next(values)
+            return weights[leaf.name] if isinstance(leaf, Weight) else leaf
+
+        return {name: map_leaves(tensor, arg) for name, arg in self.args.items()}
+
+
+def leaves(arg: Any) -> Iterator[Any]:
+    """Everything in nested dicts, lists and tuples, in order."""
+    if isinstance(arg, Mapping):
+        arg = arg.values()
+    elif not isinstance(arg, (list, tuple)):
+        yield arg
+        return
+    for item in arg:
+        yield from leaves(item)
+
+
+def map_leaves(function: Callable[[Any], Any], arg: Any) -> Any:
+    """Apply a function to every leaf of nested lists and tuples."""
+    if isinstance(arg, (list, tuple)):
+        return type(arg)(map_leaves(function, item) for item in arg)
+    return function(arg)
+
+
+def overload(op: str) -> Callable[..., Any]:
+    """The callable of a qualified overload such as ``"aten.relu.default"``."""
+    namespace, name, variant = op.split(".")
+    return getattr(getattr(getattr(torch.ops, namespace), name), variant)
+
+
+def invoke(op: str, args: Mapping[str, Any]) -> Any:
+    """Call an ATen overload with arguments named as in its schema."""
+    function = overload(op)
+    schema = function._schema.arguments
+    positional = [args[a.name] for a in schema if not a.kwarg_only]
+    return function(*positional, **{a.name: args[a.name] for a in schema if a.kwarg_only})

@@ -1,0 +1,296 @@
+"""From a captured network and a split to every rank's program: plain data, nothing started.
+
+A `Plan` holds the stages, each with a team of ranks in a grid, and the exchanges between them.
+What one rank does is derived when asked for (`Plan.part`), so a plan for thousands of ranks takes
+seconds and little memory, and a rank is sent its own part only.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from .exchange import HOST, Exchange, Team, region_at
+from .graph import Graph
+from .layout import Layout, PlanError, extent_in, lay_out, needed
+from .node import Node
+from .program import Compute, Free, Part, Program, Receive, Send, Step
+from .region import Region, Span, Tiling
+from .rules import rule_of
+from .schedule import micro_batches
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of consecutive blocks on a team of ranks.
+
+    Attributes
+    ----------
+    index
+        Number of the stage.
+    blocks
+        First and last (excluded) block of the graph.
+    nodes
+        Its operator calls.
+    team
+        Its ranks in their grid over ``(batch, *spatial)``.
+    """
+
+    index: int
+    blocks: Span
+    nodes: tuple[Node, ...]
+    team: Team
+
+    @property
+    def tiled(self) -> bool:
+        """Whether the image is cut in this stage."""
+        return any(n > 1 for n in self.team.tiling.grid[1:])
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the parameters and buffers that the stage reads."""
+        return tuple(dict.fromkeys(w.name for node in self.nodes for w in node.weights))
+
+
+class Plan:
+    """Who computes what, and what moves between whom.
+
+    Parameters
+    ----------
+    graph
+        The captured network, at the whole batch's shape.
+    tilings
+        Grid of each stage over ``(batch, *spatial)``.
+    blocks
+        Number of blocks in each stage (see `spnb.balance.stage_blocks`).
+    parts
+        Micro-batches.
+    fused
+        Exchange once for this many consecutive blocks; 0 for one exchange before each window op.
+
+    Raises
+    ------
+    PlanError
+        If a micro-batch has fewer images than a stage has batch slices.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        tilings: Sequence[Tiling],
+        blocks: Sequence[int],
+        parts: int = 1,
+        fused: int = 0,
+    ):
+        self.graph, self.fused = graph, fused
+        batch, *extent = graph.extent(next(iter(graph.inputs)))
+        self.extent = tuple(extent)
+        self.batches = micro_batches(batch, parts)
+        self.stages = tuple(_stages(graph, tilings, blocks))
+        self.num_ranks = self.stages[-1].team.ranks[-1] + 1
+        for stage in self.stages:
+            slices = stage.team.tiling.grid[0]
+            if slices > min(self.batches):
+                raise PlanError(
+                    f"stage {stage.index}: {slices} ranks share a batch (--local-DP), but a"
+                    f" micro-batch has only {min(self.batches)} of the {batch} images: use fewer"
+                    " parts or a larger batch"
+                )
+        for value in graph.outputs:
+            if value in graph.inputs:
+                raise PlanError(
+                    f"the network returns its input {value} unchanged: drop that output"
+                )
+        self.host = Team((HOST,), Tiling.even((1,) * len((batch, *extent))))
+        self.layouts: dict[tuple[int, int], Layout] = {}
+        self.exchanges: dict[int, tuple[Exchange, ...]] = {}
+        for images in sorted(set(self.batches)):
+            for stage in self.stages:
+                self.layouts[stage.index, images] = self._lay_out(stage, images)
+            self.exchanges[images] = tuple(self._exchanges(images))
+        for exchange in (e for group in self.exchanges.values() for e in group):
+            exchange.verify()
+
+    # --- building ---------------------------------------------------------------------------
+
+    @cached_property
+    def _producer(self) -> dict[str, int]:
+        """Stage that computes each value; the host has the inputs."""
+        made = {node.name: stage.index for stage in self.stages for node in stage.nodes}
+        return dict.fromkeys(self.graph.inputs, HOST) | made
+
+    @cached_property
+    def _readers(self) -> dict[str, list[int]]:
+        """Stages, or the host, that read each value, in order."""
+        readers: dict[str, dict[int, None]] = defaultdict(dict)
+        for stage in self.stages:
+            for node in stage.nodes:
+                for operand in node.operands:
+                    readers[operand][stage.index] = None
+        for value in self.graph.outputs:
+            readers[value][HOST] = None
+        return {value: list(stages) for value, stages in readers.items()}
+
+    def _lay_out(self, stage: Stage, images: int) -> Layout:
+        names = {node.name for node in stage.nodes}
+        exported = {v for v in names if any(r != stage.index for r in self._readers.get(v, ()))}
+        groups = None
+        if self.fused:
+            first = stage.blocks[0]
+            groups = {
+                node.name: (number - first) // self.fused
+                for number in range(*stage.blocks)
+                for node in self.graph.nodes[
+                    self.graph.blocks[number].start : self.graph.blocks[number].stop
+                ]
+            }
+        return lay_out(self.graph, stage.nodes, stage.team.tiling, images, exported, groups)
+
+    def _exchanges(self, images: int) -> list[Exchange]:
+        found: list[Exchange] = []
+        for value, readers in self._readers.items():
+            made = self._producer[value]
+            source = self.host if made == HOST else self.stages[made].team
+            extent = extent_in(self.graph, value, images)
+            has = source.tiling.spans(extent)
+            for reader in readers:
+                target = self.host if reader == HOST else self.stages[reader].team
+                if reader == HOST:
+                    needs, kind = target.tiling.spans(extent), "output"
+                else:
+                    layout = self.layouts[reader, images]
+                    if value not in layout.need:
+                        continue  # read only by nodes whose result nobody needs
+                    needs, kind = layout.need[value], "input" if made == HOST else "hand-over"
+                    if made == reader:
+                        if value not in layout.points:
+                            continue
+                        kind = "halo"
+                size = self.graph.channels(value) * self.graph.itemsize(value)
+                found.append(Exchange(len(found), value, kind, source, target, has, needs, size))
+        return found
+
+    # --- one rank ---------------------------------------------------------------------------
+
+    def stage_of(self, rank: int) -> Stage:
+        """The stage that a rank belongs to."""
+        return next(stage for stage in self.stages if rank in stage.team.ranks)
+
+    def tile_of(self, rank: int) -> int:
+        """Number of a rank's tile in its stage."""
+        return self.stage_of(rank).team.ranks.index(rank)
+
+    def part(self, rank: int) -> Part:
+        """All that a rank needs to know, as plain picklable data."""
+        stage = self.stage_of(rank)
+        tiling = stage.team.tiling
+        entry = next(
+            v
+            for v in (*stage.nodes[0].operands, *self.graph.inputs)
+            if self._producer[v] != stage.index
+        )
+        return Part(
+            rank=rank,
+            num_ranks=self.num_ranks,
+            stage=stage.index,
+            tile=self.tile_of(rank),
+            grid=tiling.grid,
+            region=tiling.region(self.graph.extent(entry), self.tile_of(rank)),
+            nodes=stage.nodes,
+            batches=self.batches,
+            programs={images: self.program(rank, images) for images in set(self.batches)},
+            weights=stage.weights,
+            outputs=self.graph.outputs,
+            dtype=self.graph.dtype,
+        )
+
+    def program(self, rank: int, images: int) -> Program:
+        """A rank's steps for a micro-batch of this many images."""
+        stage = self.stage_of(rank)
+        layout = self.layouts[stage.index, images]
+        position = stage.team.position(rank)
+        incoming, outgoing = {}, defaultdict(list)
+        for exchange in self.exchanges[images]:
+            if exchange.target is stage.team:
+                incoming[exchange.value] = exchange
+            if exchange.source is stage.team:
+                outgoing[exchange.value].append(exchange)
+        live = [node for node in stage.nodes if node.name in layout.computed]
+        last_use = {value: node.name for node in live for value in node.operands}
+        steps: list[Step] = []
+        number = {node.name: k for k, node in enumerate(stage.nodes)}
+        for node in live:
+            for operand in dict.fromkeys(node.operands):
+                if operand in incoming:
+                    steps.append(self._receive(incoming.pop(operand), rank, images))
+            region = region_at(layout.computed[node.name], position)
+            needs = self._needs(node, region, images)
+            clipped = tuple(
+                need & Region.whole(extent_in(self.graph, operand, images))
+                for need, operand in zip(needs, node.operands, strict=True)
+            )
+            steps.append(Compute(number[node.name], region, needs, clipped))
+            for exchange in outgoing[node.name]:
+                if transfers := exchange.sends(rank):
+                    steps.append(Send(exchange.tag, node.name, exchange.kind, transfers))
+            done = [v for v in dict.fromkeys(node.operands) if last_use[v] == node.name]
+            if node.name not in last_use:
+                done.append(node.name)
+            if done:
+                steps.append(Free(tuple(done)))
+        return Program(tuple(steps))
+
+    def _needs(self, node: Node, region: Region, images: int) -> tuple[Region, ...]:
+        rule = rule_of(node)
+        needs = []
+        for index, operand in enumerate(node.operands):
+            extent = extent_in(self.graph, operand, images)
+            spans = (*region.spans, *((0, 1),) * (len(extent) - len(region.spans)))
+            needs.append(
+                Region(tuple(needed(rule, index, a, spans[a], n) for a, n in enumerate(extent)))
+            )
+        return tuple(needs)
+
+    def _receive(self, exchange: Exchange, rank: int, images: int) -> Receive:
+        region = exchange.need(rank)
+        shape = self.graph.shapes[exchange.value]
+        dtype = self.graph.dtype
+        if exchange.value in self.graph.by_name:
+            dtype = self.graph.by_name[exchange.value].dtype
+        shape = (*region.shape[:1], *shape[1:2], *region.shape[1:])
+        return Receive(
+            exchange.tag,
+            exchange.value,
+            exchange.kind,
+            region,
+            exchange.kept(rank),
+            exchange.receives(rank),
+            shape,
+            dtype,
+        )
+
+    # --- figures ----------------------------------------------------------------------------
+
+    def traffic(self, rank: int) -> tuple[int, int]:
+        """Messages and bytes that a rank sends to other ranks in one step over the whole batch."""
+        stage = self.stage_of(rank)
+        messages = size = 0
+        for images in self.batches:
+            for exchange in self.exchanges[images]:
+                if exchange.source is stage.team and exchange.kind != "output":
+                    m, b = exchange.sent(rank)
+                    messages, size = messages + m, size + b
+        return messages, size
+
+
+def _stages(graph: Graph, tilings: Sequence[Tiling], blocks: Sequence[int]) -> list[Stage]:
+    stages, rank, block = [], 0, 0
+    for index, (tiling, count) in enumerate(zip(tilings, blocks, strict=True)):
+        first, last = graph.blocks[block], graph.blocks[block + count - 1]
+        team = Team(range(rank, rank + tiling.num_tiles), tiling)
+        nodes = graph.nodes[first.start : last.stop]
+        stages.append(Stage(index, (block, block + count), nodes, team))
+        rank, block = rank + tiling.num_tiles, block + count
+    return stages

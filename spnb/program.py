@@ -1,0 +1,116 @@
+"""What one rank does for one micro-batch: a short list of steps, as plain picklable data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from .exchange import Transfer
+from .node import Node
+from .region import Region
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Collect the needed region of a value: the part at hand and what others send.
+
+    Attributes
+    ----------
+    tag, value, kind
+        Of the exchange.
+    region
+        The region needed; afterwards the value is held on it.
+    kept
+        The part of it that this rank computed itself.
+    transfers
+        What arrives.
+    shape
+        Of the buffer: ``(batch, channels, *spatial)``.
+    """
+
+    tag: int
+    value: str
+    kind: str
+    region: Region
+    kept: Region | None
+    transfers: tuple[Transfer, ...]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send the regions of a value that others need."""
+
+    tag: int
+    value: str
+    kind: str
+    transfers: tuple[Transfer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Compute a region of a node's value from the needed regions of its operands.
+
+    ``needs`` are as the rule gave them (they may run past the extent), ``clipped`` the part inside.
+    """
+
+    node: int
+    region: Region
+    needs: tuple[Region, ...]
+    clipped: tuple[Region, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Drop values after their last use."""
+
+    values: tuple[str, ...]
+
+
+Step = Receive | Send | Compute | Free
+
+
+@dataclass(frozen=True)
+class Program:
+    """One rank's steps for a micro-batch of a given number of images, in order."""
+
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """All that one rank needs to know: its share of a plan, nothing of the others'.
+
+    Attributes
+    ----------
+    rank, num_ranks
+        This rank and how many take part.
+    stage, tile, grid
+        Where it stands: stage number, tile number in the stage, grid over (batch, *spatial).
+    nodes
+        Its stage's operator calls.
+    batches
+        Images in each micro-batch, in order.
+    programs
+        Program for each number of images that occurs in ``batches``.
+    weights
+        Names of the parameters and buffers that its stage reads.
+    region
+        Its tile of the stage's first input.
+    """
+
+    rank: int
+    num_ranks: int
+    stage: int
+    tile: int
+    grid: tuple[int, ...]
+    region: Region
+    nodes: tuple[Node, ...]
+    batches: tuple[int, ...]
+    programs: Mapping[int, Program]
+    weights: tuple[str, ...]
+    outputs: tuple[str, ...]
+    dtype: torch.dtype

@@ -1,0 +1,86 @@
+"""What happened when on a rank: events, and tables of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import pandas as pd
+
+KINDS = ("compute", "read", "pack", "wait", "unpack")
+"""What a rank does: run an operator, read its part of the image, put a region to send in one
+piece, wait for others, put what arrived in place."""
+
+
+class Event(NamedTuple):
+    """One span of time on one rank.
+
+    Attributes
+    ----------
+    micro_batch
+        Number of the micro-batch.
+    layer
+        Path of the module whose operator is computed, or whose result is exchanged.
+    kind
+        One of `KINDS`.
+    what
+        The operator, or the kind of exchange: input, halo, hand-over, output.
+    start, stop
+        Seconds since the step began on all ranks.
+    bytes
+        Sent, received or read.
+    """
+
+    micro_batch: int
+    layer: str
+    kind: str
+    what: str
+    start: float
+    stop: float
+    bytes: int
+
+
+class Recorder:
+    """Collects the events of one rank."""
+
+    def __init__(self):
+        self.events: list[Event] = []
+        self.origin = time.perf_counter()
+        self.micro_batch = 0
+
+    @contextmanager
+    def span(self, kind: str, layer: str, what: str, size: int = 0) -> Iterator[None]:
+        """Record how long the body takes; nothing if it raises."""
+        start = time.perf_counter() - self.origin
+        yield
+        stop = time.perf_counter() - self.origin
+        self.events.append(Event(self.micro_batch, layer, kind, what, start, stop, size))
+
+
+def table(events: Iterable[tuple[int, int, Iterable[Event]]]) -> pd.DataFrame:
+    """Events of all ranks as one table, ordered by rank and start.
+
+    Parameters
+    ----------
+    events
+        ``(rank, stage, events)`` of each rank.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns rank, stage, micro_batch, layer, kind, what, start, stop, seconds, bytes.
+    """
+    rows = [(rank, stage, *event) for rank, stage, each in events for event in each]
+    frame = pd.DataFrame(rows, columns=["rank", "stage", *Event._fields])
+    frame.insert(8, "seconds", frame.stop - frame.start)
+    return frame.sort_values(["rank", "start"], ignore_index=True)
+
+
+def by_rank(timings: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of each kind for each rank: columns compute_s, read_s, pack_s, wait_s, unpack_s."""
+    sums = timings.pivot_table(
+        index=["rank", "stage"], columns="kind", values="seconds", aggfunc="sum", fill_value=0.0
+    )
+    return sums.reindex(columns=list(KINDS), fill_value=0.0).add_suffix("_s").reset_index()

@@ -1,0 +1,100 @@
+"""All ranks as threads of one process: for tests, for one engine, and to try a plan."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from . import PeerFailed, WaitTimeout
+
+T = TypeVar("T")
+
+
+class World:
+    """The mailboxes that the ranks of one process share."""
+
+    def __init__(self, num_ranks: int, timeout: float = 60.0):
+        self.num_ranks, self.timeout = num_ranks, timeout
+        self.changed = threading.Condition()
+        self.boxes: dict[tuple[int, int, int], deque[torch.Tensor]] = defaultdict(deque)
+        self.failure: tuple[int, str] | None = None
+        self._barrier = threading.Barrier(num_ranks)
+
+    def run(self, work: Callable[[LocalTransport], T]) -> list[T]:
+        """Do the work of every rank, each in a thread of its own; results in rank order.
+
+        Raises
+        ------
+        Exception
+            The failure that came first, if any rank fails.
+        """
+        with ThreadPoolExecutor(self.num_ranks) as pool:
+            futures = [pool.submit(work, LocalTransport(self, r)) for r in range(self.num_ranks)]
+        errors = [f.exception() for f in futures if f.exception()]
+        for error in sorted(errors, key=lambda e: isinstance(e, (PeerFailed, WaitTimeout))):
+            raise error
+        return [future.result() for future in futures]
+
+
+@dataclass
+class _Arrival:
+    world: World
+    source: int
+    box: deque[torch.Tensor]
+    buffer: torch.Tensor
+    arrived: bool = False
+
+    def done(self) -> bool:
+        if not self.arrived and self.box:
+            self.buffer.copy_(self.box.popleft())
+            self.arrived = True
+        return self.arrived
+
+
+class LocalTransport:
+    """One rank's end of a `World`."""
+
+    def __init__(self, world: World, rank: int):
+        self.world, self.rank = world, rank
+
+    def send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
+        with self.world.changed:
+            self.world.boxes[self.rank, target, tag].append(tensor)
+            self.world.changed.notify_all()
+
+    def receive(self, source: int, tag: int, buffer: torch.Tensor) -> _Arrival:
+        return _Arrival(self.world, source, self.world.boxes[source, self.rank, tag], buffer)
+
+    def wait(self, arrivals: list[_Arrival]) -> None:
+        world = self.world
+        with world.changed:
+            in_time = world.changed.wait_for(
+                lambda: world.failure or all(a.done() for a in arrivals), world.timeout
+            )
+        if world.failure and world.failure[0] != self.rank:
+            raise PeerFailed("rank {} failed: {}".format(*world.failure))
+        if not in_time:
+            late = sorted({a.source for a in arrivals if not a.arrived})
+            raise WaitTimeout(f"nothing from ranks {late} for {world.timeout:g} s")
+
+    def flush(self) -> None:
+        """Nothing to do: the mailbox keeps the tensor itself."""
+
+    def barrier(self) -> None:
+        try:
+            self.world._barrier.wait(self.world.timeout)
+        except threading.BrokenBarrierError:
+            reason = "rank {} failed: {}".format(*(self.world.failure or (-1, "unknown")))
+            raise PeerFailed(reason) from None
+
+    def fail(self, reason: str) -> None:
+        with self.world.changed:
+            self.world.failure = self.world.failure or (self.rank, reason)
+            self.world.changed.notify_all()
+        self.world._barrier.abort()

@@ -1,0 +1,201 @@
+"""Runs one rank's program: a loop over compute, send, receive and free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .exchange import HOST, Transfer
+from .node import Node, index_of, invoke
+from .program import Compute, Free, Part, Receive, Send
+from .region import Region
+from .rules import Rule, rule_of
+from .trace import Event, Recorder
+from .transport import PeerFailed, Transport
+
+Read = Callable[[Region], torch.Tensor]
+"""Reads a region, over the batch and space of the whole image batch, of the network's input."""
+
+
+class RankError(RuntimeError):
+    """A rank failed; the message names rank, stage and layer."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A region of one of the network's outputs, held by the rank that computed it."""
+
+    value: str
+    region: Region
+    tensor: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rank has to show for one pass over the batch."""
+
+    pieces: list[Piece]
+    events: list[Event]
+
+
+class Worker:
+    """One rank, ready to run.
+
+    Parameters
+    ----------
+    part
+        Its share of the plan.
+    weights
+        The parameters and buffers that its stage reads, in the plan's dtype.
+    transport
+        Its end of the carrier.
+    """
+
+    def __init__(self, part: Part, weights: Mapping[str, torch.Tensor], transport: Transport):
+        self.part, self.weights, self.transport = part, weights, transport
+        self.rules = [rule_of(node) for node in part.nodes]
+        self.paths = {node.name: node.path for node in part.nodes}
+
+    @torch.inference_mode()
+    def infer(self, read: Read, each: Callable[[int], None] = lambda done: None) -> Outcome:
+        """Run the stage over all micro-batches.
+
+        Parameters
+        ----------
+        read
+            Where the image comes from.
+        each
+            Called with the number of micro-batches done, after each.
+
+        Raises
+        ------
+        RankError
+            If an operator fails here; the other ranks are told.
+        PeerFailed
+            If another rank fails.
+        """
+        self.transport.barrier()
+        run = _Run(self, read)
+        try:
+            for number, images in enumerate(self.part.batches):
+                run.micro_batch(number, images)
+                each(number + 1)
+            self.transport.flush()
+        except PeerFailed:
+            raise
+        except BaseException as error:
+            place = f"rank {self.part.rank}, stage {self.part.stage}, {run.at}"
+            text = f"{place}: {type(error).__name__}: {error}"
+            self.transport.fail(text)
+            if isinstance(error, Exception):
+                raise RankError(text) from error
+            raise
+        return Outcome(run.pieces, run.recorder.events)
+
+
+class _Run:
+    """State of one pass: the values in hand, each with the region it covers."""
+
+    def __init__(self, worker: Worker, read: Read):
+        self.worker, self.read, self.transport = worker, read, worker.transport
+        self.recorder = Recorder()
+        self.held: dict[str, tuple[Any, Region]] = {}
+        self.pieces: list[Piece] = []
+        self.at = "start"
+        self.first_image = 0
+
+    def micro_batch(self, number: int, images: int) -> None:
+        self.recorder.micro_batch = number
+        actions = {Compute: self.compute, Send: self.send, Receive: self.receive, Free: self.free}
+        for step in self.worker.part.programs[images].steps:
+            actions[type(step)](step)
+        self.first_image += images
+
+    def compute(self, step: Compute) -> None:
+        node, rule = self.worker.part.nodes[step.node], self.worker.rules[step.node]
+        self.at = node.label
+        with self.recorder.span("compute", node.path, node.kind):
+            self.held[node.name] = (self._value(step, node, rule), step.region)
+
+    def _value(self, step: Compute, node: Node, rule: Rule | None) -> Any:
+        if step.region.empty:  # only padding is read here further on
+            shape = (*step.region.shape[:1], *node.shape[1:2], *step.region.shape[1:])
+            return torch.empty(shape, dtype=node.dtype)
+        tensors = [
+            _cut(*self.held[value], region)
+            for value, region in zip(node.operands, step.clipped, strict=True)
+        ]
+        if rule is None:
+            return invoke(node.op, node.bind(tensors, self.worker.weights))
+        return rule.apply(tensors, step.needs, step.region, self.worker.weights)
+
+    def send(self, step: Send) -> None:
+        self.at = layer = self.worker.paths[step.value]
+        tensor, held = self.held[step.value]
+        for transfer in step.transfers:
+            piece = _cut(tensor, held, transfer.region)
+            if transfer.target == HOST:
+                self.pieces.append(Piece(step.value, self._in_batch(transfer.region), piece))
+                continue
+            with self.recorder.span("pack", layer, step.kind, _nbytes(piece)):
+                # A piece in one run of memory is still a view of a value that is freed: safe,
+                # since the transport keeps it until it is sent, and values are never rewritten.
+                self.transport.send(transfer.target, step.tag, piece.contiguous())
+
+    def receive(self, step: Receive) -> None:
+        self.at = layer = self.worker.paths.get(step.value, step.value)
+        from_host = [t for t in step.transfers if t.source == HOST]
+        if from_host:
+            with self.recorder.span("read", layer, step.kind, 0):
+                image = self.read(self._in_batch(step.region))
+            self.held[step.value] = (image, step.region)
+            return
+        arrivals, buffers = [], []
+        for transfer in step.transfers:
+            buffers.append(torch.empty(_shape(step, transfer), dtype=step.dtype))
+            arrivals.append(self.transport.receive(transfer.source, step.tag, buffers[-1]))
+        size = sum(map(_nbytes, buffers))
+        whole = torch.empty(step.shape, dtype=step.dtype)
+        if step.kept:
+            with self.recorder.span("unpack", layer, step.kind):
+                tensor, held = self.held[step.value]
+                _view(whole, step.region, step.kept).copy_(_cut(tensor, held, step.kept))
+        with self.recorder.span("wait", layer, step.kind, size):
+            self.transport.wait(arrivals)
+        with self.recorder.span("unpack", layer, step.kind, size):
+            for transfer, buffer in zip(step.transfers, buffers, strict=True):
+                _view(whole, step.region, transfer.region).copy_(buffer)
+        self.held[step.value] = (whole, step.region)
+
+    def free(self, step: Free) -> None:
+        for value in step.values:
+            self.held.pop(value, None)
+
+    def _in_batch(self, region: Region) -> Region:
+        (start, stop), *space = region.spans
+        return Region(((start + self.first_image, stop + self.first_image), *space))
+
+
+def _view(tensor: torch.Tensor, held: Region, region: Region) -> torch.Tensor:
+    return tensor[index_of(region.slices_in(held))[: tensor.ndim]]
+
+
+def _cut(value: Any, held: Region, region: Region) -> Any:
+    """The part of a value that covers a region; of each part where the value is a tuple."""
+    if held == region:
+        return value
+    if isinstance(value, (tuple, list)):
+        return type(value)(_view(part, held, region) for part in value)
+    return _view(value, held, region)
+
+
+def _shape(step: Receive, transfer: Transfer) -> tuple[int, ...]:
+    shape = transfer.region.shape
+    return (*shape[:1], *step.shape[1:2], *shape[1:])
+
+
+def _nbytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
