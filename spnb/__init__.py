@@ -1,1 +1,35 @@
-"""Spatial parallelism of convolutional networks, from a notebook."""
+"""Spatial parallelism of convolutional networks, from a notebook.
+
+>>> import spnb
+>>> job = spnb.Job("resnet20_v1", image_size=64, batch_size=1, num_spatial_parts=4)
+>>> plan = spnb.plan(job)
+>>> plan.num_ranks
+5
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .options import Job, plan
+from .rank import here
+from .rules import rule
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+    from .session import InProcess
+
+__version__ = "0.1.0"
+__all__ = ["Cluster", "InProcess", "Job", "here", "plan", "rule"]
+
+# Loaded on first use: engines need no ipyparallel client and no plotting.
+_LATER = {"Cluster": ".cluster", "InProcess": ".session"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name], __name__), name)
+    raise AttributeError(f"module 'spnb' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LATER])

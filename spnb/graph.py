@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -107,7 +107,7 @@ def capture(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> Gr
     >>> [(node.kind, node.shape) for node in graph.nodes]
     [('conv2d', (1, 8, 32768, 32768)), ('relu', (1, 8, 32768, 32768))]
     """
-    meta = without_memory(module, dtype)
+    meta = rebuilt(module, lambda t: torch.empty_like(t, device="meta", dtype=cast(t, dtype)))
     example = torch.empty(shape, dtype=dtype, device="meta")
     try:
         with torch.no_grad(), torch.device("meta"):
@@ -121,18 +121,22 @@ def capture(module: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> Gr
     return _translate(program, meta, dtype)
 
 
-def without_memory(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of a module in evaluation mode whose weights have shapes but no memory."""
+def rebuilt(module: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:
+    """A copy of a module, in evaluation mode, with each parameter and buffer converted.
+
+    The module itself is not changed, and its tensors are not copied on the way.
+    """
     memo: dict[int, Any] = {}
-    for parameter in module.parameters():
-        empty = torch.empty_like(parameter, device="meta", dtype=_cast(parameter, dtype))
-        memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
-    for buffer in module.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta", dtype=_cast(buffer, dtype))
-    return copy.deepcopy(module, memo).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            memo[id(parameter)] = nn.Parameter(convert(parameter), requires_grad=False)
+        for buffer in module.buffers():
+            memo[id(buffer)] = convert(buffer)
+        return copy.deepcopy(module, memo).eval()
 
 
-def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
+def cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
+    """The type that a tensor takes in a network run in a floating type: indices keep theirs."""
     return dtype if tensor.is_floating_point() else tensor.dtype
 
 
@@ -181,9 +185,7 @@ def _node(fx: torch.fx.Node, value: Any, leaves: Mapping[str, Any]) -> Node:
     else:
         schema = fx.target._schema.arguments
         given = dict(zip((a.name for a in schema), fx.args, strict=False)) | dict(fx.kwargs)
-        args = {
-            a.name: plain(given.get(a.name, a.default_value)) for a in schema
-        }
+        args = {a.name: plain(given.get(a.name, a.default_value)) for a in schema}
         op = str(fx.target)
     sample = value if isinstance(value, torch.Tensor) else value[0]
     operands = [arg for arg in fx.all_input_nodes if isinstance(leaves[arg.name], Ref)]

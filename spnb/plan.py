@@ -11,15 +11,22 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
+import torch
+
+from . import survey
 from .exchange import HOST, Exchange, Team, region_at
 from .graph import Graph
 from .layout import Layout, PlanError, extent_in, lay_out, needed
 from .node import Node
-from .program import Compute, Free, Part, Program, Receive, Send, Step
+from .program import Compute, Free, Part, Program, Send, Step, receive_step
 from .region import Region, Span, Tiling
 from .rules import rule_of
 from .schedule import micro_batches
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,8 @@ class Plan:
         Micro-batches.
     fused
         Exchange once for this many consecutive blocks; 0 for one exchange before each window op.
+    job
+        What was asked for, carried along for those who run the plan.
 
     Raises
     ------
@@ -83,8 +92,9 @@ class Plan:
         blocks: Sequence[int],
         parts: int = 1,
         fused: int = 0,
+        job: Any = None,
     ):
-        self.graph, self.fused = graph, fused
+        self.graph, self.fused, self.job = graph, fused, job
         batch, *extent = graph.extent(next(iter(graph.inputs)))
         self.extent = tuple(extent)
         self.batches = micro_batches(batch, parts)
@@ -185,26 +195,33 @@ class Plan:
     def part(self, rank: int) -> Part:
         """All that a rank needs to know, as plain picklable data."""
         stage = self.stage_of(rank)
-        tiling = stage.team.tiling
-        entry = next(
-            v
-            for v in (*stage.nodes[0].operands, *self.graph.inputs)
-            if self._producer[v] != stage.index
-        )
+        entry = self._entry(stage)
+        extent = self.graph.extent(entry)
+        needs = None
+        if self._producer[entry] == HOST:
+            needs = self.layouts[stage.index, self.batches[0]].need.get(entry)
+            needs = needs and (((0, extent[0]),), *needs[1:])  # of the batch, not a micro-batch
         return Part(
             rank=rank,
             num_ranks=self.num_ranks,
             stage=stage.index,
             tile=self.tile_of(rank),
-            grid=tiling.grid,
-            region=tiling.region(self.graph.extent(entry), self.tile_of(rank)),
+            home=stage.team,
+            extent=extent,
+            region=self.tile_region(rank),
+            entry_needs=needs,
             nodes=stage.nodes,
+            weights=stage.weights,
             batches=self.batches,
             programs={images: self.program(rank, images) for images in set(self.batches)},
-            weights=stage.weights,
-            outputs=self.graph.outputs,
             dtype=self.graph.dtype,
         )
+
+    def _entry(self, stage: Stage) -> str:
+        """The first value that a stage reads and does not compute."""
+        read = (value for node in stage.nodes for value in node.operands)
+        outside = (value for value in read if self._producer[value] != stage.index)
+        return next(outside, next(iter(self.graph.inputs)))
 
     def program(self, rank: int, images: int) -> Program:
         """A rank's steps for a micro-batch of this many images."""
@@ -224,7 +241,9 @@ class Plan:
         for node in live:
             for operand in dict.fromkeys(node.operands):
                 if operand in incoming:
-                    steps.append(self._receive(incoming.pop(operand), rank, images))
+                    dtype = self._dtype(operand)
+                    exchange, shape = incoming.pop(operand), self.graph.shapes[operand]
+                    steps.append(receive_step(exchange, rank, shape, dtype))
             region = region_at(layout.computed[node.name], position)
             needs = self._needs(node, region, images)
             clipped = tuple(
@@ -253,36 +272,42 @@ class Plan:
             )
         return tuple(needs)
 
-    def _receive(self, exchange: Exchange, rank: int, images: int) -> Receive:
-        region = exchange.need(rank)
-        shape = self.graph.shapes[exchange.value]
-        dtype = self.graph.dtype
-        if exchange.value in self.graph.by_name:
-            dtype = self.graph.by_name[exchange.value].dtype
-        shape = (*region.shape[:1], *shape[1:2], *region.shape[1:])
-        return Receive(
-            exchange.tag,
-            exchange.value,
-            exchange.kind,
-            region,
-            exchange.kept(rank),
-            exchange.receives(rank),
-            shape,
-            dtype,
-        )
+    def _dtype(self, value: str) -> torch.dtype:
+        node = self.graph.by_name.get(value)
+        return node.dtype if node else self.graph.dtype
 
-    # --- figures ----------------------------------------------------------------------------
+    # --- to look at ---------------------------------------------------------------------------
 
-    def traffic(self, rank: int) -> tuple[int, int]:
-        """Messages and bytes that a rank sends to other ranks in one step over the whole batch."""
+    def tile_region(self, rank: int) -> Region:
+        """The region of its stage's first input that a rank owns."""
         stage = self.stage_of(rank)
-        messages = size = 0
-        for images in self.batches:
-            for exchange in self.exchanges[images]:
-                if exchange.source is stage.team and exchange.kind != "output":
-                    m, b = exchange.sent(rank)
-                    messages, size = messages + m, size + b
-        return messages, size
+        extent = self.graph.extent(self._entry(stage))
+        return stage.team.tiling.region(extent, self.tile_of(rank))
+
+    def plot_tiles(
+        self, image: Any = None, stage: int | None = None, ax: Axes | None = None
+    ) -> Any:
+        """Draw tile boundaries and halo bands over an image, for one or for each tiled stage.
+
+        Parameters
+        ----------
+        image
+            What `spnb.images.open_source` takes; by default the synthetic image.
+        stage
+            A tiled stage; by default all of them, side by side.
+        ax
+            Where to draw, with one stage.
+
+        Returns
+        -------
+        matplotlib.axes.Axes, or an array of them for several stages
+        """
+        from . import plots  # the picture is drawn from the plan: imported when asked for
+
+        return plots.plan_tiles(self, image, stage, ax)
+
+    def __repr__(self) -> str:
+        return survey.describe(self)
 
 
 def _stages(graph: Graph, tilings: Sequence[Tiling], blocks: Sequence[int]) -> list[Stage]:

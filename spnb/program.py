@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .exchange import Transfer
+from .exchange import Exchange, Spans, Team, Transfer
 from .node import Node
 from .region import Region
 
@@ -38,6 +38,23 @@ class Receive:
     transfers: tuple[Transfer, ...]
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+
+def receive_step(
+    exchange: Exchange, rank: int, shape: tuple[int, ...], dtype: torch.dtype
+) -> Receive:
+    """What a rank does to receive its share of an exchange of a value of this shape and type."""
+    region = exchange.need(rank)
+    return Receive(
+        exchange.tag,
+        exchange.value,
+        exchange.kind,
+        region,
+        exchange.kept(rank),
+        exchange.receives(rank),
+        (*region.shape[:1], *shape[1:2], *region.shape[1:]),
+        dtype,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,29 +105,41 @@ class Part:
     ----------
     rank, num_ranks
         This rank and how many take part.
-    stage, tile, grid
-        Where it stands: stage number, tile number in the stage, grid over (batch, *spatial).
+    stage, tile
+        Number of its stage, and of its tile there.
+    home
+        The stage's ranks in their grid.
+    extent, region
+        Of the stage's first input: the whole, and the tile of it that this rank owns.
+    entry_needs
+        What the stage's tiles need of the network's input; ``None`` where they do not read it.
     nodes
         Its stage's operator calls.
+    weights
+        Names of the parameters and buffers that they read.
     batches
         Images in each micro-batch, in order.
     programs
         Program for each number of images that occurs in ``batches``.
-    weights
-        Names of the parameters and buffers that its stage reads.
-    region
-        Its tile of the stage's first input.
+    dtype
+        Floating type that the network is run in.
     """
 
     rank: int
     num_ranks: int
     stage: int
     tile: int
-    grid: tuple[int, ...]
+    home: Team
+    extent: tuple[int, ...]
     region: Region
+    entry_needs: Spans | None
     nodes: tuple[Node, ...]
+    weights: tuple[str, ...]
     batches: tuple[int, ...]
     programs: Mapping[int, Program]
-    weights: tuple[str, ...]
-    outputs: tuple[str, ...]
     dtype: torch.dtype
+
+    @property
+    def position(self) -> tuple[int, ...]:
+        """Coordinates of the tile in its grid over ``(batch, *spatial)``."""
+        return self.home.position(self.rank)

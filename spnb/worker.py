@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from .exchange import HOST, Transfer
+from .exchange import HOST, Exchange, Transfer, region_at
 from .node import Node, index_of, invoke
-from .program import Compute, Free, Part, Receive, Send
+from .program import Compute, Free, Part, Receive, Send, receive_step
 from .region import Region
 from .rules import Rule, rule_of
 from .trace import Event, Recorder
@@ -95,11 +95,22 @@ class Worker:
             raise
         return Outcome(run.pieces, run.recorder.events)
 
+    @torch.inference_mode()
+    def exchange(self, exchange: Exchange, x: torch.Tensor) -> torch.Tensor:
+        """Take part in an exchange of a tensor that this rank's tile covers; what it then needs."""
+        rank, run = self.part.rank, _Run(self, None)
+        own = region_at(exchange.has, exchange.source.position(rank))
+        run.held[exchange.value] = (x, own)
+        run.send(Send(exchange.tag, exchange.value, exchange.kind, exchange.sends(rank)))
+        run.receive(receive_step(exchange, rank, x.shape, x.dtype))
+        self.transport.flush()
+        return run.held[exchange.value][0]
+
 
 class _Run:
     """State of one pass: the values in hand, each with the region it covers."""
 
-    def __init__(self, worker: Worker, read: Read):
+    def __init__(self, worker: Worker, read: Read | None):
         self.worker, self.read, self.transport = worker, read, worker.transport
         self.recorder = Recorder()
         self.held: dict[str, tuple[Any, Region]] = {}
@@ -125,7 +136,7 @@ class _Run:
             shape = (*step.region.shape[:1], *node.shape[1:2], *step.region.shape[1:])
             return torch.empty(shape, dtype=node.dtype)
         tensors = [
-            _cut(*self.held[value], region)
+            cut(*self.held[value], region)
             for value, region in zip(node.operands, step.clipped, strict=True)
         ]
         if rule is None:
@@ -133,10 +144,10 @@ class _Run:
         return rule.apply(tensors, step.needs, step.region, self.worker.weights)
 
     def send(self, step: Send) -> None:
-        self.at = layer = self.worker.paths[step.value]
+        self.at = layer = self.worker.paths.get(step.value, step.value)
         tensor, held = self.held[step.value]
         for transfer in step.transfers:
-            piece = _cut(tensor, held, transfer.region)
+            piece = cut(tensor, held, transfer.region)
             if transfer.target == HOST:
                 self.pieces.append(Piece(step.value, self._in_batch(transfer.region), piece))
                 continue
@@ -162,7 +173,7 @@ class _Run:
         if step.kept:
             with self.recorder.span("unpack", layer, step.kind):
                 tensor, held = self.held[step.value]
-                _view(whole, step.region, step.kept).copy_(_cut(tensor, held, step.kept))
+                _view(whole, step.region, step.kept).copy_(cut(tensor, held, step.kept))
         with self.recorder.span("wait", layer, step.kind, size):
             self.transport.wait(arrivals)
         with self.recorder.span("unpack", layer, step.kind, size):
@@ -183,7 +194,7 @@ def _view(tensor: torch.Tensor, held: Region, region: Region) -> torch.Tensor:
     return tensor[index_of(region.slices_in(held))[: tensor.ndim]]
 
 
-def _cut(value: Any, held: Region, region: Region) -> Any:
+def cut(value: Any, held: Region, region: Region) -> Any:
     """The part of a value that covers a region; of each part where the value is a tuple."""
     if held == region:
         return value

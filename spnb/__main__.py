@@ -1,0 +1,178 @@
+"""The command line: ``python -m spnb {plan,infer} MODEL --flags``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import models, options
+from .graph import CaptureError
+from .images import open_source
+from .launched import Launched, Post, run_launched, under_mpi
+from .layout import PlanError
+from .options import Job, OptionError
+from .plan import Plan
+from .result import Result
+from .session import Session
+from .transport import PeerFailed, WaitTimeout
+from .weights import WeightsError
+from .worker import RankError
+
+BAD_INPUT = (OptionError, PlanError, CaptureError, WeightsError, FileNotFoundError, ValueError)
+FAILED = (RankError, PeerFailed, WaitTimeout, RuntimeError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; its exit code: 0, 1 where a run or its check fails, 2 for bad input."""
+    args = _parser().parse_args(argv)
+    try:
+        if args.verb == "plan":
+            print(options.plan(_job(args)))
+            return 0
+        if under_mpi():
+            return run_launched(lambda post: _drive(args, post))
+        return _drive(args, None)
+    except BAD_INPUT as error:
+        return _say(error, 2)
+    except FAILED as error:
+        return _say(error, 1)
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+
+
+def _say(error: object, code: int) -> int:
+    print(f"spnb: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    names = "\n".join(f"  {name:<16}{text}" for name, text in models.names())
+    parser = argparse.ArgumentParser(
+        prog="spnb", description="Spatial parallelism of convolutional networks, exactly."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{plan,infer}")
+    for verb, text in (
+        ("plan", "show stages, tiles, messages, bytes and memory; starts nothing"),
+        ("infer", "run on MPI ranks: those of mpiexec or srun, else ranks it starts itself"),
+    ):
+        sub = verbs.add_parser(
+            verb,
+            help=text,
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=f"models:\n{names}\n  package.module:factory   any torch.nn.Module",
+        )
+        sub.add_argument("model", metavar="MODEL", help="a built-in name or package.module:factory")
+        options.add_flags(sub)
+        sub.add_argument(
+            "--image",
+            metavar="IMAGE",
+            help="PNG, JPEG, TIFF or npy file, or a sample such as retina (default: synthetic);"
+            " sets --image-size, and --batch-size 1, where these are not given",
+        )
+        if verb == "infer":
+            sub.add_argument("--check", action="store_true", help="compare with the untiled run")
+            sub.add_argument("--save-plots", metavar="DIR", help="write tiles and timeline as PNG")
+            sub.add_argument("--report", metavar="FILE", help="write every figure as JSON")
+    return parser
+
+
+def _job(args: argparse.Namespace) -> Job:
+    names = {option.name for option in options.options()}
+    given: dict[str, Any] = {k: v for k, v in vars(args).items() if k in names}
+    if args.image is not None:
+        given.setdefault("batch_size", 1)
+    job = Job(args.model, **given)
+    if args.image is not None and "image_size" not in given:
+        size = open_source(args.image, channels=job.input_shape[1]).shape[2:]
+        job = dataclasses.replace(job, image_size=size)
+    return dataclasses.replace(job, enable_evaluation=True) if args.verb == "infer" else job
+
+
+def _drive(args: argparse.Namespace, post: Post | None) -> int:
+    clock = _Clock()
+    job = _job(args)
+    plan = options.plan(job)
+    clock.lap("plan")
+    print(f"{plan}\nweights: {job.weights_origin}", flush=True)
+    session = _session(plan, post)
+    clock.lap("start")
+    with session:
+        result = session.infer(args.image)
+        clock.lap("infer")
+        print(f"\n{result}\noutput: {_shapes(result.output)}", flush=True)
+        if job.verbose:
+            print(result.per_rank.to_string(index=False))
+        check = None
+        if args.check:
+            check = result.check(strict=False)
+            clock.lap("check")
+            print(f"check: {check}")
+    if args.save_plots:
+        _save_plots(plan, result, args.image, Path(args.save_plots))
+    if args.report:
+        _save_report(result, check, clock.seconds, Path(args.report))
+    return 0 if check is None or check.passed else 1
+
+
+def _session(plan: Plan, post: Post | None) -> Session:
+    if post is not None:
+        return Launched(plan, post)
+    from .cluster import Cluster  # needs ipyparallel, which ranks under mpiexec do not
+
+    return Cluster(plan)
+
+
+def _shapes(output: Any) -> str:
+    if isinstance(output, torch.Tensor):
+        return f"{tuple(output.shape)} {output.dtype}".replace("torch.", "")
+    return str(torch.utils._pytree.tree_map(lambda t: tuple(t.shape), output))
+
+
+def _save_plots(plan: Plan, result: Result, image: Any, folder: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {"timeline": result.plot_timeline}
+    for stage in plan.stages:
+        if stage.tiled and len(plan.extent) == 2:
+            pictures[f"tiles-stage-{stage.index}"] = lambda s=stage.index: plan.plot_tiles(image, s)
+    for name, draw in sorted(pictures.items()):
+        path = folder / f"{name}.png"
+        draw().figure.savefig(path, dpi=150)
+        print(f"wrote {path}")
+
+
+def _save_report(result: Result, check: Any, seconds: dict[str, float], path: Path) -> None:
+    report = result.report()
+    report["seconds"] |= seconds
+    if check is not None:
+        report["check"] = {**dataclasses.asdict(check), "passed": check.passed}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"wrote {path}")
+
+
+class _Clock:
+    """Seconds of each step."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name], self._last = now - self._last, now
+
+
+if __name__ == "__main__":
+    sys.exit(main())

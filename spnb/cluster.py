@@ -1,0 +1,212 @@
+"""MPI engines that run plans, started and watched from a notebook through ipyparallel."""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from . import remote
+from .engines import EngineError, Engines
+from .plan import Plan
+from .program import Part, Receive
+from .rank import Report
+from .result import Result
+from .session import Session, read_weights
+from .sources import HeldSource, Source
+from .worker import Piece
+
+
+class RunError(RuntimeError):
+    """A rank failed; the message names rank, stage and layer, and the cause."""
+
+
+class Cluster(Session):
+    """A plan on MPI engines.
+
+    The engines start when the object is made, and stop at the end of a ``with`` block, by `stop`,
+    or with this process, however that ends.
+
+    Parameters
+    ----------
+    plan
+        Starts ``plan.num_ranks`` engines; `load` takes another plan later.
+    client
+        An ipyparallel client of your own, whose engines are ranks of one MPI world (on Slurm, by
+        a host file, of a profile); nothing is started then, and `stop` leaves them running.
+    timeout
+        Seconds to wait for engines to start, and for a message of another rank in a run.
+    progress
+        Show bars while engines start and while a run takes longer than a second.
+
+    Examples
+    --------
+    ::
+
+        with spnb.Cluster(plan) as cluster:
+            result = cluster.infer("retina")
+            result.check()
+    """
+
+    def __init__(
+        self, plan: Plan, *, client: Any = None, timeout: float = 120.0, progress: bool = True
+    ):
+        super().__init__(plan)
+        self.timeout, self.progress = timeout, progress
+        self._released: list[int] = []
+        self._failed = False
+        if client is None:
+            self._bar = _Bar(progress)
+            self.engines = Engines(plan.num_ranks, timeout=timeout, on_progress=self._bar.show)
+            try:
+                self.engines.start()
+                self._prepare()
+            except BaseException:
+                self.stop()
+                raise
+            finally:
+                self._bar.close()
+        else:
+            self.engines = Engines.adopt(client)
+            self._prepare()
+        self.load(plan)
+
+    # --- the user's side --------------------------------------------------------------------
+
+    @property
+    def client(self) -> Any:
+        """The ipyparallel client."""
+        return self.engines.client
+
+    @property
+    def view(self) -> Any:
+        """A direct view of the engines in the order of their ranks."""
+        return self.engines.view
+
+    def load(self, plan: Plan) -> None:
+        """Give the engines another plan; more are started only where they do not suffice."""
+        if self.engines.ensure(plan.num_ranks):
+            self._prepare()
+        self._recover()
+        super().load(plan)
+
+    def infer(self, image: Any = None) -> Result:
+        result = super().infer(image)
+        weakref.finalize(result, self._released.append, result.run)
+        return result
+
+    def restart(self) -> None:
+        """Start the engines anew, after one died, and load the plan again."""
+        self.engines.restart()
+        self._prepare()
+        self.load(self.plan)
+
+    def stop(self) -> None:
+        """Stop the engines (not those of a client of your own); safe to call again."""
+        self.engines.stop()
+        super().stop()
+
+    def __repr__(self) -> str:
+        if not self.engines.alive:
+            return "Cluster: stopped"
+        hosts = sorted(set(self.engines.hosts))
+        return (
+            f"Cluster: {len(self.engines.ids)} engines on {', '.join(hosts)};"
+            f" {self.plan.num_ranks} ranks hold\n{self.plan}"
+        )
+
+    # --- how it reaches them ----------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        token = self.scratch / "token"
+        token.touch()
+        hosts = self.engines.hosts
+        threads = {h: max(1, (os.cpu_count() or 1) // hosts.count(h)) for h in hosts}
+        self._failed = False
+        seen = self._call(remote.prepare, [(token, threads[h], self.timeout) for h in hosts])
+        self.shares_files = all(seen)
+        self.view.execute("import spnb, torch, numpy as np", silent=True)
+        if shell := _notebook():
+            self.view.block = True
+            self.view.activate()
+            shell.user_ns.setdefault("rc", self.client)
+
+    def _load(self, plan: Plan, parts: Sequence[tuple[Part, Path]]) -> None:
+        self._parts = [part for part, _ in parts]
+        loads = [
+            (part, path if self.shares_files else dict(read_weights(path))) for part, path in parts
+        ]
+        self._call(remote.load, loads + [(None, None)] * (len(self.engines.ids) - len(loads)))
+
+    def _infer(self, source: Source, run: int) -> list[Report]:
+        self._recover()
+        released, self._released[:] = list(self._released), []
+        each = [(self._for_rank(source, part), run, released) for part in self._parts]
+        return self._call(remote.infer, each)
+
+    def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
+        found = self._call(remote.fetch, [(run,)] * self.plan.num_ranks)
+        return [found[rank] for rank in ranks]
+
+    def _for_rank(self, source: Source, part: Part) -> Source | None:
+        """The source as a rank is given it: by name where it sees our files, else its part."""
+        steps = (step for program in part.programs.values() for step in program.steps)
+        needs = [s.region for s in steps if isinstance(s, Receive) and s.kind == "input"]
+        if not needs:
+            return None
+        if self.shares_files:
+            return source
+        need = needs[0]
+        for other in needs[1:]:
+            need |= other
+        return HeldSource.of(source, need)
+
+    def _recover(self) -> None:
+        if self._failed:
+            self._call(remote.reset, [()] * len(self.engines.ids))
+            self._failed = False
+
+    def _call(self, function: Any, args: Sequence[tuple]) -> list[Any]:
+        try:
+            return self.engines.call(function, args)
+        except EngineError as error:
+            self._failed = True
+            raise RunError(str(error)) from None
+        except BaseException:
+            self._failed = True
+            raise
+
+
+class _Bar:
+    """A progress bar for the start of engines."""
+
+    def __init__(self, shown: bool):
+        self.shown, self.bar = shown, None
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        if not self.shown:
+            return
+        if self.bar is None:
+            self.bar = tqdm(total=total, leave=False, file=sys.stderr)
+        self.bar.set_description(stage)
+        self.bar.total, self.bar.n = total, done
+        self.bar.refresh()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def _notebook() -> Any:
+    """The IPython shell that we are in, if any."""
+    if "IPython" not in sys.modules:
+        return None
+    from IPython import get_ipython
+
+    return get_ipython()

@@ -1,0 +1,406 @@
+"""The one table of options: the dataclass `Job`, and the command line's flags made from it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import weights
+from .balance import shape_text, stage_blocks
+from .graph import capture
+from .layout import PlanError
+from .plan import Plan
+from .region import Tiling, grid_of
+
+PRECISIONS = {
+    "fp32": torch.float32,
+    "fp64": torch.float64,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+_SPELLINGS = {
+    "float": "fp32",
+    "float32": "fp32",
+    "double": "fp64",
+    "float64": "fp64",
+    "half": "fp16",
+    "float16": "fp16",
+    "bfp16": "bf16",
+    "bfloat16": "bf16",
+}
+BACKENDS = ("mpi", "gloo", "nccl")
+
+
+class OptionError(ValueError):
+    """An option's value is wrong; the message says which, why, and what to do."""
+
+
+# --- reading values as they are written on a command line ----------------------------------------
+
+
+def whole_numbers(text: int | str | Sequence[int], separator: str = ",") -> tuple[int, ...]:
+    """Read ``"4,2"``, ``4`` or ``(4, 2)``.
+
+    >>> whole_numbers("1411x1411", "x"), whole_numbers(4)
+    ((1411, 1411), (4,))
+    """
+    if isinstance(text, str):
+        return tuple(int(part) for part in text.lower().replace("×", "x").split(separator))
+    return (int(text),) if isinstance(text, int) else tuple(int(n) for n in text)
+
+
+def precision(text: str) -> str:
+    """The precision that a spelling in use stands for: ``"fp_16"`` is ``"fp16"``."""
+    name = str(text).lower().removeprefix("torch.").replace("_", "")
+    name = _SPELLINGS.get(name, name)
+    if name not in PRECISIONS:
+        raise OptionError(f"unknown precision {text!r}: use {', '.join(PRECISIONS)}")
+    return name
+
+
+def _blocks_fused(text: int | str) -> int | str:
+    return "all" if text == "all" else int(text)
+
+
+def _option(default: Any, text: str, read: Any = int, metavar: str | None = None) -> Any:
+    return field(default=default, metadata={"help": text, "read": read, "metavar": metavar})
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A network, an image size and a split.
+
+    Parameters
+    ----------
+    model
+        A built-in name (``"resnet"``, ``"resnet50"``, ``"amoebanet"``, …), a
+        ``"package.module:factory"`` whose callable returns an `nn.Module`, or an `nn.Module`.
+    options
+        All others are keywords, described in the table that ``python -m spnb infer --help``
+        prints; the names are those of the flags in snake case.
+
+    Raises
+    ------
+    OptionError
+        If a value is unknown, out of range, or without effect together with the others.
+
+    Examples
+    --------
+    >>> job = Job("resnet29_v2", image_size="97x131", num_spatial_parts=6, slice_method="square")
+    >>> job.input_shape, job.tilings[0].grid
+    ((32, 3, 97, 131), (1, 2, 3))
+    """
+
+    model: str | nn.Module
+    batch_size: int = _option(32, "images per step")
+    parts: int = _option(1, "micro-batches per batch")
+    split_size: int = _option(2, "stages")
+    num_spatial_parts: int | tuple[int, ...] = _option(
+        4, "tiles of each tiled stage: one number for all, or a list as 4,2", whole_numbers, "N[,N]"
+    )
+    spatial_size: int = _option(1, "how many leading stages are tiled")
+    slice_method: str = _option(
+        "square",
+        "square, vertical (cuts the width), horizontal (cuts the height), or a grid as 2x3",
+        str,
+    )
+    halo_D2: bool = _option(False, "one halo exchange for several blocks", bool)
+    fused_layers: int | str = _option(
+        1, "with --halo-D2: blocks that share an exchange, or all", _blocks_fused, "N"
+    )
+    balance: tuple[int, ...] | None = _option(
+        None, "blocks in each stage, as 30,9 (default: even by cost)", whole_numbers, "N,N"
+    )
+    local_DP: int = _option(1, "ranks of each untiled stage, sharing the batch")
+    enable_evaluation: bool = _option(False, "inference (the infer verb sets it)", bool)
+    image_size: int | tuple[int, ...] = _option(
+        32, "1024, or height x width as 1411x1411", lambda t: whole_numbers(t, "x"), "N[xN]"
+    )
+    num_layers: int = _option(18, "layers of AmoebaNet-D")
+    num_filters: int = _option(416, "filters of AmoebaNet-D")
+    num_classes: int = _option(10, "classes of a built-in network")
+    backend: str = _option("mpi", "what carries halos: mpi", str)
+    precision: str = _option("fp32", "fp32, fp64, fp16 or bf16 (also fp_16, bfp_16, …)", str)
+    checkpoint: str | None = _option(
+        None, "weights to read (default: ./checkpoint.pth where it exists)", str, "FILE"
+    )
+    seed: int = _option(0, "of the weights where there is no checkpoint, and of synthetic images")
+    verbose: bool = _option(False, "print per-rank figures", bool)
+
+    def __post_init__(self):
+        for option in options():
+            value = getattr(self, option.name)
+            whole = option.metadata["read"] in (int, bool)
+            if whole and not isinstance(value, int):
+                raise OptionError(f"{option.name} must be a whole number, not {value!r}")
+        for name in ("batch_size", "parts", "split_size", "local_DP", "num_layers", "num_filters"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        object.__setattr__(self, "precision", precision(self.precision))
+        for name in ("num_spatial_parts", "image_size", "balance"):
+            self._read_numbers(name)
+        self._check_stages()
+        self._check_effects()
+        self._check_backend()
+
+    def _read_numbers(self, name: str) -> None:
+        value = getattr(self, name)
+        try:
+            read = (
+                value if value is None else self.__dataclass_fields__[name].metadata["read"](value)
+            )
+        except (ValueError, TypeError):
+            raise OptionError(f"cannot read {name} {value!r}: give whole numbers") from None
+        object.__setattr__(self, name, read[0] if read and len(read) == 1 else read)
+
+    def _check_stages(self) -> None:
+        if not 0 <= self.spatial_size <= self.split_size:
+            raise OptionError(
+                f"spatial_size is {self.spatial_size}, but there are {self.split_size} stages"
+                f" (split_size): use 0 to {self.split_size}"
+            )
+        parts = whole_numbers(self.num_spatial_parts)
+        if len(parts) not in (1, self.spatial_size) and self.spatial_size:
+            raise OptionError(
+                f"num_spatial_parts lists {len(parts)} numbers for {self.spatial_size} tiled"
+                " stages (spatial_size): give one for all or one for each"
+            )
+        if min(parts) < 1:
+            raise OptionError(f"num_spatial_parts is {min(parts)}, but must be at least 1")
+        if not self.spatial_size and (parts != (4,) or self.slice_method != "square"):
+            raise OptionError(
+                "num_spatial_parts and slice_method have no tiled stage to cut (spatial_size 0)"
+            )
+        if self.local_DP > 1 and self.spatial_size == self.split_size:
+            raise OptionError(
+                f"local_DP is {self.local_DP}, but all {self.split_size} stages are tiled: it"
+                " serves the untiled ones, so make spatial_size smaller"
+            )
+        if self.parts > self.batch_size:
+            raise OptionError(
+                f"{self.parts} parts of a batch of {self.batch_size}: a micro-batch needs an image"
+            )
+        sizes = whole_numbers(self.image_size, "x")
+        if min(sizes) < 1:
+            raise OptionError(f"image_size is {self.image_size}, but must be at least 1")
+
+    def _check_effects(self) -> None:
+        if self.fused_layers != 1 and not self.halo_D2:
+            raise OptionError(f"fused_layers is {self.fused_layers}, which needs halo_D2")
+        if self.fused_layers != "all" and self.fused_layers < 1:
+            raise OptionError(f"fused_layers is {self.fused_layers}: use 1 or more, or all")
+        if self.halo_D2 and not self.spatial_size:
+            raise OptionError("halo_D2 has no tiled stage to serve (spatial_size 0)")
+        amoebanet = isinstance(self.model, str) and self.model.startswith("amoebanet")
+        if (self.num_layers, self.num_filters) != (18, 416) and not amoebanet:
+            raise OptionError("num_layers and num_filters are AmoebaNet's: leave them out")
+        if self.num_classes != 10 and not (isinstance(self.model, str) and ":" not in self.model):
+            raise OptionError("num_classes is for the built-in networks: leave it out")
+
+    def _check_backend(self) -> None:
+        if self.backend not in BACKENDS:
+            raise OptionError(f"unknown backend {self.backend!r}: use mpi")
+        if self.backend == "nccl" and not torch.cuda.is_available():
+            raise OptionError("the nccl backend needs CUDA, and there is none here: use mpi")
+        if self.backend != "mpi":
+            raise OptionError(f"this version carries no halos over {self.backend}: use mpi")
+
+    # --- what the options mean --------------------------------------------------------------
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of weights and activations."""
+        return PRECISIONS[self.precision]
+
+    @property
+    def fused(self) -> int:
+        """Consecutive blocks that share an exchange; 0 for an exchange before each window op."""
+        if not self.halo_D2:
+            return 0
+        return 1 << 30 if self.fused_layers == "all" else int(self.fused_layers)
+
+    @cached_property
+    def skeleton(self) -> nn.Module:
+        """The network, of which only the shapes are meant: built-in ones hold no weights."""
+        if self._built_in:
+            with torch.device("meta"):
+                return self._build()
+        return self._build()
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The network with its weights, in evaluation mode and in the job's precision."""
+        source = self._build() if self._built_in else self.skeleton
+        path = self.weights_file
+        return weights.ready(source, self.dtype, path and weights.read_checkpoint(path), path)
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The checkpoint that is read, if any: the one named, else the default where it exists."""
+        if self.checkpoint is not None:
+            return Path(self.checkpoint)
+        default = Path(weights.DEFAULT_CHECKPOINT)
+        return default if isinstance(self.model, str) and default.exists() else None
+
+    @property
+    def weights_origin(self) -> str:
+        """Where the weights come from, in words."""
+        if path := self.weights_file:
+            return str(path)
+        return f"seed {self.seed}" if isinstance(self.model, str) else "the module's own"
+
+    @property
+    def name(self) -> str:
+        """The network's name."""
+        return self.model if isinstance(self.model, str) else type(self.model).__name__
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of a batch: ``(batch, channels, *spatial)``.
+
+        Channels and the number of spatial axes are those of the network's first convolution.
+        """
+        first = next((m for m in self.skeleton.modules() if isinstance(m, CONVOLUTIONS)), None)
+        channels, axes = (first.in_channels, len(first.kernel_size)) if first else (3, 2)
+        size = whole_numbers(self.image_size, "x")
+        if len(size) not in (1, axes):
+            raise OptionError(
+                f"image_size {self.image_size} has {len(size)} numbers, but {self.name} takes"
+                f" images of {axes} axes"
+            )
+        return (self.batch_size, channels, *(size * axes if len(size) == 1 else size))
+
+    @property
+    def tilings(self) -> tuple[Tiling, ...]:
+        """Grid of each stage over ``(batch, *spatial)``."""
+        axes = len(self.input_shape) - 2
+        tiles = whole_numbers(self.num_spatial_parts)
+        tiles = tiles * self.spatial_size if len(tiles) == 1 else tiles
+        try:
+            grids = [(1, *grid_of(self.slice_method, n, axes)) for n in tiles[: self.spatial_size]]
+        except ValueError as error:
+            raise OptionError(str(error)) from None
+        untiled = (self.local_DP, *(1,) * axes)
+        return tuple(map(Tiling.even, [*grids, *[untiled] * (self.split_size - self.spatial_size)]))
+
+    @property
+    def _built_in(self) -> bool:
+        return isinstance(self.model, str) and ":" not in self.model
+
+    def _build(self) -> nn.Module:
+        if isinstance(self.model, nn.Module):
+            return self.model
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            if not self._built_in:
+                return weights.call_factory(self.model)
+            from . import models
+
+            return models.build(
+                self.model,
+                num_classes=self.num_classes,
+                num_layers=self.num_layers,
+                num_filters=self.num_filters,
+            )
+
+    def values(self) -> dict[str, Any]:
+        """Every option by name."""
+        return {option.name: getattr(self, option.name) for option in options()}
+
+    def given(self) -> dict[str, Any]:
+        """Options that differ from their defaults, by name."""
+        return {o.name: v for o in options() if (v := getattr(self, o.name)) != o.default}
+
+    def __repr__(self) -> str:
+        given = "".join(f", {name}={value!r}" for name, value in self.given().items())
+        return f"Job({self.name!r}{given})"
+
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def options() -> list[dataclasses.Field]:
+    """The table: every field of `Job` that is an option."""
+    return [f for f in dataclasses.fields(Job) if "help" in f.metadata]
+
+
+def flag(option: dataclasses.Field) -> str:
+    """An option's flag on the command line.
+
+    >>> [flag(o) for o in options()][:3]
+    ['--batch-size', '--parts', '--split-size']
+    """
+    return "--" + option.name.replace("_", "-")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Give a parser every option of the table; absent flags are absent from its result."""
+    for option in options():
+        read, names = option.metadata["read"], [flag(option)]
+        if option.name == "verbose":
+            names.append("-v")
+        text = option.metadata["help"]
+        if read is bool:
+            parser.add_argument(
+                *names, help=text, action="store_true", dest=option.name, default=argparse.SUPPRESS
+            )
+            continue
+        if option.default is not None:
+            text += " (default: %(const)s)"
+        parser.add_argument(
+            *names,
+            help=text,
+            dest=option.name,
+            const=option.default,
+            default=argparse.SUPPRESS,
+            type=_reader(option),
+            metavar=option.metadata["metavar"] or option.name.upper(),
+        )
+
+
+def _reader(option: dataclasses.Field) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return option.metadata["read"](text)
+        except ValueError as error:
+            reason = str(error) if isinstance(error, OptionError) else f"cannot read {text!r}"
+            raise argparse.ArgumentTypeError(reason) from None
+
+    return read
+
+
+def plan(job: Job) -> Plan:
+    """Plan a job: stages, tiles, transfers and every rank's program. Starts nothing.
+
+    Raises
+    ------
+    PlanError
+        If the split cannot be exact, naming stage, layer, operator, extent and a way out.
+    CaptureError
+        If the network cannot be captured.
+
+    Examples
+    --------
+    >>> print(plan(Job("resnet20_v1", image_size=64, batch_size=1)).num_ranks)
+    5
+    """
+    tilings = job.tilings
+    sizes = job.input_shape[2:]
+    for stage, tiling in enumerate(tilings):
+        if any(n > size for n, size in zip(tiling.grid[1:], sizes, strict=True)):
+            raise PlanError(
+                f"stage {stage}: an image of {shape_text(sizes)} pixels cannot be cut into"
+                f" {shape_text(tiling.grid[1:])} tiles: use fewer tiles or a larger image"
+            )
+    graph = capture(job.skeleton, job.input_shape, job.dtype)
+    cut_batch = job.parts > 1 or job.local_DP > 1
+    balance = stage_blocks(graph, tilings, cut_batch, job.balance)
+    return Plan(graph, tilings, balance, job.parts, job.fused, job=job)

@@ -1,0 +1,214 @@
+"""Pictures: each function takes and returns matplotlib `Axes`.
+
+Colours are safe for colour-blind eyes (the palette of Okabe & Ito, *Color universal design*, 2008)
+and differ in lightness too, for print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch, Rectangle
+
+from .images import open_source, thumbnail
+from .survey import Halo, widest_halo
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+TILE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")
+KIND = {
+    "compute": "#56B4E9",
+    "read": "#CC79A7",
+    "pack": "#E69F00",
+    "wait": "#D9D9D9",
+    "unpack": "#0072B2",
+}
+
+
+SEEN = 0.012
+"""Share of the image's longer side that a halo is drawn with at least, to be seen at all."""
+
+
+def plan_tiles(plan: Plan, image: Any, stage: int | None, ax: Axes | None) -> Any:
+    """Draw the tiles of a plan over an image: see `spnb.plan.Plan.plot_tiles`."""
+    batch, channels, *size = next(iter(plan.graph.inputs.values()))
+    if len(size) != 2:
+        raise ValueError(f"tiles are drawn over 2-D images, but this one has {len(size)} axes")
+    stages = [s.index for s in plan.stages if s.tiled] if stage is None else [stage]
+    if not stages:
+        raise ValueError("no stage of this plan is tiled (spatial_size 0): nothing to draw")
+    source = open_source(image, batch_size=batch, channels=channels, size=tuple(size))
+    picture = thumbnail(source)
+    if len(stages) == 1:
+        return tiles(widest_halo(plan, stages[0]), plan.extent, picture, stages[0], source.name, ax)
+    width = 6.4 * len(stages)
+    _, axes = plt.subplots(1, len(stages), figsize=(width, 7.3), layout="constrained")
+    for number, each in zip(stages, axes, strict=True):
+        tiles(widest_halo(plan, number), plan.extent, picture, number, source.name, each)
+    return axes
+
+
+def tiles(
+    halo: Halo,
+    size: tuple[int, int],
+    picture: np.ndarray,
+    stage: int = 0,
+    name: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw tiles over an image, and the halo that each tile receives.
+
+    A halo too thin to be seen is drawn wider; the legend tells its true width.
+
+    Parameters
+    ----------
+    halo
+        What the tiles own and need (see `spnb.survey.widest_halo`).
+    size
+        Height and width of the image in pixels.
+    picture
+        ``(height, width, 3)`` in [0, 1], of any size: stretched to ``size``.
+    stage, name
+        For the title: the stage, and what the image is called.
+    ax
+        Where to draw; a new figure by default.
+    """
+    height, width = size
+    if ax is None:
+        shape = (6.4, 6.4 * min(1.4, max(0.4, height / width)) + 1.0)
+        _, ax = plt.subplots(figsize=shape, layout="constrained")
+    ax.imshow(picture, extent=(0, width, height, 0), interpolation="antialiased", aspect="equal")
+    scale = [n / m for n, m in zip(size, halo.extent[1:], strict=True)]
+    true = [d * s for d, s in zip(halo.depth, scale, strict=True)]
+    least = SEEN * max(size)
+    widen = max(1.0, least / max(true)) if any(true) else 1.0
+    ranks = halo.team.ranks
+    for rank in ranks:
+        own = [(a * s, b * s) for (a, b), s in zip(halo.own(rank).spans[1:], scale, strict=True)]
+        need = [
+            (a - (a - c * s) * widen, b + (d * s - b) * widen)
+            for (a, b), (c, d), s in zip(own, halo.need(rank).spans[1:], scale, strict=True)
+        ]
+        colour = TILE[_colour_of(halo.team.position(rank)) % len(TILE)]
+        for box in _bands(need, own):
+            ax.add_patch(_box(box, facecolor=colour, alpha=0.6, hatch="//////", linewidth=0))
+    for rank in ranks:
+        (top, bottom), (left, right) = (
+            (a * s, b * s) for (a, b), s in zip(halo.own(rank).spans[1:], scale, strict=True)
+        )
+        box = ((top, bottom), (left, right))
+        ax.add_patch(_box(box, fill=False, edgecolor="black", linewidth=2.6))
+        ax.add_patch(_box(box, fill=False, edgecolor="white", linewidth=1.2))
+        if len(ranks) <= 64:
+            ax.text(
+                (left + right) / 2,
+                (top + bottom) / 2,
+                f"rank {rank}\n{round(bottom - top)}×{round(right - left)}",
+                ha="center",
+                va="center",
+                fontsize=10 if len(ranks) <= 16 else 6,
+                bbox={"boxstyle": "round,pad=0.3", "facecolor": "white", "alpha": 0.85, "lw": 0},
+            )
+    grid = "×".join(map(str, halo.team.tiling.grid[1:]))
+    ax.set_title(f"Stage {stage}: {name or 'image'}, {height}×{width} pixels, {grid} tiles")
+    ax.set_xlabel("width (pixels)")
+    ax.set_ylabel("height (pixels)")
+    wide = f"{max(true):.3g} pixel{'s' * (round(max(true)) != 1)}"
+    text = f"widest halo, {wide}, before {halo.layer}" if any(true) else "no halo"
+    band = Patch(
+        facecolor=TILE[1],
+        hatch="//////",
+        alpha=0.6,
+        label=text + (" (drawn wider)" if widen > 1 else ""),
+    )
+    edge = Line2D([], [], color="black", linewidth=2, label="tile boundary")
+    ax.legend(
+        handles=[edge, band],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.1),
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+    )
+    return ax
+
+
+def timeline(timings: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw what each rank did when.
+
+    Parameters
+    ----------
+    timings
+        Events as `spnb.result.Result.timings` gives them.
+    ax
+        Where to draw; a new figure by default.
+    """
+    ranks = sorted(timings["rank"].unique())
+    row = {rank: k for k, rank in enumerate(ranks)}
+    if ax is None:
+        _, ax = plt.subplots(figsize=(8.0, 1.3 + 0.36 * len(ranks)), layout="constrained")
+    scale, unit = (1e3, "ms") if timings["stop"].max() < 10 else (1.0, "s")
+    for kind, colour in KIND.items():
+        chosen = timings[timings["kind"] == kind]
+        lines = [
+            ((start * scale, row[rank]), (stop * scale, row[rank]))
+            for rank, start, stop in zip(chosen["rank"], chosen.start, chosen.stop, strict=True)
+        ]
+        width = 9 if kind in ("compute", "wait") else 13
+        ax.add_collection(LineCollection(lines, colors=colour, linewidths=width, capstyle="butt"))
+    ax.set_xlim(0, timings["stop"].max() * scale)
+    ax.set_ylim(len(ranks) - 0.4, -0.6)
+    stages = dict(zip(timings["rank"], timings["stage"], strict=True))
+    ax.set_yticks(range(len(ranks)), [f"rank {r} (stage {stages[r]})" for r in ranks])
+    ax.set_xlabel(f"time since all ranks were ready ({unit})")
+    share = timings.groupby("kind")["seconds"].sum() / timings["seconds"].sum()
+    ax.legend(
+        handles=[
+            Patch(facecolor=colour, label=f"{kind} {share[kind]:.0%}")
+            for kind, colour in KIND.items()
+            if kind in share
+        ],
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=len(KIND),
+        frameon=False,
+        fontsize=9,
+    )
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return ax
+
+
+def _colour_of(position: tuple[int, ...]) -> int:
+    """Neighbours in a grid get different colours."""
+    return position[-1] % 2 + 2 * (position[-2] % 2) if len(position) > 2 else position[-1]
+
+
+Box = Sequence[tuple[float, float]]
+"""``(top, bottom), (left, right)``."""
+
+
+def _bands(outer: Box, inner: Box) -> list[Box]:
+    """The frame between two boxes, as boxes that do not overlap."""
+    (top, bottom), (left, right) = outer
+    (t, b), (x0, x1) = inner
+    bands = [
+        ((top, t), (left, right)),
+        ((b, bottom), (left, right)),
+        ((t, b), (left, x0)),
+        ((t, b), (x1, right)),
+    ]
+    return [box for box in bands if all(stop > start for start, stop in box)]
+
+
+def _box(box: Box, **style: Any) -> Rectangle:
+    (top, bottom), (left, right) = box
+    return Rectangle((left, top), right - left, bottom - top, **style)

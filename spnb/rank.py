@@ -1,0 +1,195 @@
+"""One rank at home in a process: its part of the plan, its worker, and what a cell can ask of it.
+
+On an engine ``spnb.here`` is this rank; the functions below are what a cluster calls there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from . import memory
+from .exchange import Exchange, Spans
+from .program import Part
+from .region import Region
+from .sources import Source
+from .trace import Event
+from .transport import Transport
+from .worker import Piece, Worker, cut
+
+SMALL = 1 << 20
+"""Output pieces of a rank up to this many bytes come back with its report."""
+
+CELL_TAG = 1 << 18
+"""Of exchanges made by hand in a cell: beyond those of any plan."""
+
+
+@dataclass
+class Report:
+    """What a rank tells of one run."""
+
+    rank: int
+    stage: int
+    tile: int
+    events: list[Event]
+    peak_memory_bytes: int
+    pieces: list[Piece] | None = field(repr=False)
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Messages, bytes and seconds of each kind, summed."""
+        packs = [e for e in self.events if e.kind == "pack"]
+        seconds = {
+            f"{kind}_s": sum(e.stop - e.start for e in self.events if e.kind == kind)
+            for kind in ("compute", "read", "pack", "wait", "unpack")
+        }
+        return {
+            "rank": self.rank,
+            "stage": self.stage,
+            "tile": self.tile,
+            "bytes_sent": sum(e.bytes for e in packs),
+            "messages": len(packs),
+            **seconds,
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
+
+
+class Here:
+    """What a rank knows of itself, and what it can be asked to do.
+
+    Attributes
+    ----------
+    plan
+        Its part of the plan (`spnb.program.Part`); ``None`` before a plan is loaded or where the
+        plan needs no rank here.
+    rank, stage, tile, region
+        Its number, its stage, its tile's number, and the region of the stage's input that it owns.
+    """
+
+    def __init__(self):
+        self.plan: Part | None = None
+        self.worker: Worker | None = None
+        self.transport: Transport | None = None
+        self.outputs: dict[int, list[Piece]] = {}
+        self._idle_bytes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("rank", "num_ranks", "stage", "tile", "region"):
+            return getattr(self._loaded(), name)
+        raise AttributeError(f"spnb.here has no {name!r}")
+
+    def __repr__(self) -> str:
+        if self.plan is None:
+            return "spnb.here: no plan is loaded on this rank"
+        grid = "×".join(map(str, self.plan.home.tiling.grid[1:]))
+        return (
+            f"spnb.here: rank {self.rank} of {self.num_ranks}, stage {self.stage},"
+            f" tile {self.tile} of {grid}, owns {self.region}"
+        )
+
+    def load(self, part: Part, weights: Mapping[str, torch.Tensor], transport: Transport) -> None:
+        """Make this rank ready to run its part."""
+        self.outputs.clear()
+        self._idle_bytes = self._idle_bytes or memory.resident_bytes()
+        self.plan, self.transport = part, transport
+        self.worker = Worker(part, weights, transport)
+
+    def unload(self) -> None:
+        """Forget the plan: this rank takes no part in the one that is loaded now."""
+        self.plan = self.worker = self.transport = None
+        self.outputs.clear()
+
+    def infer(
+        self, source: Source | None, run: int = 0, each: Callable[[int], None] = lambda done: None
+    ) -> Report:
+        """Run the network on an image source; every rank of the plan must be called."""
+        part, worker = self._loaded(), self.worker
+        memory.restart_peak()
+        outcome = worker.infer(lambda region: self._read(source, region), each)
+        self.outputs[run] = outcome.pieces
+        size = sum(p.tensor.numel() * p.tensor.element_size() for p in outcome.pieces)
+        pieces = outcome.pieces if size <= SMALL else None
+        peak = max(0, memory.peak_bytes() - self._idle_bytes)
+        return Report(part.rank, part.stage, part.tile, outcome.events, peak, pieces)
+
+    def forward(self, x: torch.Tensor | None = None) -> list[Piece]:
+        """Run the network on the tiles that the ranks of stage 0 give; every rank must call it.
+
+        Parameters
+        ----------
+        x
+            On a rank of stage 0, its tile: ``(batch, channels, *spatial)`` over ``here.region``.
+            ``None`` on the others.
+
+        Returns
+        -------
+        list of Piece
+            The regions of the network's outputs that this rank computed.
+        """
+        part, worker = self._loaded(), self.worker
+        if part.stage > 0:
+            if x is not None:
+                raise ValueError(f"rank {part.rank} is in stage {part.stage}: only stage 0 takes x")
+            return worker.infer(self._no_image).pieces
+        if part.home.tiling.grid[0] > 1:
+            raise ValueError("forward takes tiles, but the ranks of stage 0 share a batch")
+        grown = self._grow(x, part.entry_needs)
+        held = Region(
+            tuple(spans[k] for spans, k in zip(part.entry_needs, part.position, strict=True))
+        )
+        return worker.infer(lambda region: cut(grown, held, region)).pieces
+
+    def exchange(self, x: torch.Tensor, halo: int | tuple[int, ...] = 1) -> torch.Tensor:
+        """Grow this rank's tile by a halo from its neighbours; every rank of the stage must call.
+
+        Parameters
+        ----------
+        x
+            This rank's tile of the stage's input: over ``here.region``, with any channels.
+        halo
+            Positions to grow on each spatial axis, or one number for each.
+
+        Returns
+        -------
+        torch.Tensor
+            The tile with its halo; nothing is added at the border of the image.
+        """
+        part = self._loaded()
+        axes = len(part.extent) - 1
+        widths = (0, *((halo,) * axes if isinstance(halo, int) else halo))
+        needs = tuple(
+            tuple((max(0, a - w), min(n, b + w)) for a, b in spans)
+            for spans, w, n in zip(
+                part.home.tiling.spans(part.extent), widths, part.extent, strict=True
+            )
+        )
+        return self._grow(x, needs)
+
+    def _grow(self, x: torch.Tensor | None, needs: Spans) -> torch.Tensor:
+        part = self._loaded()
+        shape = None if x is None else (*x.shape[:1], *x.shape[2:])
+        if shape != part.region.shape:
+            raise ValueError(
+                f"rank {part.rank} owns {part.region}: it needs its tile, of shape"
+                f" {part.region.shape} without channels, not {shape}"
+            )
+        has = part.home.tiling.spans(part.extent)
+        exchange = Exchange(CELL_TAG, "x", "halo", part.home, part.home, has, needs, 0)
+        return self.worker.exchange(exchange, x)
+
+    def _no_image(self, region: Region) -> torch.Tensor:
+        raise ValueError(f"stage {self.stage} reads the image itself, and forward has none for it")
+
+    def _read(self, source: Source | None, region: Region) -> torch.Tensor:
+        return torch.from_numpy(source.read(region)).to(self._loaded().dtype)
+
+    def _loaded(self) -> Part:
+        if self.plan is None:
+            raise RuntimeError("no plan is loaded on this rank: cluster.load(plan) first")
+        return self.plan
+
+
+here = Here()

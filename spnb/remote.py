@@ -1,0 +1,59 @@
+"""What a cluster calls on its engines: plain functions over this process's `spnb.here`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from mpi4py import MPI
+
+from .program import Part
+from .rank import Report, here
+from .session import read_weights
+from .sources import Source
+from .transport.mpi import MPITransport
+from .worker import Piece
+
+_transport: MPITransport | None = None
+
+
+def prepare(token: Path, threads: int, timeout: float) -> bool:
+    """Get ready, together with all engines; whether this one sees the caller's files."""
+    global _transport
+    torch.set_num_threads(threads)
+    if _transport is None:
+        _transport = MPITransport(MPI.COMM_WORLD, timeout=timeout)
+    return token.exists()
+
+
+def load(part: Part | None, weights: Path | Mapping[str, torch.Tensor] | None) -> None:
+    """Take a part of a plan, or none."""
+    if part is None:
+        here.unload()
+        return
+    _transport.num_ranks = part.num_ranks
+    here.load(part, read_weights(weights) if isinstance(weights, Path) else weights, _transport)
+
+
+def infer(source: Source | None, run: int, released: Sequence[int]) -> Report:
+    """Run; the outputs of runs that nobody asks for any more are dropped."""
+    for old in released:
+        here.outputs.pop(old, None)
+    return here.infer(source, run, _publish)
+
+
+def fetch(run: int) -> list[Piece]:
+    """The pieces of the output that this rank kept."""
+    return here.outputs[run]
+
+
+def reset() -> None:
+    """After a failure: leave behind every message that is still on its way. Collective."""
+    _transport.reset()
+
+
+def _publish(done: int) -> None:
+    from ipyparallel.datapub import publish_data
+
+    publish_data({"micro_batches": done})

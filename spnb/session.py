@@ -1,0 +1,142 @@
+"""Runs plans: one face for every place where the ranks may live.
+
+`Session` does what is common: it prepares weights and image so that each rank is given its own
+part only.  `InProcess` has all ranks as threads of this process; `spnb.cluster` has MPI engines,
+`spnb.world` the processes that ``mpiexec`` started.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from .images import open_source, resident
+from .plan import Plan
+from .rank import Here, Report
+from .result import Result
+from .sources import Source
+from .transport.local import World
+from .weights import tensors_of
+from .worker import Piece
+
+
+class Session:
+    """A loaded plan, and ranks that can run it.
+
+    Subclasses say how parts and images reach the ranks: `_load`, `_infer`, `_fetch`.
+    """
+
+    def __init__(self, plan: Plan):
+        self.scratch = Path(tempfile.mkdtemp(prefix="spnb-"))
+        self._clean = weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
+        self._runs = itertools.count()
+        self.plan = plan
+
+    def load(self, plan: Plan) -> None:
+        """Give every rank its part of a plan and its stage's weights."""
+        files = {stage.index: self._weights_file(plan, stage.index) for stage in plan.stages}
+        self._load(
+            plan, [(plan.part(r), files[plan.stage_of(r).index]) for r in range(plan.num_ranks)]
+        )
+        self.plan = plan
+
+    def infer(self, image: Any = None) -> Result:
+        """Run the network on an image.
+
+        Parameters
+        ----------
+        image
+            An array, tensor, path, sample name or image source (see `spnb.images.open_source`);
+            ``None`` for a synthetic image.
+
+        Raises
+        ------
+        ValueError
+            If the image does not fit the plan.
+        """
+        source = self.source_of(image)
+        start = time.perf_counter()
+        run = next(self._runs)
+        reports = self._infer(source, run)
+        seconds = time.perf_counter() - start
+        return Result(self.plan, source, reports, seconds, lambda ranks: self._fetch(run, ranks))
+
+    def stop(self) -> None:
+        """Give back what the session holds; safe to call again."""
+        self._clean()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def source_of(self, image: Any) -> Source:
+        """An image source that fits the plan and that every rank can read by region."""
+        batch, channels, *size = next(iter(self.plan.graph.inputs.values()))
+        seed = self.plan.job.seed if self.plan.job else 0
+        source = open_source(
+            image, batch_size=batch, channels=channels, size=tuple(size), seed=seed
+        )
+        return resident(source, self.scratch)
+
+    def _weights_file(self, plan: Plan, stage: int) -> Path:
+        path = self.scratch / f"stage-{stage}.pt"
+        path.unlink(missing_ok=True)  # ranks may still map the file of the plan before
+        torch.save(tensors_of(plan.job.module, plan.stages[stage].weights), path)
+        return path
+
+    def _load(self, plan: Plan, parts: Sequence[tuple[Any, Path]]) -> None:
+        raise NotImplementedError
+
+    def _infer(self, source: Source, run: int) -> list[Report]:
+        raise NotImplementedError
+
+    def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
+        raise NotImplementedError
+
+
+def read_weights(path: Path) -> Mapping[str, torch.Tensor]:
+    """A stage's weights, mapped from the file: ranks of one host share the memory."""
+    return torch.load(path, weights_only=True, mmap=True)
+
+
+class InProcess(Session):
+    """All ranks of a plan as threads of this process; to try a plan, and for tests.
+
+    Examples
+    --------
+    >>> from spnb.options import Job, plan
+    >>> job = Job("resnet20_v1", image_size="33x47", batch_size=1, num_spatial_parts=2)
+    >>> result = InProcess(plan(job)).infer()
+    >>> result.check().passed
+    True
+    """
+
+    def __init__(self, plan: Plan, timeout: float = 60.0):
+        super().__init__(plan)
+        self.timeout = timeout
+        self.load(plan)
+
+    def _load(self, plan: Plan, parts: Sequence[tuple[Any, Path]]) -> None:
+        self._ranks = [Here() for _ in parts]
+        self._parts = [(part, read_weights(path)) for part, path in parts]
+
+    def _infer(self, source: Source, run: int) -> list[Report]:
+        def work(transport: Any) -> Report:
+            here = self._ranks[transport.rank]
+            here.load(*self._parts[transport.rank], transport)
+            return here.infer(source, run)
+
+        reports = World(self.plan.num_ranks, self.timeout).run(work)
+        for report, here in zip(reports, self._ranks, strict=True):
+            report.pieces = here.outputs[run]  # no need to leave them behind: one process
+        return reports
