@@ -148,7 +148,7 @@ def _save_plots(plan: Plan, result: Result, image: Any, folder: Path) -> None:
             pictures[f"tiles-stage-{stage.index}"] = lambda s=stage.index: plan.plot_tiles(image, s)
     for name, draw in sorted(pictures.items()):
         path = folder / f"{name}.png"
-        draw().figure.savefig(path, dpi=150)
+        draw().figure.savefig(path, dpi=150, bbox_inches="tight")
         print(f"wrote {path}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from .engines import EngineError, Engines
 from .plan import Plan
 from .program import Part, Receive
 from .rank import Report
-from .result import Result
 from .session import Session, read_weights
 from .sources import HeldSource, Source
 from .worker import Piece
@@ -58,7 +56,6 @@ class Cluster(Session):
     ):
         super().__init__(plan)
         self.timeout, self.progress = timeout, progress
-        self._released: list[int] = []
         self._failed = False
         if client is None:
             self._bar = _Bar(progress)
@@ -94,11 +91,6 @@ class Cluster(Session):
             self._prepare()
         self._recover()
         super().load(plan)
-
-    def infer(self, image: Any = None) -> Result:
-        result = super().infer(image)
-        weakref.finalize(result, self._released.append, result.run)
-        return result
 
     def restart(self) -> None:
         """Start the engines anew, after one died, and load the plan again."""
@@ -143,9 +135,8 @@ class Cluster(Session):
         ]
         self._call(remote.load, loads + [(None, None)] * (len(self.engines.ids) - len(loads)))
 
-    def _infer(self, source: Source, run: int) -> list[Report]:
+    def _infer(self, source: Source, run: int, released: Sequence[int]) -> list[Report]:
         self._recover()
-        released, self._released[:] = list(self._released), []
         each = [(self._for_rank(source, part), run, released) for part in self._parts]
         return self._call(remote.infer, each)
 
@@ -183,19 +174,19 @@ class Cluster(Session):
 
 
 class _Bar:
-    """A progress bar for the start of engines."""
+    """A progress bar for what takes its time; none where nobody looks."""
 
     def __init__(self, shown: bool):
-        self.shown, self.bar = shown, None
+        self.shown = shown and (_notebook() is not None or sys.stderr.isatty())
+        self.bar: Any = None
 
-    def show(self, stage: str, done: int, total: int) -> None:
+    def show(self, what: str, done: int, total: int) -> None:
         if not self.shown:
             return
-        if self.bar is None:
-            self.bar = tqdm(total=total, leave=False, file=sys.stderr)
-        self.bar.set_description(stage)
-        self.bar.total, self.bar.n = total, done
-        self.bar.refresh()
+        if self.bar is None or self.bar.desc != what:
+            self.close()
+            self.bar = tqdm(total=total, leave=False, desc=what)
+        self.bar.update(done - self.bar.n)
 
     def close(self) -> None:
         if self.bar is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,20 +17,12 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from .node import Extent, Node, Ref, Weight, extent_of, map_leaves
+from .blocks import Block, blocks_of
+from .node import GETITEM, Extent, Node, Ref, Weight, extent_of, map_leaves, overload
 
 
 class CaptureError(ValueError):
     """The network cannot be captured as a graph of operators."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """A run of consecutive nodes that came from one building block of the module."""
-
-    path: str
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True)
@@ -169,7 +161,7 @@ def _translate(
             leaves[fx.name] = Ref(fx.name)
     outputs = tuple(renamed.current(name) for name in signature.user_outputs)
     return Graph(
-        inputs, dtype, tuple(nodes), outputs, _blocks(nodes, module), program.call_spec.out_spec
+        inputs, dtype, tuple(nodes), outputs, blocks_of(nodes, module), program.call_spec.out_spec
     )
 
 
@@ -181,7 +173,7 @@ def _node(fx: torch.fx.Node, value: Any, leaves: Mapping[str, Any]) -> Node:
 
     if fx.target is operator.getitem:
         args = {"self": plain(fx.args[0]), "index": fx.args[1]}
-        op = "_operator.getitem.default"
+        op = GETITEM
     else:
         schema = fx.target._schema.arguments
         given = dict(zip((a.name for a in schema), fx.args, strict=False)) | dict(fx.kwargs)
@@ -230,10 +222,10 @@ class _Renamed:
     def add(self, node: Node) -> Node:
         args = {k: map_leaves(self._now, arg) for k, arg in node.args.items()}
         node = replace(node, args=args)
-        if node.op.startswith("_operator") or not hasattr(torch.ops, node.op.split(".")[0]):
+        if node.op == GETITEM:
             return node
         namespace, kind, variant = node.op.split(".")
-        schema = getattr(getattr(getattr(torch.ops, namespace), kind), variant)._schema
+        schema = overload(node.op)._schema
         aliases = [a for a in schema.arguments if a.alias_info is not None]
         target = args.get(aliases[0].name) if aliases else None
         if not any(a.alias_info.is_write for a in aliases):
@@ -255,45 +247,6 @@ class _Renamed:
 
     def _now(self, leaf: Any) -> Any:
         return Ref(self.current(leaf.value)) if isinstance(leaf, Ref) else leaf
-
-
-def _blocks(nodes: list[Node], module: nn.Module) -> tuple[Block, ...]:
-    """Group the nodes by building block; what is called between two belongs to the first."""
-    owners = dict(_building_blocks(module))
-    blocks: list[Block] = []
-    for index, node in enumerate(nodes):
-        parts = node.path.split(".")
-        prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
-        path = next((p for p in prefixes if p in owners), None)
-        if node.kind == "getitem" or path is None:
-            path = blocks[-1].path if blocks else None
-        if blocks and path == blocks[-1].path:
-            blocks[-1] = replace(blocks[-1], stop=index + 1)
-        else:
-            blocks.append(Block(path or "forward", index, index + 1))
-    return tuple(blocks)
-
-
-def _building_blocks(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Children, with containers, and modules that hold containers of blocks, opened."""
-    for name, child in module.named_children():
-        inner = f"{path}.{name}" if path else name
-        if _opens(child):
-            yield from _building_blocks(child, inner)
-        else:
-            yield inner, child
-
-
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-
-def _opens(module: nn.Module) -> bool:
-    if isinstance(module, _CONTAINERS):
-        return True
-    lists = [child for child in module.children() if isinstance(child, _CONTAINERS)]
-    return any(
-        any(True for _ in block.children()) for container in lists for block in container.children()
-    )
 
 
 def pack_outputs(graph: Graph, values: list[Any]) -> Any:

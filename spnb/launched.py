@@ -46,7 +46,7 @@ class Launched(Session):
         idle = [None] * (self.post.comm.size - plan.num_ranks)
         self.post.order("load", [*loads, *idle])
 
-    def _infer(self, source: Source, run: int) -> list[Report]:
+    def _infer(self, source: Source, run: int, released: Sequence[int]) -> list[Report]:
         ranks = self.plan.num_ranks
         orders = [(source, run)] * ranks + [None] * (self.post.comm.size - ranks)
         return self.post.order("infer", orders)[:ranks]

@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+GETITEM = "_operator.getitem.default"
+"""How a part of a tuple is taken, written like an ATen overload."""
+
 Extent = tuple[int, ...]
 """Sizes along ``(batch, *spatial)``: a tensor's shape without its channels."""
 
@@ -147,7 +150,9 @@ def overload(op: str) -> Callable[..., Any]:
 
 
 def invoke(op: str, args: Mapping[str, Any]) -> Any:
-    """Call an ATen overload with arguments named as in its schema."""
+    """Call an ATen overload, or `GETITEM`, with arguments named as in its schema."""
+    if op == GETITEM:
+        return args["self"][args["index"]]
     function = overload(op)
     schema = function._schema.arguments
     positional = [args[a.name] for a in schema if not a.kwarg_only]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import weights
+from . import models, weights
 from .balance import shape_text, stage_blocks
 from .graph import capture
 from .layout import PlanError
@@ -302,8 +302,6 @@ class Job:
             torch.manual_seed(self.seed)
             if not self._built_in:
                 return weights.call_factory(self.model)
-            from . import models
-
             return models.build(
                 self.model,
                 num_classes=self.num_classes,
@@ -354,12 +352,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             )
             continue
         if option.default is not None:
-            text += " (default: %(const)s)"
+            text += f" (default: {option.default})"
         parser.add_argument(
             *names,
             help=text,
             dest=option.name,
-            const=option.default,
             default=argparse.SUPPRESS,
             type=_reader(option),
             metavar=option.metadata["metavar"] or option.name.upper(),

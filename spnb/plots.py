@@ -21,6 +21,7 @@ from .images import open_source, thumbnail
 from .survey import Halo, widest_halo
 
 if TYPE_CHECKING:
+    from .exchange import Team
     from .plan import Plan
 
 TILE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")
@@ -66,7 +67,8 @@ def tiles(
 ) -> Axes:
     """Draw tiles over an image, and the halo that each tile receives.
 
-    A halo too thin to be seen is drawn wider; the legend tells its true width.
+    Each band is what a tile reads outside itself, in that tile's colour.  A halo too thin to be
+    seen is drawn wider; the legend tells its true width, in pixels of the image.
 
     Parameters
     ----------
@@ -87,48 +89,51 @@ def tiles(
         _, ax = plt.subplots(figsize=shape, layout="constrained")
     ax.imshow(picture, extent=(0, width, height, 0), interpolation="antialiased", aspect="equal")
     scale = [n / m for n, m in zip(size, halo.extent[1:], strict=True)]
-    true = [d * s for d, s in zip(halo.depth, scale, strict=True)]
-    least = SEEN * max(size)
-    widen = max(1.0, least / max(true)) if any(true) else 1.0
-    ranks = halo.team.ranks
-    for rank in ranks:
-        own = [(a * s, b * s) for (a, b), s in zip(halo.own(rank).spans[1:], scale, strict=True)]
-        need = [
-            (a - (a - c * s) * widen, b + (d * s - b) * widen)
-            for (a, b), (c, d), s in zip(own, halo.need(rank).spans[1:], scale, strict=True)
+    widest = max(d * s for d, s in zip(halo.depth, scale, strict=True))
+    widen = max(1.0, SEEN * max(size) / widest) if widest else 1.0
+    team = halo.team
+    tile_of = {rank: _tile(team, size, rank) for rank in team.ranks}
+    colour_of = {rank: TILE[_colour(team.position(rank)) % len(TILE)] for rank in team.ranks}
+    for rank, tile in tile_of.items():
+        own, need = halo.own(rank).spans[1:], halo.need(rank).spans[1:]
+        grown = [
+            (a - (c - e) * s * widen, b + (f - d) * s * widen)
+            for (a, b), (c, d), (e, f), s in zip(tile, own, need, scale, strict=True)
         ]
-        colour = TILE[_colour_of(halo.team.position(rank)) % len(TILE)]
-        for box in _bands(need, own):
-            ax.add_patch(_box(box, facecolor=colour, alpha=0.6, hatch="//////", linewidth=0))
-    for rank in ranks:
-        (top, bottom), (left, right) = (
-            (a * s, b * s) for (a, b), s in zip(halo.own(rank).spans[1:], scale, strict=True)
-        )
-        box = ((top, bottom), (left, right))
-        ax.add_patch(_box(box, fill=False, edgecolor="black", linewidth=2.6))
-        ax.add_patch(_box(box, fill=False, edgecolor="white", linewidth=1.2))
-        if len(ranks) <= 64:
+        for box in _bands(grown, tile):
+            ax.add_patch(
+                _box(box, facecolor=colour_of[rank], alpha=0.65, hatch="//////", linewidth=0)
+            )
+    for rank, tile in tile_of.items():
+        ax.add_patch(_box(tile, fill=False, edgecolor="black", linewidth=2.6))
+        ax.add_patch(_box(tile, fill=False, edgecolor="white", linewidth=1.2))
+        (top, bottom), (left, right) = tile
+        if len(team.ranks) <= 64:
             ax.text(
                 (left + right) / 2,
                 (top + bottom) / 2,
-                f"rank {rank}\n{round(bottom - top)}×{round(right - left)}",
+                f"rank {rank}\n{bottom - top}×{right - left}",
                 ha="center",
                 va="center",
-                fontsize=10 if len(ranks) <= 16 else 6,
-                bbox={"boxstyle": "round,pad=0.3", "facecolor": "white", "alpha": 0.85, "lw": 0},
+                fontsize=10 if len(team.ranks) <= 16 else 6,
+                bbox={
+                    "boxstyle": "round,pad=0.35",
+                    "facecolor": "white",
+                    "edgecolor": colour_of[rank],
+                    "linewidth": 2.5,
+                    "alpha": 0.9,
+                },
             )
     grid = "×".join(map(str, halo.team.tiling.grid[1:]))
     ax.set_title(f"Stage {stage}: {name or 'image'}, {height}×{width} pixels, {grid} tiles")
     ax.set_xlabel("width (pixels)")
     ax.set_ylabel("height (pixels)")
-    wide = f"{max(true):.3g} pixel{'s' * (round(max(true)) != 1)}"
-    text = f"widest halo, {wide}, before {halo.layer}" if any(true) else "no halo"
-    band = Patch(
-        facecolor=TILE[1],
-        hatch="//////",
-        alpha=0.6,
-        label=text + (" (drawn wider)" if widen > 1 else ""),
-    )
+    text = "no halo"
+    if widest:
+        wide = f"{widest:.3g} pixel{'s' * (round(widest) != 1)}"
+        drawn = ", drawn wider" if widen > 1 else ""
+        text = f"halo, in its reader's colour: at most {wide}{drawn}"
+    band = Patch(facecolor=TILE[1], hatch="//////", alpha=0.65, label=text)
     edge = Line2D([], [], color="black", linewidth=2, label="tile boundary")
     ax.legend(
         handles=[edge, band],
@@ -187,7 +192,12 @@ def timeline(timings: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _colour_of(position: tuple[int, ...]) -> int:
+def _tile(team: Team, size: tuple[int, int], rank: int) -> Box:
+    """The rectangle of the image that a rank of the stage owns."""
+    return team.tiling.region((1, *size), team.ranks.index(rank)).spans[1:]
+
+
+def _colour(position: tuple[int, ...]) -> int:
     """Neighbours in a grid get different colours."""
     return position[-1] % 2 + 2 * (position[-2] % 2) if len(position) > 2 else position[-1]
 

@@ -249,7 +249,7 @@ WHOLE = """
     linear permute reshape rms_norm scaled_dot_product_attention select squeeze transpose unflatten
     unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
     upsample_nearest2d upsample_nearest3d upsample_trilinear3d view pixel_shuffle pixel_unshuffle
-    conv_transpose1d conv_transpose2d conv_transpose3d pad roll flip mean sum amax amin matmul
+    conv_transpose1d conv_transpose2d conv_transpose3d roll flip mean sum amax amin matmul
 """
 
 
@@ -281,8 +281,6 @@ def whole(node: Node) -> Rule | None:
     dims = _numbers(node, "dim", "dims", "dim0", "dim1", "start_dim")
     if node.kind == "permute":
         mixes_batch = dims[0] != 0
-    elif node.kind == "pad":
-        mixes_batch = len(node.args["pad"]) > 2 * (len(node.shape) - 1)
     else:
         rank = len(node.operand_shapes[0]) + (node.kind == "unsqueeze")
         reduces_all = node.kind in ("mean", "sum", "amax", "amin", "squeeze", "roll") and not dims
@@ -339,6 +337,34 @@ def max_pool(node: Node) -> Rule | None:
 def avg_pool(node: Node) -> Rule | None:
     """Windows over zeros, divided by what PyTorch counts."""
     return AvgPool(node, *_pool_window(node))
+
+
+@rule("pad", "constant_pad_nd")
+def padding(node: Node) -> Rule | None:
+    """Constants around space and channels; a negative number crops (torch.nn.functional.pad)."""
+    axes = len(node.shape) - 2
+    if len(node.args["pad"]) > 2 * (axes + 1):
+        return None
+    if node.args.get("mode", "constant") != "constant":
+        return Whole(node)
+    around = (*node.args["pad"], *(0,) * (2 * (axes + 1) - len(node.args["pad"])))
+    before = around[: 2 * axes : 2][::-1]
+    ones = (1,) * axes
+    return Pad(node, ones, ones, ones, before, node.args["value"] or 0.0, around[2 * axes :])
+
+
+@dataclass(frozen=True)
+class Pad(Window):
+    """Padding as an operator of its own: a window of one position, moved by what lies before it."""
+
+    channels: tuple[int, int] = (0, 0)
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        x = pad(tensors[0], self.margins(needs[0]), self.fill)
+        spatial = [0] * (2 * (x.ndim - 2))
+        return F.pad(x, [*spatial, *self.channels], value=self.fill) if any(self.channels) else x
 
 
 def _pool_window(node: Node) -> tuple[tuple[int, ...], ...]:

@@ -13,6 +13,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,7 +38,7 @@ class Session:
     def __init__(self, plan: Plan):
         self.scratch = Path(tempfile.mkdtemp(prefix="spnb-"))
         self._clean = weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
-        self._runs = itertools.count()
+        self._runs, self._released = itertools.count(), []
         self.plan = plan
 
     def load(self, plan: Plan) -> None:
@@ -65,9 +66,13 @@ class Session:
         source = self.source_of(image)
         start = time.perf_counter()
         run = next(self._runs)
-        reports = self._infer(source, run)
+        released, self._released[:] = list(self._released), []
+        reports = self._infer(source, run, released)
         seconds = time.perf_counter() - start
-        return Result(self.plan, source, reports, seconds, lambda ranks: self._fetch(run, ranks))
+        fetch = partial(self._fetch, run)
+        result = Result(self.plan, source, reports, seconds, fetch)
+        weakref.finalize(result, self._released.append, run)  # its output may go, then
+        return result
 
     def stop(self) -> None:
         """Give back what the session holds; safe to call again."""
@@ -97,7 +102,7 @@ class Session:
     def _load(self, plan: Plan, parts: Sequence[tuple[Any, Path]]) -> None:
         raise NotImplementedError
 
-    def _infer(self, source: Source, run: int) -> list[Report]:
+    def _infer(self, source: Source, run: int, released: Sequence[int]) -> list[Report]:
         raise NotImplementedError
 
     def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
@@ -130,7 +135,7 @@ class InProcess(Session):
         self._ranks = [Here() for _ in parts]
         self._parts = [(part, read_weights(path)) for part, path in parts]
 
-    def _infer(self, source: Source, run: int) -> list[Report]:
+    def _infer(self, source: Source, run: int, released: Sequence[int]) -> list[Report]:
         def work(transport: Any) -> Report:
             here = self._ranks[transport.rank]
             here.load(*self._parts[transport.rank], transport)
