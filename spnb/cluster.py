@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from .rank import Report
 from .session import Session, read_weights
 from .sources import HeldSource, Source
 from .worker import Piece
+
+OWN_ERRORS = ("RankError", "PeerFailed", "WaitTimeout")
+"""Remote errors that say themselves where they come from."""
 
 
 class RunError(RuntimeError):
@@ -138,7 +142,18 @@ class Cluster(Session):
     def _infer(self, source: Source, run: int, released: Sequence[int]) -> list[Report]:
         self._recover()
         each = [(self._for_rank(source, part), run, released) for part in self._parts]
-        return self._call(remote.infer, each)
+        total = len(self.plan.batches) * len(each)
+        start, bar = time.monotonic(), _Bar(self.progress)
+
+        def show(published: list[dict]) -> None:
+            if time.monotonic() - start > 1.0:  # what is quick needs no bar
+                done = sum(told["done"] for told in published if told.get("run") == run)
+                bar.show("micro-batches × ranks", done, total)
+
+        try:
+            return self._call(remote.infer, each, show)
+        finally:
+            bar.close()
 
     def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
         found = self._call(remote.fetch, [(run,)] * self.plan.num_ranks)
@@ -162,12 +177,12 @@ class Cluster(Session):
             self._call(remote.reset, [()] * len(self.engines.ids))
             self._failed = False
 
-    def _call(self, function: Any, args: Sequence[tuple]) -> list[Any]:
+    def _call(self, function: Any, args: Sequence[tuple], poll: Any = None) -> list[Any]:
         try:
-            return self.engines.call(function, args)
+            return self.engines.call(function, args, poll=poll)
         except EngineError as error:
             self._failed = True
-            raise RunError(str(error)) from None
+            raise RunError(error.message if error.name in OWN_ERRORS else str(error)) from None
         except BaseException:
             self._failed = True
             raise

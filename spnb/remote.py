@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from ipyparallel.datapub import publish_data
 from mpi4py import MPI
 
 from .program import Part
@@ -40,7 +41,7 @@ def infer(source: Source | None, run: int, released: Sequence[int]) -> Report:
     """Run; the outputs of runs that nobody asks for any more are dropped."""
     for old in released:
         here.outputs.pop(old, None)
-    return here.infer(source, run, _publish)
+    return here.infer(source, run, lambda done: publish_data({"run": run, "done": done}))
 
 
 def fetch(run: int) -> list[Piece]:
@@ -51,9 +52,3 @@ def fetch(run: int) -> list[Piece]:
 def reset() -> None:
     """After a failure: leave behind every message that is still on its way. Collective."""
     _transport.reset()
-
-
-def _publish(done: int) -> None:
-    from ipyparallel.datapub import publish_data
-
-    publish_data({"micro_batches": done})

@@ -203,8 +203,8 @@ def test_amoebanet_trains():
 
 def test_factorized_reduction_reads_all_positions():
     layer = FactorizedReduction(1, 2).eval()
-    for conv in (layer.even, layer.odd):
-        torch.nn.init.ones_(conv.weight)
+    for half in (layer.even, layer.odd):
+        torch.nn.init.ones_(half.weight)
     x = torch.arange(1.0, 36.0).reshape(1, 1, 5, 7)
     even, odd = layer(x)[0] * math.sqrt(1 + layer.bn.eps)
     torch.testing.assert_close(even, x[0, 0, ::2, ::2])

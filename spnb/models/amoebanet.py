@@ -143,7 +143,7 @@ class Stem(nn.Module):
 
 
 class Node(nn.Module):
-    """Appends to a cell's values the sum of an operation on number `a` and another on number `b`."""
+    """Appends to a cell's values the sum of operations on the values of numbers `a` and `b`."""
 
     def __init__(self, a: int, left: nn.Module, b: int, right: nn.Module):
         super().__init__()

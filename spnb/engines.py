@@ -1,0 +1,473 @@
+"""N ipyparallel engines in one MPI world: started, called, interrupted, stopped.
+
+Nothing here knows of plans, tiles or models.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import sys
+import sysconfig
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, wait
+from pathlib import Path
+from typing import Any
+
+import ipyparallel as ipp
+import psutil
+from ipyparallel.cluster.launcher import MPIEngineSetLauncher
+
+from . import guard
+
+SECONDARY = frozenset({"PeerFailed", "KeyboardInterrupt"})
+"""Names of exceptions that follow from another rank's: not the cause, if any other was raised."""
+
+POLL = 0.02  # seconds between two looks at the engines during a call
+GRACE = 0.5  # seconds for the other ranks to notice by themselves that one failed
+PATIENCE = 10.0  # seconds for an interrupted rank to stop; a native call cannot be interrupted
+FAREWELL = 1.0  # seconds for engines to end in order before they are killed
+
+Progress = Callable[[str, int, int], None]
+
+# A quiet logger: what goes wrong is raised.
+_log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())
+_log.setLevel(logging.WARNING)
+_log.propagate = False
+
+
+class EngineError(RuntimeError):
+    """A function raised on an engine.
+
+    Attributes
+    ----------
+    rank, name, message, traceback
+        The MPI rank; the remote exception's class name, message and traceback, as text.
+    """
+
+    def __init__(self, rank: int, error: Exception, stuck: str = ""):
+        self.rank = rank
+        self.name = getattr(error, "ename", type(error).__name__)
+        self.message = getattr(error, "evalue", str(error))
+        self.traceback = str(getattr(error, "traceback", ""))
+        if isinstance(error, ipp.error.TaskAborted):
+            self.message = "dropped, as an earlier cell on this engine failed: call again"
+        super().__init__(f"rank {rank}: {self.name}: {self.message}{stuck}")
+
+
+class EngineDied(RuntimeError):
+    """An engine's process, or the controller, is no more."""
+
+
+class EngineTimeout(TimeoutError):
+    """Ranks did not answer within the deadline."""
+
+
+class StartError(RuntimeError):
+    """The engines did not start."""
+
+
+class Engines:
+    """N ipyparallel engines in one MPI world.
+
+    Parameters
+    ----------
+    num_ranks
+        Engines to start.
+    timeout
+        Seconds for all of them to have started.
+    on_progress
+        Called with a stage's name, how many engines are ready, and of how many.
+
+    Attributes
+    ----------
+    client
+        The ipyparallel client; ``None`` while stopped.
+    ids
+        The engine's id of each MPI rank.
+    hosts
+        The host name of each rank.
+    view
+        A blocking direct view of the engines in the order of their ranks.
+    """
+
+    def __init__(
+        self, num_ranks: int, *, timeout: float = 60.0, on_progress: Progress | None = None
+    ):
+        if num_ranks < 1:
+            raise ValueError(f"{num_ranks} engines: start at least 1")
+        self.num_ranks, self.timeout = num_ranks, timeout
+        self._on_progress = on_progress or (lambda stage, done, total: None)
+        self._launch: _Launch | None = None
+        self._forget()
+
+    @classmethod
+    def adopt(cls, client: ipp.Client) -> Engines:
+        """Use the engines of a client of the user's own; they are never stopped from here.
+
+        Raises
+        ------
+        StartError
+            If the engines are not the ranks of one MPI world.
+        """
+        if not client.ids:
+            raise StartError("the client has 0 engines: wait for them with client.wait_for_engines")
+        engines = cls(len(client.ids))
+        engines._meet(client)
+        return engines
+
+    def start(self) -> None:
+        """Start the engines, unless they have been started.
+
+        Raises
+        ------
+        StartError
+            If they do not; nothing is left running then.
+        """
+        if self.client is not None:
+            return
+        self._launch = _Launch(self.num_ranks)
+        self._end = weakref.finalize(self, self._launch.stop)
+        try:
+            client = self._launch.start(time.monotonic() + self.timeout, self._on_progress)
+            self._launch.know(self._meet(client))
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop what was started; safe to call again."""
+        self._forget()
+        if self._launch is not None:
+            self._launch = None
+            self._end()
+
+    def restart(self) -> None:
+        """Stop what is left, and start anew."""
+        self._own(f"restart {self.num_ranks} engines")
+        self.stop()
+        self.start()
+
+    def ensure(self, num_ranks: int) -> bool:
+        """Start anew with more engines where too few live; whether that was needed."""
+        if self.alive and len(self.ids) >= num_ranks:
+            return False
+        self._own(f"have {num_ranks} engines, not {len(self.ids)}")
+        self.num_ranks = max(num_ranks, self.num_ranks)
+        self.restart()
+        return True
+
+    @property
+    def alive(self) -> bool:
+        """Whether every engine lives."""
+        return self._ailment() is None
+
+    def call(
+        self,
+        function: Callable[..., Any],
+        args_by_rank: Sequence[tuple],
+        *,
+        timeout: float | None = None,
+        poll: Callable[[list[dict]], None] | None = None,
+    ) -> list[Any]:
+        """Call a function on the first ranks, each with its arguments; the results in rank order.
+
+        However it ends, no rank is left at work: those that wait for one that failed are
+        interrupted, as all are by Ctrl-C.
+
+        Parameters
+        ----------
+        function
+            Imported by the engines where it is defined in a module.
+        args_by_rank
+            A tuple of arguments for each rank from 0 on.
+        timeout
+            Seconds for all to answer.
+        poll
+            Called every 20 ms or so with what each rank published last (`publish_data` of
+            ipyparallel), to show progress.
+
+        Raises
+        ------
+        EngineError
+            The first exception of any rank that is not `SECONDARY`, else the first.
+        EngineDied
+            If an engine's process ended.
+        EngineTimeout
+            If the deadline passed.
+        """
+        if len(args_by_rank) > len(self.ids) and self.client is not None:
+            raise ValueError(
+                f"arguments for {len(args_by_rank)} ranks, but {len(self.ids)} engines run"
+            )
+        self._require_alive()
+        self._finish_earlier()
+        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+        calls, failed = self._calls, []
+        try:
+            for id_, args in zip(self.ids, args_by_rank, strict=False):
+                calls.append(self.client[id_].apply_async(function, *args))
+            while not failed and (pending := [c for c in calls if not c.done()]):
+                if time.monotonic() > deadline:
+                    raise EngineTimeout(
+                        f"ranks {self._at_work()} did not answer within {timeout:g} s:"
+                        " they were interrupted"
+                    )
+                if poll:
+                    poll([dict(c.data) for c in calls])
+                wait(pending, POLL, FIRST_EXCEPTION)
+                self._require_alive()
+                failed = _failed(calls)
+            wait(calls, GRACE if failed else 0)
+        except BaseException:
+            self._interrupt()
+            raise
+        failed = failed or _failed(calls)
+        if failed:
+            stuck = self._interrupt()
+            self._require_alive()
+            failed += [rank for rank in _failed(calls) if rank not in failed]
+            errors = [EngineError(rank, calls[rank].exception(), stuck) for rank in failed]
+            raise min(errors, key=lambda error: error.name in SECONDARY)
+        return [c.result() for c in calls]
+
+    def _finish_earlier(self) -> None:
+        """Have done with a call that could not be interrupted, or whose interruption was."""
+        if stuck := self._interrupt():
+            raise EngineTimeout(f"an earlier call is still at work{stuck}")
+        self._calls = []
+
+    def _interrupt(self) -> str:
+        """Interrupt the ranks that are at work, and wait for them; which do not stop, in words."""
+        deadline = time.monotonic() + PATIENCE
+        while ranks := self._at_work():
+            if time.monotonic() > deadline:
+                return f" (ranks {ranks} do not stop within {PATIENCE:g} s: cluster.restart())"
+            # Through the nannies: a signal to mpiexec would end the engines.
+            ids = [self.ids[rank] for rank in ranks]
+            self.client.send_signal(signal.SIGINT, ids, block=False)
+            wait([self._calls[rank] for rank in ranks], 1.0)
+        return ""
+
+    def _at_work(self) -> list[int]:
+        living = self.client.ids
+        return [
+            rank
+            for rank, call in enumerate(self._calls)
+            if not call.done() and self.ids[rank] in living
+        ]
+
+    def _require_alive(self) -> None:
+        if ailment := self._ailment():
+            raise EngineDied(ailment)
+
+    def _ailment(self) -> str | None:
+        if self.client is None:
+            return "the engines are stopped: start them"
+        if self._launch is not None and not self._launch.has_controller():
+            return "the ipyparallel controller died: cluster.restart()"
+        living = self.client.ids
+        dead = [rank for rank, id_ in enumerate(self.ids) if id_ not in living]
+        if not dead:
+            return None
+        hosts = ", ".join(sorted({self.hosts[rank] for rank in dead}))
+        ranks = f"ranks {dead}" if len(dead) > 1 else f"rank {dead[0]}"
+        return (
+            f"{ranks} of {len(self.ids)} died on {hosts} (killed, or out of memory?),"
+            " and MPI ends all with one: cluster.restart()"
+        )
+
+    def _own(self, wish: str) -> None:
+        if self.client is not None and self._launch is None:
+            raise RuntimeError(
+                f"cannot {wish}: the client is yours; start them, then a new Cluster"
+            )
+
+    def _forget(self) -> None:
+        self.client: ipp.Client | None = None
+        self.ids: tuple[int, ...] = ()
+        self.hosts: tuple[str, ...] = ()
+        self.view: ipp.DirectView | None = None
+        self._calls: list[ipp.AsyncResult] = []
+
+    def _meet(self, client: ipp.Client) -> list[dict[str, Any]]:
+        """Ask each engine who it is: the hub does not promise that ids are ranks."""
+        self.client, self.ids = client, tuple(client.ids)
+        self.hosts = ("?",) * len(self.ids)
+        count = len(self.ids)
+        found = self.call(_introduce, [()] * count, timeout=self.timeout)
+        order = sorted(range(count), key=lambda i: found[i]["rank"])
+        if {engine["size"] for engine in found} != {count}:
+            sizes = [engine["size"] for engine in found]
+            raise StartError(
+                f"{count} engines are in MPI worlds of {sizes} ranks, not all in one of {count}:"
+                f" start them with ipyparallel.Cluster(engines='mpi', n={count})"
+            )
+        self.ids = tuple(self.ids[i] for i in order)
+        self.hosts = tuple(found[i]["host"] for i in order)
+        self.view = client.direct_view(list(self.ids), block=True)
+        return found
+
+
+def _failed(calls: Sequence[ipp.AsyncResult]) -> list[int]:
+    return [rank for rank, call in enumerate(calls) if call.done() and call.exception()]
+
+
+def _introduce() -> dict[str, Any]:
+    import os
+    import re
+    import socket
+
+    from mpi4py import MPI
+
+    try:
+        with open("/proc/self/maps") as maps:
+            segments = set(re.findall(r"/dev/shm/mpich_shm\S+", maps.read()))
+    except OSError:
+        segments = set()
+    world = MPI.COMM_WORLD
+    return {
+        "rank": world.rank,
+        "size": world.size,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "segments": segments,
+    }
+
+
+_introduce.__module__ = "__main__"  # else the engines import this package, and so torch, for it
+
+
+class _Launch:
+    """The processes of one start, and the folder they share."""
+
+    def __init__(self, num_ranks: int):
+        self.num_ranks = num_ranks
+        self.owner = os.getpid()
+        self.folder = tempfile.mkdtemp(prefix="spnb-engines-")
+        self.lease = Path(self.folder, "lease")
+        self.lease.touch()
+        self.client: ipp.Client | None = None
+        self.cluster = ipp.Cluster(
+            parent=None,
+            log=_log,
+            load_profile=False,
+            shutdown_atexit=False,
+            engine_launcher_class=MPIEngineSetLauncher,
+            profile_dir=self.folder,
+            cluster_id="",
+            cluster_file="",
+            controller_ip="127.0.0.1",
+            controller_location="127.0.0.1",
+            # An engine registers with a heartbeat, so the period is what its start takes.  An
+            # engine's nanny reports its death; the heartbeat may stay as patient as by default.
+            controller_args=[
+                "--nodb",
+                "--HeartMonitor.period=500",
+                "--HeartMonitor.max_heartmonitor_misses=60",
+            ],
+            delay=0.0,
+        )
+        self.processes: list[psutil.Process] = []
+        self.engines: list[psutil.Process] = []
+        self.segments: set[str] = set()
+
+    def start(self, deadline: float, on_progress: Progress) -> ipp.Client:
+        """Start controller and engines, and connect."""
+        total, cluster = self.num_ranks, self.cluster
+        environment = _environment(self.folder)
+        guarded = [sys.executable, "-P", guard.__file__, str(self.owner), str(self.lease)]
+        mpiexec = shutil.which("mpiexec", path=environment["PATH"])
+        if mpiexec is None:
+            raise StartError(
+                f"no mpiexec beside {sys.executable} or on PATH: python -m pip install mpich"
+            )
+        on_progress("starting the controller", 0, total)
+        command = [*guarded, sys.executable, "-m", "ipyparallel.controller"]
+        cluster.start_controller_sync(controller_cmd=command, environment=environment)
+        files = [Path(file) for file in cluster.controller.connection_files.values()]
+        while not all(file.exists() for file in files):
+            self._check(deadline, "the controller did not start", cluster.controller)
+        on_progress("starting engines", 0, total)
+        cluster.start_engines_sync(total, mpi_cmd=[*guarded, mpiexec], environment=environment)
+        self.client = cluster.connect_client_sync(ipython_dir=self.folder)
+        while (ready := len(self.client.ids)) < total:
+            on_progress("starting engines", ready, total)
+            what = f"{ready} of {total} engines started"
+            self._check(deadline, what, cluster.controller, cluster.engine_set)
+        on_progress("starting engines", total, total)
+        return self.client
+
+    def know(self, found: Sequence[dict[str, Any]]) -> None:
+        """Note the processes while all live: orphans are not found later."""
+        self.processes = guard.family(self._leaders())
+        pids = {engine["pid"] for engine in found}
+        self.engines = [process for process in self.processes if process.pid in pids]
+        self.segments.update(*(engine["segments"] for engine in found))
+
+    def has_controller(self) -> bool:
+        """Whether the controller runs."""
+        return guard.runs(self.cluster.controller.process)
+
+    def stop(self) -> None:
+        """End every process, and remove the folder."""
+        if os.getpid() != self.owner:
+            return  # a forked child's copy of us
+        try:
+            if self.client is not None:
+                self.client.close(linger=0)
+            processes = [*self.processes, *guard.family(self._leaders())]
+            guard.send(signal.SIGTERM, self.engines)
+            guard.wait(self.engines, FAREWELL)
+            guard.kill(processes)
+        finally:
+            self.lease.unlink(missing_ok=True)  # the guards end what an interrupt left to them
+            for segment in self.segments:  # MPICH leaves it behind when a rank is killed
+                Path(segment).unlink(missing_ok=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _leaders(self) -> list[psutil.Process]:
+        launchers = [self.cluster.controller, self.cluster.engine_set]
+        return [each.process for each in launchers if each is not None and each.process]
+
+    def _check(self, deadline: float, what: str, *launchers: Any) -> None:
+        late = time.monotonic() > deadline
+        for launcher in launchers:
+            if late or not guard.runs(launcher.process):
+                why = "and time is up" if late else f"and {launcher.name} ended"
+                tail = "\n".join(launchers[-1].get_output().splitlines()[-15:])
+                raise StartError(f"{what}, {why}; the end of its log:\n{tail or '(empty)'}")
+        time.sleep(POLL)
+
+
+def _environment(folder: str) -> dict[str, str]:
+    """What engines get in addition to this process's environment."""
+    package = str(Path(__file__).resolve().parent.parent)
+    inherited = os.environ.get("PYTHONPATH")
+    # Site-packages ahead of the standard library would shadow it.
+    ours = [] if package == sysconfig.get_path("purelib") else [package]
+    environment = {
+        "IPYTHONDIR": folder,
+        "PATH": os.pathsep.join(
+            [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+        ),
+        "PYTHONPATH": os.pathsep.join([*ours, *([inherited] if inherited else [])]),
+        # Ranks share the cores; whoever knows better sets torch's threads later.
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        # glibc gives large blocks back after every operation, and each new activation is paged
+        # in again: let it keep them.
+        "MALLOC_MMAP_THRESHOLD_": str(8 << 30),
+        "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+        "MALLOC_TOP_PAD_": str(256 << 20),
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    }
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return environment

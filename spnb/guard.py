@@ -1,0 +1,81 @@
+"""Runs a command that must not outlive the process it was started for.
+
+Used as a script: ``python guard.py OWNER_PID LEASE COMMAND...``.  The command and every process
+below it are killed when the owner dies, however that happens, or when the file LEASE is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Collection, Iterable
+
+import psutil
+
+POLL = 0.5  # seconds between two looks at the owner
+
+
+def main(owner_pid: int, lease: str, command: list[str]) -> int:
+    """Run the command for as long as its owner lives; the command's exit code."""
+    if not (psutil.pid_exists(owner_pid) and os.path.exists(lease)):
+        return 1
+    owner, child = psutil.Process(owner_pid), psutil.Popen(command)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: child.send_signal(number))
+    while runs(owner) and os.path.exists(lease):
+        try:
+            return child.wait(POLL)
+        except psutil.TimeoutExpired:
+            continue
+    kill(family([child]))
+    return 1
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether a process lives; one that only waits to be reaped by its parent does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def family(leaders: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """These processes and all below them, whatever their session and process group."""
+    found = []
+    for leader in leaders:
+        try:
+            found += [leader, *leader.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def kill(processes: Collection[psutil.Process]) -> None:
+    """Kill those of the processes that still run, and wait until none does."""
+    send(signal.SIGKILL, processes)
+    wait(processes, 5.0)
+
+
+def wait(processes: Collection[psutil.Process], timeout: float) -> None:
+    """Wait until none of the processes runs, for so many seconds at most.
+
+    Orphans may stay zombies for as long as the system's first process likes: not waited for.
+    """
+    deadline = time.monotonic() + timeout
+    while any(runs(process) for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def send(number: int, processes: Iterable[psutil.Process]) -> None:
+    """Signal those of the processes that still run."""
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))
