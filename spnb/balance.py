@@ -167,13 +167,22 @@ def _refusal(
     graph: Graph, stage: int, block: int, tilings: Sequence[Tiling], found: Obstacle
 ) -> PlanError:
     advice, tiled = found.advice, sum(map(_spatial, tilings))
+    blocks = len(graph.blocks)
     if "before this layer" in advice:
-        if block >= tiled and tiled < len(tilings):
+        if tiled == len(tilings) and block >= tiled:
+            advice += f": add an untiled stage (--split-size {tiled + 1})"
+        elif block >= tiled and tiled == 1 and len(tilings) == 2:
             advice += (
-                f": at most {block} of the {len(graph.blocks)} blocks can be tiled (--balance)"
+                f": at most {block} of the {blocks} blocks can be tiled: --balance"
+                f" {block},{blocks - block}"
             )
         elif block >= tiled:
-            advice += f": add an untiled stage (--split-size {len(tilings) + 1}) that takes it"
+            advice += f": at most {block} of the {blocks} blocks can be tiled (--balance)"
+        elif block == 0:
+            advice += (
+                f": it is in the first of {blocks} blocks, so no tiled stage fits; a network of"
+                " finer modules, or --spatial-size 0, would do"
+            )
         else:
-            advice += f", which is in block {block + 1}: too early for {tiled} tiled stages"
+            advice += f": it is in block {block + 1}, too early for {tiled} tiled stages"
     return PlanError(f"stage {stage}, {found.node.label}: {found.reason}: {advice}")

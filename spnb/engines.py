@@ -5,6 +5,7 @@ Nothing here knows of plans, tiles or models.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -56,8 +57,6 @@ class EngineError(RuntimeError):
         self.name = getattr(error, "ename", type(error).__name__)
         self.message = getattr(error, "evalue", str(error))
         self.traceback = str(getattr(error, "traceback", ""))
-        if isinstance(error, ipp.error.TaskAborted):
-            self.message = "dropped, as an earlier cell on this engine failed: call again"
         super().__init__(f"rank {rank}: {self.name}: {self.message}{stuck}")
 
 
@@ -150,7 +149,7 @@ class Engines:
 
     def restart(self) -> None:
         """Stop what is left, and start anew."""
-        self._own(f"restart {self.num_ranks} engines")
+        self._require_own(self.num_ranks)
         self.stop()
         self.start()
 
@@ -158,7 +157,7 @@ class Engines:
         """Start anew with more engines where too few live; whether that was needed."""
         if self.alive and len(self.ids) >= num_ranks:
             return False
-        self._own(f"have {num_ranks} engines, not {len(self.ids)}")
+        self._require_own(num_ranks)
         self.num_ranks = max(num_ranks, self.num_ranks)
         self.restart()
         return True
@@ -202,11 +201,11 @@ class Engines:
         EngineTimeout
             If the deadline passed.
         """
-        if len(args_by_rank) > len(self.ids) and self.client is not None:
+        self._require_alive()
+        if len(args_by_rank) > len(self.ids):
             raise ValueError(
                 f"arguments for {len(args_by_rank)} ranks, but {len(self.ids)} engines run"
             )
-        self._require_alive()
         self._finish_earlier()
         deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
         calls, failed = self._calls, []
@@ -224,13 +223,11 @@ class Engines:
                 wait(pending, POLL, FIRST_EXCEPTION)
                 self._require_alive()
                 failed = _failed(calls)
-            wait(calls, GRACE if failed else 0)
-        except BaseException:
-            self._interrupt()
-            raise
-        failed = failed or _failed(calls)
-        if failed:
+            if failed := failed or _failed(calls):
+                wait(calls, GRACE)
+        finally:
             stuck = self._interrupt()
+        if failed:
             self._require_alive()
             failed += [rank for rank in _failed(calls) if rank not in failed]
             errors = [EngineError(rank, calls[rank].exception(), stuck) for rank in failed]
@@ -246,22 +243,19 @@ class Engines:
     def _interrupt(self) -> str:
         """Interrupt the ranks that are at work, and wait for them; which do not stop, in words."""
         deadline = time.monotonic() + PATIENCE
-        while ranks := self._at_work():
+        while (ranks := self._at_work()) and self.alive:
             if time.monotonic() > deadline:
-                return f" (ranks {ranks} do not stop within {PATIENCE:g} s: cluster.restart())"
-            # Through the nannies: a signal to mpiexec would end the engines.
-            ids = [self.ids[rank] for rank in ranks]
-            self.client.send_signal(signal.SIGINT, ids, block=False)
+                return f" (ranks {ranks} have not stopped for {PATIENCE:g} s: cluster.restart())"
+            # Through the nannies: a signal to mpiexec would end the engines.  One that dies just
+            # now is not among the client's engines any more.
+            with contextlib.suppress(KeyError):
+                ids = [self.ids[rank] for rank in ranks]
+                self.client.send_signal(signal.SIGINT, ids, block=False)
             wait([self._calls[rank] for rank in ranks], 1.0)
         return ""
 
     def _at_work(self) -> list[int]:
-        living = self.client.ids
-        return [
-            rank
-            for rank, call in enumerate(self._calls)
-            if not call.done() and self.ids[rank] in living
-        ]
+        return [rank for rank, call in enumerate(self._calls) if not call.done()]
 
     def _require_alive(self) -> None:
         if ailment := self._ailment():
@@ -283,10 +277,11 @@ class Engines:
             " and MPI ends all with one: cluster.restart()"
         )
 
-    def _own(self, wish: str) -> None:
+    def _require_own(self, needed: int) -> None:
         if self.client is not None and self._launch is None:
             raise RuntimeError(
-                f"cannot {wish}: the client is yours; start them, then a new Cluster"
+                f"needs {needed} new engines, but the client of {len(self.ids)} is your own:"
+                " start them yourself, then make a new Cluster"
             )
 
     def _forget(self) -> None:
@@ -351,8 +346,7 @@ class _Launch:
         self.num_ranks = num_ranks
         self.owner = os.getpid()
         self.folder = tempfile.mkdtemp(prefix="spnb-engines-")
-        self.lease = Path(self.folder, "lease")
-        self.lease.touch()
+        Path(self.folder, guard.LEASE).touch()
         self.client: ipp.Client | None = None
         self.cluster = ipp.Cluster(
             parent=None,
@@ -376,13 +370,12 @@ class _Launch:
         )
         self.processes: list[psutil.Process] = []
         self.engines: list[psutil.Process] = []
-        self.segments: set[str] = set()
 
     def start(self, deadline: float, on_progress: Progress) -> ipp.Client:
         """Start controller and engines, and connect."""
         total, cluster = self.num_ranks, self.cluster
         environment = _environment(self.folder)
-        guarded = [sys.executable, "-P", guard.__file__, str(self.owner), str(self.lease)]
+        guarded = [sys.executable, "-P", guard.__file__, str(self.owner), self.folder]
         mpiexec = shutil.which("mpiexec", path=environment["PATH"])
         if mpiexec is None:
             raise StartError(
@@ -409,7 +402,9 @@ class _Launch:
         self.processes = guard.family(self._leaders())
         pids = {engine["pid"] for engine in found}
         self.engines = [process for process in self.processes if process.pid in pids]
-        self.segments.update(*(engine["segments"] for engine in found))
+        # MPICH's shared memory would outlive ranks that are killed.
+        segments = set().union(*(engine["segments"] for engine in found))
+        Path(self.folder, guard.LEASE).write_text("\n".join(segments))
 
     def has_controller(self) -> bool:
         """Whether the controller runs."""
@@ -427,10 +422,7 @@ class _Launch:
             guard.wait(self.engines, FAREWELL)
             guard.kill(processes)
         finally:
-            self.lease.unlink(missing_ok=True)  # the guards end what an interrupt left to them
-            for segment in self.segments:  # MPICH leaves it behind when a rank is killed
-                Path(segment).unlink(missing_ok=True)
-            shutil.rmtree(self.folder, ignore_errors=True)
+            guard.clear(Path(self.folder))  # ends the lease: guards kill what is left after Ctrl-C
 
     def _leaders(self) -> list[psutil.Process]:
         launchers = [self.cluster.controller, self.cluster.engine_set]

@@ -1,36 +1,53 @@
 """Runs a command that must not outlive the process it was started for.
 
-Used as a script: ``python guard.py OWNER_PID LEASE COMMAND...``.  The command and every process
-below it are killed when the owner dies, however that happens, or when the file LEASE is removed.
+Used as a script: ``python guard.py OWNER_PID FOLDER COMMAND...``.  The command and every process
+below it are killed, and the folder removed, when the owner dies, however that happens, or when the
+file ``lease`` in the folder is removed.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 import psutil
 
+LEASE = "lease"
 POLL = 0.5  # seconds between two looks at the owner
 
 
-def main(owner_pid: int, lease: str, command: list[str]) -> int:
+def main(owner_pid: int, folder: Path, command: list[str]) -> int:
     """Run the command for as long as its owner lives; the command's exit code."""
-    if not (psutil.pid_exists(owner_pid) and os.path.exists(lease)):
+    lease = folder / LEASE
+    if not (psutil.pid_exists(owner_pid) and lease.exists()):
         return 1
     owner, child = psutil.Process(owner_pid), psutil.Popen(command)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, _: child.send_signal(number))
-    while runs(owner) and os.path.exists(lease):
+    while runs(owner) and lease.exists():
         try:
             return child.wait(POLL)
         except psutil.TimeoutExpired:
             continue
     kill(family([child]))
+    clear(folder)
     return 1
+
+
+def clear(folder: Path) -> None:
+    """Remove a folder with a lease, and the files that the lease lists."""
+    lease = folder / LEASE
+    with contextlib.suppress(OSError):  # by another guard meanwhile
+        files = lease.read_text().splitlines()
+        lease.unlink()
+        for file in files:
+            Path(file).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def runs(process: psutil.Process) -> bool:
@@ -78,4 +95,4 @@ def send(number: int, processes: Iterable[psutil.Process]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))
+    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))

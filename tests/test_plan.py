@@ -1,0 +1,296 @@
+"""Plans: what they refuse, what they move, and how large they grow."""
+
+import pickle
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+from networks import Residual
+from running import planned
+from torch import nn
+
+import spnb
+from spnb.blocks import blocks_of
+from spnb.graph import CaptureError, capture
+from spnb.layout import PlanError
+from spnb.program import Compute, Free, Receive, Send
+from spnb.region import Tiling, grid_of
+from spnb.survey import activation_bytes, halos, traffic, widest_halo
+
+WHOLE = Tiling.even((1, 1, 1))
+
+
+def grid(method, tiles):
+    return Tiling.even((1, *grid_of(method, tiles, 2)))
+
+
+def conv(channels=4, kernel=3):
+    return nn.Conv2d(channels, channels, kernel, padding=kernel // 2)
+
+
+@pytest.mark.parametrize("method", ["square", "vertical", "horizontal"])
+@pytest.mark.parametrize("tiles", [2, 4, 6, 9])
+def test_bytes_are_the_geometric_minimum(method, tiles):
+    """A 3×3 convolution needs one position around each tile, inside the image, and no more."""
+    net = nn.Sequential(conv(), conv(), conv(), conv())
+    height, width = 50, 63
+    plan = planned(net, (2, 4, height, width), [grid(method, tiles), WHOLE], balance=[3, 1])
+    team = plan.stages[0].team
+    perimeter = 0
+    for rank in team.ranks:
+        (top, bottom), (left, right) = team.tiling.region((1, height, width), rank).spans[1:]
+        tall = bottom - top + (top > 0) + (bottom < height)
+        wide = right - left + (left > 0) + (right < width)
+        perimeter += tall * wide - (bottom - top) * (right - left)
+    expected = perimeter * 4 * 8 * 2  # channels, fp64, images
+    exchanges = [e for e in plan.exchanges[2] if e.kind == "halo"]
+    assert len(exchanges) == 2  # the first convolution reads its halo with the image
+    for exchange in exchanges:
+        assert sum(exchange.sent(rank)[1] for rank in team.ranks) == expected
+
+
+def test_a_fused_halo_is_exchanged_once_for_its_blocks():
+    net = nn.Sequential(*[Residual(conv(), nn.ReLU(), conv()) for _ in range(6)])
+    count = {}
+    for fused in (0, 1, 2, 3, 100):
+        plan = planned(net, (1, 4, 64, 64), [grid("square", 4), WHOLE], fused=fused, balance=[5, 1])
+        count[fused] = sum(e.kind == "halo" for e in plan.exchanges[1])
+    assert count == {0: 9, 1: 4, 2: 2, 3: 1, 100: 0}
+    assert widest_halo(plan, 0).depth == (10, 10)
+    assert halos(plan, 0)[0].layer == "the image"
+
+
+def test_every_send_has_its_receive_in_the_programs():
+    net = nn.Sequential(
+        conv(), Residual(conv(), conv(kernel=7)), nn.MaxPool2d(3, 2), conv(), conv()
+    )
+    tilings = [grid("square", 6), grid("vertical", 2), Tiling.even((2, 1, 1))]
+    plan = planned(net, (5, 4, 41, 53), tilings, parts=2, balance=[2, 2, 1])
+    for images in set(plan.batches):
+        sent, received = [], []
+        for rank in range(plan.num_ranks):
+            for step in plan.program(rank, images).steps:
+                if isinstance(step, Send):
+                    sent += [(step.tag, t.source, t.target, t.region) for t in step.transfers]
+                elif isinstance(step, Receive):
+                    received += [(step.tag, t.source, t.target, t.region) for t in step.transfers]
+        between = lambda found: sorted(repr(f) for f in found if -1 not in f[1:3])  # noqa: E731
+        assert between(sent) == between(received)
+        assert len(between(sent)) == len(set(between(sent))) > 0
+
+
+def test_values_are_freed_after_their_last_use():
+    net = nn.Sequential(conv(), Residual(conv(), nn.ReLU(), conv()), conv())
+    plan = planned(net, (1, 4, 32, 32), [grid("square", 4), WHOLE])
+    for rank in range(plan.num_ranks):
+        held, nodes = set(), plan.stage_of(rank).nodes
+        for step in plan.program(rank, 1).steps:
+            if isinstance(step, Compute):
+                assert set(nodes[step.node].operands) <= held
+                held.add(nodes[step.node].name)
+            elif isinstance(step, Receive):
+                held.add(step.value)
+            elif isinstance(step, Free):
+                assert set(step.values) <= held
+                held -= set(step.values)
+        assert not held
+
+
+def test_a_rank_knows_only_its_own():
+    plan = spnb.plan(spnb.Job("resnet20_v1", image_size=64, batch_size=2, num_spatial_parts=4))
+    weights = [set(plan.part(rank).weights) for rank in range(5)]
+    assert weights[0] == weights[3]
+    assert not weights[0] & weights[4]
+    small = len(pickle.dumps(plan.part(0)))
+    many = spnb.plan(spnb.Job("resnet20_v1", image_size=512, batch_size=2, num_spatial_parts=256))
+    assert len(pickle.dumps(many.part(17))) < 2.5 * small  # more neighbours, not more ranks
+
+
+def test_blocks_are_those_of_the_author():
+    def names(net, shape):
+        graph = capture(net, shape, torch.float32)
+        assert blocks_of(graph.nodes, net) == graph.blocks
+        return [block.path for block in graph.blocks]
+
+    class Backbone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = conv(3, 1)
+            self.layers = nn.ModuleList([Residual(conv(3), nn.ReLU(), conv(3)) for _ in range(3)])
+
+        def forward(self, x):
+            x = self.stem(x)
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.head = Backbone(), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.head(self.backbone(x).mean((2, 3)))
+
+    assert names(Wrapped(), (1, 3, 8, 8)) == [
+        "backbone.stem",
+        "backbone.layers.0",
+        "backbone.layers.1",
+        "backbone.layers.2",
+        "head",
+    ]
+
+
+class Head(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.body, self.tail, self.function = conv(), conv(), function
+
+    def forward(self, x):
+        return self.tail(self.function(self.body(x)))
+
+
+def refusal(*args, **options):
+    with pytest.raises((PlanError, CaptureError)) as caught:
+        planned(*args, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_refuses_what_needs_the_whole_extent():
+    net = Head(lambda x: x.softmax(dim=3))
+    message = refusal(net, (1, 4, 12, 20), [grid("square", 4), WHOLE], balance=[1, 1])
+    assert message == (
+        "stage 0, forward (softmax): softmax, used like this, needs the whole extent 12×20 of its"
+        " input, but the stage is cut into 2×2 tiles: let the tiled stages end before this layer:"
+        " it is in the first of 2 blocks, so no tiled stage fits; a network of finer modules, or"
+        " --spatial-size 0, would do"
+    )
+    net = nn.Sequential(
+        conv(), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(4, 2)
+    )
+    message = refusal(net, (1, 4, 12, 20), [grid("square", 4), WHOLE], balance=[2, 1])
+    assert "stage 0, 1.0 (adaptive_avg_pool2d)" in message
+    assert "at most 1 of the 3 blocks can be tiled: --balance 1,2" in message
+    message = refusal(net, (1, 4, 12, 20), [grid("square", 4)])
+    assert "add an untiled stage (--split-size 2)" in message
+
+
+def test_refuses_an_unknown_operator_by_name():
+    class Fourier(nn.Module):
+        def forward(self, x):
+            return torch.fft.fft(x).real
+
+    net = nn.Sequential(conv(), nn.Sequential(conv(), Fourier()), conv())
+    message = refusal(net, (1, 4, 12, 20), [grid("vertical", 2), WHOLE], balance=[2, 1])
+    assert "stage 0, 1.1 (fft_fft)" in message
+    assert "there is no tiling rule for the operator fft_fft" in message
+    assert "at most 1 of the 3 blocks can be tiled" in message
+    message = refusal(net, (4, 4, 12, 20), [grid("vertical", 2), WHOLE], parts=2)
+    assert "it is not known that fft_fft, used like this, treats the 4 images" in message
+    assert "--parts 1" in message
+
+
+def test_an_even_balance_puts_the_cut_before_what_cannot_be_tiled():
+    net = nn.Sequential(conv(), nn.AdaptiveAvgPool2d(1), conv(), conv(), conv(), conv())
+    plan = planned(net, (1, 4, 12, 20), [grid("square", 4), WHOLE])
+    assert [stage.blocks for stage in plan.stages] == [(0, 1), (1, 6)]
+
+
+def test_refuses_a_grid_too_fine_and_names_the_largest():
+    net = nn.Sequential(conv(), nn.MaxPool2d(4), conv(), conv())
+    message = refusal(net, (1, 4, 20, 24), [grid("square", 36), WHOLE], balance=[3, 1])
+    assert message.startswith(
+        "stage 0, 1 (max_pool2d): its extent 5×6 is too small for 6×6 tiles;"
+        " at most 5×6 tiles fit here"
+    )
+    planned(net, (1, 4, 20, 24), [grid("5x6", 30), WHOLE], balance=[3, 1])
+    with pytest.raises(PlanError, match="stage 0: an image of 3×3 pixels cannot be cut into 2×4"):
+        spnb.plan(spnb.Job("resnet20_v1", image_size=3, num_spatial_parts=8))
+
+
+@pytest.mark.parametrize(
+    ("balance", "message"),
+    [
+        ([1, 1, 2], "has 3 entries with the sum 4, but there are 2 stages and 4 blocks"),
+        ([1, 2], "has 2 entries with the sum 3, but there are 2 stages and 4 blocks"),
+        ([4, 0], "give 2 positive numbers that add up to 4"),
+    ],
+)
+def test_refuses_a_balance_that_does_not_add_up(balance, message):
+    net = nn.Sequential(conv(), conv(), conv(), conv())
+    assert message in refusal(net, (1, 4, 16, 16), [grid("square", 4), WHOLE], balance=balance)
+
+
+def test_refuses_more_stages_than_blocks_and_more_slices_than_images():
+    net = nn.Sequential(conv(), conv())
+    assert "3 stages, but the network has 2 blocks" in refusal(net, (1, 4, 16, 16), [WHOLE] * 3)
+    message = refusal(net, (5, 4, 16, 16), [WHOLE, Tiling.even((2, 1, 1))], parts=3)
+    assert "2 ranks share a batch (--local-DP), but a micro-batch has only 1 of the 5" in message
+
+
+def test_refuses_an_in_place_write_into_a_view():
+    class Views(nn.Module):
+        def forward(self, x):
+            x = x * 1
+            x[:, :1].relu_()
+            return x
+
+    message = refusal(nn.Sequential(conv(), Views()), (1, 4, 8, 8), [WHOLE])
+    assert "(relu_) writes in place into a weight or into a value that has views" in message
+
+
+def test_refuses_what_torch_cannot_capture_with_its_reason():
+    class Branch(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    assert "Branch cannot run or be captured at input shape (1, 4, 8, 8)" in refusal(
+        Branch(), (1, 4, 8, 8), [WHOLE]
+    )
+    assert "expected input[1, 3, 8, 8] to have 4 channels" in refusal(conv(), (1, 3, 8, 8), [WHOLE])
+
+
+def test_prints_a_table_and_predicts():
+    plan = spnb.plan(spnb.Job("resnet29_v2", image_size=128, batch_size=4, parts=2))
+    lines = str(plan).splitlines()
+    assert lines[1].split() == [
+        "stage", "blocks", "grid", "ranks", "tile", "messages", "sent", "weights", "activations",
+    ]  # fmt: skip
+    assert lines[2].split()[:5] == ["0", "0-10", "2×2", "0-3", "64×64"]
+    assert activation_bytes(plan, 0) >= 3 * 2 * 64 * 64 * 64 * 4 // 2
+    assert traffic(plan, 4) == (0, 0)
+
+
+BIG = """
+import resource, time, spnb
+from spnb.survey import traffic
+plan = spnb.plan(spnb.Job("resnet", image_size=65536, batch_size=1, num_spatial_parts=4096))
+assert plan.num_ranks == 4097
+print(plan)
+total = sum(traffic(plan, rank)[1] for rank in range(4097))
+assert total > 1e9
+assert len(plan.part(2000).programs[1].steps) > 500
+print("MiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_4096_tiles_of_a_65536_square_image_take_little_memory():
+    done = subprocess.run(
+        [sys.executable, "-c", BIG], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert int(done.stdout.split("MiB")[-1]) < 2048
+    assert "64×64" in done.stdout
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0
+
+
+def test_the_pure_floor_imports_neither_mpi_nor_ipyparallel():
+    code = (
+        "import sys, spnb, spnb.survey, spnb.schedule, spnb.session\n"
+        "print([m for m in ('mpi4py', 'ipyparallel') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
