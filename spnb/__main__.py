@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -22,6 +22,7 @@ from .options import Job, OptionError
 from .plan import Plan
 from .result import Result
 from .session import Session
+from .sources import Source
 from .transport import PeerFailed, WaitTimeout
 from .weights import WeightsError
 from .worker import RankError
@@ -53,9 +54,16 @@ def _say(error: object, code: int) -> int:
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the list of all flags."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     names = "\n".join(f"  {name:<16}{text}" for name, text in models.names())
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="spnb", description="Spatial parallelism of convolutional networks, exactly."
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="{plan,infer}")
@@ -103,10 +111,13 @@ def _drive(args: argparse.Namespace, post: Post | None) -> int:
     plan = options.plan(job)
     clock.lap("plan")
     print(f"{plan}\nweights: {job.weights_origin}", flush=True)
+    source = plan.open(args.image)
+    job.module  # noqa: B018 - built here, so that a bad checkpoint is refused before ranks start
+    clock.lap("weights")
     session = _session(plan, post)
     clock.lap("start")
     with session:
-        result = session.infer(args.image)
+        result = session.infer(source)
         clock.lap("infer")
         print(f"\n{result}\noutput: {_shapes(result.output)}", flush=True)
         if job.verbose:
@@ -117,7 +128,7 @@ def _drive(args: argparse.Namespace, post: Post | None) -> int:
             clock.lap("check")
             print(f"check: {check}")
     if args.save_plots:
-        _save_plots(plan, result, args.image, Path(args.save_plots))
+        _save_plots(plan, result, source, Path(args.save_plots))
     if args.report:
         _save_report(result, check, clock.seconds, Path(args.report))
     return 0 if check is None or check.passed else 1
@@ -137,7 +148,7 @@ def _shapes(output: Any) -> str:
     return str(torch.utils._pytree.tree_map(lambda t: tuple(t.shape), output))
 
 
-def _save_plots(plan: Plan, result: Result, image: Any, folder: Path) -> None:
+def _save_plots(plan: Plan, result: Result, source: Source, folder: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -145,7 +156,9 @@ def _save_plots(plan: Plan, result: Result, image: Any, folder: Path) -> None:
     pictures = {"timeline": result.plot_timeline}
     for stage in plan.stages:
         if stage.tiled and len(plan.extent) == 2:
-            pictures[f"tiles-stage-{stage.index}"] = lambda s=stage.index: plan.plot_tiles(image, s)
+            pictures[f"tiles-stage-{stage.index}"] = lambda s=stage.index: plan.plot_tiles(
+                source, s
+            )
     for name, draw in sorted(pictures.items()):
         path = folder / f"{name}.png"
         draw().figure.savefig(path, dpi=150, bbox_inches="tight")

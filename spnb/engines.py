@@ -316,24 +316,13 @@ def _failed(calls: Sequence[ipp.AsyncResult]) -> list[int]:
 
 def _introduce() -> dict[str, Any]:
     import os
-    import re
     import socket
 
     from mpi4py import MPI
 
-    try:
-        with open("/proc/self/maps") as maps:
-            segments = set(re.findall(r"/dev/shm/mpich_shm\S+", maps.read()))
-    except OSError:
-        segments = set()
     world = MPI.COMM_WORLD
-    return {
-        "rank": world.rank,
-        "size": world.size,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "segments": segments,
-    }
+    host = socket.gethostname()
+    return {"rank": world.rank, "size": world.size, "host": host, "pid": os.getpid()}
 
 
 _introduce.__module__ = "__main__"  # else the engines import this package, and so torch, for it
@@ -370,6 +359,7 @@ class _Launch:
         )
         self.processes: list[psutil.Process] = []
         self.engines: list[psutil.Process] = []
+        self.segments: set[str] = set()
 
     def start(self, deadline: float, on_progress: Progress) -> ipp.Client:
         """Start controller and engines, and connect."""
@@ -402,9 +392,7 @@ class _Launch:
         self.processes = guard.family(self._leaders())
         pids = {engine["pid"] for engine in found}
         self.engines = [process for process in self.processes if process.pid in pids]
-        # MPICH's shared memory would outlive ranks that are killed.
-        segments = set().union(*(engine["segments"] for engine in found))
-        Path(self.folder, guard.LEASE).write_text("\n".join(segments))
+        self.segments = guard.shared_memory(self.processes)
 
     def has_controller(self) -> bool:
         """Whether the controller runs."""
@@ -421,8 +409,10 @@ class _Launch:
             guard.send(signal.SIGTERM, self.engines)
             guard.wait(self.engines, FAREWELL)
             guard.kill(processes)
+            guard.remove(self.segments)
         finally:
-            guard.clear(Path(self.folder))  # ends the lease: guards kill what is left after Ctrl-C
+            # Ends the lease: what an interrupt left to run here is killed by the guards.
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _leaders(self) -> list[psutil.Process]:
         launchers = [self.cluster.controller, self.cluster.engine_set]

@@ -8,6 +8,7 @@ file ``lease`` in the folder is removed.
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import signal
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 import psutil
 
 LEASE = "lease"
+SEGMENT = r"/dev/shm/mpich_shm\w+"
 POLL = 0.5  # seconds between two looks at the owner
 
 
@@ -35,19 +37,8 @@ def main(owner_pid: int, folder: Path, command: list[str]) -> int:
         except psutil.TimeoutExpired:
             continue
     kill(family([child]))
-    clear(folder)
-    return 1
-
-
-def clear(folder: Path) -> None:
-    """Remove a folder with a lease, and the files that the lease lists."""
-    lease = folder / LEASE
-    with contextlib.suppress(OSError):  # by another guard meanwhile
-        files = lease.read_text().splitlines()
-        lease.unlink()
-        for file in files:
-            Path(file).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
+    return 1
 
 
 def runs(process: psutil.Process) -> bool:
@@ -71,8 +62,28 @@ def family(leaders: Iterable[psutil.Process]) -> list[psutil.Process]:
 
 def kill(processes: Collection[psutil.Process]) -> None:
     """Kill those of the processes that still run, and wait until none does."""
+    segments = shared_memory(processes)
     send(signal.SIGKILL, processes)
     wait(processes, 5.0)
+    remove(segments)
+
+
+def shared_memory(processes: Iterable[psutil.Process]) -> set[str]:
+    """MPICH's files of shared memory that the processes use, where the system tells (Linux).
+
+    They outlive ranks that are killed, in what may be a small file system.
+    """
+    found: set[str] = set()
+    for process in processes:
+        with contextlib.suppress(OSError):
+            found.update(re.findall(SEGMENT, Path(f"/proc/{process.pid}/maps").read_text()))
+    return found
+
+
+def remove(files: Iterable[str]) -> None:
+    """Remove those of the files that still exist."""
+    for file in files:
+        Path(file).unlink(missing_ok=True)
 
 
 def wait(processes: Collection[psutil.Process], timeout: float) -> None:

@@ -18,12 +18,14 @@ import torch
 from . import survey
 from .exchange import HOST, Exchange, Team, region_at
 from .graph import Graph
+from .images import open_source
 from .layout import Layout, PlanError, extent_in, lay_out, needed
 from .node import Node
 from .program import Compute, Free, Part, Program, Send, Step, receive_step
 from .region import Region, Span, Tiling
 from .rules import rule_of
 from .schedule import micro_batches
+from .sources import Source
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -283,6 +285,18 @@ class Plan:
         stage = self.stage_of(rank)
         extent = self.graph.extent(self._entry(stage))
         return stage.team.tiling.region(extent, self.tile_of(rank))
+
+    def open(self, image: Any = None) -> Source:
+        """An image as a source that fits the plan: see `spnb.images.open_source`.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            If it cannot be read or does not fit.
+        """
+        batch, channels, *size = next(iter(self.graph.inputs.values()))
+        seed = self.job.seed if self.job else 0
+        return open_source(image, batch_size=batch, channels=channels, size=tuple(size), seed=seed)
 
     def plot_tiles(
         self, image: Any = None, stage: int | None = None, ax: Axes | None = None

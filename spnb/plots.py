@@ -17,7 +17,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from .images import open_source, thumbnail
+from .images import thumbnail
 from .survey import Halo, widest_halo
 
 if TYPE_CHECKING:
@@ -40,13 +40,12 @@ SEEN = 0.012
 
 def plan_tiles(plan: Plan, image: Any, stage: int | None, ax: Axes | None) -> Any:
     """Draw the tiles of a plan over an image: see `spnb.plan.Plan.plot_tiles`."""
-    batch, channels, *size = next(iter(plan.graph.inputs.values()))
-    if len(size) != 2:
-        raise ValueError(f"tiles are drawn over 2-D images, but this one has {len(size)} axes")
+    if len(plan.extent) != 2:
+        raise ValueError(f"tiles are drawn over 2-D images, this one has {len(plan.extent)} axes")
     stages = [s.index for s in plan.stages if s.tiled] if stage is None else [stage]
     if not stages:
         raise ValueError("no stage of this plan is tiled (spatial_size 0): nothing to draw")
-    source = open_source(image, batch_size=batch, channels=channels, size=tuple(size))
+    source = plan.open(image)
     picture = thumbnail(source)
     if len(stages) == 1:
         return tiles(widest_halo(plan, stages[0]), plan.extent, picture, stages[0], source.name, ax)

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import torch
 
-from .images import open_source, resident
+from .images import resident
 from .plan import Plan
 from .rank import Here, Report
 from .result import Result
@@ -36,6 +36,7 @@ class Session:
     """
 
     def __init__(self, plan: Plan):
+        plan.job.module  # noqa: B018 - a bad checkpoint is refused before any rank starts
         self.scratch = Path(tempfile.mkdtemp(prefix="spnb-"))
         self._clean = weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
         self._runs, self._released = itertools.count(), []
@@ -63,7 +64,7 @@ class Session:
         ValueError
             If the image does not fit the plan.
         """
-        source = self.source_of(image)
+        source = resident(self.plan.open(image), self.scratch)
         start = time.perf_counter()
         run = next(self._runs)
         released, self._released[:] = list(self._released), []
@@ -83,15 +84,6 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-    def source_of(self, image: Any) -> Source:
-        """An image source that fits the plan and that every rank can read by region."""
-        batch, channels, *size = next(iter(self.plan.graph.inputs.values()))
-        seed = self.plan.job.seed if self.plan.job else 0
-        source = open_source(
-            image, batch_size=batch, channels=channels, size=tuple(size), seed=seed
-        )
-        return resident(source, self.scratch)
 
     def _weights_file(self, plan: Plan, stage: int) -> Path:
         path = self.scratch / f"stage-{stage}.pt"
