@@ -227,6 +227,8 @@ class Engines:
                 wait(calls, GRACE)
         finally:
             stuck = self._interrupt()
+            if not stuck:
+                self._calls = []  # results may be large
         if failed:
             self._require_alive()
             failed += [rank for rank in _failed(calls) if rank not in failed]

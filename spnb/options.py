@@ -145,21 +145,21 @@ class Job:
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} is {getattr(self, name)}, but must be at least 1")
         object.__setattr__(self, "precision", precision(self.precision))
-        for name in ("num_spatial_parts", "image_size", "balance"):
-            self._read_numbers(name)
+        for name in ("num_spatial_parts", "image_size", "balance", "fused_layers"):
+            self._read(name)
         self._check_stages()
         self._check_effects()
         self._check_backend()
 
-    def _read_numbers(self, name: str) -> None:
+    def _read(self, name: str) -> None:
+        """Take a value as it would be written on a command line, or as numbers."""
         value = getattr(self, name)
         try:
-            read = (
-                value if value is None else self.__dataclass_fields__[name].metadata["read"](value)
-            )
+            read = value if value is None else _field(name).metadata["read"](value)
         except (ValueError, TypeError):
             raise OptionError(f"cannot read {name} {value!r}: give whole numbers") from None
-        object.__setattr__(self, name, read[0] if read and len(read) == 1 else read)
+        single = isinstance(read, tuple) and len(read) == 1
+        object.__setattr__(self, name, read[0] if single else read)
 
     def _check_stages(self) -> None:
         if not 0 <= self.spatial_size <= self.split_size:
@@ -323,6 +323,10 @@ class Job:
 
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def _field(name: str) -> dataclasses.Field:
+    return Job.__dataclass_fields__[name]
 
 
 def options() -> list[dataclasses.Field]:

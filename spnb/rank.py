@@ -63,10 +63,8 @@ class Here:
     Attributes
     ----------
     plan
-        Its part of the plan (`spnb.program.Part`); ``None`` before a plan is loaded or where the
-        plan needs no rank here.
-    rank, stage, tile, region
-        Its number, its stage, its tile's number, and the region of the stage's input that it owns.
+        Its part of the plan (`spnb.program.Part`); ``None``, as are the properties below, before a
+        plan is loaded and where the plan needs no rank here.
     """
 
     def __init__(self):
@@ -76,17 +74,32 @@ class Here:
         self.outputs: dict[int, list[Piece]] = {}
         self._idle_bytes = 0
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("rank", "num_ranks", "stage", "tile", "region"):
-            return getattr(self._loaded(), name)
-        raise AttributeError(f"spnb.here has no {name!r}")
+    @property
+    def rank(self) -> int | None:
+        """Number of this rank."""
+        return self.plan and self.plan.rank
+
+    @property
+    def stage(self) -> int | None:
+        """Number of its stage."""
+        return self.plan and self.plan.stage
+
+    @property
+    def tile(self) -> int | None:
+        """Number of its tile in the stage."""
+        return self.plan and self.plan.tile
+
+    @property
+    def region(self) -> Region | None:
+        """The region of the stage's first input that it owns, over ``(batch, *spatial)``."""
+        return self.plan and self.plan.region
 
     def __repr__(self) -> str:
         if self.plan is None:
             return "spnb.here: no plan is loaded on this rank"
         grid = "×".join(map(str, self.plan.home.tiling.grid[1:]))
         return (
-            f"spnb.here: rank {self.rank} of {self.num_ranks}, stage {self.stage},"
+            f"spnb.here: rank {self.rank} of {self.plan.num_ranks}, stage {self.stage},"
             f" tile {self.tile} of {grid}, owns {self.region}"
         )
 

@@ -1,0 +1,250 @@
+"""Plans on real MPI engines: exact, interruptible, and fit for the next run after any failure."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from networks import Residual, randomize
+from torch import nn
+
+import spnb
+from spnb.cluster import RunError
+from spnb.engines import EngineDied
+from spnb.survey import traffic
+
+pytestmark = pytest.mark.mpi
+
+
+def remote(function):
+    """Sent by its code: engines cannot import the tests."""
+    function.__module__ = "__main__"
+    return function
+
+
+def net(channels=4):
+    return randomize(
+        nn.Sequential(
+            nn.Conv2d(3, channels, 3, padding=1),
+            Residual(
+                nn.Conv2d(channels, channels, 5, padding=4, dilation=2), nn.BatchNorm2d(channels)
+            ),
+            nn.Conv2d(channels, channels, 4, stride=2, padding=1),
+            Residual(nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1, groups=2)),
+            nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+            nn.AvgPool2d(3, 1, 1, count_include_pad=False),
+            nn.Conv2d(channels, channels, 4, padding="same"),
+            nn.Conv2d(channels, 2, 1),
+        )
+    )
+
+
+def planned(image_size="97x131", batch_size=1, **given):
+    given.setdefault("precision", "fp64")
+    return spnb.plan(spnb.Job(net(), image_size=image_size, batch_size=batch_size, **given))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with spnb.Cluster(planned(num_spatial_parts=9), progress=False) as cluster:
+        yield cluster
+
+
+CASES = [
+    {"slice_method": method, "num_spatial_parts": tiles}
+    for method in ("square", "vertical", "horizontal")
+    for tiles in (2, 3, 4, 5, 6, 9)
+]
+CASES += [{"image_size": size} for size in ("1411x1411", "193x201", "97x1024")]
+CASES += [{"image_size": size, "precision": "fp32"} for size in ("193x201", "97x1024")]
+CASES += [{"halo_D2": True, "fused_layers": fused, "balance": (7, 1)} for fused in (1, 2, 5, "all")]
+CASES += [{"batch_size": 5, "parts": parts} for parts in (1, 2, 3)]
+CASES += [
+    {"split_size": 3, "spatial_size": 2, "num_spatial_parts": "4,2", "balance": (3, 3, 2)},
+    {"batch_size": 5, "parts": 2, "local_DP": 2},
+    {"batch_size": 4, "spatial_size": 0, "split_size": 3, "local_DP": 3},
+    {"precision": "fp_16", "image_size": "193x201"},
+    {"precision": "bf_16", "image_size": "193x201"},
+]
+
+
+@pytest.mark.parametrize("given", CASES, ids=str)
+def test_equal_to_the_untiled_run(cluster, given):
+    cluster.load(planned(**given))
+    result = cluster.infer()
+    check = result.check()
+    assert check.passed
+    assert check.output_scale > 0.1
+    assert list(result.per_rank["rank"]) == list(range(cluster.plan.num_ranks))
+    for row in result.per_rank.itertuples():
+        assert (row.messages, row.bytes_sent) == traffic(cluster.plan, row.rank)
+
+
+def test_images_of_every_kind(cluster, tmp_path):
+    cluster.load(planned(image_size="64x80", precision="fp32"))
+    array = np.random.default_rng(0).random((1, 3, 64, 80), dtype=np.float32)
+    np.save(tmp_path / "image.npy", array)
+    outputs = [
+        cluster.infer(image).output
+        for image in (array, torch.from_numpy(array), str(tmp_path / "image.npy"))
+    ]
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+    assert cluster.infer("retina").check().passed
+    with pytest.raises(ValueError, match="64"):
+        cluster.infer(np.zeros((1, 3, 32, 80, 5), dtype=np.float32))
+    assert cluster.infer("coffee").check().passed
+
+
+def test_results_outlive_the_next_run(cluster):
+    cluster.load(planned(image_size="700x700", precision="fp32"))
+    one, two = cluster.infer("retina"), cluster.infer("astronaut")
+    assert one.reports[-1].pieces is None or one.output.numel()
+    assert one.check().passed
+    assert two.check().passed
+    kept = sum(cluster.view.apply_sync(_kept))
+    del one, two
+    cluster.infer("retina")
+    assert sum(cluster.view.apply_sync(_kept)) < kept
+
+
+@remote
+def _kept():
+    import spnb
+
+    return len(spnb.here.outputs)
+
+
+def test_files_that_engines_do_not_see_are_sent(cluster):
+    cluster.shares_files = False
+    try:
+        cluster.load(planned(image_size="193x201", batch_size=3, parts=2))
+        assert cluster.infer("retina").check().passed
+    finally:
+        cluster.shares_files = True
+
+
+def test_here_on_each_engine(cluster):
+    cluster.load(planned(image_size="64x80", batch_size=2, precision="fp32"))
+    view = cluster.view
+    view.execute("me = (spnb.here.rank, spnb.here.stage, spnb.here.tile, repr(spnb.here))")
+    told = view["me"]
+    assert [t[:3] for t in told[:5]] == [(0, 0, 0), (1, 0, 1), (2, 0, 2), (3, 0, 3), (4, 1, 0)]
+    assert told[3][3].startswith("spnb.here: rank 3 of 5, stage 0, tile 3 of 2×2, owns Region(")
+    assert told[9][:3] == (None, None, None)
+    assert "no plan is loaded" in repr(cluster.client[cluster.engines.ids[9]].apply_sync(_me))
+    image = torch.rand(2, 3, 64, 80)
+    tiles = [image[:, :, a : a + 32, b : b + 40] for a in (0, 32) for b in (0, 40)]
+    grown = cluster._call(_exchange, [(tile,) for tile in tiles])
+    assert torch.equal(grown[0], image[:, :, :34, :43])
+    assert torch.equal(grown[3], image[:, :, 30:, 37:])
+    pieces = cluster._call(_forward, [(tile,) for tile in tiles] + [(None,)])
+    with torch.inference_mode():
+        expected = cluster.plan.job.module(image)
+    assert torch.allclose(pieces[4][0].tensor, expected, atol=1e-5)
+
+
+@remote
+def _me():
+    import spnb
+
+    return repr(spnb.here)
+
+
+@remote
+def _exchange(tile):
+    import spnb
+
+    return spnb.here.exchange(tile, halo=(2, 3))
+
+
+@remote
+def _forward(tile):
+    import spnb
+
+    return spnb.here.forward(tile)
+
+
+def test_a_failing_rank_is_one_error_and_the_next_run_works(cluster):
+    cluster.load(planned())
+    cluster.client[cluster.engines.ids[2]].execute("spnb.here.worker.weights.clear()", block=True)
+    start = time.monotonic()
+    with pytest.raises(RunError) as caught:
+        cluster.infer()
+    assert time.monotonic() - start < 5  # the others were freed, not timed out
+    assert str(caught.value).startswith("rank 2, stage 0, 0 (conv2d): KeyError")
+    cluster.load(planned())
+    assert cluster.infer().check().passed
+
+
+STUCK = "import time\nspnb.here.worker.infer = lambda *args: time.sleep(60)"
+
+
+def test_an_interrupt_frees_every_rank(cluster):
+    cluster.load(planned())
+    cluster.client[cluster.engines.ids[0]].execute(STUCK, block=True)
+    threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        cluster.infer()
+    cluster.load(planned())
+    assert cluster.infer().check().passed
+
+
+def test_a_waiting_rank_leaves_the_core_alone(cluster):
+    cluster.load(planned(num_spatial_parts=8))
+    pids = cluster.view.apply_sync(os.getpid)
+    cluster.client[cluster.engines.ids[0]].execute(STUCK, block=True)
+    shares = []
+
+    def measure():
+        waiting = [psutil.Process(pid) for pid in pids[1:9]]
+        time.sleep(1.0)
+        before = [sum(p.cpu_times()[:2]) for p in waiting]
+        time.sleep(3.0)
+        shares.extend(sum(p.cpu_times()[:2]) - b for p, b in zip(waiting, before))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=measure).start()
+    with pytest.raises(KeyboardInterrupt):
+        cluster.infer()
+    assert max(shares) / 3.0 < 0.05, shares
+    cluster.load(planned())
+
+
+def test_a_client_of_ones_own(cluster):
+    with spnb.Cluster(planned(), client=cluster.client, progress=False) as other:
+        assert other.infer().check().passed
+        with pytest.raises(RuntimeError, match="your own"):
+            other.restart()
+        with pytest.raises(RuntimeError, match="17 engines"):
+            other.load(planned(num_spatial_parts=16))
+    cluster.load(planned())
+    assert cluster.infer().check().passed
+
+
+def test_a_killed_engine_is_told_and_restart_helps(cluster):
+    pid = cluster.client[cluster.engines.ids[1]].apply_sync(os.getpid)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(EngineDied, match=r"died on .*cluster.restart\(\)"):
+        for _ in range(50):
+            cluster.infer()
+    assert "stopped" in repr(cluster) or "died" in repr(cluster)
+    cluster.restart()
+    assert cluster.infer().check().passed
+
+
+def test_more_engines_are_started_where_they_do_not_suffice():
+    with spnb.Cluster(planned(num_spatial_parts=2), progress=False) as small:
+        before = set(small.view.apply_sync(os.getpid))
+        assert small.infer().check().passed
+        small.load(planned(num_spatial_parts=2, slice_method="horizontal"))
+        assert set(small.view.apply_sync(os.getpid)) == before
+        small.load(planned(num_spatial_parts=3))
+        assert small.infer().check().passed
+        assert len(small.engines.ids) == 4
+    assert repr(small) == "Cluster: stopped"
+    assert not any(psutil.pid_exists(pid) for pid in before)

@@ -1,0 +1,199 @@
+"""The table of options: one source for keywords and flags; nothing is ignored."""
+
+import argparse
+
+import pytest
+import torch
+from torch import nn
+
+import spnb
+from spnb import options
+from spnb.options import Job, OptionError, flag
+
+
+def test_defaults_are_those_of_the_table():
+    job = Job("resnet")
+    assert job.values() == {
+        "batch_size": 32,
+        "parts": 1,
+        "split_size": 2,
+        "num_spatial_parts": 4,
+        "spatial_size": 1,
+        "slice_method": "square",
+        "halo_D2": False,
+        "fused_layers": 1,
+        "balance": None,
+        "local_DP": 1,
+        "enable_evaluation": False,
+        "image_size": 32,
+        "num_layers": 18,
+        "num_filters": 416,
+        "num_classes": 10,
+        "backend": "mpi",
+        "precision": "fp32",
+        "checkpoint": None,
+        "seed": 0,
+        "verbose": False,
+    }
+
+
+def test_flags_are_the_benchmarks_own():
+    assert [flag(option) for option in options.options()] == [
+        "--batch-size",
+        "--parts",
+        "--split-size",
+        "--num-spatial-parts",
+        "--spatial-size",
+        "--slice-method",
+        "--halo-D2",
+        "--fused-layers",
+        "--balance",
+        "--local-DP",
+        "--enable-evaluation",
+        "--image-size",
+        "--num-layers",
+        "--num-filters",
+        "--num-classes",
+        "--backend",
+        "--precision",
+        "--checkpoint",
+        "--seed",
+        "--verbose",
+    ]
+
+
+def parsed(text):
+    parser = argparse.ArgumentParser()
+    options.add_flags(parser)
+    return vars(parser.parse_args(text.split()))
+
+
+def test_a_command_line_and_keywords_make_the_same_job():
+    text = (
+        "--batch-size 6 --parts 3 --split-size 3 --spatial-size 2 --num-spatial-parts 4,2 "
+        "--slice-method vertical --halo-D2 --fused-layers 2 --balance 5,5,5 --local-DP 2 "
+        "--image-size 97x131 --precision fp_16 --seed 3 -v --slice-method horizontal"
+    )
+    a = Job("resnet20_v1", **parsed(text))
+    b = Job(
+        "resnet20_v1",
+        batch_size=6,
+        parts=3,
+        split_size=3,
+        spatial_size=2,
+        num_spatial_parts=(4, 2),
+        slice_method="horizontal",  # given twice, the last counts
+        halo_D2=True,
+        fused_layers=2,
+        balance=[5, 5, 5],
+        local_DP=2,
+        image_size=(97, 131),
+        precision="float16",
+        seed=3,
+        verbose=True,
+    )
+    assert a.values() == b.values()
+    assert a.dtype == torch.float16
+    assert [t.grid for t in a.tilings] == [(1, 4, 1), (1, 2, 1), (2, 1, 1)]
+    assert parsed("") == {}
+
+
+@pytest.mark.parametrize(
+    ("spelling", "dtype"),
+    [
+        ("fp32", torch.float32),
+        ("fp_32", torch.float32),
+        ("float32", torch.float32),
+        ("fp_16", torch.float16),
+        ("fp16", torch.float16),
+        ("half", torch.float16),
+        ("bf_16", torch.bfloat16),
+        ("bfp_16", torch.bfloat16),
+        ("bfp16", torch.bfloat16),
+        ("bf16", torch.bfloat16),
+        ("fp64", torch.float64),
+        ("torch.float64", torch.float64),
+    ],
+)
+def test_spellings_of_precision(spelling, dtype):
+    assert Job("resnet", precision=spelling).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"precision": "fp8"}, "unknown precision 'fp8': use fp32, fp64, fp16, bf16"),
+        ({"backend": "gloom"}, "unknown backend 'gloom': use mpi"),
+        ({"backend": "nccl"}, "the nccl backend needs CUDA, and there is none here: use mpi"),
+        ({"backend": "gloo"}, "this version carries no halos over gloo: use mpi"),
+        ({"spatial_size": 3}, "spatial_size is 3, but there are 2 stages (split_size)"),
+        ({"spatial_size": -1}, "spatial_size is -1"),
+        ({"num_spatial_parts": "4,2"}, "lists 2 numbers for 1 tiled stages (spatial_size)"),
+        ({"num_spatial_parts": 0}, "num_spatial_parts is 0, but must be at least 1"),
+        ({"spatial_size": 0, "num_spatial_parts": 2}, "have no tiled stage to cut"),
+        ({"spatial_size": 0, "slice_method": "vertical"}, "have no tiled stage to cut"),
+        ({"spatial_size": 2, "local_DP": 2}, "local_DP is 2, but all 2 stages are tiled"),
+        ({"spatial_size": 0, "halo_D2": True}, "halo_D2 has no tiled stage to serve"),
+        ({"parts": 33}, "33 parts of a batch of 32: a micro-batch needs an image"),
+        ({"parts": 0}, "parts is 0, but must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number, not 2.5"),
+        ({"image_size": 0}, "image_size is 0, but must be at least 1"),
+        ({"image_size": "big"}, "cannot read image_size 'big'"),
+        ({"balance": "3;4"}, "cannot read balance '3;4'"),
+        ({"fused_layers": 2}, "fused_layers is 2, which needs halo_D2"),
+        ({"fused_layers": 0, "halo_D2": True}, "fused_layers is 0: use 1 or more, or all"),
+        ({"num_filters": 64}, "num_layers and num_filters are AmoebaNet's"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_in_one_line(given, message):
+    with pytest.raises(OptionError) as caught:
+        Job("resnet", **given)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_only_the_network_can_tell_is_refused_later():
+    with pytest.raises(OptionError, match="has 3 numbers, but resnet20_v1 takes images of 2 axes"):
+        _ = Job("resnet20_v1", image_size="8x8x8").input_shape
+    with pytest.raises(OptionError, match="unknown slice method 'round'"):
+        _ = Job("resnet20_v1", slice_method="round").tilings
+    with pytest.raises(OptionError, match="num_classes is for the built-in networks"):
+        Job(nn.Conv2d(3, 3, 1), num_classes=3)
+    with pytest.raises(TypeError, match="times"):
+        Job("resnet", times=2)
+
+
+def test_channels_and_axes_are_those_of_the_first_convolution():
+    assert Job(nn.Conv3d(5, 2, 3), image_size=9, batch_size=1).input_shape == (1, 5, 9, 9, 9)
+    assert Job(nn.Conv1d(2, 2, 3), image_size=9, batch_size=1).tilings[0].grid == (1, 4)
+
+
+def test_fused_layers():
+    assert Job("resnet").fused == 0
+    assert Job("resnet", halo_D2=True).fused == 1
+    assert Job("resnet", halo_D2=True, fused_layers="5").fused == 5
+    assert Job("resnet", halo_D2=True, fused_layers="all").fused > 1000
+
+
+def test_ranks_are_tiles_and_the_rest_times_local_dp():
+    def ranks(**given):
+        return spnb.plan(Job("resnet20_v1", image_size=64, batch_size=4, **given)).num_ranks
+
+    assert ranks() == 5
+    assert ranks(split_size=3, spatial_size=2) == 9
+    assert ranks(split_size=3, spatial_size=2, num_spatial_parts="4,2", local_DP=2) == 8
+    assert ranks(spatial_size=0, split_size=3, local_DP=2) == 6
+
+
+def test_the_users_module_is_left_as_it_is():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
+    before = {name: t.clone() for name, t in net.state_dict().items()}
+    job = Job(net, precision="fp64", image_size=16, batch_size=1, split_size=1, num_spatial_parts=2)
+    spnb.plan(job)
+    assert job.module[0].weight.dtype == torch.float64
+    assert not job.module.training
+    assert net.training
+    assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
+    assert net[0].weight.dtype == torch.float32
