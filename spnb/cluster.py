@@ -18,6 +18,7 @@ from .program import Part, Receive
 from .rank import Report
 from .session import Session, read_weights
 from .sources import HeldSource, Source
+from .survey import counted
 from .worker import Piece
 
 OWN_ERRORS = ("RankError", "PeerFailed", "WaitTimeout")
@@ -110,11 +111,9 @@ class Cluster(Session):
     def __repr__(self) -> str:
         if not self.engines.alive:
             return "Cluster: stopped"
-        hosts = sorted(set(self.engines.hosts))
-        return (
-            f"Cluster: {len(self.engines.ids)} engines on {', '.join(hosts)};"
-            f" {self.plan.num_ranks} ranks hold\n{self.plan}"
-        )
+        engines = counted(len(self.engines.ids), "engine")
+        hosts = counted(len(set(self.engines.hosts)), "host")
+        return f"Cluster: {engines} on {hosts}, ready for\n{self.plan}"
 
     # --- how it reaches them ----------------------------------------------------------------
 
@@ -124,7 +123,8 @@ class Cluster(Session):
         hosts = self.engines.hosts
         threads = {h: max(1, (os.cpu_count() or 1) // hosts.count(h)) for h in hosts}
         self._failed = False
-        seen = self._call(remote.prepare, [(token, threads[h], self.timeout) for h in hosts])
+        path = [str(Path(folder).absolute()) for folder in sys.path]
+        seen = self._call(remote.prepare, [(token, threads[h], self.timeout, path) for h in hosts])
         self.shares_files = all(seen)
         self.view.execute("import spnb, torch, numpy as np", silent=True)
         if shell := _notebook():

@@ -263,6 +263,13 @@ class Job:
         return self.model if isinstance(self.model, str) else type(self.model).__name__
 
     @property
+    def home(self) -> str:
+        """The module that defines the network."""
+        if isinstance(self.model, str):
+            return self.model.split(":")[0] if ":" in self.model else models.__name__
+        return type(self.model).__module__
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of a batch: ``(batch, channels, *spatial)``.
 

@@ -23,7 +23,7 @@ from .layout import Layout, PlanError, extent_in, lay_out, needed
 from .node import Node
 from .program import Compute, Free, Part, Program, Send, Step, receive_step
 from .region import Region, Span, Tiling
-from .rules import rule_of
+from .rules import home_of, rule_of
 from .schedule import micro_batches
 from .sources import Source
 
@@ -216,8 +216,17 @@ class Plan:
             weights=stage.weights,
             batches=self.batches,
             programs={images: self.program(rank, images) for images in set(self.batches)},
+            imports=self._imports(stage),
             dtype=self.graph.dtype,
         )
+
+    def _imports(self, stage: Stage) -> tuple[str, ...]:
+        """Modules that define the stage's custom operators; a notebook's own has no name."""
+        custom = [n for n in stage.nodes if n.op.split(".")[0] not in ("aten", "_operator")]
+        homes = {home_of(node) for node in custom}
+        if custom and self.job:
+            homes.add(self.job.home)
+        return tuple(sorted(homes - {None, "__main__"}))
 
     def _entry(self, stage: Stage) -> str:
         """The first value that a stage reads and does not compute."""

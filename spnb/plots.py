@@ -104,8 +104,8 @@ def tiles(
                 _box(box, facecolor=colour_of[rank], alpha=0.65, hatch="//////", linewidth=0)
             )
     for rank, tile in tile_of.items():
-        ax.add_patch(_box(tile, fill=False, edgecolor="black", linewidth=2.6))
-        ax.add_patch(_box(tile, fill=False, edgecolor="white", linewidth=1.2))
+        ax.add_patch(_box(tile, fill=False, edgecolor="black", linewidth=1.8))
+        ax.add_patch(_box(tile, fill=False, edgecolor="white", linewidth=0.8))
         (top, bottom), (left, right) = tile
         if len(team.ranks) <= 64:
             ax.text(
@@ -129,7 +129,7 @@ def tiles(
     ax.set_ylabel("height (pixels)")
     text = "no halo"
     if widest:
-        wide = f"{widest:.3g} pixel{'s' * (round(widest) != 1)}"
+        wide = f"{round(widest)} pixel{'s' * (round(widest) != 1)}"
         drawn = ", drawn wider" if widen > 1 else ""
         text = f"halo, in its reader's colour: at most {wide}{drawn}"
     band = Patch(facecolor=TILE[1], hatch="//////", alpha=0.65, label=text)

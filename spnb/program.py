@@ -121,6 +121,8 @@ class Part:
         Images in each micro-batch, in order.
     programs
         Program for each number of images that occurs in ``batches``.
+    imports
+        Modules that define the custom operators among the nodes.
     dtype
         Floating type that the network is run in.
     """
@@ -137,6 +139,7 @@ class Part:
     weights: tuple[str, ...]
     batches: tuple[int, ...]
     programs: Mapping[int, Program]
+    imports: tuple[str, ...]
     dtype: torch.dtype
 
     @property

@@ -5,6 +5,7 @@ On an engine ``spnb.here`` is this rank; the functions below are what a cluster 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,6 +106,8 @@ class Here:
 
     def load(self, part: Part, weights: Mapping[str, torch.Tensor], transport: Transport) -> None:
         """Make this rank ready to run its part."""
+        for module in part.imports:
+            importlib.import_module(module)
         self.outputs.clear()
         self._idle_bytes = self._idle_bytes or memory.resident_bytes()
         self.plan, self.transport = part, transport

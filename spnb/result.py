@@ -18,6 +18,7 @@ from .plan import Plan
 from .rank import Report
 from .region import Region
 from .sources import Source
+from .survey import counted
 from .worker import Piece
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ class Result:
         b, _, *space = self.source.shape
         size = "×".join(map(str, space))
         return (
-            f"Result of {self.plan.job.name} on {b} image{'s' * (b > 1)} of {size}"
+            f"Result of {self.plan.job.name} on {counted(b, 'image')} of {size}"
             f" ({self.source.name}), {self.plan.num_ranks} ranks:"
             f" {self.seconds['step']:.3g} s, {self.images_per_second:.3g} images/s"
         )

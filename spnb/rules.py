@@ -226,6 +226,13 @@ def rule_of(node: Node) -> Rule | None:
     return factory(node) if factory else None
 
 
+def home_of(node: Node) -> str | None:
+    """The module that gave the rule of a call to an operator outside ATen; ranks import it."""
+    namespace, kind, _ = node.op.split(".")
+    factory = _registry.get(f"{namespace}.{kind}")
+    return factory.__module__ if factory else None
+
+
 def has_rule(kind: str) -> bool:
     """Whether some use of an operator has a rule."""
     return kind in _registry

@@ -187,9 +187,10 @@ def describe(plan: Plan) -> str:
         halo_text = f"once for {plan.fused} blocks" if plan.fused < 1 << 20 else "once for all"
     name = plan.job.name if plan.job else "network"
     head = (
-        f"{name}: {batch} images of {'×'.join(map(str, size))} in {len(plan.batches)} parts,"
-        f" {len(plan.graph.blocks)} blocks, {len(plan.graph.nodes)} operators;"
-        f" {plan.num_ranks} ranks; halos exchanged {halo_text}"
+        f"{name}: {counted(batch, 'image')} of {'×'.join(map(str, size))}"
+        f" in {counted(len(plan.batches), 'part')}, {counted(len(plan.graph.blocks), 'block')},"
+        f" {counted(len(plan.graph.nodes), 'operator')}; {counted(plan.num_ranks, 'rank')};"
+        f" halos exchanged {halo_text}"
     )
     return head + "\n" + text_table(HEADINGS, rows(plan))
 
@@ -206,6 +207,15 @@ def text_table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> str:
         "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) for r in (headings, *body)
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "image"), counted(2, "image")
+    ('1 image', '2 images')
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def size_text(size: float) -> str:

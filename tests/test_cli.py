@@ -1,0 +1,177 @@
+"""The command line: what it prints, writes and refuses, with its own ranks and under mpiexec."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spnb.__main__ import main
+
+MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or "mpiexec"
+SMALL = ["resnet20_v1", "--image-size", "67x93", "--batch-size", "3"]
+
+
+def shell(*args, ranks=0, timeout=120):
+    command = [sys.executable, "-m", "spnb", *args]
+    if ranks:
+        command = [MPIEXEC, "-n", str(ranks), *command]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+
+
+def test_plan_starts_nothing_and_prints_the_table(capsys):
+    assert main(["plan", "resnet", "--image-size", "512", "--batch-size", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "resnet: 2 images of 512×512 in 1 part, 44 blocks" in out
+    assert "2×2" in out
+
+
+def test_an_image_sets_size_and_batch(capsys):
+    assert main(["plan", "resnet20_v1", "--image", "retina"]) == 0
+    assert "1 image of 1411×1411" in capsys.readouterr().out
+    assert main(["plan", "resnet20_v1", "--image", "retina", "--batch-size", "2"]) == 0
+    assert "2 images of 1411×1411" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("infer resnet --precision fp8", "unknown precision 'fp8'"),
+        ("infer resnet --slice-method round", "unknown slice method 'round'"),
+        ("infer resnet --backend nccl", "the nccl backend needs CUDA"),
+        ("infer resnet --balance 3,4", "has 2 entries with the sum 7"),
+        ("infer resnet --balance 3,a", "argument --balance: cannot read '3,a'"),
+        ("infer resnet --num-spatial-parts 4096", "an image of 32×32 pixels cannot be cut"),
+        ("infer resnet --spatial-size 3", "spatial_size is 3"),
+        ("infer resnet --spatial-size 2", "stage 1, avgpool (adaptive_avg_pool2d)"),
+        ("infer resnet --batch-size 4 --parts 3 --local-DP 2", "has only 1 of the 4 images"),
+        ("infer resnet --image nowhere.png", "there is no image file nowhere.png"),
+        ("infer resnet --image retinae", "did you mean retina?"),
+        ("infer resnet --image-size 64 --image nowhere.png", "there is no image file nowhere.png"),
+        ("infer resnet --checkpoint nowhere.pth", "there is no checkpoint nowhere.pth"),
+        ("infer resnext", "unknown model 'resnext'"),
+        ("infer no.such:model", "cannot find the model no.such:model"),
+        ("infer resnet --times 2", "unrecognized arguments: --times 2"),
+    ],
+)
+def test_bad_input_is_one_line_and_no_engine_starts(line, message, capsys, monkeypatch):
+    monkeypatch.setattr("spnb.engines.Engines.start", lambda self: pytest.fail("engines started"))
+    try:
+        code = main(line.split())
+    except SystemExit as exit:
+        code = exit.code
+    assert code == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_an_unreadable_image_is_refused(tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    assert main(["infer", "resnet", "--image", str(tmp_path / "broken.png")]) == 2
+    assert "cannot read" in capsys.readouterr().err
+
+
+@pytest.mark.mpi
+def test_infer_starts_its_ranks_checks_draws_and_reports(tmp_path):
+    report = tmp_path / "new" / "report.json"
+    done = shell(
+        "infer", *SMALL, "--parts", "2", "--check", "-v",
+        "--save-plots", str(tmp_path / "plots"), "--report", str(report),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "check: equal to the untiled run" in done.stdout
+    for name in ("tiles-stage-0.png", "timeline.png"):
+        assert (tmp_path / "plots" / name).stat().st_size > 10_000
+    told = json.loads(report.read_text())
+    assert told["ranks"] == 5
+    assert told["job"]["model"] == "resnet20_v1"
+    assert told["job"]["parts"] == 2
+    assert told["check"]["passed"] is True
+    assert 0 <= told["check"]["max_abs_error"] <= 1e-5 * told["check"]["output_scale"]
+    assert {"plan", "start", "infer", "step", "check"} <= set(told["seconds"])
+    assert told["images_per_second"] == pytest.approx(3 / told["seconds"]["step"])
+    assert [rank["rank"] for rank in told["per_rank"]] == list(range(5))
+    for rank in told["per_rank"]:
+        assert rank["compute_s"] > 0
+        assert rank["peak_memory_bytes"] > 0
+        assert {"stage", "tile", "bytes_sent", "messages", "pack_s", "wait_s", "unpack_s"} <= set(
+            rank
+        )
+    assert told["per_rank"][0]["messages"] > 20
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("ranks", [5, 6])
+def test_infer_under_mpiexec(ranks, tmp_path):
+    report = tmp_path / "report.json"
+    done = shell("infer", *SMALL, "--check", "--report", str(report), ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("check: equal to the untiled run") == 1
+    assert json.loads(report.read_text())["ranks"] == 5
+
+
+@pytest.mark.mpi
+def test_too_few_ranks_under_mpiexec_are_refused():
+    done = shell("infer", *SMALL, ranks=3)
+    assert done.returncode == 2
+    assert "the plan needs 5 ranks, but the launcher started 3: start 5" in done.stderr
+
+
+FAILING = """
+import torch
+from torch import nn
+
+class Fragile(nn.Module):
+    def forward(self, x):
+        return torch.ops.spnbcli.fragile(x)
+
+torch.library.define("spnbcli::fragile", "(Tensor x) -> Tensor")
+
+@torch.library.impl("spnbcli::fragile", "CPU")
+def fragile(x):
+    if x.shape[-1] == 47:  # the right tiles of 93 columns
+        raise RuntimeError("too wide")
+    return x * {scale}
+
+torch.library.register_fake("spnbcli::fragile")(lambda x: torch.empty_like(x))
+
+from spnb import rule
+from spnb.rules import Rule
+rule("spnbcli.fragile")(lambda node: Rule(node))
+
+def make():
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Fragile(), nn.Conv2d(4, 2, 1))
+"""
+
+
+@pytest.mark.mpi
+def test_a_failure_under_mpiexec_names_rank_stage_and_layer_and_ends_all(tmp_path, monkeypatch):
+    (tmp_path / "fragile.py").write_text(FAILING.format(scale=1))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent.parent}")
+    args = ["fragile:make", "--image-size", "67x93", "--batch-size", "1", "--balance", "2,1"]
+    done = shell("infer", *args, ranks=5)
+    assert done.returncode == 1
+    assert "stage 0, 1 (fragile): RuntimeError: too wide" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.mpi
+def test_a_check_that_fails_exits_with_1(tmp_path, monkeypatch):
+    # An operator whose rule lies: it needs its neighbours, and says that it does not.
+    (tmp_path / "liar.py").write_text(
+        FAILING.format(scale=1).replace(
+            "    if x.shape[-1] == 47:  # the right tiles of 93 columns\n"
+            '        raise RuntimeError("too wide")\n    return x * 1',
+            "    return x - x.mean((2, 3), True)",
+        )
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent.parent}")
+    args = ["liar:make", "--image-size", "67x93", "--batch-size", "1", "--balance", "2,1"]
+    done = shell("infer", *args, "--check", ranks=5)
+    assert "check: NOT equal to the untiled run" in done.stdout
+    assert done.returncode == 1

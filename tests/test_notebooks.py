@@ -1,0 +1,41 @@
+"""Every notebook from top to bottom, twice on one kernel, without errors or processes left."""
+
+import re
+
+import psutil
+import pytest
+
+from notebooks import FOLDER, execute
+
+pytestmark = [pytest.mark.notebook, pytest.mark.mpi, pytest.mark.timeout(900)]
+
+
+def engines():
+    names = ("ipyparallel", "mpiexec", "hydra")
+    return {
+        p.pid
+        for p in psutil.process_iter(["cmdline"])
+        if any(n in " ".join(p.info["cmdline"] or []) for n in names)
+    }
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_runs_twice_from_top_to_bottom(path):
+    before = engines()
+    notebook = execute(path, twice=True)
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+    assert not [o for o in outputs if o.output_type == "error"]
+    text = " ".join(o.get("text", "") for o in outputs)
+    assert "equal to the untiled run" in text
+    assert "NOT equal" not in text
+    assert sum("image/png" in o.get("data", {}) for o in outputs) >= 3
+    assert engines() <= before
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_is_committed_executed_and_clean(path):
+    source = path.read_text()
+    assert '"execution_count": null' not in source
+    assert "image/png" in source
+    assert not re.search(r"/(home|root|tmp|work)/", source)
+    assert "Traceback" not in source
