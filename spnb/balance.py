@@ -29,7 +29,6 @@ class Obstacle:
 def obstacle(graph: Graph, node: Node, tiling: Tiling, cut_batch: bool) -> Obstacle | None:
     """What keeps a node out of a stage with this grid; ``None`` where nothing does."""
     rule = rule_of(node)
-    batch = next(iter(graph.inputs.values()))[0]
     if any(n > 1 for n in tiling.grid[1:]):
         grid = shape_text(tiling.grid[1:])
         advice = "let the tiled stages end before this layer"
@@ -51,11 +50,11 @@ def obstacle(graph: Graph, node: Node, tiling: Tiling, cut_batch: bool) -> Obsta
                 f" {shape_text(extent)} tiles fit here",
                 f"use a coarser grid, a larger image, or {advice}",
             )
-    if cut_batch and (rule is None or node.shape[:1] != (batch,)):
+    if cut_batch and (rule is None or node.shape[:1] != (graph.batch,)):
         return Obstacle(
             node,
-            f"it is not known that {node.kind}, used like this, treats the {batch} images of a"
-            " batch independently",
+            f"it is not known that {node.kind}, used like this, treats the {graph.batch} images of"
+            " a batch independently",
             "use --parts 1 and --local-DP 1, or give the operator a rule",
         )
     return None

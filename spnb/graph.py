@@ -60,6 +60,11 @@ class Graph:
         """Shape of every value, inputs included."""
         return {**self.inputs, **{node.name: node.shape for node in self.nodes}}
 
+    @property
+    def batch(self) -> int:
+        """Images in a batch."""
+        return next(iter(self.inputs.values()))[0]
+
     def extent(self, value: str) -> Extent:
         """Sizes of a value along ``(batch, *spatial)``."""
         return extent_of(self.shapes[value])
@@ -169,6 +174,8 @@ def _node(fx: torch.fx.Node, value: Any, leaves: Mapping[str, Any]) -> Node:
     def plain(arg: Any) -> Any:
         if isinstance(arg, torch.fx.Node):
             return leaves[arg.name]
+        if isinstance(arg, torch.device):  # "meta" is where it was captured, not where it runs
+            return torch.device("cpu")
         return list(map(plain, arg)) if isinstance(arg, (list, tuple)) else arg
 
     if fx.target is operator.getitem:

@@ -54,7 +54,7 @@ class Layout:
 def extent_in(graph: Graph, value: str, batch: int) -> Extent:
     """Extent of a value when the network runs on a micro-batch of ``batch`` images."""
     extent = graph.extent(value)
-    return (batch, *extent[1:]) if extent else extent
+    return (batch, *extent[1:]) if extent[:1] == (graph.batch,) else extent
 
 
 def lay_out(
