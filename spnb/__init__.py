@@ -10,7 +10,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .options import Job, plan
+from .options import Job
+from .planning import plan
 from .rank import here
 from .rules import rule
 

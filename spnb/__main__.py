@@ -13,17 +13,18 @@ from typing import Any, NoReturn
 
 import torch
 
-from . import models, options
+from . import models, options, planning
 from .graph import CaptureError
 from .images import open_source
 from .launched import Launched, Post, run_launched, under_mpi
 from .layout import PlanError
-from .options import Job, OptionError
+from .options import Job
 from .plan import Plan
 from .result import Result
 from .session import Session
 from .sources import Source
 from .transport import PeerFailed, WaitTimeout
+from .values import OptionError
 from .weights import WeightsError
 from .worker import RankError
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         if args.verb == "plan":
-            print(options.plan(_job(args)))
+            print(planning.plan(_job(args)))
             return 0
         if under_mpi():
             return run_launched(lambda post: _drive(args, post))
@@ -108,7 +109,7 @@ def _job(args: argparse.Namespace) -> Job:
 def _drive(args: argparse.Namespace, post: Post | None) -> int:
     clock = _Clock()
     job = _job(args)
-    plan = options.plan(job)
+    plan = planning.plan(job)
     clock.lap("plan")
     print(f"{plan}\nweights: {job.weights_origin}", flush=True)
     source = plan.open(args.image)

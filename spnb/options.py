@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,60 +14,10 @@ import torch
 from torch import nn
 
 from . import models, weights
-from .balance import shape_text, stage_blocks
-from .graph import capture
-from .layout import PlanError
-from .plan import Plan
 from .region import Tiling, grid_of
+from .values import PRECISIONS, OptionError, blocks_fused, precision, whole_numbers
 
-PRECISIONS = {
-    "fp32": torch.float32,
-    "fp64": torch.float64,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
-_SPELLINGS = {
-    "float": "fp32",
-    "float32": "fp32",
-    "double": "fp64",
-    "float64": "fp64",
-    "half": "fp16",
-    "float16": "fp16",
-    "bfp16": "bf16",
-    "bfloat16": "bf16",
-}
 BACKENDS = ("mpi", "gloo", "nccl")
-
-
-class OptionError(ValueError):
-    """An option's value is wrong; the message says which, why, and what to do."""
-
-
-# --- reading values as they are written on a command line ----------------------------------------
-
-
-def whole_numbers(text: int | str | Sequence[int], separator: str = ",") -> tuple[int, ...]:
-    """Read ``"4,2"``, ``4`` or ``(4, 2)``.
-
-    >>> whole_numbers("1411x1411", "x"), whole_numbers(4)
-    ((1411, 1411), (4,))
-    """
-    if isinstance(text, str):
-        return tuple(int(part) for part in text.lower().replace("×", "x").split(separator))
-    return (int(text),) if isinstance(text, int) else tuple(int(n) for n in text)
-
-
-def precision(text: str) -> str:
-    """The precision that a spelling in use stands for: ``"fp_16"`` is ``"fp16"``."""
-    name = str(text).lower().removeprefix("torch.").replace("_", "")
-    name = _SPELLINGS.get(name, name)
-    if name not in PRECISIONS:
-        raise OptionError(f"unknown precision {text!r}: use {', '.join(PRECISIONS)}")
-    return name
-
-
-def _blocks_fused(text: int | str) -> int | str:
-    return "all" if text == "all" else int(text)
 
 
 def _option(default: Any, text: str, read: Any = int, metavar: str | None = None) -> Any:
@@ -114,7 +64,7 @@ class Job:
     )
     halo_D2: bool = _option(False, "one halo exchange for several blocks", bool)
     fused_layers: int | str = _option(
-        1, "with --halo-D2: blocks that share an exchange, or all", _blocks_fused, "N"
+        1, "with --halo-D2: blocks that share an exchange, or all", blocks_fused, "N"
     )
     balance: tuple[int, ...] | None = _option(
         None, "blocks in each stage, as 30,9 (default: even by cost)", whole_numbers, "N,N"
@@ -383,32 +333,3 @@ def _reader(option: dataclasses.Field) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(reason) from None
 
     return read
-
-
-def plan(job: Job) -> Plan:
-    """Plan a job: stages, tiles, transfers and every rank's program. Starts nothing.
-
-    Raises
-    ------
-    PlanError
-        If the split cannot be exact, naming stage, layer, operator, extent and a way out.
-    CaptureError
-        If the network cannot be captured.
-
-    Examples
-    --------
-    >>> print(plan(Job("resnet20_v1", image_size=64, batch_size=1)).num_ranks)
-    5
-    """
-    tilings = job.tilings
-    sizes = job.input_shape[2:]
-    for stage, tiling in enumerate(tilings):
-        if any(n > size for n, size in zip(tiling.grid[1:], sizes, strict=True)):
-            raise PlanError(
-                f"stage {stage}: an image of {shape_text(sizes)} pixels cannot be cut into"
-                f" {shape_text(tiling.grid[1:])} tiles: use fewer tiles or a larger image"
-            )
-    graph = capture(job.skeleton, job.input_shape, job.dtype)
-    cut_batch = job.parts > 1 or job.local_DP > 1
-    balance = stage_blocks(graph, tilings, cut_batch, job.balance)
-    return Plan(graph, tilings, balance, job.parts, job.fused, job=job)

@@ -111,9 +111,9 @@ class InProcess(Session):
 
     Examples
     --------
-    >>> from spnb.options import Job, plan
-    >>> job = Job("resnet20_v1", image_size="33x47", batch_size=1, num_spatial_parts=2)
-    >>> result = InProcess(plan(job)).infer()
+    >>> import spnb
+    >>> job = spnb.Job("resnet20_v1", image_size="33x47", batch_size=1, num_spatial_parts=2)
+    >>> result = InProcess(spnb.plan(job)).infer()
     >>> result.check().passed
     True
     """

@@ -8,7 +8,8 @@ from torch import nn
 
 import spnb
 from spnb import options
-from spnb.options import Job, OptionError, flag
+from spnb.options import Job, flag
+from spnb.values import OptionError
 
 
 def test_defaults_are_those_of_the_table():

@@ -1,0 +1,53 @@
+"""Reads the values of options as they are written on a command line, or as Python has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+PRECISIONS = {
+    "fp32": torch.float32,
+    "fp64": torch.float64,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+_SPELLINGS = {
+    "float": "fp32",
+    "float32": "fp32",
+    "double": "fp64",
+    "float64": "fp64",
+    "half": "fp16",
+    "float16": "fp16",
+    "bfp16": "bf16",
+    "bfloat16": "bf16",
+}
+
+
+class OptionError(ValueError):
+    """An option's value is wrong; the message says which, why, and what to do."""
+
+
+def whole_numbers(text: int | str | Sequence[int], separator: str = ",") -> tuple[int, ...]:
+    """Read ``"4,2"``, ``4`` or ``(4, 2)``.
+
+    >>> whole_numbers("1411x1411", "x"), whole_numbers(4)
+    ((1411, 1411), (4,))
+    """
+    if isinstance(text, str):
+        return tuple(int(part) for part in text.lower().replace("×", "x").split(separator))
+    return (int(text),) if isinstance(text, int) else tuple(int(n) for n in text)
+
+
+def precision(text: str) -> str:
+    """The precision that a spelling in use stands for: ``"fp_16"`` is ``"fp16"``."""
+    name = str(text).lower().removeprefix("torch.").replace("_", "")
+    name = _SPELLINGS.get(name, name)
+    if name not in PRECISIONS:
+        raise OptionError(f"unknown precision {text!r}: use {', '.join(PRECISIONS)}")
+    return name
+
+
+def blocks_fused(text: int | str) -> int | str:
+    """A number of blocks, or ``all``."""
+    return "all" if text == "all" else int(text)
