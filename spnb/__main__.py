@@ -19,7 +19,7 @@ from .images import open_source
 from .launched import Launched, Post, run_launched, under_mpi
 from .layout import PlanError
 from .options import Job
-from .plan import Plan
+from .planning import JobPlan
 from .result import Result
 from .session import Session
 from .sources import Source
@@ -135,7 +135,7 @@ def _drive(args: argparse.Namespace, post: Post | None) -> int:
     return 0 if check is None or check.passed else 1
 
 
-def _session(plan: Plan, post: Post | None) -> Session:
+def _session(plan: JobPlan, post: Post | None) -> Session:
     if post is not None:
         return Launched(plan, post)
     from .cluster import Cluster  # needs ipyparallel, which ranks under mpiexec do not
@@ -149,7 +149,7 @@ def _shapes(output: Any) -> str:
     return str(torch.utils._pytree.tree_map(lambda t: tuple(t.shape), output))
 
 
-def _save_plots(plan: Plan, result: Result, source: Source, folder: Path) -> None:
+def _save_plots(plan: JobPlan, result: Result, source: Source, folder: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -13,12 +13,13 @@ from tqdm.auto import tqdm
 
 from . import remote
 from .engines import EngineError, Engines
-from .plan import Plan
+from .planning import JobPlan
 from .program import Part, Receive
 from .rank import Report
-from .session import Session, read_weights
+from .session import Session
 from .sources import HeldSource, Source
 from .survey import counted
+from .weights import read_weights
 from .worker import Piece
 
 OWN_ERRORS = ("RankError", "PeerFailed", "WaitTimeout")
@@ -57,7 +58,7 @@ class Cluster(Session):
     """
 
     def __init__(
-        self, plan: Plan, *, client: Any = None, timeout: float = 120.0, progress: bool = True
+        self, plan: JobPlan, *, client: Any = None, timeout: float = 120.0, progress: bool = True
     ):
         super().__init__(plan)
         self.timeout, self.progress = timeout, progress
@@ -90,7 +91,7 @@ class Cluster(Session):
         """A direct view of the engines in the order of their ranks."""
         return self.engines.view
 
-    def load(self, plan: Plan) -> None:
+    def load(self, plan: JobPlan) -> None:
         """Give the engines another plan; more are started only where they do not suffice."""
         if self.engines.ensure(plan.num_ranks):
             self._prepare()
@@ -132,7 +133,7 @@ class Cluster(Session):
             self.view.activate()
             shell.user_ns.setdefault("rc", self.client)
 
-    def _load(self, plan: Plan, parts: Sequence[tuple[Part, Path]]) -> None:
+    def _load(self, plan: JobPlan, parts: Sequence[tuple[Part, Path]]) -> None:
         self._parts = [part for part, _ in parts]
         loads = [
             (part, path if self.shares_files else dict(read_weights(path))) for part, path in parts

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from .plan import Plan
+from .planning import JobPlan
 from .rank import Report, here
-from .session import Session, read_weights
+from .session import Session
 from .sources import Source
 from .transport import PeerFailed
+from .weights import read_weights
 from .worker import Piece
 
 _MARKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
@@ -31,7 +32,7 @@ def under_mpi() -> bool:
 class Launched(Session):
     """The other ranks, as rank 0 sees them: it hands out orders, all carry them out."""
 
-    def __init__(self, plan: Plan, post: Post):
+    def __init__(self, plan: JobPlan, post: Post):
         super().__init__(plan)
         if plan.num_ranks > post.comm.size:
             raise ValueError(
@@ -41,7 +42,7 @@ class Launched(Session):
         self.post = post
         self.load(plan)
 
-    def _load(self, plan: Plan, parts: Sequence[tuple[Any, Path]]) -> None:
+    def _load(self, plan: JobPlan, parts: Sequence[tuple[Any, Path]]) -> None:
         loads = [(part, dict(read_weights(path))) for part, path in parts]
         idle = [None] * (self.post.comm.size - plan.num_ranks)
         self.post.order("load", [*loads, *idle])

@@ -11,24 +11,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import survey
 from .exchange import HOST, Exchange, Team, region_at
 from .graph import Graph
-from .images import open_source
 from .layout import Layout, PlanError, extent_in, lay_out, needed
 from .node import Node
 from .program import Compute, Free, Part, Program, Send, Step, receive_step
 from .region import Region, Span, Tiling
 from .rules import home_of, rule_of
 from .schedule import micro_batches
-from .sources import Source
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -78,8 +71,8 @@ class Plan:
         Micro-batches.
     fused
         Exchange once for this many consecutive blocks; 0 for one exchange before each window op.
-    job
-        What was asked for, carried along for those who run the plan.
+    home
+        The module that defines the network: ranks import it for its custom operators.
 
     Raises
     ------
@@ -94,9 +87,9 @@ class Plan:
         blocks: Sequence[int],
         parts: int = 1,
         fused: int = 0,
-        job: Any = None,
+        home: str | None = None,
     ):
-        self.graph, self.fused, self.job = graph, fused, job
+        self.graph, self.fused, self.home = graph, fused, home
         batch, *extent = graph.extent(next(iter(graph.inputs)))
         self.extent = tuple(extent)
         self.batches = micro_batches(batch, parts)
@@ -224,8 +217,8 @@ class Plan:
         """Modules that define the stage's custom operators; a notebook's own has no name."""
         custom = [n for n in stage.nodes if n.op.split(".")[0] not in ("aten", "_operator")]
         homes = {home_of(node) for node in custom}
-        if custom and self.job:
-            homes.add(self.job.home)
+        if custom:
+            homes.add(self.home)
         return tuple(sorted(homes - {None, "__main__"}))
 
     def _entry(self, stage: Stage) -> str:
@@ -287,50 +280,11 @@ class Plan:
         node = self.graph.by_name.get(value)
         return node.dtype if node else self.graph.dtype
 
-    # --- to look at ---------------------------------------------------------------------------
-
     def tile_region(self, rank: int) -> Region:
         """The region of its stage's first input that a rank owns."""
         stage = self.stage_of(rank)
         extent = self.graph.extent(self._entry(stage))
         return stage.team.tiling.region(extent, self.tile_of(rank))
-
-    def open(self, image: Any = None) -> Source:
-        """An image as a source that fits the plan: see `spnb.images.open_source`.
-
-        Raises
-        ------
-        ValueError, FileNotFoundError
-            If it cannot be read or does not fit.
-        """
-        batch, channels, *size = next(iter(self.graph.inputs.values()))
-        seed = self.job.seed if self.job else 0
-        return open_source(image, batch_size=batch, channels=channels, size=tuple(size), seed=seed)
-
-    def plot_tiles(
-        self, image: Any = None, stage: int | None = None, ax: Axes | None = None
-    ) -> Any:
-        """Draw tile boundaries and halo bands over an image, for one or for each tiled stage.
-
-        Parameters
-        ----------
-        image
-            What `spnb.images.open_source` takes; by default the synthetic image.
-        stage
-            A tiled stage; by default all of them, side by side.
-        ax
-            Where to draw, with one stage.
-
-        Returns
-        -------
-        matplotlib.axes.Axes, or an array of them for several stages
-        """
-        from . import plots  # the picture is drawn from the plan: imported when asked for
-
-        return plots.plan_tiles(self, image, stage, ax)
-
-    def __repr__(self) -> str:
-        return survey.describe(self)
 
 
 def _stages(graph: Graph, tilings: Sequence[Tiling], blocks: Sequence[int]) -> list[Stage]:

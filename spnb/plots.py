@@ -7,7 +7,7 @@ and differ in lightness too, for print.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,12 +17,11 @@ from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from .exchange import Team
 from .images import thumbnail
+from .plan import Plan
+from .sources import Source
 from .survey import Halo, widest_halo
-
-if TYPE_CHECKING:
-    from .exchange import Team
-    from .plan import Plan
 
 TILE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")
 KIND = {
@@ -38,14 +37,13 @@ SEEN = 0.012
 """Share of the image's longer side that a halo is drawn with at least, to be seen at all."""
 
 
-def plan_tiles(plan: Plan, image: Any, stage: int | None, ax: Axes | None) -> Any:
-    """Draw the tiles of a plan over an image: see `spnb.plan.Plan.plot_tiles`."""
+def plan_tiles(plan: Plan, source: Source, stage: int | None, ax: Axes | None) -> Any:
+    """Draw the tiles of a plan over an image: see `spnb.planning.JobPlan.plot_tiles`."""
     if len(plan.extent) != 2:
         raise ValueError(f"tiles are drawn over 2-D images, this one has {len(plan.extent)} axes")
     stages = [s.index for s in plan.stages if s.tiled] if stage is None else [stage]
     if not stages:
         raise ValueError("no stage of this plan is tiled (spatial_size 0): nothing to draw")
-    source = plan.open(image)
     picture = thumbnail(source)
     if len(stages) == 1:
         return tiles(widest_halo(plan, stages[0]), plan.extent, picture, stages[0], source.name, ax)

@@ -12,9 +12,9 @@ from mpi4py import MPI
 
 from .program import Part
 from .rank import Report, here
-from .session import read_weights
 from .sources import Source
 from .transport.mpi import MPITransport
+from .weights import read_weights
 from .worker import Piece
 
 _transport: MPITransport | None = None

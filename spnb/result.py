@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from . import plots, trace
 from .graph import pack_outputs
 from .node import index_of
-from .plan import Plan
+from .planning import JobPlan
 from .rank import Report
 from .region import Region
 from .sources import Source
@@ -93,7 +93,7 @@ class Result:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: JobPlan,
         source: Source,
         reports: Sequence[Report],
         seconds: float,

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -20,12 +20,12 @@ from typing import Any, Self
 import torch
 
 from .images import resident
-from .plan import Plan
+from .planning import JobPlan
 from .rank import Here, Report
 from .result import Result
 from .sources import Source
 from .transport.local import World
-from .weights import tensors_of
+from .weights import read_weights, tensors_of
 from .worker import Piece
 
 
@@ -35,14 +35,14 @@ class Session:
     Subclasses say how parts and images reach the ranks: `_load`, `_infer`, `_fetch`.
     """
 
-    def __init__(self, plan: Plan):
+    def __init__(self, plan: JobPlan):
         plan.job.module  # noqa: B018 - a bad checkpoint is refused before any rank starts
         self.scratch = Path(tempfile.mkdtemp(prefix="spnb-"))
         self._clean = weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
         self._runs, self._released = itertools.count(), []
         self.plan = plan
 
-    def load(self, plan: Plan) -> None:
+    def load(self, plan: JobPlan) -> None:
         """Give every rank its part of a plan and its stage's weights."""
         files = {stage.index: self._weights_file(plan, stage.index) for stage in plan.stages}
         self._load(
@@ -85,13 +85,13 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _weights_file(self, plan: Plan, stage: int) -> Path:
+    def _weights_file(self, plan: JobPlan, stage: int) -> Path:
         path = self.scratch / f"stage-{stage}.pt"
         path.unlink(missing_ok=True)  # ranks may still map the file of the plan before
         torch.save(tensors_of(plan.job.module, plan.stages[stage].weights), path)
         return path
 
-    def _load(self, plan: Plan, parts: Sequence[tuple[Any, Path]]) -> None:
+    def _load(self, plan: JobPlan, parts: Sequence[tuple[Any, Path]]) -> None:
         raise NotImplementedError
 
     def _infer(self, source: Source, run: int, released: Sequence[int]) -> list[Report]:
@@ -99,11 +99,6 @@ class Session:
 
     def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
         raise NotImplementedError
-
-
-def read_weights(path: Path) -> Mapping[str, torch.Tensor]:
-    """A stage's weights, mapped from the file: ranks of one host share the memory."""
-    return torch.load(path, weights_only=True, mmap=True)
 
 
 class InProcess(Session):
@@ -118,12 +113,12 @@ class InProcess(Session):
     True
     """
 
-    def __init__(self, plan: Plan, timeout: float = 60.0):
+    def __init__(self, plan: JobPlan, timeout: float = 60.0):
         super().__init__(plan)
         self.timeout = timeout
         self.load(plan)
 
-    def _load(self, plan: Plan, parts: Sequence[tuple[Any, Path]]) -> None:
+    def _load(self, plan: JobPlan, parts: Sequence[tuple[Any, Path]]) -> None:
         self._ranks = [Here() for _ in parts]
         self._parts = [(part, read_weights(path)) for part, path in parts]
 

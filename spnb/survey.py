@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from .exchange import HOST, Spans, Team, region_at
+from .plan import Plan
 from .program import Compute, Free, Receive
 from .region import Region
-
-if TYPE_CHECKING:
-    from .plan import Plan
 
 
 @dataclass(frozen=True)
@@ -179,13 +176,12 @@ def rows(plan: Plan) -> list[tuple[str, ...]]:
     return found
 
 
-def describe(plan: Plan) -> str:
+def describe(plan: Plan, name: str) -> str:
     """A plan as a small table: per rank of each stage, for one pass over the batch."""
     batch, *size = plan.graph.extent(next(iter(plan.graph.inputs)))
     halo_text = "before each window operator"
     if plan.fused:
         halo_text = f"once for {plan.fused} blocks" if plan.fused < 1 << 20 else "once for all"
-    name = plan.job.name if plan.job else "network"
     head = (
         f"{name}: {counted(batch, 'image')} of {'×'.join(map(str, size))}"
         f" in {counted(len(plan.batches), 'part')}, {counted(len(plan.graph.blocks), 'block')},"

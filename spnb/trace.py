@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 KINDS = ("compute", "read", "pack", "wait", "unpack")
 """What a rank does: run an operator, read its part of the image, put a region to send in one
@@ -72,15 +73,9 @@ def table(events: Iterable[tuple[int, int, Iterable[Event]]]) -> pd.DataFrame:
     pandas.DataFrame
         Columns rank, stage, micro_batch, layer, kind, what, start, stop, seconds, bytes.
     """
+    import pandas as pd  # engines import this module, and make no tables
+
     rows = [(rank, stage, *event) for rank, stage, each in events for event in each]
     frame = pd.DataFrame(rows, columns=["rank", "stage", *Event._fields])
     frame.insert(8, "seconds", frame.stop - frame.start)
     return frame.sort_values(["rank", "start"], ignore_index=True)
-
-
-def by_rank(timings: pd.DataFrame) -> pd.DataFrame:
-    """Seconds of each kind for each rank: columns compute_s, read_s, pack_s, wait_s, unpack_s."""
-    sums = timings.pivot_table(
-        index=["rank", "stage"], columns="kind", values="seconds", aggfunc="sum", fill_value=0.0
-    )
-    return sums.reindex(columns=list(KINDS), fill_value=0.0).add_suffix("_s").reset_index()

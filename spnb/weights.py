@@ -100,3 +100,8 @@ def tensors_of(module: nn.Module, names: Sequence[str]) -> dict[str, torch.Tenso
         **dict(module.named_buffers(remove_duplicate=False)),
     }
     return {name: every[name].detach() for name in names}
+
+
+def read_weights(path: Path) -> Mapping[str, torch.Tensor]:
+    """A stage's weights, mapped from the file: ranks of one host share the memory."""
+    return torch.load(path, weights_only=True, mmap=True)
