@@ -85,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
             "--image",
             metavar="IMAGE",
             help="PNG, JPEG, TIFF or npy file, or a sample such as retina (default: synthetic);"
-            " sets --image-size, and --batch-size 1, where these are not given",
+            " sets --image-size, and --batch-size 1, where these are not given; a picture of"
+            " another size is resized",
         )
         if verb == "infer":
             sub.add_argument("--check", action="store_true", help="compare with the untiled run")

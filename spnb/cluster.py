@@ -44,7 +44,10 @@ class Cluster(Session):
         An ipyparallel client of your own, whose engines are ranks of one MPI world (on Slurm, by
         a host file, of a profile); nothing is started then, and `stop` leaves them running.
     timeout
-        Seconds to wait for engines to start, and for a message of another rank in a run.
+        Seconds to wait for engines to start.
+    deadline
+        Seconds that a rank waits for a message of another before it gives up.  A rank that fails
+        or dies is noticed at once: this is the last resort.
     progress
         Show bars while engines start and while a run takes longer than a second.
 
@@ -58,10 +61,16 @@ class Cluster(Session):
     """
 
     def __init__(
-        self, plan: JobPlan, *, client: Any = None, timeout: float = 120.0, progress: bool = True
+        self,
+        plan: JobPlan,
+        *,
+        client: Any = None,
+        timeout: float = 120.0,
+        deadline: float = 3600.0,
+        progress: bool = True,
     ):
         super().__init__(plan)
-        self.timeout, self.progress = timeout, progress
+        self.deadline, self.progress = deadline, progress
         self._failed = False
         if client is None:
             self._bar = _Bar(progress)
@@ -95,7 +104,7 @@ class Cluster(Session):
         """Give the engines another plan; more are started only where they do not suffice."""
         if self.engines.ensure(plan.num_ranks):
             self._prepare()
-        self._recover()
+        self._recover()  # also from what was left half done by hand, in cells
         super().load(plan)
 
     def restart(self) -> None:
@@ -125,7 +134,7 @@ class Cluster(Session):
         threads = {h: max(1, (os.cpu_count() or 1) // hosts.count(h)) for h in hosts}
         self._failed = False
         path = [str(Path(folder).absolute()) for folder in sys.path]
-        seen = self._call(remote.prepare, [(token, threads[h], self.timeout, path) for h in hosts])
+        seen = self._call(remote.prepare, [(token, threads[h], self.deadline, path) for h in hosts])
         self.shares_files = all(seen)
         self.view.execute("import spnb, torch, numpy as np", silent=True)
         if shell := _notebook():
@@ -141,7 +150,8 @@ class Cluster(Session):
         self._call(remote.load, loads + [(None, None)] * (len(self.engines.ids) - len(loads)))
 
     def _infer(self, source: Source, run: int, released: Sequence[int]) -> list[Report]:
-        self._recover()
+        if self._failed:
+            self._recover()
         each = [(self._for_rank(source, part), run, released) for part in self._parts]
         total = len(self.plan.batches) * len(each)
         start, bar = time.monotonic(), _Bar(self.progress)
@@ -174,9 +184,8 @@ class Cluster(Session):
         return HeldSource.of(source, need)
 
     def _recover(self) -> None:
-        if self._failed:
-            self._call(remote.reset, [()] * len(self.engines.ids))
-            self._failed = False
+        self._call(remote.reset, [()] * len(self.engines.ids))
+        self._failed = False
 
     def _call(self, function: Any, args: Sequence[tuple], poll: Any = None) -> list[Any]:
         try:

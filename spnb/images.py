@@ -44,6 +44,7 @@ def open_source(
     channels: int = 3,
     size: Sequence[int] | None = None,
     seed: int = 0,
+    resize: bool = True,
 ) -> Source:
     """Open anything that holds an image.
 
@@ -63,9 +64,12 @@ def open_source(
     channels
         Channels wanted; a grey image is repeated to them.
     size
-        Spatial size wanted.  Images in memory are resized to it; files read by region are not.
+        Spatial size wanted.
     seed
         Of the synthetic noise.
+    resize
+        Whether an image in memory that has another size is resized, and its name says so.  Files
+        read by region never are.
 
     Raises
     ------
@@ -98,13 +102,18 @@ def open_source(
     if batch != 1 and batch_size not in (None, batch):
         raise ValueError(f"{name} holds {batch} images, but the batch size is {batch_size}")
     if size and tuple(own) != size:
-        if not isinstance(source, ArraySource) or len(own) != len(size):
-            own, size = ("x".join(map(str, n)) for n in (own, size))
+        shown, wanted = ("x".join(map(str, n)) for n in (own, size))
+        if not resize:
             raise ValueError(
-                f"{name} is {own}, but {size} is asked for: ask for {own}, or resize the image once"
+                f"{name} is {shown}, but {wanted} is planned: plan with image_size={shown!r}, or"
+                " resize the image"
+            )
+        if not isinstance(source, ArraySource) or len(own) != len(size):
+            raise ValueError(
+                f"{name} is {shown}, but {wanted} is asked for: ask for {shown}, or resize it once"
                 " beforehand (only images in memory are resized here, and to as many axes)"
             )
-        source = ArraySource(_resized(source, size), name)
+        source = ArraySource(_resized(source, size), f"{name} resized from {shown}")
     wanted = (batch_size or batch, channels)
     return source if source.shape[:2] == wanted else Repeated(source, *wanted)
 

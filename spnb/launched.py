@@ -60,14 +60,14 @@ class Launched(Session):
 class Post:
     """Carries orders from rank 0 to all ranks, and their answers back."""
 
-    def __init__(self, timeout: float = 600.0):
+    def __init__(self):
         from mpi4py import MPI
 
         from .transport.mpi import MPITransport, politely
 
         self.comm = MPI.COMM_WORLD
         self._politely = politely
-        self.transport = MPITransport(self.comm, timeout=timeout)
+        self.transport = MPITransport(self.comm)
         local = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local.size))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import survey
@@ -50,6 +51,9 @@ class JobPlan(Plan):
     def open(self, image: Any = None) -> Source:
         """An image as a source that fits the plan: see `spnb.images.open_source`.
 
+        A picture that is named by file or sample is resized to the plan's size; what is passed as
+        an array must have it.
+
         Raises
         ------
         ValueError, FileNotFoundError
@@ -57,7 +61,12 @@ class JobPlan(Plan):
         """
         batch, channels, *size = self.job.input_shape
         return open_source(
-            image, batch_size=batch, channels=channels, size=tuple(size), seed=self.job.seed
+            image,
+            batch_size=batch,
+            channels=channels,
+            size=tuple(size),
+            seed=self.job.seed,
+            resize=isinstance(image, (str, Path)),
         )
 
     def plot_tiles(

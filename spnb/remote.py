@@ -20,13 +20,13 @@ from .worker import Piece
 _transport: MPITransport | None = None
 
 
-def prepare(token: Path, threads: int, timeout: float, path: Sequence[str]) -> bool:
+def prepare(token: Path, threads: int, deadline: float, path: Sequence[str]) -> bool:
     """Get ready, together with all engines; whether this one sees the caller's files."""
     global _transport
     sys.path += [folder for folder in path if folder not in sys.path]  # to import what it can
     torch.set_num_threads(threads)
     if _transport is None:
-        _transport = MPITransport(MPI.COMM_WORLD, timeout=timeout)
+        _transport = MPITransport(MPI.COMM_WORLD, deadline=deadline)
     return token.exists()
 
 

@@ -64,6 +64,7 @@ class Session:
         ValueError
             If the image does not fit the plan.
         """
+        before = set(self.scratch.iterdir())
         source = resident(self.plan.open(image), self.scratch)
         start = time.perf_counter()
         run = next(self._runs)
@@ -72,7 +73,9 @@ class Session:
         seconds = time.perf_counter() - start
         fetch = partial(self._fetch, run)
         result = Result(self.plan, source, reports, seconds, fetch)
-        weakref.finalize(result, self._released.append, run)  # its output may go, then
+        weakref.finalize(result, self._released.append, run)  # then its output may go,
+        for written in set(self.scratch.iterdir()) - before:
+            weakref.finalize(source, written.unlink, missing_ok=True)  # and so may its image
         return result
 
     def stop(self) -> None:
@@ -113,9 +116,9 @@ class InProcess(Session):
     True
     """
 
-    def __init__(self, plan: JobPlan, timeout: float = 60.0):
+    def __init__(self, plan: JobPlan, deadline: float = 3600.0):
         super().__init__(plan)
-        self.timeout = timeout
+        self.deadline = deadline
         self.load(plan)
 
     def _load(self, plan: JobPlan, parts: Sequence[tuple[Any, Path]]) -> None:
@@ -128,7 +131,7 @@ class InProcess(Session):
             here.load(*self._parts[transport.rank], transport)
             return here.infer(source, run)
 
-        reports = World(self.plan.num_ranks, self.timeout).run(work)
+        reports = World(self.plan.num_ranks, self.deadline).run(work)
         for report, here in zip(reports, self._ranks, strict=True):
             report.pieces = here.outputs[run]  # no need to leave them behind: one process
         return reports

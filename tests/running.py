@@ -29,7 +29,7 @@ def run(plan, net, x):
         part = plan.part(transport.rank)
         return Worker(part, tensors_of(net, part.weights), transport).infer(read)
 
-    outcomes = World(plan.num_ranks, timeout=30).run(work)
+    outcomes = World(plan.num_ranks, deadline=30).run(work)
     whole = {
         v: torch.full(plan.graph.shapes[v], torch.nan, dtype=x.dtype) for v in plan.graph.outputs
     }

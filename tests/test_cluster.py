@@ -220,7 +220,7 @@ def test_a_client_of_ones_own(cluster):
         assert other.infer().check().passed
         with pytest.raises(RuntimeError, match="your own"):
             other.restart()
-        with pytest.raises(RuntimeError, match="17 engines"):
+        with pytest.raises(RuntimeError, match="17 new engines"):
             other.load(planned(num_spatial_parts=16))
     cluster.load(planned())
     assert cluster.infer().check().passed

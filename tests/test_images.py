@@ -312,6 +312,13 @@ def test_resize_is_antialiased_in_any_number_of_axes():
     np.testing.assert_allclose(signal[0, 0], np.arange(4.5, 100, 10), atol=1)
 
 
+def test_another_size_is_told_or_refused():
+    source = open_source(np.zeros((20, 30)), size=(10, 15))
+    assert source.name == "array resized from 20x30"
+    with pytest.raises(ValueError, match=r"array is 20x30, but 10x15 is planned: plan with"):
+        open_source(np.zeros((20, 30)), size=(10, 15), resize=False)
+
+
 def test_resident(tmp_path):
     folder = tmp_path / "new"
     source = resident(open_source(RGB, batch_size=8), folder)

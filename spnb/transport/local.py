@@ -19,8 +19,8 @@ T = TypeVar("T")
 class World:
     """The mailboxes that the ranks of one process share."""
 
-    def __init__(self, num_ranks: int, timeout: float = 60.0):
-        self.num_ranks, self.timeout = num_ranks, timeout
+    def __init__(self, num_ranks: int, deadline: float = 3600.0):
+        self.num_ranks, self.deadline = num_ranks, deadline
         self.changed = threading.Condition()
         self.boxes: dict[tuple[int, int, int], deque[torch.Tensor]] = defaultdict(deque)
         self.failure: tuple[int, str] | None = None
@@ -75,20 +75,20 @@ class LocalTransport:
         world = self.world
         with world.changed:
             in_time = world.changed.wait_for(
-                lambda: world.failure or all(a.done() for a in arrivals), world.timeout
+                lambda: world.failure or all(a.done() for a in arrivals), world.deadline
             )
         if world.failure and world.failure[0] != self.rank:
             raise PeerFailed("rank {} failed: {}".format(*world.failure))
         if not in_time:
             late = sorted({a.source for a in arrivals if not a.arrived})
-            raise WaitTimeout(f"nothing from ranks {late} for {world.timeout:g} s")
+            raise WaitTimeout(f"nothing from ranks {late} for {world.deadline:g} s")
 
     def flush(self) -> None:
         """Nothing to do: the mailbox keeps the tensor itself."""
 
     def barrier(self) -> None:
         try:
-            self.world._barrier.wait(self.world.timeout)
+            self.world._barrier.wait(self.world.deadline)
         except threading.BrokenBarrierError:
             reason = "rank {} failed: {}".format(*(self.world.failure or (-1, "unknown")))
             raise PeerFailed(reason) from None

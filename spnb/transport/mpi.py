@@ -54,12 +54,12 @@ class MPITransport:
         Communicator to duplicate, so that no message of anybody else is met. Collective.
     num_ranks
         Ranks that take part in the plan: the first of the communicator.
-    timeout
+    deadline
         Seconds that a rank waits for another before it gives up.
     """
 
-    def __init__(self, comm: MPI.Comm, num_ranks: int | None = None, timeout: float = 600.0):
-        self.parent, self.timeout = comm, timeout
+    def __init__(self, comm: MPI.Comm, num_ranks: int | None = None, deadline: float = 3600.0):
+        self.parent, self.deadline = comm, deadline
         self.num_ranks = num_ranks or comm.size
         self.comm = comm
         self._sent: list[tuple[MPI.Request, torch.Tensor]] = []
@@ -79,8 +79,8 @@ class MPITransport:
         self._lost = [item for item in (*self._lost, *self._sent) if not item[0].Test()]
         self._sent = []
         fresh, request = self.parent.Idup()
-        if not politely(request.Test, lambda: None, self.timeout):
-            raise WaitTimeout(f"not all {self.parent.size} ranks came within {self.timeout:g} s")
+        if not politely(request.Test, lambda: None, self.deadline):
+            raise WaitTimeout(f"not all {self.parent.size} ranks came within {self.deadline:g} s")
         if self.comm is not self.parent and not self._lost:
             self.comm.Free()
         self.comm = fresh
@@ -135,8 +135,8 @@ class MPITransport:
     _BARRIER = 1 << 20
 
     def _wait(self, done: Callable[[], bool], whom: Callable[[], str]) -> None:
-        if not politely(done, self._listen, self.timeout):
-            raise WaitTimeout(f"nothing from {whom()} for {self.timeout:g} s")
+        if not politely(done, self._listen, self.deadline):
+            raise WaitTimeout(f"nothing from {whom()} for {self.deadline:g} s")
 
     def _listen(self) -> None:
         """Raise if another rank says that it failed."""

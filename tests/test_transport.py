@@ -1,0 +1,80 @@
+"""The carriers' contract: order, failure, deadline, politeness."""
+
+import time
+
+import pytest
+import torch
+
+from spnb.transport import PeerFailed, WaitTimeout
+from spnb.transport.local import World
+
+
+def test_messages_of_one_tag_arrive_in_order():
+    def work(transport):
+        if transport.rank == 0:
+            for k in range(5):
+                transport.send(1, 7, torch.full((2,), float(k)))
+            return None
+        buffers = [torch.empty(2) for _ in range(5)]
+        for buffer in buffers:
+            transport.wait([transport.receive(0, 7, buffer)])
+        return [float(buffer[0]) for buffer in buffers]
+
+    assert World(2).run(work)[1] == [0, 1, 2, 3, 4]
+
+
+def test_a_failure_frees_who_waits_and_is_the_one_that_is_raised():
+    def work(transport):
+        transport.barrier()
+        if transport.rank == 2:
+            transport.fail("too hot")
+            raise ValueError("too hot")
+        with pytest.raises(PeerFailed, match="rank 2 failed: too hot"):
+            transport.wait([transport.receive(2, 0, torch.empty(1))])
+
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="too hot"):
+        World(3, deadline=30).run(work)
+    assert time.monotonic() - start < 20
+
+
+def test_a_failure_before_the_barrier_frees_those_at_it():
+    def work(transport):
+        if transport.rank == 0:
+            transport.fail("no start")
+            raise ValueError("no start")
+        transport.barrier()
+
+    with pytest.raises(ValueError, match="no start"):
+        World(3, deadline=30).run(work)
+
+
+def test_a_deadline_names_who_is_late():
+    def work(transport):
+        if transport.rank == 0:
+            transport.wait([transport.receive(1, 0, torch.empty(1))])
+
+    with pytest.raises(WaitTimeout, match=r"nothing from ranks \[1\] for 0.2 s"):
+        World(2, deadline=0.2).run(work)
+
+
+def test_a_polite_wait_sleeps_ever_longer_and_looks_around():
+    from spnb.transport.mpi import politely
+
+    calls = []
+    start = time.perf_counter()
+
+    def done():
+        calls.append(time.perf_counter() - start)
+        return calls[-1] > 0.2
+
+    assert politely(done, lambda: None, 60)
+    late = [t for t in calls if 0.1 < t < 0.2]
+    assert len(late) < 110  # a millisecond's sleep between two tests
+    assert not politely(lambda: False, lambda: None, 0.05)
+
+    def hears():
+        raise PeerFailed("rank 1 failed")
+
+    with pytest.raises(PeerFailed):
+        politely(lambda: False, hears, 60)
