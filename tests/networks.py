@@ -112,3 +112,20 @@ def chains(draw, axes, channels=2, longest=5):
     """A chain of random layers, with random weights."""
     body = draw(st.lists(layers(axes, channels), min_size=1, max_size=longest))
     return randomize(Sum(nn.Sequential(*body)), draw(st.integers(0, 99)))
+
+
+def dense(channels=4):
+    """Strides, dilation, pooling, a residual: a dense output at the end."""
+    return randomize(
+        nn.Sequential(
+            nn.Conv2d(3, channels, 3, padding=1),
+            Residual(
+                nn.Conv2d(channels, channels, 5, padding=4, dilation=2), nn.BatchNorm2d(channels)
+            ),
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1),
+            Residual(nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1, groups=2)),
+            nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+            nn.AvgPool2d(3, 1, 1, count_include_pad=False),
+            nn.Conv2d(channels, channels, 4, padding="same"),
+        )
+    )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
-from networks import Residual, chains, randomize
+from networks import chains, dense, randomize
 from running import assert_equal, planned, run
 from torch import nn
 
@@ -64,30 +64,13 @@ def test_random_networks(data, axes):
     note(str(plan))
 
 
-def dense(channels=4):
-    """Strides, dilation, pooling, a residual: a dense output at the end."""
-    return randomize(
-        nn.Sequential(
-            nn.Conv2d(3, channels, 3, padding=1),
-            Residual(
-                nn.Conv2d(channels, channels, 5, padding=4, dilation=2), nn.BatchNorm2d(channels)
-            ),
-            nn.Conv2d(channels, channels, 3, stride=2, padding=1),
-            Residual(nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1, groups=2)),
-            nn.MaxPool2d(3, 2, 1, ceil_mode=True),
-            nn.AvgPool2d(3, 1, 1, count_include_pad=False),
-            nn.Conv2d(channels, channels, 4, padding="same"),
-        )
-    ).double()
-
-
 SIZES = [(97, 131), (64, 64), (193, 67)]
 
 
 @pytest.mark.parametrize("tiles", [2, 3, 4, 5, 6, 9])
 @pytest.mark.parametrize("method", ["square", "vertical", "horizontal"])
 def test_methods_and_tile_counts(method, tiles):
-    net = dense()
+    net = dense().double()
     for size in SIZES:
         x = torch.randn(1, 3, *size).double()
         check(net, x, [Tiling.even((1, *grid_of(method, tiles, 2))), Tiling.even((1, 1, 1))])
@@ -98,18 +81,20 @@ def test_methods_and_tile_counts(method, tiles):
 def test_fused_lengths_and_parts(fused, parts):
     x = torch.randn(5, 3, 97, 67).double()
     tilings = [Tiling.even((1, 2, 2)), Tiling.even((1, 1, 1))]
-    plan = check(dense(), x, tilings, parts, fused, balance=[6, 1])
+    plan = check(dense().double(), x, tilings, parts, fused, balance=[6, 1])
     assert plan.batches == {1: (5,), 2: (2, 3), 3: (1, 2, 2)}[parts]
 
 
 def test_four_tiles_to_two_to_one_shared_by_two():
     tilings = [Tiling.even(grid) for grid in [(1, 2, 2), (1, 1, 2), (2, 1, 1)]]
-    check(dense(), torch.randn(5, 3, 97, 131).double(), tilings, parts=2, balance=[2, 3, 2])
+    check(
+        dense().double(), torch.randn(5, 3, 97, 131).double(), tilings, parts=2, balance=[2, 3, 2]
+    )
 
 
 def test_custom_cuts():
     tilings = [Tiling(((1,), (3, 1), (1, 2, 4))), Tiling.even((1, 1, 1))]
-    check(dense(), torch.randn(1, 3, 97, 131).double(), tilings, balance=[6, 1])
+    check(dense().double(), torch.randn(1, 3, 97, 131).double(), tilings, balance=[6, 1])
 
 
 def test_a_halo_wider_than_the_neighbour_comes_from_the_next_one():
