@@ -11,7 +11,7 @@ import ipyparallel as ipp
 import psutil
 import pytest
 
-from spnb import engines as module
+from spnb import launch
 from spnb.engines import EngineDied, EngineError, Engines, EngineTimeout, StartError
 
 pytestmark = pytest.mark.mpi
@@ -227,13 +227,13 @@ def test_engines_of_no_common_world_are_refused(tmp_path):
 @pytest.fixture
 def folders(monkeypatch):
     made = []
-    real = module.tempfile.mkdtemp
+    real = launch.tempfile.mkdtemp
 
     def mkdtemp(**kwargs):
         made.append(real(**kwargs))
         return made[-1]
 
-    monkeypatch.setattr(module.tempfile, "mkdtemp", mkdtemp)
+    monkeypatch.setattr(launch.tempfile, "mkdtemp", mkdtemp)
     yield made
     assert not any(Path(folder).exists() or processes_of(folder) for folder in made)
 
@@ -242,8 +242,8 @@ def test_a_failed_start_shows_why_and_leaves_nothing(folders, monkeypatch, tmp_p
     mpiexec = tmp_path / "mpiexec"
     mpiexec.write_text("#!/bin/sh\necho no slots left\nexit 3\n")
     mpiexec.chmod(0o755)
-    real = module._environment
-    monkeypatch.setattr(module, "_environment", lambda f: real(f) | {"PATH": f"{tmp_path}:/bin"})
+    real = launch._environment
+    monkeypatch.setattr(launch, "_environment", lambda f: real(f) | {"PATH": f"{tmp_path}:/bin"})
     with pytest.raises(StartError, match=r"0 of 2 engines started, and .* ended[^$]*no slots left"):
         Engines(2).start()
     mpiexec.unlink()
@@ -275,7 +275,7 @@ def test_nothing_survives_a_killed_owner():
         print(engines._launch.folder, flush=True)
         time.sleep(600)
     """
-    root = str(Path(module.__file__).parents[1])
+    root = str(Path(launch.__file__).parents[1])
     command = [sys.executable, "-c", textwrap.dedent(script)]
     environment = {**os.environ, "PYTHONPATH": root}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as owner:
@@ -297,7 +297,7 @@ def test_the_end_of_the_process_stops_its_engines():
         engines.start()
         print(engines._launch.folder)
     """
-    root = str(Path(module.__file__).parents[1])
+    root = str(Path(launch.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
         capture_output=True,
