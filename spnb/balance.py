@@ -32,6 +32,13 @@ def obstacle(graph: Graph, node: Node, tiling: Tiling, cut_batch: bool) -> Obsta
     if any(n > 1 for n in tiling.grid[1:]):
         grid = shape_text(tiling.grid[1:])
         advice = "let the tiled stages end before this layer"
+        if not node.operands:
+            return Obstacle(
+                node,
+                "it is computed of weights alone, at each forward, in a stage that is cut",
+                "compute it once (of a parametrized layer: torch.nn.utils.parametrize."
+                f"remove_parametrizations), or {advice}",
+            )
         if rule is None or rule.gathers:
             reason = (
                 f"{node.kind}, used like this, needs the whole extent"
@@ -41,9 +48,10 @@ def obstacle(graph: Graph, node: Node, tiling: Tiling, cut_batch: bool) -> Obsta
             )
             return Obstacle(node, f"{reason}, but the stage is cut into {grid} tiles", advice)
         extent = graph.extent(node.name)[1:]
-        if len(extent) < len(tiling.grid) - 1 or any(
-            n < k for n, k in zip(extent, tiling.grid[1:], strict=True)
-        ):
+        if len(extent) != len(tiling.grid) - 1:
+            reason = f"its result has {len(extent)} spatial axes, but the stage is cut into {grid}"
+            return Obstacle(node, f"{reason} tiles", advice)
+        if any(n < k for n, k in zip(extent, tiling.grid[1:], strict=True)):
             return Obstacle(
                 node,
                 f"its extent {shape_text(extent)} is too small for {grid} tiles; at most"

@@ -19,7 +19,7 @@ from torch import nn
 
 from .node import Node
 
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_LISTS = (nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def _open(module: nn.Module, path: str, nodes: Sequence[Node]) -> Iterator[str]:
     """Paths of the blocks in a module."""
     for name, child in module.named_children():
         inner = f"{path}.{name}" if path else name
-        if _compound(child) and (isinstance(child, _CONTAINERS) or _chained(child, inner, nodes)):
+        if _is_run(child) or (_compound(child) and _chained(child, inner, nodes)):
             yield from _open(child, inner, nodes)
         else:
             yield inner
@@ -65,10 +65,19 @@ def _compound(module: nn.Module) -> bool:
     return any(True for child in module.children() for _ in child.children())
 
 
+def _is_run(module: nn.Module) -> bool:
+    """Whether a module is a list of blocks: not so a convolution with its norm and activation."""
+    if isinstance(module, nn.Sequential):
+        weights = (getattr(child, "weight", None) for child in module.children())
+        windows = sum(w is not None and w.ndim > 2 for w in weights)
+        return _compound(module) or windows > 1
+    return isinstance(module, _LISTS)
+
+
 def _members(module: nn.Module, path: str) -> Iterator[str]:
     for name, child in module.named_children():
         inner = f"{path}.{name}"
-        if isinstance(child, _CONTAINERS) and _compound(child):
+        if _is_run(child):
             yield from _members(child, inner)
         else:
             yield inner

@@ -20,11 +20,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from .region import Region, Span, Tiling, length, meet
 
 HOST = -1
 """Pseudo-rank of whoever holds the image and wants the answer."""
+
+T = TypeVar("T")
 
 Spans = tuple[tuple[Span, ...], ...]
 """For each axis of ``(batch, *spatial)``, a span for each part of the grid along that axis."""
@@ -62,8 +65,11 @@ class Team:
 
 
 def region_at(spans: Spans, position: Sequence[int]) -> Region:
-    """The region of the tile at a position, of a value that may have fewer axes than the grid."""
-    return Region(tuple(axis[k] for axis, k in zip(spans, position, strict=False)))
+    """The region of the tile at a position, of a value that may have fewer axes than the grid.
+
+    Of one that has more, the others are not cut.
+    """
+    return Region(tuple(axis[k] for axis, k in _by_axis(spans, position)))
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,7 @@ class Exchange:
     def sent(self, rank: int) -> tuple[int, int]:
         """Messages and bytes that a rank sends in one execution, without enumerating them."""
         position = self.source.position(rank)
-        meetings = [axis[k] for axis, k in zip(self._forward, position, strict=False)]
+        meetings = [axis[k] for axis, k in _by_axis(self._forward, position)]
         messages = math.prod(map(len, meetings))
         positions = math.prod(sum(length(span) for _, span in axis) for axis in meetings)
         if rank in self.target.ranks and (own := self.kept(rank)):
@@ -176,12 +182,16 @@ class Exchange:
 
     @staticmethod
     def _meetings(table: list, position: Sequence[int], other: Team) -> Iterator:
-        axes = [axis[k] for axis, k in zip(table, position, strict=False)]
+        axes = [axis[k] for axis, k in _by_axis(table, position)]
         for corner in itertools.product(*axes):
             yield (
-                other.rank_at([part for part, _ in corner]),
+                other.rank_at([part for part, _ in corner][: len(other.tiling.grid)]),
                 Region(tuple(span for _, span in corner)),
             )
+
+
+def _by_axis(table: Sequence[T], position: Sequence[int]) -> Iterator[tuple[T, int]]:
+    return zip(table, itertools.chain(position, itertools.repeat(0)), strict=False)
 
 
 def _overlaps(mine: Sequence[Span], theirs: Sequence[Span]) -> list[list[tuple[int, Span]]]:

@@ -11,6 +11,7 @@ Region(0:4, 3:7, 6:9)
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -148,7 +149,8 @@ class Tiling:
     def spans(self, extent: Sequence[int]) -> tuple[tuple[Span, ...], ...]:
         """The owned spans of every part, axis by axis.
 
-        A tensor with fewer axes than the grid (a flattened one, say) is cut along those it has.
+        A tensor with fewer axes than the grid (a flattened one, say) is cut along those it has;
+        of one with more, the others are not cut.
 
         Raises
         ------
@@ -157,7 +159,7 @@ class Tiling:
         """
         if any(n > 1 for n in self.grid[len(extent) :]):
             raise ValueError(f"a grid of {self.grid} cannot cut an extent of {tuple(extent)}")
-        return tuple(map(_cuts, extent, self.weights))
+        return tuple(map(_cuts, extent, itertools.chain(self.weights, itertools.repeat((1,)))))
 
     def coordinates(self, tile: int) -> tuple[int, ...]:
         """Position in the grid of tile number ``tile`` (row-major)."""

@@ -186,6 +186,8 @@ class _Run:
             self.held.pop(value, None)
 
     def _in_batch(self, region: Region) -> Region:
+        if not region.spans:  # a scalar
+            return region
         (start, stop), *space = region.spans
         return Region(((start + self.first_image, stop + self.first_image), *space))
 

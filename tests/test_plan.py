@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from networks import Residual
-from running import planned
+from running import assert_equal, planned, run
 from torch import nn
 
 import spnb
@@ -140,6 +140,46 @@ def test_blocks_are_those_of_the_author():
         "backbone.layers.2",
         "head",
     ]
+
+
+def test_lists_and_long_sequences_are_opened_and_a_conv_with_its_norm_is_not():
+    class Vgg(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Sequential(conv(3), nn.ReLU(), conv(3), nn.MaxPool2d(2))
+            self.more = nn.ModuleList(nn.Sequential(conv(3), nn.BatchNorm2d(3)) for _ in range(2))
+
+        def forward(self, x):
+            x = self.features(x)
+            for layer in self.more:
+                x = layer(x)
+            return x
+
+    graph = capture(Vgg(), (1, 3, 8, 8), torch.float32)
+    assert [block.path for block in graph.blocks] == [
+        "features.0", "features.1", "features.2", "features.3", "more.0", "more.1",
+    ]  # fmt: skip
+
+
+def test_an_untiled_stage_runs_what_has_no_rule_or_more_axes():
+    class Odd(nn.Module):
+        def forward(self, x):
+            y = torch.stack([x, x.flip(3)]).sum(0)
+            table = torch.arange(x.shape[-1], dtype=x.dtype)
+            return torch.fft.fft(y + table).real, y.sum()
+
+    net = nn.Sequential(conv(), Odd()).double()
+    plan = planned(net, (2, 4, 9, 10), [grid("square", 4), WHOLE], balance=[1, 1])
+    x = torch.randn(2, 4, 9, 10).double()
+    with torch.no_grad():
+        assert_equal(run(plan, net, x)[0], net(x))
+
+
+def test_refuses_what_is_computed_of_weights_alone_in_a_tiled_stage():
+    normed = nn.utils.parametrizations.weight_norm(conv())
+    message = refusal(nn.Sequential(normed, conv()), (1, 4, 9, 9), [grid("square", 4), WHOLE])
+    assert "it is computed of weights alone" in message
+    assert "remove_parametrizations" in message
 
 
 class Head(nn.Module):

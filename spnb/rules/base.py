@@ -87,7 +87,12 @@ def rule(*kinds: str) -> Callable[[RuleFactory], RuleFactory]:
 
 
 def rule_of(node: Node) -> Rule | None:
-    """The rule of a call; ``None`` where the operator, used like this, has none."""
+    """The rule of a call; ``None`` where the operator, used like this, has none.
+
+    What is computed of weights alone has no batch and no image in it, and so no rule.
+    """
+    if not node.operands:
+        return None
     namespace, kind, _ = node.op.split(".")
     factory = _registry.get(kind if namespace in ("aten", "_operator") else f"{namespace}.{kind}")
     return factory(node) if factory else None

@@ -8,23 +8,23 @@ from .whole import Whole
 
 ELEMENTWISE = """
     abs add addcmul addcdiv alias bitwise_and bitwise_not bitwise_or ceil celu clamp clamp_max
-    clamp_min clone contiguous cos detach detach_ div dropout elu eq erf exp expm1 feature_dropout
+    clamp_min clone contiguous cos detach detach_ div dropout elu eq erf exp expand_as expm1
+    feature_dropout
     floor ge gelu getitem gt hardsigmoid hardswish hardtanh le leaky_relu lift_fresh_copy log log1p
     log_sigmoid logical_and logical_not logical_or lt maximum minimum mish mul ne neg ones_like pow
     prelu reciprocal relu relu6 round rrelu rsqrt rsub selu sigmoid sign silu sin softplus
     softshrink sqrt square sub tan tanh tanhshrink threshold to type_as where zeros_like _to_copy
     alpha_dropout feature_alpha_dropout hardshrink logit
 """
-ALONG_AN_AXIS = "cat chunk concat slice split split_with_sizes softmax log_softmax narrow cumsum"
+ALONG_AN_AXIS = (
+    "cat chunk concat slice split split_with_sizes softmax log_softmax narrow cumsum glu"
+)
 
 
 @rule(*ELEMENTWISE.split())
 def elementwise(node: Node) -> Rule | None:
-    """Every element for itself, with broadcasting; dropout only where it does nothing.
-
-    What is computed of weights alone has no batch and no space of the image: no rule.
-    """
-    if node.args.get("train") or node.args.get("training") or not node.operands:
+    """Every element for itself, with broadcasting; dropout only where it does nothing."""
+    if node.args.get("train") or node.args.get("training"):
         return None
     aligned = all(len(shape) in (0, len(node.shape)) for shape in node.operand_shapes)
     return Rule(node) if aligned else None

@@ -38,8 +38,17 @@ WHOLE = """
     linear permute reshape rms_norm scaled_dot_product_attention select squeeze transpose unflatten
     unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
     upsample_nearest2d upsample_nearest3d upsample_trilinear3d view pixel_shuffle pixel_unshuffle
-    conv_transpose1d conv_transpose2d conv_transpose3d roll flip mean sum amax amin matmul
+    conv_transpose1d conv_transpose2d conv_transpose3d roll flip matmul
 """
+REDUCTIONS = "mean sum amax amin var std linalg_vector_norm logsumexp"
+
+
+@rule(*REDUCTIONS.split())
+def reduction(node: Node) -> Rule | None:
+    """Over channels alone, and keeping their axis, every position is for itself."""
+    dims = _numbers(node, "dim")
+    over_channels = [d % len(node.operand_shapes[0]) for d in dims] == [1]
+    return Rule(node) if over_channels and node.args.get("keepdim") else whole(node)
 
 
 @rule(*WHOLE.split())
@@ -50,7 +59,7 @@ def whole(node: Node) -> Rule | None:
         mixes_batch = dims[0] % len(dims) != 0
     else:
         rank = len(node.operand_shapes[0]) + (node.kind == "unsqueeze")
-        reduces_all = node.kind in ("mean", "sum", "amax", "amin", "squeeze", "roll") and not dims
+        reduces_all = node.kind in (*REDUCTIONS.split(), "squeeze", "roll") and not dims
         mixes_batch = reduces_all or any(d % rank == 0 for d in dims)
     shapes = (node.shape, *node.operand_shapes)
     same_batch = all(shape and shape[0] == node.shape[0] for shape in shapes)
