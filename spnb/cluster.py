@@ -72,21 +72,21 @@ class Cluster(Session):
         super().__init__(plan)
         self.deadline, self.progress = deadline, progress
         self._failed = False
-        if client is None:
-            self._bar = _Bar(progress)
-            self.engines = Engines(plan.num_ranks, timeout=timeout, on_progress=self._bar.show)
-            try:
+        self.engines: Engines | None = None
+        bar = _Bar(progress)
+        try:
+            if client is None:
+                self.engines = Engines(plan.num_ranks, timeout=timeout, on_progress=bar.show)
                 self.engines.start()
-                self._prepare()
-            except BaseException:
-                self.stop()
-                raise
-            finally:
-                self._bar.close()
-        else:
-            self.engines = Engines.adopt(client)
+            else:
+                self.engines = Engines.adopt(client)
             self._prepare()
-        self.load(plan)
+            self.load(plan)
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            bar.close()
 
     # --- the user's side --------------------------------------------------------------------
 
@@ -115,7 +115,8 @@ class Cluster(Session):
 
     def stop(self) -> None:
         """Stop the engines (not those of a client of your own); safe to call again."""
-        self.engines.stop()
+        if self.engines is not None:
+            self.engines.stop()
         super().stop()
 
     def __repr__(self) -> str:

@@ -1,27 +1,33 @@
-"""What a cluster calls on its engines: plain functions over this process's `spnb.here`."""
+"""What a cluster calls on its engines: plain functions over this process's `spnb.here`.
+
+The caller imports this module too, so MPI is imported where it is used, on the engines: a
+notebook's own process is no MPI rank.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from ipyparallel.datapub import publish_data
-from mpi4py import MPI
 
 from .program import Part
 from .rank import Report, here
 from .sources import Source
-from .transport.mpi import MPITransport
 from .weights import read_weights
 from .worker import Piece
 
-_transport: MPITransport | None = None
+_transport: Any = None
 
 
 def prepare(token: Path, threads: int, deadline: float, path: Sequence[str]) -> bool:
     """Get ready, together with all engines; whether this one sees the caller's files."""
+    from mpi4py import MPI
+
+    from .transport.mpi import MPITransport
+
     global _transport
     sys.path += [folder for folder in path if folder not in sys.path]  # to import what it can
     torch.set_num_threads(threads)
@@ -41,6 +47,8 @@ def load(part: Part | None, weights: Path | Mapping[str, torch.Tensor] | None) -
 
 def infer(source: Source | None, run: int, released: Sequence[int]) -> Report:
     """Run; the outputs of runs that nobody asks for any more are dropped."""
+    from ipyparallel.datapub import publish_data
+
     for old in released:
         here.outputs.pop(old, None)
     return here.infer(source, run, lambda done: publish_data({"run": run, "done": done}))

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -64,6 +66,15 @@ def test_equal_to_the_untiled_run(cluster, given):
     assert list(result.per_rank["rank"]) == list(range(cluster.plan.num_ranks))
     for row in result.per_rank.itertuples():
         assert (row.messages, row.bytes_sent) == traffic(cluster.plan, row.rank)
+
+
+def test_the_callers_process_is_no_mpi_rank(cluster):
+    code = (
+        "import sys, spnb, spnb.cluster, spnb.__main__\n"
+        "print([name for name in sys.modules if name.startswith('mpi4py')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_images_of_every_kind(cluster, tmp_path):
