@@ -102,6 +102,7 @@ class Cluster(Session):
 
     def load(self, plan: JobPlan) -> None:
         """Give the engines another plan; more are started only where they do not suffice."""
+        self._require_open()
         if self.engines.ensure(plan.num_ranks):
             self._prepare()
         self._recover()  # also from what was left half done by hand, in cells
@@ -109,6 +110,7 @@ class Cluster(Session):
 
     def restart(self) -> None:
         """Start the engines anew, after one died, and load the plan again."""
+        self._require_open()
         self.engines.restart()
         self._prepare()
         self.load(self.plan)

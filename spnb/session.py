@@ -44,6 +44,7 @@ class Session:
 
     def load(self, plan: JobPlan) -> None:
         """Give every rank its part of a plan and its stage's weights."""
+        self._require_open()
         files = {stage.index: self._weights_file(plan, stage.index) for stage in plan.stages}
         self._load(
             plan, [(plan.part(r), files[plan.stage_of(r).index]) for r in range(plan.num_ranks)]
@@ -64,6 +65,7 @@ class Session:
         ValueError
             If the image does not fit the plan.
         """
+        self._require_open()
         before = set(self.scratch.iterdir())
         source = resident(self.plan.open(image), self.scratch)
         start = time.perf_counter()
@@ -87,6 +89,10 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _require_open(self) -> None:
+        if not self._clean.alive:
+            raise RuntimeError(f"this {type(self).__name__} is stopped: make a new one")
 
     def _weights_file(self, plan: JobPlan, stage: int) -> Path:
         path = self.scratch / f"stage-{stage}.pt"

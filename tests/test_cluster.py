@@ -240,4 +240,8 @@ def test_more_engines_are_started_where_they_do_not_suffice():
         assert small.infer().check().passed
         assert len(small.engines.ids) == 4
     assert repr(small) == "Cluster: stopped"
+    for use in (small.infer, small.restart, lambda: small.load(small.plan)):
+        with pytest.raises(RuntimeError, match="this Cluster is stopped: make a new one"):
+            use()
+    small.stop()
     assert not any(psutil.pid_exists(pid) for pid in before)
