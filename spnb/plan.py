@@ -21,7 +21,7 @@ from .node import Node
 from .program import Compute, Free, Part, Program, Send, Step, receive_step
 from .region import Region, Span, Tiling
 from .rules import home_of, rule_of
-from .schedule import micro_batches
+from .schedule import forward_clock, micro_batches
 
 
 @dataclass(frozen=True)
@@ -208,10 +208,16 @@ class Plan:
             nodes=stage.nodes,
             weights=stage.weights,
             batches=self.batches,
+            order=self._order(stage),
             programs={images: self.program(rank, images) for images in set(self.batches)},
             imports=self._imports(stage),
             dtype=self.graph.dtype,
         )
+
+    def _order(self, stage: Stage) -> tuple[int, ...]:
+        """The clock table's row of a stage."""
+        clock = forward_clock(len(self.batches), len(self.stages))
+        return tuple(part for tick in clock for part, index in tick if index == stage.index)
 
     def _imports(self, stage: Stage) -> tuple[str, ...]:
         """Modules that define the stage's custom operators; a notebook's own has no name."""

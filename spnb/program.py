@@ -118,7 +118,9 @@ class Part:
     weights
         Names of the parameters and buffers that they read.
     batches
-        Images in each micro-batch, in order.
+        Images in each micro-batch.
+    order
+        Micro-batches in the order in which the stage runs them.
     programs
         Program for each number of images that occurs in ``batches``.
     imports
@@ -138,6 +140,7 @@ class Part:
     nodes: tuple[Node, ...]
     weights: tuple[str, ...]
     batches: tuple[int, ...]
+    order: tuple[int, ...]
     programs: Mapping[int, Program]
     imports: tuple[str, ...]
     dtype: torch.dtype

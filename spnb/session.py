@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from .weights import read_weights, tensors_of
 from .worker import Piece
 
 
-class Session:
+class Session(ABC):
     """A loaded plan, and ranks that can run it.
 
     Subclasses say how parts and images reach the ranks: `_load`, `_infer`, `_fetch`.
@@ -100,14 +101,17 @@ class Session:
         torch.save(tensors_of(plan.job.module, plan.stages[stage].weights), path)
         return path
 
+    @abstractmethod
     def _load(self, plan: JobPlan, parts: Sequence[tuple[Any, Path]]) -> None:
-        raise NotImplementedError
+        """Give each rank its part of a plan, and the file of its stage's weights."""
 
+    @abstractmethod
     def _infer(self, source: Source, run: int, released: Sequence[int]) -> list[Report]:
-        raise NotImplementedError
+        """Run on every rank; the outputs of released runs may be dropped."""
 
+    @abstractmethod
     def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
-        raise NotImplementedError
+        """The outputs of a run that ranks kept to themselves."""
 
 
 class InProcess(Session):
@@ -141,3 +145,6 @@ class InProcess(Session):
         for report, here in zip(reports, self._ranks, strict=True):
             report.pieces = here.outputs[run]  # no need to leave them behind: one process
         return reports
+
+    def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
+        return [self._ranks[rank].outputs[run] for rank in ranks]

@@ -80,9 +80,9 @@ class Worker:
         self.transport.barrier()
         run = _Run(self, read)
         try:
-            for number, images in enumerate(self.part.batches):
-                run.micro_batch(number, images)
-                each(number + 1)
+            for done, number in enumerate(self.part.order):
+                run.micro_batch(number)
+                each(done + 1)
             self.transport.flush()
         except PeerFailed:
             raise
@@ -118,12 +118,12 @@ class _Run:
         self.at = "start"
         self.first_image = 0
 
-    def micro_batch(self, number: int, images: int) -> None:
-        self.recorder.micro_batch = number
+    def micro_batch(self, number: int) -> None:
+        batches = self.worker.part.batches
+        self.recorder.micro_batch, self.first_image = number, sum(batches[:number])
         actions = {Compute: self.compute, Send: self.send, Receive: self.receive, Free: self.free}
-        for step in self.worker.part.programs[images].steps:
+        for step in self.worker.part.programs[batches[number]].steps:
             actions[type(step)](step)
-        self.first_image += images
 
     def compute(self, step: Compute) -> None:
         node, rule = self.worker.part.nodes[step.node], self.worker.rules[step.node]
