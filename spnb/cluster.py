@@ -73,6 +73,7 @@ class Cluster(Session):
         self.deadline, self.progress = deadline, progress
         self._failed = False
         self.engines: Engines | None = None
+        self._offered: Any = None  # the client that we called `rc` in the notebook
         bar = _Bar(progress)
         try:
             if client is None:
@@ -143,7 +144,9 @@ class Cluster(Session):
         if shell := _notebook():
             self.view.block = True
             self.view.activate()
-            shell.user_ns.setdefault("rc", self.client)
+            # New engines have a new client; an `rc` of the user's own stays theirs.
+            if shell.user_ns.get("rc") in (None, self._offered):
+                shell.user_ns["rc"] = self._offered = self.client
 
     def _load(self, plan: JobPlan, parts: Sequence[tuple[Part, Path]]) -> None:
         self._parts = [part for part, _ in parts]

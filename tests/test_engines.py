@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from spnb import launch
-from spnb.engines import EngineDied, EngineError, Engines, EngineTimeout, StartError
+from spnb.engines import PATIENCE, EngineDied, EngineError, Engines, EngineTimeout, StartError
 
 pytestmark = pytest.mark.mpi
 
@@ -114,7 +114,7 @@ def test_an_exception_frees_the_ranks_that_wait(engines, rank):
     start = time.monotonic()
     with pytest.raises(EngineError, match=f"^rank {rank}: ValueError: bad apple$") as caught:
         engines.call(act, whats)
-    assert time.monotonic() - start < 1.5
+    assert time.monotonic() - start < PATIENCE  # freed, not given up
     assert (caught.value.rank, caught.value.name) == (rank, "ValueError")
     assert "bad apple" in caught.value.traceback
     assert works(engines)
@@ -138,7 +138,7 @@ def test_many_failures_in_a_row_leave_working_engines(engines):
 def test_keyboard_interrupt_frees_the_ranks(engines):
     with pytest.raises(KeyboardInterrupt):
         waits(engines, lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert waits.seconds < 1.5
+    assert waits.seconds < PATIENCE  # freed, not given up
     assert works(engines)
 
 
@@ -198,7 +198,7 @@ def test_a_killed_engine_is_named_and_engines_start_anew(engines):
     folder = engines._launch.folder
     with pytest.raises(EngineDied, match=r"rank.*1.* of 3 died on .*cluster.restart\(\)"):
         waits(engines, lambda: os.kill(pid, signal.SIGKILL))
-    assert waits.seconds < 1.5
+    assert waits.seconds < PATIENCE  # freed, not given up
     assert not engines.alive
     engines.restart()
     assert works(engines)
@@ -208,7 +208,7 @@ def test_a_killed_engine_is_named_and_engines_start_anew(engines):
 def test_a_killed_controller_is_named(engines):
     with pytest.raises(EngineDied, match="controller died"):
         waits(engines, engines._launch.cluster.controller.process.kill)
-    assert waits.seconds < 1.5
+    assert waits.seconds < PATIENCE  # freed, not given up
     engines.restart()
     assert works(engines)
 
