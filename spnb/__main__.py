@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 
 from . import models, options, planning
-from .graph import CaptureError
+from .capture import CaptureError
 from .images import open_source
 from .launched import Launched, Post, run_launched, under_mpi
 from .layout import PlanError

@@ -10,7 +10,7 @@ from .graph import Graph
 from .layout import PlanError
 from .node import Node
 from .region import Tiling
-from .rules import has_rule, rule_of
+from .rules import rule_of, whole_axes
 
 # A rank's compute and memory speed on one CPU core; only their ratio matters, for the balance.
 FLOPS_PER_SECOND = 5e10
@@ -26,39 +26,30 @@ class Obstacle:
     advice: str
 
 
-def obstacle(graph: Graph, node: Node, tiling: Tiling, cut_batch: bool) -> Obstacle | None:
+def obstacle(
+    graph: Graph, node: Node, tiling: Tiling, cut_batch: bool, allow_gather: bool = False
+) -> Obstacle | None:
     """What keeps a node out of a stage with this grid; ``None`` where nothing does."""
-    rule = rule_of(node)
-    if any(n > 1 for n in tiling.grid[1:]):
-        grid = shape_text(tiling.grid[1:])
-        advice = "let the tiled stages end before this layer"
-        if not node.operands:
-            return Obstacle(
-                node,
-                "it is computed of weights alone, at each forward, in a stage that is cut",
-                "compute it once (of a parametrized layer: torch.nn.utils.parametrize."
-                f"remove_parametrizations), or {advice}",
-            )
-        if rule is None or rule.gathers:
-            reason = (
-                f"{node.kind}, used like this, needs the whole extent"
-                f" {shape_text(graph.extent((*node.operands, node.name)[0])[1:])} of its input"
-                if has_rule(node.kind)
-                else f"there is no tiling rule for the operator {node.kind}"
-            )
-            return Obstacle(node, f"{reason}, but the stage is cut into {grid} tiles", advice)
-        extent = graph.extent(node.name)[1:]
-        if len(extent) != len(tiling.grid) - 1:
-            reason = f"its result has {len(extent)} spatial axes, but the stage is cut into {grid}"
-            return Obstacle(node, f"{reason} tiles", advice)
-        if any(n < k for n, k in zip(extent, tiling.grid[1:], strict=True)):
-            return Obstacle(
-                node,
-                f"its extent {shape_text(extent)} is too small for {grid} tiles; at most"
-                f" {shape_text(extent)} tiles fit here",
-                f"use a coarser grid, a larger image, or {advice}",
-            )
-    if cut_batch and (rule is None or node.shape[:1] != (graph.batch,)):
+    grid = shape_text(tiling.grid[1:])
+    for call in rule_of(node).lower(tiling) if _spatial(tiling) else ():
+        rule = rule_of(call)
+        found = [k for k in range(len(call.operands)) if whole_axes(rule, k, tiling)]
+        if not found or allow_gather:
+            continue
+        extent = shape_text(call.operand_axes[found[0]].extent[1:])
+        reason = (
+            f"{node.kind}, used like this, needs the whole extent {extent} of its input"
+            if rule.known
+            else f"there is no tiling rule for the operator {_operator(node)}"
+        )
+        return Obstacle(
+            node,
+            f"{reason}, but the stage is cut into {grid} tiles",
+            "gather it on every tile (--allow-gather)"
+            + (", give the operator a rule (spnb.rule)" if not rule.known else "")
+            + ", or let the tiled stages end before this layer",
+        )
+    if cut_batch and not rule_of(node).keeps_images_apart:
         return Obstacle(
             node,
             f"it is not known that {node.kind}, used like this, treats the {graph.batch} images of"
@@ -68,8 +59,17 @@ def obstacle(graph: Graph, node: Node, tiling: Tiling, cut_batch: bool) -> Obsta
     return None
 
 
+def _operator(node: Node) -> str:
+    namespace, kind, _ = node.op.split(".")
+    return kind if namespace == "aten" else f"{namespace}.{kind}"
+
+
 def stage_blocks(
-    graph: Graph, tilings: Sequence[Tiling], cut_batch: bool, given: Sequence[int] | None
+    graph: Graph,
+    tilings: Sequence[Tiling],
+    cut_batch: bool,
+    given: Sequence[int] | None,
+    allow_gather: bool = False,
 ) -> list[int]:
     """Number of blocks in each stage.
 
@@ -82,6 +82,8 @@ def stage_blocks(
     given
         The user's own numbers; ``None`` for an even balance: the contiguous split with the
         smallest largest cost per rank, among those that can run.
+    allow_gather
+        Whether a tile may gather the whole of a value that an operator looks at whole.
 
     Raises
     ------
@@ -103,22 +105,27 @@ def stage_blocks(
             )
         for stage, (start, count) in enumerate(zip(_starts(given), given, strict=True)):
             for block in range(start, start + count):
-                if found := _block_obstacle(graph, block, tilings[stage], cut_batch):
+                if found := _block_obstacle(graph, block, tilings[stage], cut_batch, allow_gather):
                     raise _refusal(graph, stage, block, tilings, found)
         return list(given)
-    return _even(graph, tilings, cut_batch)
+    return _even(graph, tilings, cut_batch, allow_gather)
 
 
-def _even(graph: Graph, tilings: Sequence[Tiling], cut_batch: bool) -> list[int]:
+def _even(
+    graph: Graph, tilings: Sequence[Tiling], cut_batch: bool, allow_gather: bool
+) -> list[int]:
     stages, blocks = len(tilings), len(graph.blocks)
-    costs = [0.0]  # running sum over the blocks
-    for block in graph.blocks:
-        costs.append(costs[-1] + sum(map(cost, graph.nodes[block.start : block.stop])))
+    costs = [_shares(graph, tiling) for tiling in tilings]
     first_obstacle = [
         next(
-            ((b, f) for b in range(blocks) if (f := _block_obstacle(graph, b, t, cut_batch))), None
+            (
+                (block, found)
+                for block in range(blocks)
+                if (found := _block_obstacle(graph, block, tiling, cut_batch, allow_gather))
+            ),
+            None,
         )
-        for t in tilings
+        for tiling in tilings
     ]
     # best[b]: (largest cost per rank, cuts) of the stages so far over the first b blocks
     best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
@@ -130,7 +137,7 @@ def _even(graph: Graph, tilings: Sequence[Tiling], cut_batch: bool) -> list[int]
         grown: dict[int, tuple[float, list[int]]] = {}
         for start, (worst, cuts) in best.items():
             for stop in range(start + 1, min(limit, blocks - (stages - stage - 1)) + 1):
-                share = (costs[stop] - costs[start]) / tiling.num_tiles
+                share = costs[stage][stop] - costs[stage][start]
                 candidate = (max(worst, share), [*cuts, stop - start])
                 if stop not in grown or candidate < grown[stop]:
                     grown[stop] = candidate
@@ -146,6 +153,18 @@ def _even(graph: Graph, tilings: Sequence[Tiling], cut_batch: bool) -> list[int]
 def cost(node: Node) -> float:
     """Estimated seconds of a node on one rank, untiled."""
     return node.flops / FLOPS_PER_SECOND + node.bytes_touched / BYTES_PER_SECOND
+
+
+def _shares(graph: Graph, tiling: Tiling) -> list[float]:
+    """Running sum, over the blocks, of the cost for the rank with the most to do."""
+    sums = [0.0]
+    for block in graph.blocks:
+        parts = (
+            cost(node) / math.prod(map(min, tiling.grid, node.axes.extent))
+            for node in graph.nodes[block.start : block.stop]
+        )
+        sums.append(sums[-1] + sum(parts))
+    return sums
 
 
 def shape_text(shape: Sequence[int]) -> str:
@@ -165,9 +184,12 @@ def _starts(counts: Sequence[int]) -> list[int]:
     return [sum(counts[:k]) for k in range(len(counts))]
 
 
-def _block_obstacle(graph: Graph, block: int, tiling: Tiling, cut_batch: bool) -> Obstacle | None:
+def _block_obstacle(
+    graph: Graph, block: int, tiling: Tiling, cut_batch: bool, allow_gather: bool
+) -> Obstacle | None:
     nodes = graph.nodes[graph.blocks[block].start : graph.blocks[block].stop]
-    return next((f for node in nodes if (f := obstacle(graph, node, tiling, cut_batch))), None)
+    found = (obstacle(graph, node, tiling, cut_batch, allow_gather) for node in nodes)
+    return next(filter(None, found), None)
 
 
 def _refusal(

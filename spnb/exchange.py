@@ -20,14 +20,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 from .region import Region, Span, Tiling, length, meet
 
 HOST = -1
 """Pseudo-rank of whoever holds the image and wants the answer."""
-
-T = TypeVar("T")
 
 Spans = tuple[tuple[Span, ...], ...]
 """For each axis of ``(batch, *spatial)``, a span for each part of the grid along that axis."""
@@ -60,16 +57,12 @@ class Team:
 
     def rank_at(self, position: Sequence[int]) -> int:
         """The rank at a position in the grid."""
-        missing = len(self.tiling.grid) - len(position)
-        return self.ranks[self.tiling.tile((*position, *(0,) * missing))]
+        return self.ranks[self.tiling.tile(position)]
 
 
 def region_at(spans: Spans, position: Sequence[int]) -> Region:
-    """The region of the tile at a position, of a value that may have fewer axes than the grid.
-
-    Of one that has more, the others are not cut.
-    """
-    return Region(tuple(axis[k] for axis, k in _by_axis(spans, position)))
+    """The region of the tile at a position in the grid."""
+    return Region(tuple(axis[k] for axis, k in zip(spans, position, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -83,7 +76,8 @@ class Exchange:
     value
         Name of the value.
     kind
-        ``"input"``, ``"halo"``, ``"hand-over"`` or ``"output"``.
+        ``"input"``, ``"halo"``, ``"merge"`` (of figures), ``"gather"``, ``"hand-over"`` or
+        ``"output"``.
     has, needs
         Spans of each team's parts, axis by axis.
     position_bytes
@@ -143,7 +137,7 @@ class Exchange:
     def sent(self, rank: int) -> tuple[int, int]:
         """Messages and bytes that a rank sends in one execution, without enumerating them."""
         position = self.source.position(rank)
-        meetings = [axis[k] for axis, k in _by_axis(self._forward, position)]
+        meetings = [axis[k] for axis, k in zip(self._forward, position, strict=True)]
         messages = math.prod(map(len, meetings))
         positions = math.prod(sum(length(span) for _, span in axis) for axis in meetings)
         if rank in self.target.ranks and (own := self.kept(rank)):
@@ -165,7 +159,7 @@ class Exchange:
         for needs, arrivals in zip(self.needs, self._backward, strict=True):
             for need, parts in zip(needs, arrivals, strict=True):
                 reached = need[0]
-                for _, (start, stop) in parts:
+                for _, (start, stop) in sorted(parts, key=lambda part: part[1]):
                     assert start == reached, f"exchange {self.tag} of {self.value}: gap at {start}"
                     reached = stop
                 assert reached == max(need), f"exchange {self.tag} of {self.value}: {need} not met"
@@ -182,16 +176,12 @@ class Exchange:
 
     @staticmethod
     def _meetings(table: list, position: Sequence[int], other: Team) -> Iterator:
-        axes = [axis[k] for axis, k in _by_axis(table, position)]
+        axes = [axis[k] for axis, k in zip(table, position, strict=True)]
         for corner in itertools.product(*axes):
             yield (
-                other.rank_at([part for part, _ in corner][: len(other.tiling.grid)]),
+                other.rank_at([part for part, _ in corner]),
                 Region(tuple(span for _, span in corner)),
             )
-
-
-def _by_axis(table: Sequence[T], position: Sequence[int]) -> Iterator[tuple[T, int]]:
-    return zip(table, itertools.chain(position, itertools.repeat(0)), strict=False)
 
 
 def _overlaps(mine: Sequence[Span], theirs: Sequence[Span]) -> list[list[tuple[int, Span]]]:

@@ -18,9 +18,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from .axes import Extent
 from .exchange import Spans
 from .graph import Graph
-from .node import Extent, Node
+from .node import Node
 from .region import Span, Tiling, join, length, meet
 from .rules import Rule, rule_of
 
@@ -36,7 +37,7 @@ class Layout:
     Attributes
     ----------
     own
-        Even cuts of the value's extent.
+        An exact cover of the value's extent: even cuts of it, for nearly every operator.
     computed
         What a tile computes; values that nobody reads are absent.
     need
@@ -53,8 +54,8 @@ class Layout:
 
 def extent_in(graph: Graph, value: str, batch: int) -> Extent:
     """Extent of a value when the network runs on a micro-batch of ``batch`` images."""
-    extent = graph.extent(value)
-    return (batch, *extent[1:]) if extent[:1] == (graph.batch,) else extent
+    images, *space = graph.extent(value)
+    return (images if images % graph.batch else images * batch // graph.batch, *space)
 
 
 def lay_out(
@@ -87,21 +88,24 @@ def lay_out(
     points: set[str] = set()
     readers: dict[str, set[int]] = {}
     for node in reversed(nodes):
-        name = node.name
-        own[name] = tiling.spans(extent_in(graph, name, batch))
+        name, rule = node.name, rule_of(node)
+        images = tiling.spans(extent_in(graph, name, batch))[0]
+        own[name] = (images, *rule.own(tiling)[1:])
         wanted = want.get(name)
         if wanted is None and name not in exported:
             continue
-        crosses = groups is None or readers.get(name, set()) - {groups[name]}
+        crosses = groups is None or rule.pinned or readers.get(name, set()) - {groups[name]}
         if wanted is not None and crosses and not _inside(wanted, own[name]):
             points.add(name)
+            computed[name] = own[name]
+        elif rule.pinned:
             computed[name] = own[name]
         elif name in exported:
             computed[name] = _hull(own[name], wanted)
         else:
             computed[name] = wanted
         for operand, spans in zip(
-            node.operands, operand_needs(graph, node, computed[name], batch), strict=True
+            node.operands, operand_needs(graph, node, rule, computed[name], batch), strict=True
         ):
             want[operand] = _hull(spans, want.get(operand))
             if groups is not None:
@@ -109,25 +113,22 @@ def lay_out(
     return Layout(own, computed, want, frozenset(points))
 
 
-def operand_needs(graph: Graph, node: Node, computed: Spans, batch: int) -> list[Spans]:
+def operand_needs(graph: Graph, node: Node, rule: Rule, computed: Spans, batch: int) -> list[Spans]:
     """Spans of each operand, clipped to its extent, that the computed spans of a node read."""
-    rule = rule_of(node)
     needs = []
     for index, operand in enumerate(node.operands):
         extent = extent_in(graph, operand, batch)
         spans = []
         for axis, n in enumerate(extent):
-            parts = computed[axis] if axis < len(computed) else ((0, 1),)
-            spans.append(tuple(meet(needed(rule, index, axis, part, n), (0, n)) for part in parts))
+            parts = (needed(rule, index, axis, part) for part in computed[axis])
+            spans.append(tuple(meet(part, (0, n)) for part in parts))
         needs.append(tuple(spans))
     return needs
 
 
-def needed(rule: Rule | None, operand: int, axis: int, span: Span, extent: int) -> Span:
-    """Span of an operand, not clipped, that a span of the result reads; all without a rule."""
-    if length(span) == 0:
-        return (0, 0)
-    return rule.need(operand, axis, span) if rule else (0, extent)
+def needed(rule: Rule, operand: int, axis: int, span: Span) -> Span:
+    """Span of an operand, not clipped, that a span of the result reads."""
+    return rule.need(operand, axis, span) if length(span) else (0, 0)
 
 
 def _inside(spans: Spans, own: Spans) -> bool:

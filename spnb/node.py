@@ -4,35 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from .axes import Axes
+
 GETITEM = "_operator.getitem.default"
 """How a part of a tuple is taken, written like an ATen overload."""
-
-Extent = tuple[int, ...]
-"""Sizes along ``(batch, *spatial)``: a tensor's shape without its channels."""
-
-
-def extent_of(shape: Sequence[int]) -> Extent:
-    """Sizes along ``(batch, *spatial)`` of a tensor of layout ``(batch, channels, *spatial)``.
-
-    >>> extent_of((2, 64, 97, 131))
-    (2, 97, 131)
-    """
-    return (*shape[:1], *shape[2:])
-
-
-def index_of(slices: Sequence[slice]) -> tuple[slice, ...]:
-    """Index into a ``(batch, channels, *spatial)`` tensor from slices over ``(batch, *spatial)``.
-
-    >>> index_of((slice(0, 2), slice(3, 7)))
-    (slice(0, 2, None), slice(None, None, None), slice(3, 7, None))
-    """
-    return (*slices[:1], slice(None), *slices[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +25,11 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A parameter or buffer, by its name in the module's ``state_dict``."""
+    """A tensor that is known before the network runs: a parameter, a buffer or a constant.
+
+    Parameters and buffers are named as in the module's ``state_dict``; what the network computes
+    of them and of nothing else is a constant, whose name begins with ``=``.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -63,21 +48,37 @@ class Node:
     args
         Every argument by its name in the operator's schema, defaults included; values appear
         as `Ref`, parameters and buffers as `Weight`.
-    shape, dtype
+    axes, dtype
         Of the result; of its first part where the result is a tuple.
-    operand_shapes
-        Shape of each `Ref` in ``args``, in order.
+    operand_axes
+        Axes of each `Ref` in ``args``, in order.
     path
         Module it came from, as ``"layer1.0.conv2"``.
+    parts
+        Shape of each part of the result, where it is a tuple.
     """
 
     name: str
     op: str
     args: Mapping[str, Any]
-    shape: tuple[int, ...]
+    axes: Axes
     dtype: torch.dtype
-    operand_shapes: tuple[tuple[int, ...], ...]
+    operand_axes: tuple[Axes, ...]
     path: str
+    parts: tuple[tuple[int, ...], ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the whole result."""
+        return self.axes.shape
+
+    @property
+    def operand_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shape of each whole operand."""
+        return tuple(axes.shape for axes in self.operand_axes)
 
     @cached_property
     def operands(self) -> tuple[str, ...]:

@@ -69,6 +69,9 @@ class Job:
     balance: tuple[int, ...] | None = _option(
         None, "blocks in each stage, as 30,9 (default: even by cost)", whole_numbers, "N,N"
     )
+    allow_gather: bool = _option(
+        False, "let tiles gather whole values where an operator looks at all of one", bool
+    )
     local_DP: int = _option(1, "ranks of each untiled stage, sharing the batch")
     enable_evaluation: bool = _option(False, "inference (the infer verb sets it)", bool)
     image_size: int | tuple[int, ...] = _option(
@@ -147,8 +150,9 @@ class Job:
             raise OptionError(f"fused_layers is {self.fused_layers}, which needs halo_D2")
         if self.fused_layers != "all" and self.fused_layers < 1:
             raise OptionError(f"fused_layers is {self.fused_layers}: use 1 or more, or all")
-        if self.halo_D2 and not self.spatial_size:
-            raise OptionError("halo_D2 has no tiled stage to serve (spatial_size 0)")
+        for name in ("halo_D2", "allow_gather"):
+            if getattr(self, name) and not self.spatial_size:
+                raise OptionError(f"{name} has no tiled stage to serve (spatial_size 0)")
         amoebanet = isinstance(self.model, str) and self.model.startswith("amoebanet")
         if (self.num_layers, self.num_filters) != (18, 416) and not amoebanet:
             raise OptionError("num_layers and num_filters are AmoebaNet's: leave them out")

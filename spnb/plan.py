@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
 from .exchange import HOST, Exchange, Team, region_at
 from .graph import Graph
 from .layout import Layout, PlanError, extent_in, lay_out, needed
+from .lowering import lowered
 from .node import Node
 from .program import Compute, Free, Part, Program, Send, Step, receive_step
 from .region import Region, Span, Tiling
-from .rules import home_of, rule_of
+from .rules import home_of, rule_of, whole_axes
 from .schedule import forward_clock, micro_batches
 
 
@@ -89,6 +88,7 @@ class Plan:
         fused: int = 0,
         home: str | None = None,
     ):
+        graph = lowered(graph, tilings, blocks)
         self.graph, self.fused, self.home = graph, fused, home
         batch, *extent = graph.extent(next(iter(graph.inputs)))
         self.extent = tuple(extent)
@@ -102,11 +102,6 @@ class Plan:
                     f"stage {stage.index}: {slices} ranks share a batch (--local-DP), but a"
                     f" micro-batch has only {min(self.batches)} of the {batch} images: use fewer"
                     " parts or a larger batch"
-                )
-        for value in graph.outputs:
-            if value in graph.inputs:
-                raise PlanError(
-                    f"the network returns its input {value} unchanged: drop that output"
                 )
         self.host = Team((HOST,), Tiling.even((1,) * len((batch, *extent))))
         self.layouts: dict[tuple[int, int], Layout] = {}
@@ -159,8 +154,11 @@ class Plan:
             made = self._producer[value]
             source = self.host if made == HOST else self.stages[made].team
             extent = extent_in(self.graph, value, images)
-            has = source.tiling.spans(extent)
             for reader in readers:
+                if made == HOST:
+                    has = source.tiling.spans(extent)
+                else:
+                    has = self.layouts[made, images].own[value]
                 target = self.host if reader == HOST else self.stages[reader].team
                 if reader == HOST:
                     needs, kind = target.tiling.spans(extent), "output"
@@ -172,10 +170,28 @@ class Plan:
                     if made == reader:
                         if value not in layout.points:
                             continue
-                        kind = "halo"
+                        kind = self._kind_of_point(value, reader)
                 size = self.graph.channels(value) * self.graph.itemsize(value)
                 found.append(Exchange(len(found), value, kind, source, target, has, needs, size))
         return found
+
+    def _kind_of_point(self, value: str, stage: int) -> str:
+        """What an exchange among the tiles of a stage is for."""
+        if self.graph.by_name[value].op.startswith(("spnb.partial", "spnb.combined")):
+            return "merge"
+        return "gather" if (stage, value) in self.gathered else "halo"
+
+    @cached_property
+    def gathered(self) -> dict[tuple[int, str], Node]:
+        """The calls that need a value whole in a stage that is cut, by stage and value."""
+        return {
+            (stage.index, value): node
+            for stage in self.stages
+            if stage.tiled
+            for node in stage.nodes
+            for index, value in enumerate(node.operands)
+            if whole_axes(rule_of(node), index, stage.team.tiling)
+        }
 
     # --- one rank ---------------------------------------------------------------------------
 
@@ -251,11 +267,11 @@ class Plan:
         for node in live:
             for operand in dict.fromkeys(node.operands):
                 if operand in incoming:
-                    dtype = self._dtype(operand)
-                    exchange, shape = incoming.pop(operand), self.graph.shapes[operand]
-                    steps.append(receive_step(exchange, rank, shape, dtype))
+                    exchange, axes = incoming.pop(operand), self.graph.axes[operand]
+                    dtype = self.graph.dtype_of(operand)
+                    steps.append(receive_step(exchange, rank, axes, dtype))
             region = region_at(layout.computed[node.name], position)
-            needs = self._needs(node, region, images)
+            needs = self._needs(node, region)
             clipped = tuple(
                 need & Region.whole(extent_in(self.graph, operand, images))
                 for need, operand in zip(needs, node.operands, strict=True)
@@ -263,7 +279,8 @@ class Plan:
             steps.append(Compute(number[node.name], region, needs, clipped))
             for exchange in outgoing[node.name]:
                 if transfers := exchange.sends(rank):
-                    steps.append(Send(exchange.tag, node.name, exchange.kind, transfers))
+                    kind = exchange.kind
+                    steps.append(Send(exchange.tag, node.name, kind, transfers, node.axes))
             done = [v for v in dict.fromkeys(node.operands) if last_use[v] == node.name]
             if node.name not in last_use:
                 done.append(node.name)
@@ -271,20 +288,12 @@ class Plan:
                 steps.append(Free(tuple(done)))
         return Program(tuple(steps))
 
-    def _needs(self, node: Node, region: Region, images: int) -> tuple[Region, ...]:
+    def _needs(self, node: Node, region: Region) -> tuple[Region, ...]:
         rule = rule_of(node)
-        needs = []
-        for index, operand in enumerate(node.operands):
-            extent = extent_in(self.graph, operand, images)
-            spans = (*region.spans, *((0, 1),) * (len(extent) - len(region.spans)))
-            needs.append(
-                Region(tuple(needed(rule, index, a, spans[a], n) for a, n in enumerate(extent)))
-            )
-        return tuple(needs)
-
-    def _dtype(self, value: str) -> torch.dtype:
-        node = self.graph.by_name.get(value)
-        return node.dtype if node else self.graph.dtype
+        return tuple(
+            Region(tuple(needed(rule, index, axis, span) for axis, span in enumerate(region.spans)))
+            for index in range(len(node.operands))
+        )
 
     def tile_region(self, rank: int) -> Region:
         """The region of its stage's first input that a rank owns."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import survey
 from .balance import shape_text, stage_blocks
-from .graph import capture
+from .capture import capture
 from .images import open_source
 from .layout import PlanError
 from .options import Job
@@ -44,7 +44,7 @@ class JobPlan(Plan):
                 )
         graph = capture(job.skeleton, job.input_shape, job.dtype)
         cut_batch = job.parts > 1 or job.local_DP > 1
-        balance = stage_blocks(graph, tilings, cut_batch, job.balance)
+        balance = stage_blocks(graph, tilings, cut_batch, job.balance, job.allow_gather)
         super().__init__(graph, tilings, balance, job.parts, job.fused, job.home)
         self.job = job
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .axes import Axes
 from .exchange import Exchange, Spans, Team, Transfer
 from .node import Node
 from .region import Region
@@ -26,8 +27,8 @@ class Receive:
         The part of it that this rank computed itself.
     transfers
         What arrives.
-    shape
-        Of the buffer: ``(batch, channels, *spatial)``.
+    axes
+        Where the axes of the image lie in the value.
     """
 
     tag: int
@@ -36,23 +37,20 @@ class Receive:
     region: Region
     kept: Region | None
     transfers: tuple[Transfer, ...]
-    shape: tuple[int, ...]
+    axes: Axes
     dtype: torch.dtype
 
 
-def receive_step(
-    exchange: Exchange, rank: int, shape: tuple[int, ...], dtype: torch.dtype
-) -> Receive:
-    """What a rank does to receive its share of an exchange of a value of this shape and type."""
-    region = exchange.need(rank)
+def receive_step(exchange: Exchange, rank: int, axes: Axes, dtype: torch.dtype) -> Receive:
+    """What a rank does to receive its share of an exchange of a value of this type."""
     return Receive(
         exchange.tag,
         exchange.value,
         exchange.kind,
-        region,
+        exchange.need(rank),
         exchange.kept(rank),
         exchange.receives(rank),
-        (*region.shape[:1], *shape[1:2], *region.shape[1:]),
+        axes,
         dtype,
     )
 
@@ -65,6 +63,7 @@ class Send:
     value: str
     kind: str
     transfers: tuple[Transfer, ...]
+    axes: Axes
 
 
 @dataclass(frozen=True, slots=True)

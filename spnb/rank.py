@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from . import memory
+from .axes import Axes
 from .exchange import Exchange, Spans
 from .program import Part
 from .region import Region
@@ -124,7 +125,7 @@ class Here:
         """Run the network on an image source; every rank of the plan must be called."""
         part, worker = self._loaded(), self.worker
         memory.restart_peak()
-        outcome = worker.infer(lambda region: self._read(source, region), each)
+        outcome = worker.infer(lambda name, region: self._read(source, region), each)
         self.outputs[run] = outcome.pieces
         size = sum(p.tensor.numel() * p.tensor.element_size() for p in outcome.pieces)
         pieces = outcome.pieces if size <= SMALL else None
@@ -156,7 +157,8 @@ class Here:
         held = Region(
             tuple(spans[k] for spans, k in zip(part.entry_needs, part.position, strict=True))
         )
-        return worker.infer(lambda region: cut(grown, held, region)).pieces
+        axes = Axes.image((2, grown.shape[1], *[2] * (grown.ndim - 2)))
+        return worker.infer(lambda name, region: cut(grown, held, region, axes)).pieces
 
     def exchange(self, x: torch.Tensor, halo: int | tuple[int, ...] = 1) -> torch.Tensor:
         """Grow this rank's tile by a halo from its neighbours; every rank of the stage must call.
@@ -196,7 +198,7 @@ class Here:
         exchange = Exchange(CELL_TAG, "x", "halo", part.home, part.home, has, needs, 0)
         return self.worker.exchange(exchange, x)
 
-    def _no_image(self, region: Region) -> torch.Tensor:
+    def _no_image(self, name: str, region: Region) -> torch.Tensor:
         raise ValueError(f"stage {self.stage} reads the image itself, and forward has none for it")
 
     def _read(self, source: Source | None, region: Region) -> torch.Tensor:

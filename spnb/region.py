@@ -11,7 +11,6 @@ Region(0:4, 3:7, 6:9)
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -149,17 +148,16 @@ class Tiling:
     def spans(self, extent: Sequence[int]) -> tuple[tuple[Span, ...], ...]:
         """The owned spans of every part, axis by axis.
 
-        A tensor with fewer axes than the grid (a flattened one, say) is cut along those it has;
-        of one with more, the others are not cut.
+        Where an extent is smaller than its number of parts, some parts own nothing.
 
         Raises
         ------
         ValueError
-            If the tensor lacks an axis that the grid cuts.
+            If the extent has another number of axes than the grid.
         """
-        if any(n > 1 for n in self.grid[len(extent) :]):
+        if len(extent) != len(self.grid):
             raise ValueError(f"a grid of {self.grid} cannot cut an extent of {tuple(extent)}")
-        return tuple(map(_cuts, extent, itertools.chain(self.weights, itertools.repeat((1,)))))
+        return tuple(map(_cuts, extent, self.weights))
 
     def coordinates(self, tile: int) -> tuple[int, ...]:
         """Position in the grid of tile number ``tile`` (row-major)."""
@@ -179,7 +177,7 @@ class Tiling:
     def region(self, extent: Sequence[int], tile: int) -> Region:
         """The region of a tensor of this extent that tile number ``tile`` owns."""
         position = self.coordinates(tile)
-        return Region(tuple(s[k] for s, k in zip(self.spans(extent), position, strict=False)))
+        return Region(tuple(s[k] for s, k in zip(self.spans(extent), position, strict=True)))
 
 
 def _cuts(n: int, weights: tuple[int, ...]) -> tuple[Span, ...]:

@@ -12,13 +12,13 @@ import torch
 from torch.utils import _pytree as pytree
 
 from . import plots, trace
-from .graph import pack_outputs
-from .node import index_of
+from .node import Weight
 from .planning import JobPlan
 from .rank import Report
 from .region import Region
 from .sources import Source
 from .survey import counted
+from .weights import tensors_of
 from .worker import Piece
 
 if TYPE_CHECKING:
@@ -111,12 +111,12 @@ class Result:
         whole: dict[str, torch.Tensor] = {}
         for piece in self._pieces():
             if piece.value not in whole:
-                shape = graph.shapes[piece.value]
+                shape = graph.shape(piece.value)
                 whole[piece.value] = torch.empty(shape, dtype=piece.tensor.dtype)
-            target = whole[piece.value]
-            box = piece.region.slices_in(Region.whole(graph.extent(piece.value)))
-            target[index_of(box)[: target.ndim]] = piece.tensor
-        return pack_outputs(graph, [whole[value] for value in graph.outputs])
+            held = Region.whole(graph.extent(piece.value))
+            graph.axes[piece.value].put(whole[piece.value], held, piece.region, piece.tensor)
+        known = [leaf.name for leaf in graph.returned if isinstance(leaf, Weight)]
+        return graph.pack(whole, tensors_of(self.plan.job.module, known, graph))
 
     def _pieces(self) -> list[Piece]:
         away = [report.rank for report in self.reports if report.pieces is None]

@@ -98,7 +98,8 @@ class Session(ABC):
     def _weights_file(self, plan: JobPlan, stage: int) -> Path:
         path = self.scratch / f"stage-{stage}.pt"
         path.unlink(missing_ok=True)  # ranks may still map the file of the plan before
-        torch.save(tensors_of(plan.job.module, plan.stages[stage].weights), path)
+        weights = tensors_of(plan.job.module, plan.stages[stage].weights, plan.graph)
+        torch.save(weights, path)
         return path
 
     @abstractmethod

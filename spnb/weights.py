@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .graph import cast, rebuilt
+from .capture import cast, rebuilt
+from .graph import Graph
+from .node import invoke
 
 DEFAULT_CHECKPOINT = "./checkpoint.pth"
 
@@ -93,12 +95,35 @@ def ready(
     return copied
 
 
-def tensors_of(module: nn.Module, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by name."""
-    every = {
+def tensors_of(
+    module: nn.Module, names: Sequence[str], graph: Graph | None = None
+) -> dict[str, torch.Tensor]:
+    """Parameters, buffers and constants by name.
+
+    Parameters
+    ----------
+    module
+        The network with its weights.
+    names
+        As in its ``state_dict``; of constants, as in the graph.
+    graph
+        Tells how constants are computed.
+    """
+    every: dict[str, Any] = {
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
     }
+    if graph is not None:
+        every |= graph.literals
+        wanted = set(names)
+        calls = []
+        for node in reversed(graph.constants):
+            if f"={node.name}" in wanted:
+                calls.append(node)
+                wanted |= {weight.name for weight in node.weights}
+        with torch.no_grad():
+            for node in reversed(calls):
+                every[f"={node.name}"] = invoke(node.op, node.bind([], every))
     return {name: every[name].detach() for name in names}
 
 

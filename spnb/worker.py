@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 
-from .exchange import HOST, Exchange, Transfer, region_at
-from .node import Node, index_of, invoke
+from .axes import Axes
+from .exchange import HOST, Exchange, region_at
+from .node import Node
 from .program import Compute, Free, Part, Receive, Send, receive_step
 from .region import Region
-from .rules import Rule, rule_of
+from .rules import rule_of
 from .trace import Event, Recorder
 from .transport import PeerFailed, Transport
 
-Read = Callable[[Region], torch.Tensor]
-"""Reads a region, over the batch and space of the whole image batch, of the network's input."""
+Read = Callable[[str, Region], torch.Tensor]
+"""Reads a region, over the batch and space of the whole batch, of one of the network's inputs."""
 
 
 class RankError(RuntimeError):
@@ -101,8 +102,10 @@ class Worker:
         rank, run = self.part.rank, _Run(self, None)
         own = region_at(exchange.has, exchange.source.position(rank))
         run.held[exchange.value] = (x, own)
-        run.send(Send(exchange.tag, exchange.value, exchange.kind, exchange.sends(rank)))
-        run.receive(receive_step(exchange, rank, x.shape, x.dtype))
+        axes = Axes.image((2, x.shape[1], *[2] * (x.ndim - 2)))  # of any size: regions tell it
+        sends = exchange.sends(rank)
+        run.send(Send(exchange.tag, exchange.value, exchange.kind, sends, axes))
+        run.receive(receive_step(exchange, rank, axes, x.dtype))
         self.transport.flush()
         return run.held[exchange.value][0]
 
@@ -126,30 +129,32 @@ class _Run:
             actions[type(step)](step)
 
     def compute(self, step: Compute) -> None:
-        node, rule = self.worker.part.nodes[step.node], self.worker.rules[step.node]
+        node = self.worker.part.nodes[step.node]
         self.at = node.label
         with self.recorder.span("compute", node.path, node.kind):
-            self.held[node.name] = (self._value(step, node, rule), step.region)
+            self.held[node.name] = (self._value(step, node), step.region)
 
-    def _value(self, step: Compute, node: Node, rule: Rule | None) -> Any:
-        if step.region.empty:  # only padding is read here further on
-            shape = (*step.region.shape[:1], *node.shape[1:2], *step.region.shape[1:])
-            return torch.empty(shape, dtype=node.dtype)
+    def _value(self, step: Compute, node: Node) -> Any:
+        if step.region.empty:  # only padding is read here further on, or nothing at all
+            empty = torch.empty(node.axes.local_shape(step.region), dtype=node.dtype)
+            return (empty,) * len(node.parts) if node.parts else empty
         tensors = [
-            cut(*self.held[value], region)
-            for value, region in zip(node.operands, step.clipped, strict=True)
+            cut(*self.held[value], region, axes)
+            for value, region, axes in zip(
+                node.operands, step.clipped, node.operand_axes, strict=True
+            )
         ]
-        if rule is None:
-            return invoke(node.op, node.bind(tensors, self.worker.weights))
+        rule = self.worker.rules[step.node]
         return rule.apply(tensors, step.needs, step.region, self.worker.weights)
 
     def send(self, step: Send) -> None:
         self.at = layer = self.worker.paths.get(step.value, step.value)
         tensor, held = self.held[step.value]
         for transfer in step.transfers:
-            piece = cut(tensor, held, transfer.region)
+            piece = cut(tensor, held, transfer.region, step.axes)
             if transfer.target == HOST:
-                self.pieces.append(Piece(step.value, self._in_batch(transfer.region), piece))
+                region = self._in_batch(transfer.region, step.axes)
+                self.pieces.append(Piece(step.value, region, piece))
                 continue
             with self.recorder.span("pack", layer, step.kind, _nbytes(piece)):
                 # A piece in one run of memory is still a view of a value that is freed: safe,
@@ -161,53 +166,47 @@ class _Run:
         from_host = [t for t in step.transfers if t.source == HOST]
         if from_host:
             with self.recorder.span("read", layer, step.kind, 0):
-                image = self.read(self._in_batch(step.region))
+                image = self.read(step.value, self._in_batch(step.region, step.axes))
             self.held[step.value] = (image, step.region)
             return
         arrivals, buffers = [], []
         for transfer in step.transfers:
-            buffers.append(torch.empty(_shape(step, transfer), dtype=step.dtype))
+            shape = step.axes.local_shape(transfer.region)
+            buffers.append(torch.empty(shape, dtype=step.dtype))
             arrivals.append(self.transport.receive(transfer.source, step.tag, buffers[-1]))
         size = sum(map(_nbytes, buffers))
-        whole = torch.empty(step.shape, dtype=step.dtype)
+        whole = torch.empty(step.axes.local_shape(step.region), dtype=step.dtype)
         if step.kept:
             with self.recorder.span("unpack", layer, step.kind):
                 tensor, held = self.held[step.value]
-                _view(whole, step.region, step.kept).copy_(cut(tensor, held, step.kept))
+                own = cut(tensor, held, step.kept, step.axes)
+                step.axes.put(whole, step.region, step.kept, own)
         with self.recorder.span("wait", layer, step.kind, size):
             self.transport.wait(arrivals)
         with self.recorder.span("unpack", layer, step.kind, size):
             for transfer, buffer in zip(step.transfers, buffers, strict=True):
-                _view(whole, step.region, transfer.region).copy_(buffer)
+                step.axes.put(whole, step.region, transfer.region, buffer)
         self.held[step.value] = (whole, step.region)
 
     def free(self, step: Free) -> None:
         for value in step.values:
             self.held.pop(value, None)
 
-    def _in_batch(self, region: Region) -> Region:
-        if not region.spans:  # a scalar
-            return region
+    def _in_batch(self, region: Region, axes: Axes) -> Region:
+        """A region of a micro-batch's value, of that of the whole batch."""
         (start, stop), *space = region.spans
-        return Region(((start + self.first_image, stop + self.first_image), *space))
+        images, batch = axes.extent[0], sum(self.worker.part.batches)
+        shift = 0 if images % batch else self.first_image * (images // batch)
+        return Region(((start + shift, stop + shift), *space))
 
 
-def _view(tensor: torch.Tensor, held: Region, region: Region) -> torch.Tensor:
-    return tensor[index_of(region.slices_in(held))[: tensor.ndim]]
-
-
-def cut(value: Any, held: Region, region: Region) -> Any:
+def cut(value: Any, held: Region, region: Region, axes: Axes) -> Any:
     """The part of a value that covers a region; of each part where the value is a tuple."""
     if held == region:
         return value
     if isinstance(value, (tuple, list)):
-        return type(value)(_view(part, held, region) for part in value)
-    return _view(value, held, region)
-
-
-def _shape(step: Receive, transfer: Transfer) -> tuple[int, ...]:
-    shape = transfer.region.shape
-    return (*shape[:1], *step.shape[1:2], *shape[1:])
+        return type(value)(axes.piece(part, held, region) for part in value)
+    return axes.piece(value, held, region)
 
 
 def _nbytes(tensor: torch.Tensor) -> int:

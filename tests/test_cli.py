@@ -45,7 +45,7 @@ def test_an_image_sets_size_and_batch(capsys):
         ("infer resnet --balance 3,a", "argument --balance: cannot read '3,a'"),
         ("infer resnet --num-spatial-parts 4096", "an image of 32×32 pixels cannot be cut"),
         ("infer resnet --spatial-size 3", "spatial_size is 3"),
-        ("infer resnet --spatial-size 2", "stage 1, avgpool (adaptive_avg_pool2d)"),
+        ("infer resnet --spatial-size 0 --allow-gather", "allow_gather has no tiled stage"),
         ("infer resnet --batch-size 4 --parts 3 --local-DP 2", "has only 1 of the 4 images"),
         ("infer resnet --image nowhere.png", "there is no image file nowhere.png"),
         ("infer resnet --image retinae", "did you mean retina?"),

@@ -8,7 +8,7 @@ from networks import chains, dense, randomize
 from running import assert_equal, planned, run
 from torch import nn
 
-from spnb.graph import CaptureError
+from spnb.capture import CaptureError
 from spnb.layout import PlanError
 from spnb.region import Tiling, grid_of
 from spnb.survey import traffic

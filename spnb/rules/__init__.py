@@ -2,7 +2,7 @@
 
 A rule answers two questions about one call.  *Which part of each operand is needed* to compute a
 region of the result; and *how to compute* that region from exactly the needed part.  Both work
-axis by axis over ``(batch, *spatial)``.
+axis by axis over ``(batch, *spatial)``; where those axes lie in a tensor is told by its `Axes`.
 
 A window operator (convolution, pooling) that computes ``[o0, o1)`` reads, on each axis, ::
 
@@ -15,6 +15,22 @@ A window operator (convolution, pooling) that computes ``[o0, o1)`` reads, on ea
 learning*, 2016).  What falls outside the extent is *this operator's own padding* and is added
 here, at the image's border only, and never earlier: that keeps fused halos exact.
 
+There is one module for each family of operators:
+
+=============  ====================================================================================
+elementwise    every element for itself, with broadcasting; along channels
+windows        convolution, pooling, unfolding
+transposed     transposed convolution, folding
+resize         interpolation, adaptive pooling, pixel shuffle
+borders        padding: constant, reflect, replicate, circular
+moving         slice, concatenate, roll, flip
+shapes         view, permute, expand
+products       linear, matrix products, attention
+reductions     mean, sum, largest, variance, norm over space: merged tile by tile
+norms          group, instance, layer, batch and RMS norm, softmax over space
+whole          what needs whole operands, and what is unknown
+=============  ====================================================================================
+
 Add an operator with `rule`; its function looks at the call and returns a `Rule`:
 
 >>> @rule("mylib.swish")               # a custom operator torch.ops.mylib.swish, elementwise
@@ -22,9 +38,31 @@ Add an operator with `rule`; its function looks at the call and returns a `Rule`
 ...     return Rule(node)
 """
 
-from .base import Rule, has_rule, home_of, rule, rule_of
-from .elementwise import elementwise  # each of these modules registers its operators
-from .whole import Whole
-from .windows import Window
+# each of these modules registers its operators
+from . import borders, elementwise, moving, norms, products, reductions, resize, shapes, transposed
+from .base import Local, Rule, has_rule, home_of, rule
+from .whole import Unknown, Whole, rule_of, whole_axes
+from .windows import Spatial, Window
 
-__all__ = ["Rule", "Whole", "Window", "elementwise", "has_rule", "home_of", "rule", "rule_of"]
+__all__ = [
+    "Local",
+    "Rule",
+    "Spatial",
+    "Unknown",
+    "Whole",
+    "Window",
+    "borders",
+    "elementwise",
+    "has_rule",
+    "home_of",
+    "moving",
+    "norms",
+    "products",
+    "reductions",
+    "resize",
+    "rule",
+    "rule_of",
+    "shapes",
+    "transposed",
+    "whole_axes",
+]

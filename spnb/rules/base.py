@@ -2,36 +2,63 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from ..node import Node, extent_of, index_of, invoke
-from ..region import Region, Span
+from ..axes import Axes, aligned, axes_in, broadcast, fitted
+from ..node import Node, Weight, invoke
+from ..region import Region, Span, Tiling
 
 Tensors = Sequence[Any]
 Weights = Mapping[str, torch.Tensor]
+Spans = tuple[tuple[Span, ...], ...]
 
 
 @dataclass(frozen=True)
 class Rule:
     """How one operator call is tiled; the base class is an elementwise operator.
 
-    An operand of extent 1 along an axis is broadcast: all of it is needed.
+    It broadcasts its operands and weights against each other as PyTorch does.  A rule of your own
+    is made of this class, or of a subclass that overrides `axes`, `need` and `apply`.
+
+    Parameters
+    ----------
+    node
+        The call.
     """
 
     node: Node
 
-    gathers = False
-    """True for a rule that needs its operands' whole spatial extent."""
+    known = True
+    """False for an operator that spnb knows nothing of: it may mix the images of a batch."""
+
+    pinned = False
+    """True where each tile must compute what it owns of the result, and not more."""
+
+    @cached_property
+    def axes(self) -> Axes:
+        """Where the axes of the image lie in the result."""
+        return broadcast(self.node.shape, self.node.operand_axes, self.node.axes.rank)
+
+    @cached_property
+    def _aligned(self) -> tuple[dict[int, bool], ...]:
+        return tuple(aligned(axes, self.axes) for axes in self.node.operand_axes)
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        """Whether any part of the result needs all of an operand along an axis."""
+        return not self._aligned[operand].get(axis, True)
 
     def need(self, operand: int, axis: int, span: Span) -> Span:
-        """Span of an operand that a span of the result reads; it may run past the extent."""
-        extent = extent_of(self.node.operand_shapes[operand])
-        return (0, 1) if extent[axis] == 1 else span
+        """Span of an operand that a span of the result reads; it may run past the extent.
+
+        An operand of extent 1 along an axis is broadcast: all of it is needed.
+        """
+        extent = self.node.operand_axes[operand].extent[axis]
+        return (0, extent) if extent == 1 or self.gathers(operand, axis) else span
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
@@ -47,23 +74,82 @@ class Rule:
         region
             The region of the result to compute.
         weights
-            Parameters and buffers by name, whole.
+            Parameters, buffers and constants by name, whole.
         """
-        args = self.node.bind(tensors, _LocalWeights(self.node, region, weights))
-        return invoke(self.node.op, args)
+        pairs = zip(tensors, self.node.operand_axes, strict=True)
+        operands = [fitted(tensor, axes, self.axes, region) for tensor, axes in pairs]
+        local = {w.name: self._fitted_weight(w, weights, region) for w in self.node.weights}
+        return invoke(self.node.op, self.node.bind(operands, local))
+
+    def against(self, weight: Weight) -> Axes | None:
+        """What a weight is broadcast against: it may have space of its own, and is cut with it."""
+        return self.axes
+
+    def _fitted_weight(self, weight: Weight, weights: Weights, region: Region) -> torch.Tensor:
+        result, axes = self.against(weight), Axes.uncut(weight.shape, self.axes.rank)
+        tensor = weights[weight.name]
+        return tensor if result is None else fitted(tensor, axes, result, region)
+
+    @property
+    def keeps_images_apart(self) -> bool:
+        """Whether each image of a batch is treated for itself, wherever it lies in the batch."""
+        operands = enumerate(self.node.operand_axes)
+        if not self.known or any(a.extent[0] > 1 and self.gathers(k, 0) for k, a in operands):
+            return False
+        for weight in self.node.weights:
+            result = self.against(weight)
+            shift = len(result.dims) - len(weight.shape) if result else 0
+            pairs = zip(weight.shape, result.dims[shift:], strict=True) if result else ()
+            if any(n > 1 and 0 in axes_in(there) for n, there in pairs):
+                return False  # weights of their own for the images of a batch
+        return True
+
+    def lower(self, tiling: Tiling) -> Sequence[Node]:
+        """The calls that stand for this one in a stage with a grid; the last has its name."""
+        return (self.node,)
+
+    def own(self, tiling: Tiling) -> Spans:
+        """What each part of a grid owns of the result, axis by axis."""
+        return tiling.spans(self.axes.extent)
 
 
-class _LocalWeights(dict):
-    """Weights of an elementwise call, cut where they have spatial axes of their own."""
+@dataclass(frozen=True)
+class PerChannel(Rule):
+    """An elementwise operator whose weights belong to channels, which are never cut."""
 
-    def __init__(self, node: Node, region: Region, weights: Weights):
-        super().__init__((w.name, weights[w.name]) for w in node.weights)
-        for weight in node.weights:
-            aligned = (1,) * (len(node.shape) - len(weight.shape)) + weight.shape
-            if len(weight.shape) > 2 and math.prod(aligned[2:]) > 1:
-                spans = zip(extent_of(aligned), region.spans, strict=True)
-                cut = index_of([slice(*span) if n > 1 else slice(0, 1) for n, span in spans])
-                self[weight.name] = self[weight.name].reshape(aligned)[cut]
+    def against(self, weight: Weight) -> Axes | None:
+        return None
+
+
+@dataclass(frozen=True)
+class Local(Rule):
+    """An operator along dimensions that are never cut: run as it is on each tile.
+
+    Parameters
+    ----------
+    result
+        Where the axes of the image lie in the result.
+    wholes
+        ``(operand, axis)`` of which all is needed for any part of the result.
+    """
+
+    result: Axes
+    wholes: frozenset[tuple[int, int]] = frozenset()
+
+    @cached_property
+    def axes(self) -> Axes:
+        return self.result
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        return (operand, axis) in self.wholes
+
+    def against(self, weight: Weight) -> Axes | None:
+        return None
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        return invoke(self.node.op, self.node.bind(tensors, weights))
 
 
 RuleFactory = Callable[[Node], Rule | None]
@@ -71,12 +157,20 @@ _registry: dict[str, RuleFactory] = {}
 
 
 def rule(*kinds: str) -> Callable[[RuleFactory], RuleFactory]:
-    """Register a function that makes the rule of a call, or ``None`` where there is none.
+    """Register a function that makes the rule of a call, or ``None`` where it has none.
 
     Parameters
     ----------
     kinds
         Operators without overload: ``"conv2d"``, or ``"mylib.op"`` outside ATen.
+
+    Examples
+    --------
+    A custom operator ``torch.ops.mylib.swish`` that is elementwise:
+
+    >>> @rule("mylib.swish")
+    ... def swish(node):
+    ...     return Rule(node)
     """
 
     def register(factory: RuleFactory) -> RuleFactory:
@@ -86,25 +180,18 @@ def rule(*kinds: str) -> Callable[[RuleFactory], RuleFactory]:
     return register
 
 
-def rule_of(node: Node) -> Rule | None:
-    """The rule of a call; ``None`` where the operator, used like this, has none.
-
-    What is computed of weights alone has no batch and no image in it, and so no rule.
-    """
-    if not node.operands:
-        return None
-    namespace, kind, _ = node.op.split(".")
-    factory = _registry.get(kind if namespace in ("aten", "_operator") else f"{namespace}.{kind}")
-    return factory(node) if factory else None
+def factory_of(op: str) -> RuleFactory | None:
+    """What makes the rules of an operator, named as ``"aten.conv2d.default"``."""
+    namespace, kind, _ = op.split(".")
+    return _registry.get(kind if namespace in ("aten", "_operator") else f"{namespace}.{kind}")
 
 
 def home_of(node: Node) -> str | None:
     """The module that gave the rule of a call to an operator outside ATen; ranks import it."""
-    namespace, kind, _ = node.op.split(".")
-    factory = _registry.get(f"{namespace}.{kind}")
+    factory = factory_of(node.op)
     return factory.__module__ if factory else None
 
 
-def has_rule(kind: str) -> bool:
+def has_rule(op: str) -> bool:
     """Whether some use of an operator has a rule."""
-    return kind in _registry
+    return factory_of(op) is not None

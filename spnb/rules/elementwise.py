@@ -1,43 +1,113 @@
-"""Operators that compute every position for itself: elementwise, and along channels."""
+"""Operators that compute every position for itself: elementwise, and along what is never cut."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..axes import Axes, axes_in, broadcast, dim, size_of
 from ..node import Node
-from .base import Rule, rule
+from ..region import Region
+from .base import Local, PerChannel, Rule, Tensors, Weights, rule
 from .whole import Whole
 
 ELEMENTWISE = """
-    abs add addcmul addcdiv alias bitwise_and bitwise_not bitwise_or ceil celu clamp clamp_max
-    clamp_min clone contiguous cos detach detach_ div dropout elu eq erf exp expand_as expm1
-    feature_dropout
-    floor ge gelu getitem gt hardsigmoid hardswish hardtanh le leaky_relu lift_fresh_copy log log1p
-    log_sigmoid logical_and logical_not logical_or lt maximum minimum mish mul ne neg ones_like pow
-    prelu reciprocal relu relu6 round rrelu rsqrt rsub selu sigmoid sign silu sin softplus
-    softshrink sqrt square sub tan tanh tanhshrink threshold to type_as where zeros_like _to_copy
-    alpha_dropout feature_alpha_dropout hardshrink logit
+    abs add addcmul addcdiv alias atan atan2 bitwise_and bitwise_not bitwise_or ceil celu
+    clamp clamp_max clamp_min clone contiguous copy cos cosh detach div elu eq erf exp
+    expand_as expm1 fill floor floor_divide fmod frac full_like ge gelu gt hardshrink
+    hardsigmoid hardswish hardtanh isfinite isinf isnan le leaky_relu lerp lift_fresh_copy
+    log log10 log1p log2 log_sigmoid logaddexp logical_and logical_not logical_or
+    logical_xor logit lt masked_fill maximum minimum mish mul nan_to_num ne neg ones_like
+    pow real reciprocal relu relu6 remainder round rrelu rsqrt rsub selu sigmoid sign silu sin
+    sinh softplus softshrink special_erf special_expit sqrt square sub tan tanh tanhshrink
+    threshold to trunc type_as where xlogy zeros_like _to_copy
 """
-ALONG_AN_AXIS = (
-    "cat chunk concat slice split split_with_sizes softmax log_softmax narrow cumsum glu"
-)
+NOTHING_IN_EVALUATION = "dropout feature_dropout alpha_dropout feature_alpha_dropout"
 
 
-@rule(*ELEMENTWISE.split())
+@rule(*ELEMENTWISE.split(), *(f"__{name}__" for name in ["and", "or", "xor", "lshift", "rshift"]))
 def elementwise(node: Node) -> Rule | None:
-    """Every element for itself, with broadcasting; dropout only where it does nothing."""
-    if node.args.get("train") or node.args.get("training"):
-        return None
-    aligned = all(len(shape) in (0, len(node.shape)) for shape in node.operand_shapes)
-    return Rule(node) if aligned else None
+    """Every element for itself, with broadcasting."""
+    return Rule(node)
 
 
-@rule("batch_norm")
-def batch_norm(node: Node) -> Rule | None:
-    """With running statistics, elementwise."""
-    return None if node.args["training"] else Rule(node)
+@rule("rrelu", *NOTHING_IN_EVALUATION.split())
+def no_noise(node: Node) -> Rule | None:
+    """What is random in training, and elementwise in evaluation."""
+    random = node.args.get("train") or node.args.get("training")
+    return None if random else Rule(node)
 
 
-@rule(*ALONG_AN_AXIS.split())
-def along_an_axis(node: Node) -> Rule | None:
-    """Over channels every position is for itself; over space the whole extent is needed."""
-    axis = node.args["dim"] % max(1, len(node.operand_shapes[0]))
-    return (None, Rule(node))[axis] if axis < 2 else Whole(node)
+@rule("prelu")
+def per_channel(node: Node) -> Rule | None:
+    """A slope for each channel."""
+    return PerChannel(node)
+
+
+@dataclass(frozen=True)
+class Part(Rule):
+    """One of several results; they may differ in what is never cut."""
+
+    @cached_property
+    def axes(self) -> Axes:
+        whole, shape = self.node.operand_axes[0], self.node.shape
+        if len(whole.dims) != len(shape):
+            return Axes.uncut(shape, whole.rank)
+        pairs = zip(whole.dims, shape, strict=True)
+        return whole.with_dims([d if size_of(d) == n else dim(n) for d, n in pairs])
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        return tensors[0][self.node.args["index"]]
+
+
+@rule("getitem")
+def part(node: Node) -> Rule | None:
+    """One of several results."""
+    return Part(node)
+
+
+ALONG_ONE = """
+    argsort cumprod cumsum glu logcumsumexp sort topk _log_softmax _softmax
+"""
+
+
+def uncut(axes: Axes, numbers: Sequence[int]) -> bool:
+    """Whether no axis of the image lies in some dimensions of a tensor."""
+    return not any(axes_in(axes.dims[n]) for n in numbers)
+
+
+def along_one(node: Node) -> Rule | None:
+    """An operator along one dimension, where that is never cut; it may change its size."""
+    axes, shape = node.operand_axes[0], node.shape
+    number = node.args["dim"] % max(1, len(axes.dims))
+    if axes.dims and not uncut(axes, [number]):
+        return None if number == 0 else Whole(node)
+    pairs = zip(axes.dims, shape, strict=True)
+    return Local(node, axes.with_dims([dim(n) if n != size_of(d) else d for d, n in pairs]))
+
+
+rule(*ALONG_ONE.split())(along_one)
+
+
+@dataclass(frozen=True)
+class Joined(Rule):
+    """Tensors one after another along a dimension that is never cut."""
+
+    along: int
+
+    @cached_property
+    def axes(self) -> Axes:
+        shape, k = self.node.shape, self.along
+        hidden = [a.with_dims([*a.dims[:k], (), *a.dims[k + 1 :]]) for a in self.node.operand_axes]
+        bare = broadcast((*shape[:k], 1, *shape[k + 1 :]), hidden, self.node.axes.rank)
+        return bare.with_dims([*bare.dims[:k], dim(shape[k]), *bare.dims[k + 1 :]])
+
+
+@rule("channel_shuffle")
+def moves_channels(node: Node) -> Rule | None:
+    """Channels in another order."""
+    return Local(node, node.operand_axes[0])

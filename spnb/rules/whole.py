@@ -1,74 +1,107 @@
-"""Operators that read the whole extent of space, but treat each image of a batch for itself."""
+"""Operators that read their whole operands, or of which nothing is known."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from ..node import Node, extent_of, invoke
-from ..region import Region, Span
-from .base import Rule, Tensors, Weights, rule
+from ..axes import Axes, axes_in, dim
+from ..node import Node, Weight, invoke
+from ..region import Region, Span, Tiling
+from .base import Rule, Tensors, Weights, factory_of, rule
 
 
 @dataclass(frozen=True)
 class Whole(Rule):
-    """An operator that reads the whole spatial extent, each image of the batch for itself."""
+    """An operator that reads the whole space of its operands, each image of the batch for itself.
 
-    gathers = True
+    It is run on all of that, and what is wanted is cut from the result.
+    """
+
+    @cached_property
+    def axes(self) -> Axes:
+        """Those of the first operand of this shape; else the batch is all that can be cut."""
+        shape, operands = self.node.shape, self.node.operand_axes
+        for axes in operands:
+            if axes.shape == shape:
+                return axes
+        rank = self.node.axes.rank
+        batched = self.known and any(a.dims and axes_in(a.dims[0]) == (0,) for a in operands)
+        if shape and batched and all(a.shape[:1] == shape[:1] for a in operands):
+            return Axes((dim(shape[0], 0), *map(dim, shape[1:])), rank)
+        return Axes.uncut(shape, rank)
+
+    def against(self, weight: Weight) -> Axes | None:
+        return None
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        """All of space; of the batch where the result has none."""
+        axes = self.node.operand_axes[operand]
+        batched = 0 in self.axes.present and axes.extent[0] == self.axes.extent[0]
+        return axes.extent[axis] > 1 and not (axis == 0 and batched and self.known)
 
     def need(self, operand: int, axis: int, span: Span) -> Span:
-        if axis == 0:
-            return super().need(operand, axis, span)
-        return (0, extent_of(self.node.operand_shapes[operand])[axis])
+        extent = self.node.operand_axes[operand].extent[axis]
+        return (0, extent) if extent == 1 or self.gathers(operand, axis) else span
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
         args = self.node.bind(tensors, weights)
-        for name in ("size", "shape"):  # captured with the batch size of the whole image batch
-            if name in args and args[name][0] == self.node.shape[0]:
-                args[name] = [region.shape[0], *args[name][1:]]
-        return invoke(self.node.op, args)
+        for name in ("size", "shape", "output_size"):  # captured with all images of the batch
+            if isinstance(args.get(name), list) and len(args[name]) == len(self.axes.dims):
+                args[name] = list(self.axes.local_shape(self._held(region)))
+        return self._wanted(invoke(self.node.op, args), region)
+
+    def _held(self, region: Region) -> Region:
+        """What of the result is computed to get a region of it."""
+        operands = range(len(self.node.operands))
+        whole = [any(self.gathers(k, axis) for k in operands) for axis in range(self.axes.rank)]
+        ends = zip(whole, self.axes.extent, region.spans, strict=True)
+        return Region(tuple((0, n) if all_of else span for all_of, n, span in ends))
+
+    def _wanted(self, result: Any, region: Region) -> Any:
+        if isinstance(result, (tuple, list)):
+            return type(result)(self._wanted(part, region) for part in result)
+        return self.axes.piece(result, self._held(region), region)
 
 
-WHOLE = """
-    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
-    adaptive_max_pool2d adaptive_max_pool3d expand flatten group_norm instance_norm layer_norm
-    linear permute reshape rms_norm scaled_dot_product_attention select squeeze transpose unflatten
-    unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_linear1d upsample_nearest1d
-    upsample_nearest2d upsample_nearest3d upsample_trilinear3d view pixel_shuffle pixel_unshuffle
-    conv_transpose1d conv_transpose2d conv_transpose3d roll flip matmul
+@dataclass(frozen=True)
+class Unknown(Whole):
+    """An operator without a rule: it reads everything, and may mix the images of a batch."""
+
+    known = False
+
+
+INDEPENDENT = """
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d cummax cummin fft_fft fft_fft2
+    fft_ifft fft_ifft2 fft_irfft fft_irfft2 fft_rfft fft_rfft2 gather grid_sampler grid_sampler_2d
+    grid_sampler_3d kthvalue max_unpool2d max_unpool3d mode _upsample_bicubic2d_aa
+    _upsample_bilinear2d_aa
 """
-REDUCTIONS = "mean sum amax amin var std linalg_vector_norm logsumexp"
 
 
-@rule(*REDUCTIONS.split())
-def reduction(node: Node) -> Rule | None:
-    """Over channels alone, and keeping their axis, every position is for itself."""
-    dims = _numbers(node, "dim")
-    over_channels = [d % len(node.operand_shapes[0]) for d in dims] == [1]
-    return Rule(node) if over_channels and node.args.get("keepdim") else whole(node)
+@rule(*INDEPENDENT.split())
+def independent(node: Node) -> Rule | None:
+    """Operators of each image for itself, as long as they do not work along the batch."""
+    rank, along = len(node.operand_axes[0].dims), node.args.get("dim", 1)
+    along = [along] if isinstance(along, int) else along
+    return Whole(node) if along and all(d % rank for d in along) else None
 
 
-@rule(*WHOLE.split())
-def whole(node: Node) -> Rule | None:
-    """Operators that mix positions, but never the images of a batch."""
-    dims = _numbers(node, "dim", "dims", "dim0", "dim1", "start_dim")
-    if node.kind == "permute":
-        mixes_batch = dims[0] % len(dims) != 0
-    else:
-        rank = len(node.operand_shapes[0]) + (node.kind == "unsqueeze")
-        reduces_all = node.kind in (*REDUCTIONS.split(), "squeeze", "roll") and not dims
-        mixes_batch = reduces_all or any(d % rank == 0 for d in dims)
-    shapes = (node.shape, *node.operand_shapes)
-    same_batch = all(shape and shape[0] == node.shape[0] for shape in shapes)
-    return Whole(node) if same_batch and not mixes_batch else None
-
-
-def _numbers(node: Node, *names: str) -> list[int]:
-    found = []
-    for name in names:
-        value = node.args.get(name)
-        found += value if isinstance(value, (list, tuple)) else [value] * (value is not None)
+def rule_of(node: Node) -> Rule:
+    """The rule of a call; `Unknown` where the operator, used like this, has none."""
+    found = node.__dict__.get("_rule")  # beside the fields: a call is asked for it again and again
+    if found is None:
+        factory = factory_of(node.op)
+        found = node.__dict__["_rule"] = (factory(node) if factory else None) or Unknown(node)
     return found
+
+
+def whole_axes(rule: Rule, operand: int, tiling: Tiling) -> tuple[int, ...]:
+    """The axes that a grid cuts, in space, and along which a call needs all of an operand."""
+    extent = rule.node.operand_axes[operand].extent
+    cut = (axis for axis, n in enumerate(tiling.grid) if axis and n > 1 and extent[axis] > 1)
+    return tuple(axis for axis in cut if rule.gathers(operand, axis))

@@ -1,29 +1,134 @@
-"""Operators that slide a window over space: convolution, pooling, padding."""
+"""Operators that slide a window over space: convolution, pooling, unfolding."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from ..node import Node, Weight, extent_of, invoke
-from ..region import Region, Span
+from ..axes import Axes, axes_in, dim
+from ..node import Node, Ref, Weight, invoke
+from ..region import Region, Span, Tiling
 from .base import Rule, Tensors, Weights, rule
+from .reductions import over_last
 from .whole import Whole
 
 
+def places(axes: Axes, count: int) -> tuple[int | None, ...] | None:
+    """The axis of the image in each of the last dimensions; ``None`` where one holds several.
+
+    A dimension of a single position takes the axis that its place suggests: it may grow.
+    """
+    found: list[int | None] = []
+    for number in range(len(axes.dims) - count, len(axes.dims)):
+        factors = axes.dims[number]
+        if len(factors) > 1:
+            return None
+        if factors:
+            found.append(factors[0].axis)
+            continue
+        likely = axes.rank - len(axes.dims) + number
+        taken = {*axes.present, *(a for a in found if a is not None)}
+        found.append(None if likely < 1 or likely in taken else likely)
+    return tuple(found)
+
+
 @dataclass(frozen=True)
-class Window(Rule):
+class Spatial(Rule):
+    """An operator on the last dimensions of its first operand, each with an axis of its own.
+
+    Parameters
+    ----------
+    places
+        The axis of the image in each of these dimensions; None where it is never cut.
+    """
+
+    places: tuple[int | None, ...]
+
+    @cached_property
+    def axes(self) -> Axes:
+        operand, shape = self.node.operand_axes[0], self.node.shape
+        before = len(shape) - len(self.places)
+        sizes = zip(shape[before:], self.places, strict=True)
+        dims = [*operand.dims[:before], *(dim(n, axis) for n, axis in sizes)]
+        if before:
+            channels = dims[before - 1]
+            dims[before - 1] = channels if axes_in(channels) else dim(shape[before - 1])
+        return operand.with_dims(dims)
+
+    def against(self, weight: Weight) -> Axes | None:
+        return None
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        return False
+
+    def need(self, operand: int, axis: int, span: Span) -> Span:
+        if operand == 0 and axis in self.places:
+            return self.reads(self.places.index(axis), span)
+        return super().need(operand, axis, span)
+
+    def reads(self, number: int, span: Span) -> Span:
+        """Span of a spatial dimension, not clipped, that a span of the result reads."""
+        raise NotImplementedError
+
+    def sizes(self) -> tuple[int, ...]:
+        """Of the operand's spatial dimensions."""
+        return self.node.operand_shapes[0][-len(self.places) :]
+
+    def spans(self, region: Region) -> list[Span]:
+        """The wanted span of each spatial dimension of the result."""
+        sizes = self.node.shape[-len(self.places) :]
+        return [
+            (0, n) if axis is None else region.spans[axis]
+            for n, axis in zip(sizes, self.places, strict=True)
+        ]
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        return invoke(self.node.op, self.node.bind(tensors, weights))
+
+    def needed(self, region: Region) -> list[Span]:
+        """The span of each spatial dimension, not clipped, that a region of the result reads."""
+        return [self.reads(k, span) for k, span in enumerate(self.spans(region))]
+
+
+def clipped(spans: Sequence[Span], sizes: Sequence[int]) -> list[Span]:
+    """Spans inside dimensions of these sizes."""
+    return [
+        (min(max(a, 0), n), max(min(max(a, 0), n), min(b, n)))
+        for (a, b), n in zip(spans, sizes, strict=True)
+    ]
+
+
+def margins(spans: Sequence[Span], sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """How far spans run past dimensions of these sizes, before and after."""
+    return [
+        (max(0, min(-a, b - a)), max(0, min(b - n, b - a)))
+        for (a, b), n in zip(spans, sizes, strict=True)
+    ]
+
+
+def pad(x: torch.Tensor, around: Sequence[tuple[int, int]], fill: float) -> torch.Tensor:
+    """Pad the last dimensions by (before, after); no copy where nothing is to be added."""
+    if not any(map(any, around)):
+        return x
+    return F.pad(x, [n for margin in reversed(around) for n in margin], value=fill)
+
+
+@dataclass(frozen=True)
+class Window(Spatial):
     """An operator that slides a window over its first operand.
 
     Parameters
     ----------
     kernel, stride, dilation, padding
-        One number for each spatial axis; ``padding`` is that before the first position.
+        One number for each spatial dimension; ``padding`` is that before the first position.
     fill
         What the padding holds.
     """
@@ -34,27 +139,18 @@ class Window(Rule):
     padding: tuple[int, ...]
     fill: float = 0.0
 
-    def need(self, operand: int, axis: int, span: Span) -> Span:
-        if axis == 0:
-            return span
-        k, s, d, p = (w[axis - 1] for w in (self.kernel, self.stride, self.dilation, self.padding))
+    def reads(self, number: int, span: Span) -> Span:
+        k, s = self.kernel[number], self.stride[number]
+        d, p = self.dilation[number], self.padding[number]
         return (span[0] * s - p, (span[1] - 1) * s - p + d * (k - 1) + 1)
-
-    def margins(self, need: Region) -> list[tuple[int, int]]:
-        """How far a need runs past the operand's extent, before and after, on each spatial axis."""
-        extent = extent_of(self.node.operand_shapes[0])
-        return [
-            (max(0, min(-a, b - a)), max(0, min(b - n, b - a)))
-            for (a, b), n in zip(need.spans[1:], extent[1:], strict=True)
-        ]
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
-        margins = self.margins(needs[0])
+        around = margins(self.needed(region), self.sizes())
         # The operator pads for itself where both sides ask for the same: no copy.
-        native = [low if low == high else 0 for low, high in margins]
-        rest = [(0, 0) if low == high else (low, high) for low, high in margins]
+        native = [low if low == high else 0 for low, high in around]
+        rest = [(0, 0) if low == high else (low, high) for low, high in around]
         x = pad(tensors[0], rest, self.fill)
         return self.slide(self.node.bind([x, *tensors[1:]], weights), native, region)
 
@@ -63,11 +159,12 @@ class Window(Rule):
         return invoke(self.node.op, args | {"padding": padding})
 
 
-def pad(x: torch.Tensor, margins: Sequence[tuple[int, int]], fill: float) -> torch.Tensor:
-    """Pad the spatial axes by (before, after); no copy where nothing is to be added."""
-    if not any(map(any, margins)):
-        return x
-    return F.pad(x, [n for margin in reversed(margins) for n in margin], value=fill)
+@dataclass(frozen=True)
+class Convolution(Window):
+    """Convolution; the overload with a padding word is run as the one with numbers."""
+
+    def slide(self, args: dict[str, Any], padding: list[int], region: Region) -> Any:
+        return invoke(f"aten.{self.node.kind}.default", args | {"padding": padding})
 
 
 @dataclass(frozen=True)
@@ -77,7 +174,25 @@ class MaxPool(Window):
     fill: float = -math.inf
 
     def slide(self, args: dict[str, Any], padding: list[int], region: Region) -> Any:
-        return invoke(self.node.op, args | {"padding": padding, "ceil_mode": False})
+        plain = args | {"padding": padding, "ceil_mode": False}
+        result = invoke(self.node.op, plain)
+        if not isinstance(result, tuple):
+            return result
+        return result[0], self._in_image(result[1], plain["self"].shape, padding, region)
+
+    def _in_image(
+        self, flat: torch.Tensor, local: Sequence[int], padding: list[int], region: Region
+    ) -> torch.Tensor:
+        """Where each maximum lies in the image, from where it lies in what the window slid over."""
+        sizes, position = self.sizes(), torch.zeros_like(flat)
+        inner = math.prod(local[-len(sizes) :])
+        for number, ((start, _), n) in enumerate(zip(self.needed(region), sizes, strict=True)):
+            width = local[len(local) - len(sizes) + number]
+            inner //= width
+            # padding that the operator adds itself is not part of what it slid over
+            first = max(start, 0) if padding[number] else start
+            position = position * n + flat // inner % width + first
+        return position
 
 
 @dataclass(frozen=True)
@@ -90,93 +205,152 @@ class AvgPool(Window):
 
     def slide(self, args: dict[str, Any], padding: list[int], region: Region) -> Any:
         plain = {"padding": padding, "ceil_mode": False, "count_include_pad": True}
-        if args.get("divisor_override"):
-            return invoke(self.node.op, args | plain)
         mean = invoke(self.node.op, args | plain)
-        extent = extent_of(self.node.operand_shapes[0])[1:]
-        for axis, (span, n) in enumerate(zip(region.spans[1:], extent, strict=True)):
-            k, s, p = self.kernel[axis], self.stride[axis], self.padding[axis]
+        if args.get("divisor_override"):
+            return mean
+        sizes, spans = self.sizes(), self.spans(region)
+        for number, (span, n) in enumerate(zip(spans, sizes, strict=True)):
+            k, s, p = self.kernel[number], self.stride[number], self.padding[number]
             low, high = (-p, n + p) if args["count_include_pad"] else (0, n)
             first = torch.arange(*span, device=mean.device) * s - p
             counted = (first + k).clamp(max=high) - first.clamp(min=low)
             if not bool((counted == k).all()):
-                shape = [1] * (2 + axis) + [-1] + [1] * (len(extent) - axis - 1)
+                shape = [-1] + [1] * (len(sizes) - number - 1)
                 mean = mean * (k / counted.to(mean.dtype)).reshape(shape)
         return mean
 
+    def lower(self, tiling: Tiling) -> Sequence[Node]:
+        """One window over all of space is a mean over space: computed in part by each tile."""
+        sizes = self.sizes()
+        if self.kernel != sizes or any(self.padding) or self.node.args.get("divisor_override"):
+            return (self.node,)
+        return over_last(self.node, "mean", len(sizes)).lower(tiling)
 
-def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+
+@dataclass(frozen=True)
+class Columns(Window):
+    """Unfolding: each window becomes a column (torch.nn.functional.unfold)."""
+
+    @cached_property
+    def axes(self) -> Axes:
+        operand, shape = self.node.operand_axes[0], self.node.shape
+        counts = zip(self.counts, self.places, strict=True)
+        columns = [factor for n, axis in counts for factor in dim(n, axis)]
+        return operand.with_dims([*operand.dims[:-3], dim(shape[-2]), columns])
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Number of windows along each dimension."""
+        windows = (self.kernel, self.stride, self.dilation, self.padding)
+        numbers = zip(self.sizes(), *windows, strict=True)
+        return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, d, p in numbers)
+
+    def spans(self, region: Region) -> list[Span]:
+        return [
+            (0, n) if axis is None else region.spans[axis]
+            for n, axis in zip(self.counts, self.places, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Sliding(Window):
+    """Windows along one dimension, each a new last dimension (torch.Tensor.unfold)."""
+
+    number: int = 0
+
+    @cached_property
+    def axes(self) -> Axes:
+        operand, shape = self.node.operand_axes[0], self.node.shape
+        dims = [*operand.dims, dim(shape[-1])]
+        dims[self.number] = dim(shape[self.number], self.places[0])
+        return operand.with_dims(dims)
+
+    def sizes(self) -> tuple[int, ...]:
+        return (self.node.operand_shapes[0][self.number],)
+
+    def spans(self, region: Region) -> list[Span]:
+        return [region.spans[self.places[0]]]
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        return Spatial.apply(self, tensors, needs, region, weights)
+
+
+def per_dim(value: int | Sequence[int], count: int) -> tuple[int, ...]:
+    """One number for each of some dimensions."""
     numbers = [value] if isinstance(value, int) else list(value)
-    return tuple(numbers * axes if len(numbers) == 1 else numbers)
+    return tuple(numbers * count if len(numbers) == 1 else numbers)
+
+
+def uncut_weight(node: Node, name: str) -> tuple[int, ...] | None:
+    """Shape of a weight, which may be computed, but must not be cut."""
+    weight = node.args[name]
+    if not isinstance(weight, Ref):
+        return weight.shape
+    axes = node.operand_axes[node.operands.index(weight.value)]
+    return None if axes.present else axes.shape
 
 
 @rule("conv1d", "conv2d", "conv3d")
 def convolution(node: Node) -> Rule | None:
     """Zero padding before and after; ``"same"`` puts the odd one after (torch.nn.Conv2d)."""
-    if not isinstance(node.args["weight"], Weight):
+    shape, operand = uncut_weight(node, "weight"), node.operand_axes[0]
+    count = len(node.args["stride"]) if shape is None else len(shape) - 2
+    where = places(operand, count)
+    if not isinstance(node.args["input"], Ref) or shape is None:
         return None
-    kernel = node.args["weight"].shape[2:]
-    dilation = _per_axis(node.args["dilation"], len(kernel))
+    if where is None or axes_in(operand.dims[-count - 1]):
+        return Whole(node)
+    kernel = shape[2:]
+    dilation = per_dim(node.args["dilation"], count)
     padding = node.args["padding"]
     if padding == "same":
         padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True))
     elif padding == "valid":
         padding = 0
-    stride = _per_axis(node.args["stride"], len(kernel))
-    return Convolution(node, kernel, stride, dilation, _per_axis(padding, len(kernel)))
+    stride = per_dim(node.args["stride"], count)
+    return Convolution(node, where, kernel, stride, dilation, per_dim(padding, count))
 
 
-@dataclass(frozen=True)
-class Convolution(Window):
-    """Convolution; the overload with a padding word is run as the one with numbers."""
-
-    def slide(self, args: dict[str, Any], padding: list[int], region: Region) -> Any:
-        return invoke(f"aten.{self.node.kind}.default", args | {"padding": padding})
+POOLS = {"max_pool": MaxPool, "avg_pool": AvgPool}
 
 
-@rule("max_pool1d", "max_pool2d", "max_pool3d")
-def max_pool(node: Node) -> Rule | None:
-    """Windows over ``-inf`` where they leave the image."""
-    return MaxPool(node, *_pool_window(node))
-
-
-@rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
-def avg_pool(node: Node) -> Rule | None:
-    """Windows over zeros, divided by what PyTorch counts."""
-    return AvgPool(node, *_pool_window(node))
-
-
-@rule("pad", "constant_pad_nd")
-def padding(node: Node) -> Rule | None:
-    """Constants around space and channels; a negative number crops (torch.nn.functional.pad)."""
-    axes = len(node.shape) - 2
-    if len(node.args["pad"]) > 2 * (axes + 1):
-        return None
-    if node.args.get("mode", "constant") != "constant":
+@rule(*(f"{kind}{n}d{suffix}" for n in (1, 2, 3) for kind, suffix in (
+    ("max_pool", ""), ("max_pool", "_with_indices"), ("avg_pool", "")
+)))  # fmt: skip
+def pool(node: Node) -> Rule | None:
+    """Windows over ``-inf`` (max) or zeros (average) where they leave the image."""
+    count = int(node.kind[8])
+    where = places(node.operand_axes[0], count)
+    if where is None:
         return Whole(node)
-    around = (*node.args["pad"], *(0,) * (2 * (axes + 1) - len(node.args["pad"])))
-    before = around[: 2 * axes : 2][::-1]
-    ones = (1,) * axes
-    return Pad(node, ones, ones, ones, before, node.args["value"] or 0.0, around[2 * axes :])
+    kernel = per_dim(node.args["kernel_size"], count)
+    stride = per_dim(node.args["stride"] or kernel, count)
+    dilation = per_dim(node.args.get("dilation", 1), count)
+    padding = per_dim(node.args["padding"], count)
+    return POOLS[node.kind[:8]](node, where, kernel, stride, dilation, padding)
 
 
-@dataclass(frozen=True)
-class Pad(Window):
-    """Padding as an operator of its own: a window of one position, moved by what lies before it."""
-
-    channels: tuple[int, int] = (0, 0)
-
-    def apply(
-        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
-    ) -> Any:
-        x = pad(tensors[0], self.margins(needs[0]), self.fill)
-        spatial = [0] * (2 * (x.ndim - 2))
-        return F.pad(x, [*spatial, *self.channels], value=self.fill) if any(self.channels) else x
+@rule("im2col")
+def columns(node: Node) -> Rule | None:
+    """Windows as columns, over zeros where they leave the image."""
+    operand = node.operand_axes[0]
+    where = places(operand, 2)
+    if where is None or axes_in(operand.dims[-3]):
+        return Whole(node)
+    names = ("kernel_size", "stride", "dilation", "padding")
+    return Columns(node, where, *(per_dim(node.args[name], 2) for name in names))
 
 
-def _pool_window(node: Node) -> tuple[tuple[int, ...], ...]:
-    axes = len(node.shape) - 2
-    kernel = _per_axis(node.args["kernel_size"], axes)
-    stride = _per_axis(node.args["stride"] or kernel, axes)
-    dilation = _per_axis(node.args.get("dilation", 1), axes)
-    return kernel, stride, dilation, _per_axis(node.args["padding"], axes)
+@rule("unfold")
+def sliding(node: Node) -> Rule | None:
+    """Windows along one dimension, without padding."""
+    operand = node.operand_axes[0]
+    number = node.args["dimension"] % len(operand.dims)
+    found = axes_in(operand.dims[number])
+    if len(found) != 1 or len(operand.dims[number]) != 1 or found == (0,):
+        return Whole(node) if number else None
+    return Sliding(
+        node, found, (node.args["size"],), (node.args["step"],), (1,), (0,), number=number
+    )

@@ -1,0 +1,109 @@
+"""Padding as an operator of its own: constants, reflections, copies of the border, a torus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..node import Node
+from ..region import Region, Span, Tiling
+from .base import Tensors, Weights, rule
+from .moving import rearranged
+from .whole import Whole
+from .windows import Spatial, clipped, margins, pad, places
+
+
+@dataclass(frozen=True)
+class Border(Spatial):
+    """Positions around the last dimensions (torch.nn.functional.pad).
+
+    Parameters
+    ----------
+    around
+        ``(before, after)`` for each of these dimensions; negative numbers crop.
+    mode
+        ``constant``, ``reflect``, ``replicate`` or ``circular``.
+    """
+
+    around: tuple[Span, ...]
+    mode: str
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        """On a torus the first tile reads the last one's end."""
+        return self._circular(axis)
+
+    def _circular(self, axis: int) -> bool:
+        grown = axis in self.places and any(self.around[self.places.index(axis)])
+        return self.mode == "circular" and grown
+
+    def reads(self, number: int, span: Span) -> Span:
+        n = self.sizes()[number]
+        start, stop = (position - self.around[number][0] for position in span)
+        if self.mode == "constant":
+            return (start, stop)
+        if self.mode == "circular":
+            return (0, n) if any(self.around[number]) else span
+        turns = [p for p in (0, n - 1) if start <= p < stop]
+        ends = [self.source(p, n) for p in (start, stop - 1, *turns)]
+        return (min(ends), max(ends) + 1)
+
+    def source(self, position: int, n: int) -> int:
+        """The position in a dimension of size ``n`` that one inside or around it copies."""
+        if self.mode == "replicate":
+            return min(max(position, 0), n - 1)
+        if self.mode == "circular":
+            return position % n
+        return (n - 1) - abs((n - 1) - abs(position))
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        x, needed = tensors[0], self.needed(region)
+        held = clipped(needed, self.sizes())
+        for number, (axis, (start, stop)) in enumerate(zip(self.places, held, strict=True)):
+            if axis is None and self.mode == "constant":
+                x = x.narrow(number - len(held), start, stop - start)
+        if self.mode == "constant":
+            return pad(x, margins(needed, self.sizes()), self.node.args.get("value") or 0.0)
+        for number, (start, stop) in enumerate(self.spans(region)):
+            before = self.around[number][0]
+            n = self.sizes()[number]
+            copied = [self.source(p - before, n) - held[number][0] for p in range(start, stop)]
+            if copied != list(range(x.shape[number - len(held)])):
+                index = torch.tensor(copied, dtype=torch.long, device=x.device)
+                x = x.index_select(number - len(held), index)
+        return x
+
+    def lower(self, tiling: Tiling) -> Sequence[Node]:
+        """A torus becomes its two ends, each from the tile that has it, around the middle."""
+        pieces: dict[int, list[Span]] = {}
+        for k, (before, after) in enumerate(self.around):
+            if before or after:
+                n, middle = self.sizes()[k], (max(0, -before), self.sizes()[k] - max(0, -after))
+                ends = [(n - before, n)] * (before > 0), [(0, after)] * (after > 0)
+                number = len(self.node.shape) - len(self.around) + k
+                pieces[number] = [*ends[0], middle, *ends[1]]
+        first = len(self.node.shape) - len(self.around)
+        torus = all(self._circular(self.places[number - first] or 0) for number in pieces)
+        cut = any(tiling.grid[self.places[number - first] or 0] > 1 for number in pieces)
+        return rearranged(self.node, pieces) if torus and cut else (self.node,)
+
+
+MODES = {"reflection": "reflect", "replication": "replicate", "constant": "constant"}
+
+
+@rule("pad", "constant_pad_nd", *(
+    f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3)
+))  # fmt: skip
+def border(node: Node) -> Border | None:
+    """Constants around any dimension; reflections, copies and a torus around the last ones."""
+    numbers = node.args["padding" if "padding" in node.args else "pad"]
+    mode = node.args.get("mode") or MODES[node.kind.split("_")[0]]
+    around = tuple(zip(numbers[::2], numbers[1::2], strict=True))[::-1]
+    where = places(node.operand_axes[0], len(around))
+    if where is None or 0 in where:
+        return Whole(node) if len(around) < len(node.shape) else None
+    return Border(node, where, around, mode)

@@ -1,0 +1,207 @@
+"""Normalization and softmax over space: merged statistics, then every position for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from ..axes import Axes, axes_in, dim, fitted
+from ..node import Node, Ref, Weight, invoke
+from ..region import Region, Tiling
+from .base import Local, Rule, Tensors, Weights, rule
+from .elementwise import along_one, uncut
+from .reductions import cut_axes, merged
+
+
+@dataclass(frozen=True)
+class OverSpace(Rule):
+    """An operator whose every result reads a statistic over whole dimensions.
+
+    Parameters
+    ----------
+    groups
+        Channels are taken in so many groups, each with a statistic of its own; None where
+        the statistic is over dimensions as they are.
+    dims
+        The dimensions of the statistic, of the tensor whose channels are split into groups.
+    statistic
+        Its name.
+    """
+
+    groups: int | None
+    dims: tuple[int, ...]
+    statistic: str = "moments"
+
+    @cached_property
+    def axes(self) -> Axes:
+        return self.node.operand_axes[0]
+
+    @cached_property
+    def grouped(self) -> Axes:
+        """Axes of the operand with its channels in groups."""
+        if self.groups is None:
+            return self.axes
+        first, _, *others = self.axes.dims
+        inside = dim(self.axes.shape[1] // self.groups)
+        return self.axes.with_dims([first, dim(self.groups), inside, *others])
+
+    def against(self, weight: Weight) -> Axes | None:
+        return None
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        return any(axis in self.grouped.axes_of(d) for d in self.dims)
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        held = Region(
+            tuple(
+                (0, n) if self.gathers(0, axis) else span
+                for axis, (n, span) in enumerate(zip(self.axes.extent, region.spans, strict=True))
+            )
+        )
+        result = invoke(self.node.op, self.node.bind(tensors, weights))
+        return self.axes.piece(result, held, region)
+
+    def lower(self, tiling: Tiling) -> Sequence[Node]:
+        """Statistics of each tile, merged; then every position for itself."""
+        node = self.node
+        if not cut_axes(self.grouped, self.dims, tiling) or not node.dtype.is_floating_point:
+            return (node,)
+        operand, before = Ref(node.operands[0]), []
+        if self.groups is not None:
+            view = replace(node, name=f"{node.name}.groups", op="aten.view.default")
+            args = {"self": operand, "size": list(self.grouped.shape)}
+            before = [replace(view, args=args, axes=self.grouped, operand_axes=(self.axes,))]
+            operand = Ref(before[0].name)
+        nodes = merged(node, operand, self.grouped, list(self.dims), self.statistic, tiling)
+        args = {**node.args, "groups": self.groups, "kind": node.kind}
+        args["statistics"] = Ref(nodes[-1].name)
+        last = replace(node, op=f"spnb.{NORMALIZED.get(node.kind, 'normalized')}.{node.kind}")
+        axes = (self.axes, nodes[-1].axes)
+        return [*before, *nodes, replace(last, args=args, operand_axes=axes)]
+
+
+NORMALIZED = {"softmax": "exponential", "log_softmax": "exponential"}
+
+
+@dataclass(frozen=True)
+class Normalized(Rule):
+    """Every position by the merged statistics: ``(x - mean) / sqrt(variance + eps)``."""
+
+    @cached_property
+    def axes(self) -> Axes:
+        return self.node.operand_axes[0]
+
+    def against(self, weight: Weight) -> Axes | None:
+        return None
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        return False
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        args, kind = self.node.bind(tensors, weights), self.node.args["kind"]
+        x, (count, mean, squares) = tensors[0], args["statistics"].unbind(-1)
+        grouped = x if args["groups"] is None else x.unflatten(1, (args["groups"], -1))
+        grouped = grouped.to(mean.dtype)
+        if kind == "rms_norm":
+            eps = torch.finfo(x.dtype).eps if args["eps"] is None else args["eps"]
+            result = grouped * (squares / count + mean.square() + eps).rsqrt()
+        else:
+            result = (grouped - mean) * (squares / count + args["eps"]).rsqrt()
+        if args["groups"] is not None:
+            result = result.flatten(1, 2)
+        for name, scale in (("weight", True), ("bias", False)):
+            if args.get(name) is not None:
+                value = self._along(args[name], region)
+                result = result * value if scale else result + value
+        return result.to(x.dtype)
+
+    def _along(self, value: torch.Tensor, region: Region) -> torch.Tensor:
+        if self.node.args["groups"] is not None:
+            return value.reshape(-1, *[1] * (len(self.axes.dims) - 2))
+        return fitted(value, Axes.uncut(tuple(value.shape), self.axes.rank), self.axes, region)
+
+
+@dataclass(frozen=True)
+class Exponential(Rule):
+    """Softmax by the merged largest value and sum of exponentials."""
+
+    @cached_property
+    def axes(self) -> Axes:
+        return self.node.operand_axes[0]
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        return False
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        top, total = tensors[1].unbind(-1)
+        x = tensors[0].to(top.dtype) - top
+        if self.node.args["kind"] == "log_softmax":
+            return (x - total.log()).to(self.node.dtype)
+        return (x.exp() / total).to(self.node.dtype)
+
+
+def grouped_norm(node: Node, groups: int, batch_too: bool = False) -> Rule | None:
+    """A norm of channels in groups, over space, and over the batch where so asked."""
+    axes = node.operand_axes[0]
+    if len(axes.dims) < 2 or axes_in(axes.dims[1]):
+        return None
+    dims = (*([0] if batch_too else []), *range(2, len(axes.dims) + 1))
+    return OverSpace(node, groups, dims)
+
+
+@rule("group_norm")
+def group_norm(node: Node) -> Rule | None:
+    """Wu and He, *Group Normalization*, 2018."""
+    return grouped_norm(node, node.args["num_groups"])
+
+
+@rule("instance_norm")
+def instance_norm(node: Node) -> Rule | None:
+    """Each channel of each image for itself; with running statistics, elementwise."""
+    axes = node.operand_axes[0]
+    if not node.args["use_input_stats"]:
+        return Local(node, axes) if uncut(axes, [1]) else None
+    return grouped_norm(node, axes.shape[1])
+
+
+@rule("batch_norm")
+def batch_norm(node: Node) -> Rule | None:
+    """With running statistics elementwise, else over the batch and space."""
+    axes = node.operand_axes[0]
+    if not node.args["training"]:
+        return Local(node, axes) if uncut(axes, [1]) else None
+    return grouped_norm(node, axes.shape[1], batch_too=True)
+
+
+@rule("layer_norm", "rms_norm")
+def norm_over_last(node: Node) -> Rule | None:
+    """Over the last dimensions: channels, space or both."""
+    axes, count = node.operand_axes[0], len(node.args["normalized_shape"])
+    last = tuple(range(len(axes.dims) - count, len(axes.dims)))
+    if uncut(axes, last):
+        return Local(node, axes)
+    return None if any(0 in axes.axes_of(d) for d in last) else OverSpace(node, None, last)
+
+
+@rule("softmax", "log_softmax")
+def softmax(node: Node) -> Rule | None:
+    """Over channels at each position for itself; over space by a merged sum."""
+    axes = node.operand_axes[0]
+    number = node.args["dim"] % max(1, len(axes.dims))
+    if not axes.dims or uncut(axes, [number]):
+        return along_one(node)
+    return None if 0 in axes.axes_of(number) else OverSpace(node, None, (number,), "exponentials")
+
+
+rule("spnb.normalized")(Normalized)
+rule("spnb.exponential")(Exponential)

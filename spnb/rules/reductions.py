@@ -1,0 +1,409 @@
+"""Operators that reduce over space: each tile computes its share, and the shares are merged.
+
+A sum over space is one call for a user, and several for the tiles of a stage::
+
+    x  (1, 64, 97, 131)      each tile's own pixels
+    partial    (1, 64, 2, 3)      one position for each tile of a 2×3 grid: its own sum
+    combined   (1, 64, 2, 1)      one for each row, computed by the last tile of the row
+    combined   (1, 64, 1, 1)      one in all, computed by the last tile
+    finish     (1, 64, 1, 1)      what was asked for, a mean say; sent to whoever reads it
+
+A partial is a value like any other, of an extent that the grid gives it, so merging needs no
+mechanism of its own.  All tiles read the same merged numbers, to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from ..axes import Axes, dim
+from ..node import Node, Ref, invoke
+from ..region import Region, Span, Tiling
+from .base import Local, Rule, Spans, Tensors, Weights, rule
+from .whole import Whole
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """What is known of a set of numbers, and how two such sets become one.
+
+    Attributes
+    ----------
+    neutral
+        The figures of no number at all.
+    of
+        From a tensor and dimensions, these kept with size 1: the figures, as a list of tensors.
+    merge
+        From figures and a dimension along which sets lie side by side, kept: the figures of all.
+    """
+
+    neutral: tuple[float, ...]
+    of: Callable[[torch.Tensor, list[int]], list[torch.Tensor]]
+    merge: Callable[[list[torch.Tensor], int], list[torch.Tensor]]
+
+
+def _moments(x: torch.Tensor, dims: list[int]) -> list[torch.Tensor]:
+    mean = x.mean(dims, keepdim=True)
+    count = math.prod(x.shape[d] for d in dims)
+    return [torch.full_like(mean, count), mean, (x - mean).square().sum(dims, keepdim=True)]
+
+
+def _merged_moments(figures: list[torch.Tensor], d: int) -> list[torch.Tensor]:
+    """Mean and squared deviations of a union (Chan, Golub and LeVeque, 1979)."""
+    count, mean, squares = figures
+    total = count.sum(d, keepdim=True)
+    joint = (count * mean).sum(d, keepdim=True) / total.clamp(min=1)
+    spread = squares + count * (mean - joint).square()
+    return [total, joint, spread.sum(d, keepdim=True)]
+
+
+def _exponentials(x: torch.Tensor, dims: list[int]) -> list[torch.Tensor]:
+    top = x.amax(dims, keepdim=True)
+    return [top, (x - _finite(top)).exp().sum(dims, keepdim=True)]
+
+
+def _merged_exponentials(figures: list[torch.Tensor], d: int) -> list[torch.Tensor]:
+    top, total = figures
+    joint = top.amax(d, keepdim=True)
+    return [joint, (total * (top - _finite(joint)).exp()).sum(d, keepdim=True)]
+
+
+def _finite(top: torch.Tensor) -> torch.Tensor:
+    return top.masked_fill(top.isinf(), 0.0)
+
+
+def _sum(x: torch.Tensor, dims: list[int]) -> list[torch.Tensor]:
+    return [x.sum(dims, keepdim=True)]
+
+
+STATISTICS = {
+    "sum": Statistic((0.0,), _sum, lambda f, d: _sum(f[0], [d])),
+    "largest": Statistic(
+        (-math.inf,),
+        lambda x, dims: [x.amax(dims, keepdim=True)],
+        lambda f, d: [f[0].amax(d, keepdim=True)],
+    ),
+    "smallest": Statistic(
+        (math.inf,),
+        lambda x, dims: [x.amin(dims, keepdim=True)],
+        lambda f, d: [f[0].amin(d, keepdim=True)],
+    ),
+    "moments": Statistic((0.0, 0.0, 0.0), _moments, _merged_moments),
+    "exponentials": Statistic((-math.inf, 0.0), _exponentials, _merged_exponentials),
+}
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """One reduction: a statistic of prepared numbers, and what is made of its figures.
+
+    Attributes
+    ----------
+    statistic
+        A key of `STATISTICS`.
+    finish
+        From the figures, the number of elements and the call's arguments: the result.
+    prepare
+        From the tensor and the arguments: what the statistic is taken of.
+    """
+
+    statistic: str
+    finish: Callable[..., torch.Tensor]
+    prepare: Callable[..., torch.Tensor] = lambda x, args: x
+
+
+def _variance(figures: list[torch.Tensor], count: int, args: dict[str, Any]) -> torch.Tensor:
+    correction = args.get("correction", args.get("unbiased", 1))
+    return figures[2] / max(0, count - (1 if correction is None else correction))
+
+
+def _order(args: dict[str, Any]) -> float:
+    order = args.get("ord", args.get("p"))
+    return 2.0 if order is None else float(order)
+
+
+POWER_NORM = Reduced(
+    "sum",
+    lambda figures, count, args: figures[0] ** (1 / _order(args)),
+    lambda x, args: x.abs() ** _order(args),
+)
+REDUCTIONS = {
+    "sum": Reduced("sum", lambda figures, count, args: figures[0]),
+    "mean": Reduced("sum", lambda figures, count, args: figures[0] / count),
+    "amax": Reduced("largest", lambda figures, count, args: figures[0]),
+    "amin": Reduced("smallest", lambda figures, count, args: figures[0]),
+    "var": Reduced("moments", _variance),
+    "std": Reduced("moments", lambda *given: _variance(*given).sqrt()),
+    "logsumexp": Reduced("exponentials", lambda f, count, args: f[0] + f[1].log()),
+    "linalg_vector_norm": POWER_NORM,
+    "norm": POWER_NORM,
+}
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    """The type that figures are kept in: sums of half precision would not fit into it."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def merged(
+    node: Node, operand: Ref, axes: Axes, dims: list[int], kind: str, tiling: Tiling
+) -> list[Node]:
+    """Calls that take a statistic over dimensions of a value, tile by tile, and merge it.
+
+    Parameters
+    ----------
+    node
+        The call they stand for; it gives them their names.
+    operand, axes
+        The value, and where the axes of the image lie in it.
+    kind
+        A key of `REDUCTIONS`, or of `STATISTICS`.
+    """
+    reduced = [axis for d in dims for axis in axes.axes_of(d)]
+    spans = tiling.spans(axes.extent)
+    parts = {a: spans[a] for a in reduced if tiling.grid[a] > 1}
+    args = {"self": operand, "dims": dims, "kind": kind, "parts": parts, "options": _options(node)}
+    call = replace(
+        node,
+        name=f"{node.name}.partial",
+        op=f"spnb.partial.{node.kind}",
+        args=args,
+        dtype=_precise(node.dtype),
+        operand_axes=(axes,),
+    )
+    nodes = [replace(call, axes=Partial(call).axes)]
+    for axis in reversed(parts):
+        last = nodes[-1]
+        args = {"self": Ref(last.name), "axis": axis, "statistic": _statistic(kind)}
+        args["unmerged"] = [a for a in parts if a < axis]
+        call = replace(last, name=f"{node.name}.over{axis}", op=f"spnb.combined.{node.kind}")
+        call = replace(call, args=args, operand_axes=(last.axes,))
+        nodes.append(replace(call, axes=Combined(call).axes))
+    return nodes
+
+
+def _options(node: Node) -> dict[str, Any]:
+    """The arguments of a call that are no tensors."""
+    return {k: v for k, v in node.args.items() if isinstance(v, (int, float, str, bool))}
+
+
+def _statistic(kind: str) -> str:
+    return REDUCTIONS[kind].statistic if kind in REDUCTIONS else kind
+
+
+def cut_axes(axes: Axes, dims: Sequence[int], tiling: Tiling) -> list[int]:
+    """The axes in some dimensions that a grid cuts."""
+    found = [axis for d in dims for axis in axes.axes_of(d)]
+    return [a for a in found if tiling.grid[a] > 1]
+
+
+@dataclass(frozen=True)
+class Partial(Rule):
+    """The figures of each tile: one position for each part of the grid."""
+
+    pinned = True
+
+    @cached_property
+    def axes(self) -> Axes:
+        operand, parts = self.node.operand_axes[0], self.node.args["parts"]
+        dims = list(operand.dims)
+        for d in self.node.args["dims"]:
+            held = [a for a in operand.axes_of(d) if a in parts]
+            dims[d] = tuple(factor for a in held for factor in dim(len(parts[a]), a))
+        figures = len(STATISTICS[_statistic(self.node.args["kind"])].neutral)
+        return operand.with_dims([*dims, dim(figures)])
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        return False
+
+    def need(self, operand: int, axis: int, span: Span) -> Span:
+        axes, parts = self.node.operand_axes[0], self.node.args["parts"]
+        if axis in parts:
+            return (parts[axis][span[0]][0], parts[axis][span[1] - 1][1])
+        whole = any(axis in axes.axes_of(d) for d in self.node.args["dims"])
+        return (0, axes.extent[axis]) if whole else span
+
+    def own(self, tiling: Tiling) -> Spans:
+        return one_each(tiling, self.axes, self.node.args["parts"])
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        args, dims = self.node.args, self.node.args["dims"]
+        statistic = STATISTICS[_statistic(args["kind"])]
+        x = tensors[0].to(self.node.dtype)
+        if args["kind"] in REDUCTIONS:
+            x = REDUCTIONS[args["kind"]].prepare(x, args["options"])
+        if x.numel():
+            figures = torch.stack(statistic.of(x, dims), dim=-1)
+        else:
+            figures = x.new_tensor(statistic.neutral).expand(self.axes.local_shape(region))
+        return figures.reshape(self.axes.local_shape(region))
+
+
+def one_each(tiling: Tiling, axes: Axes, parts: Sequence[int]) -> Spans:
+    """Ownership where each part of the grid has one position along some axes."""
+    spans = list(tiling.spans(axes.extent))
+    for axis in parts:
+        spans[axis] = tuple((k, k + 1) for k in range(tiling.grid[axis]))
+    return tuple(spans)
+
+
+@dataclass(frozen=True)
+class Combined(Rule):
+    """Figures merged along one axis of the grid."""
+
+    pinned = True
+
+    @cached_property
+    def axes(self) -> Axes:
+        operand, axis = self.node.operand_axes[0], self.node.args["axis"]
+        return operand.with_dims([tuple(f for f in d if f.axis != axis) for d in operand.dims])
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        return False
+
+    def need(self, operand: int, axis: int, span: Span) -> Span:
+        whole = axis == self.node.args["axis"]
+        return (0, self.node.operand_axes[0].extent[axis]) if whole else span
+
+    def own(self, tiling: Tiling) -> Spans:
+        return one_each(tiling, self.axes, self.node.args["unmerged"])
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        operand, axis = self.node.operand_axes[0], self.node.args["axis"]
+        factors = [factor for factors in operand.dims for factor in factors]
+        at = next(k for k, factor in enumerate(factors) if factor.axis == axis)
+        here = region.shape
+        sizes = [f.size if f.axis in (None, axis) else here[f.axis] for f in factors]
+        if not operand.dims[-1]:
+            sizes.append(1)  # a single figure has no factor
+        figures = list(tensors[0].reshape(sizes).unbind(-1))
+        joint = STATISTICS[self.node.args["statistic"]].merge(figures, at)
+        return torch.stack(joint, dim=-1).reshape(self.axes.local_shape(region))
+
+
+@dataclass(frozen=True)
+class Finish(Rule):
+    """The result of a reduction, from its merged figures."""
+
+    @cached_property
+    def axes(self) -> Axes:
+        operand, gone = self.node.operand_axes[0], self.node.args["gone"]
+        return operand.with_dims([d for k, d in enumerate(operand.dims[:-1]) if k not in gone])
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        return False
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        args = self.node.args
+        finish = REDUCTIONS[args["kind"]].finish
+        result = finish(list(tensors[0].unbind(-1)), args["count"], args["options"])
+        return result.reshape(self.axes.local_shape(region)).to(self.node.dtype)
+
+
+@dataclass(frozen=True)
+class Reduction(Rule):
+    """A reduction over some dimensions.
+
+    Parameters
+    ----------
+    kind
+        A key of `REDUCTIONS`.
+    dims
+        The dimensions that are reduced.
+    keepdim
+        Whether they stay, with size 1.
+    """
+
+    kind: str
+    dims: tuple[int, ...]
+    keepdim: bool
+
+    @cached_property
+    def axes(self) -> Axes:
+        operand = self.node.operand_axes[0]
+        kept = [() if k in self.dims else d for k, d in enumerate(operand.dims)]
+        if not self.keepdim:
+            kept = [d for k, d in enumerate(kept) if k not in self.dims]
+        return operand.with_dims(kept)
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        axes = self.node.operand_axes[0]
+        return any(axis in axes.axes_of(d) for d in self.dims)
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        return invoke(self.node.op, self.node.bind(tensors, weights))
+
+    def lower(self, tiling: Tiling) -> Sequence[Node]:
+        """Each tile's own part, merged along one axis of the grid after another."""
+        node, axes = self.node, self.node.operand_axes[0]
+        if not cut_axes(axes, self.dims, tiling) or not self._merges:
+            return (node,)
+        operand = Ref(node.operands[0])
+        nodes = merged(node, operand, axes, list(self.dims), self.kind, tiling)
+        args = {
+            "self": Ref(nodes[-1].name),
+            "kind": self.kind,
+            "count": math.prod(axes.shape[d] for d in self.dims),
+            "options": _options(node),
+            "gone": () if self.keepdim else self.dims,
+        }
+        last = replace(node, op=f"spnb.finish.{node.kind}", args=args)
+        return [*nodes, replace(last, operand_axes=(nodes[-1].axes,))]
+
+    @property
+    def _merges(self) -> bool:
+        order = _order(self.node.args) if self.kind in ("norm", "linalg_vector_norm") else 1.0
+        return self.node.dtype.is_floating_point and 0.0 < order < math.inf
+
+
+def over_last(node: Node, kind: str, count: int) -> Reduction:
+    """A reduction over the last dimensions, these kept, for a call that says it in another way."""
+    rank = len(node.shape)
+    return Reduction(node, kind, tuple(range(rank - count, rank)), True)
+
+
+@rule("amax", "amin", "linalg_vector_norm", "logsumexp", "mean", "norm", "std", "sum", "var")
+def reduction(node: Node) -> Rule | None:
+    """Over channels at each position for itself; over space tile by tile."""
+    rank, dims = len(node.operand_axes[0].dims), node.args.get("dim")
+    if dims is None or dims == []:
+        dims = list(range(rank))
+    dims = [dims] if isinstance(dims, int) else dims
+    keepdim = bool(node.args.get("keepdim"))
+    return Reduction(node, node.kind, tuple(d % rank for d in dims), keepdim)
+
+
+@rule("all", "any", "argmax", "argmin", "max", "min", "median", "prod", "var_mean", "count_nonzero")
+def reduction_without_merging(node: Node) -> Rule | None:
+    """Over channels at each position for itself; over space of all of it."""
+    axes, dims = node.operand_axes[0], node.args.get("dim")
+    if len(node.operands) > 1:
+        return Rule(node)  # the larger of two tensors
+    if dims is None or dims == []:
+        return None
+    gone = {d % len(axes.dims) for d in ([dims] if isinstance(dims, int) else dims)}
+    if any(axes.axes_of(d) for d in gone):
+        return None if any(0 in axes.axes_of(d) for d in gone) else Whole(node)
+    kept = [() if k in gone else d for k, d in enumerate(axes.dims)]
+    if not node.args.get("keepdim"):
+        kept = [d for k, d in enumerate(kept) if k not in gone]
+    return Local(node, axes.with_dims(kept))
+
+
+rule("spnb.partial")(Partial)
+rule("spnb.combined")(Combined)
+rule("spnb.finish")(Finish)

@@ -1,0 +1,240 @@
+"""Operators that change the number of positions: interpolation, adaptive pooling, pixel shuffle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from ..axes import axes_in
+from ..node import Node, overload
+from ..region import Region, Span, Tiling
+from .base import Rule, Tensors, Weights, rule
+from .reductions import over_last
+from .whole import Whole
+from .windows import Spatial, places
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Which positions each position of a result is a sum of, along one dimension.
+
+    Attributes
+    ----------
+    shares, sources
+        Weights and positions, each of shape ``(taps, length of the result)``.
+    first, last
+        The least and greatest source with a weight.
+    """
+
+    shares: torch.Tensor
+    sources: torch.Tensor
+    first: torch.Tensor
+    last: torch.Tensor
+
+
+@lru_cache(maxsize=256)
+def taps_of(
+    kind: str, n: int, m: int, align_corners: bool | None, scale: float | None, dtype: torch.dtype
+) -> Taps:
+    """Ask an interpolation which of ``n`` positions it sums, for each of ``m``, and how.
+
+    Weights depend on where a position lies in the whole image, in floating-point numbers that grow
+    with it; a tile's own numbers would differ.  So the operator itself is run on a few lines of
+    zeros and ones: every ``period``-th position of a line is one, and a tap shows its weight on
+    the line that it lies on.
+
+    >>> taps = taps_of("upsample_linear1d", 3, 6, False, None, torch.float32)
+    >>> taps.shares[:, 1], taps.sources[:, 1]
+    (tensor([0.7500, 0.2500]), tensor([0, 1]))
+    """
+    count = 1 if "nearest" in kind else 4 if "cubic" in kind else 2
+    axes, period = int(kind[-2]), count + 2
+    at = torch.arange(n)
+    lines = torch.zeros(1, period, n, *[1] * (axes - 1), dtype=dtype)
+    lines.view(period, n)[at % period, at] = 1.0
+    corners = [] if align_corners is None else [align_corners]
+    size, scales = [m, *[1] * (axes - 1)], [scale, *[None] * (axes - 1)]
+    shown = overload(f"aten.{kind}.default")(lines, size, *corners, *scales).view(period, m)
+    base = torch.floor(_sources(kind, n, m, align_corners, scale)).long() - (count + 1) // 2
+    residues = torch.arange(period).unsqueeze(1)
+    position = (base + (residues - base) % period).clamp(0, n - 1)
+    chosen = shown.abs().topk(count, dim=0).indices
+    shares, sources = shown.gather(0, chosen), position.gather(0, chosen)
+    used = shares != 0
+    first = torch.where(used, sources, n).amin(0)
+    return Taps(shares, sources, first, torch.where(used, sources, -1).amax(0))
+
+
+def _sources(
+    kind: str, n: int, m: int, align_corners: bool | None, scale: float | None
+) -> torch.Tensor:
+    """About where each position lies in the operand (torch.nn.functional.interpolate)."""
+    at = torch.arange(m, dtype=torch.float64)
+    if align_corners:
+        return at * ((n - 1) / (m - 1) if m > 1 else 0.0)
+    step = 1.0 / scale if scale else n / m
+    if "nearest" in kind:
+        return (at + 0.5 * ("exact" in kind)) * step
+    return (at + 0.5) * step - 0.5
+
+
+@dataclass(frozen=True)
+class Interpolation(Spatial):
+    """Each position is a weighted sum of a few, along one dimension after another.
+
+    Parameters
+    ----------
+    align_corners
+        As in torch.nn.functional.interpolate; None where the method has none.
+    scales
+        The factors that were given, per dimension; None where the sizes say them.
+    """
+
+    align_corners: bool | None
+    scales: tuple[float | None, ...]
+
+    def taps(self, number: int) -> Taps:
+        """The taps along a spatial dimension."""
+        n, m = self.sizes()[number], self.node.shape[number - len(self.places)]
+        half = self.node.dtype in (torch.float16, torch.bfloat16)
+        dtype = torch.float32 if half else self.node.dtype
+        return taps_of(self.node.kind, n, m, self.align_corners, self.scales[number], dtype)
+
+    def reads(self, number: int, span: Span) -> Span:
+        taps = self.taps(number)
+        return (int(taps.first[slice(*span)].min()), int(taps.last[slice(*span)].max()) + 1)
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        x = tensors[0]
+        for number, span in enumerate(self.spans(region)):
+            taps, at = self.taps(number), number - len(self.places)
+            start = 0 if self.places[number] is None else self.reads(number, span)[0]
+            result: Any = 0
+            for share, source in zip(taps.shares, taps.sources, strict=True):
+                local = (source[slice(*span)] - start).clamp(0, x.shape[at] - 1)
+                picked = x.index_select(at, local.to(x.device))
+                if len(taps.shares) == 1:
+                    result = picked
+                else:
+                    along = share[slice(*span)].to(x.device).reshape(-1, *[1] * (-at - 1))
+                    result = result + picked * along
+            x = result
+        return x.to(self.node.dtype)
+
+
+INTERPOLATIONS = """
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
+    _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d
+    upsample_trilinear3d upsample_bicubic2d
+"""
+
+
+@rule(*INTERPOLATIONS.split())
+def interpolation(node: Node) -> Rule | None:
+    """Nearest, linear and cubic, by size or by factor (torch.nn.functional.interpolate)."""
+    count, args = int(node.kind[-2]), node.args
+    where = places(node.operand_axes[0], count)
+    if where is None:
+        return Whole(node)
+    if "scale_factors" in args:
+        scales = args["scale_factors"] or [None] * count
+    else:
+        scales = [value for name, value in args.items() if name.startswith("scales")]
+    return Interpolation(node, where, args.get("align_corners"), tuple(scales))
+
+
+@dataclass(frozen=True)
+class AdaptivePool(Spatial):
+    """Windows that share the operand as evenly as whole positions allow.
+
+    Position ``o`` of ``m`` reads ``[floor(o*n/m), ceil((o+1)*n/m))`` (torch.nn.AdaptiveAvgPool2d).
+
+    Parameters
+    ----------
+    largest
+        Whether the result is the largest number of a window, not the average.
+    """
+
+    largest: bool
+
+    def window(self, number: int, position: int) -> Span:
+        """What a position of the result reads."""
+        n, m = self.sizes()[number], self.node.shape[number - len(self.places)]
+        return (position * n // m, -(-(position + 1) * n // m))
+
+    def reads(self, number: int, span: Span) -> Span:
+        return (self.window(number, span[0])[0], self.window(number, span[1] - 1)[1])
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        x = tensors[0]
+        for number, span in enumerate(self.spans(region)):
+            at = number - len(self.places)
+            start = 0 if self.places[number] is None else self.reads(number, span)[0]
+            windows = (self.window(number, position) for position in range(*span))
+            pieces = (x.narrow(at, a - start, b - a) for a, b in windows)
+            reduce = torch.amax if self.largest else torch.mean
+            x = torch.cat([reduce(piece, at, keepdim=True) for piece in pieces], at)
+        return x
+
+    def lower(self, tiling: Tiling) -> Sequence[Node]:
+        """One window over all of space: computed in part by each tile."""
+        if any(n > 1 for n in self.node.shape[-len(self.places) :]):
+            return (self.node,)
+        kind = "amax" if self.largest else "mean"
+        return over_last(self.node, kind, len(self.places)).lower(tiling)
+
+
+@rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "spnb.adaptive_max")
+def adaptive(node: Node) -> Rule | None:
+    """Even windows, averaged; or their largest numbers, where nobody asks for their places."""
+    largest = node.op.startswith("spnb")
+    where = places(node.operand_axes[0], int(node.op[-2]) if largest else int(node.kind[-2]))
+    return Whole(node) if where is None else AdaptivePool(node, where, largest)
+
+
+@dataclass(frozen=True)
+class Shuffle(Spatial):
+    """Channels become positions (torch.nn.PixelShuffle), or positions channels, ``factor`` fold.
+
+    Parameters
+    ----------
+    factor
+        Positions of the result for one of the operand; below 1 for the way back.
+    """
+
+    factor: int
+    back: bool
+
+    def reads(self, number: int, span: Span) -> Span:
+        if self.back:
+            return (span[0] * self.factor, span[1] * self.factor)
+        return (span[0] // self.factor, -(-span[1] // self.factor))
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        result = super().apply(tensors, needs, region, weights)
+        if self.back:
+            return result
+        held = [(a * self.factor, b * self.factor) for a, b in self.needed(region)]
+        for number, ((start, _), (a, b)) in enumerate(zip(held, self.spans(region), strict=True)):
+            result = result.narrow(number - len(held), a - start, b - a)
+        return result
+
+
+@rule("pixel_shuffle", "pixel_unshuffle")
+def shuffle(node: Node) -> Rule | None:
+    """Between channels and positions."""
+    operand, back = node.operand_axes[0], node.kind == "pixel_unshuffle"
+    where = places(operand, 2)
+    if where is None or axes_in(operand.dims[-3]):
+        return Whole(node)
+    return Shuffle(node, where, node.args["downscale_factor" if back else "upscale_factor"], back)

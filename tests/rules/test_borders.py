@@ -1,0 +1,44 @@
+"""Padding as an operator of its own."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import CONVS
+from tiled import Call, check
+from torch.nn import functional as F
+
+FEW = settings(max_examples=40, deadline=None, derandomize=True)
+SIZES = {1: (2, 4, 19), 2: (2, 4, 9, 11), 3: (1, 2, 5, 6, 5)}
+
+
+@FEW
+@given(
+    data=st.data(),
+    axes=st.sampled_from([1, 2, 3]),
+    mode=st.sampled_from(["constant", "reflect", "replicate", "circular"]),
+)
+def test_pad(data, axes, mode):
+    low = -2 if mode == "constant" else 0
+    around = data.draw(st.lists(st.integers(low, 4), min_size=2 * axes, max_size=2 * axes))
+    fill = {"value": 1.5} if mode == "constant" else {}
+    check(Call(lambda x: F.pad(x, around, mode=mode, **fill)), SIZES[axes])
+
+
+def test_constants_around_channels():
+    check(Call(lambda x: F.pad(x, (1, 0, 0, 2, 3, 1), value=2.0)), SIZES[2])
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_padding_mode_of_a_convolution(mode, axes):
+    layer = CONVS[axes](SIZES[axes][1], 4, 5, 1, 2, padding_mode=mode)
+    check(layer, SIZES[axes])
+    check(Call(lambda m, x: m[0](x.relu()), layer), SIZES[axes])
+
+
+def test_a_torus_exchanges_its_ends_only():
+    net = Call(lambda x: F.pad(x, (1, 1), mode="circular"))
+    plan, *_ = check(net, (1, 1, 400), grids=[(4,)])
+    assert not plan.gathered
+    halos = [e for e in plan.exchanges[1] if e.kind == "halo"]
+    assert sum(e.sent(1)[1] for e in halos) <= 3 * 8

@@ -1,0 +1,87 @@
+"""Slices, joins, rolls, flips."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiled import Call, check
+
+FEW = settings(max_examples=40, deadline=None, derandomize=True)
+SIZES = {1: (2, 4, 19), 2: (2, 4, 9, 11), 3: (1, 2, 5, 6, 5)}
+
+
+@FEW
+@given(data=st.data(), axes=st.sampled_from([1, 2, 3]))
+def test_slice(data, axes):
+    index = [slice(None), slice(None)]
+    for n in SIZES[axes][2:]:
+        start = data.draw(st.integers(0, n - 2))
+        stop = data.draw(st.integers(start + 1, n))
+        index.append(slice(start, stop, data.draw(st.integers(1, 3))))
+    check(Call(lambda x: x[tuple(index)]), SIZES[axes])
+
+
+@FEW
+@given(data=st.data(), axes=st.sampled_from([1, 2, 3]))
+def test_roll(data, axes):
+    dims = data.draw(st.permutations(range(2, 2 + axes)))[: data.draw(st.integers(1, axes))]
+    shifts = [data.draw(st.integers(-30, 30)) for _ in dims]
+    plans = check(Call(lambda x: x.roll(shifts, dims)), SIZES[axes])
+    assert not any(plan.gathered for plan in plans)
+
+
+@pytest.mark.parametrize("dims", [(2,), (3,), (2, 3), (1, 3), (1,)])
+def test_flip(dims):
+    check(Call(lambda x: x + x.flip(dims)), SIZES[2])
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_cat(dim):
+    def net(x):
+        return torch.cat([x, x.relu(), x[:, :, :3] if dim == 2 else x], dim)
+
+    check(Call(net), SIZES[2])
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, 4])
+def test_stack(dim):
+    check(Call(lambda x: torch.stack([x, x.relu(), x.exp()], dim).sum(dim)), SIZES[2])
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_split_and_unbind(dim):
+    check(Call(lambda x: [part + 1 for part in x.split(2, dim)]), SIZES[2])
+    check(Call(lambda x: [part.relu() for part in x.chunk(3, dim)]), SIZES[2])
+    check(Call(lambda x: sum(x.unbind(dim))), SIZES[2])
+
+
+def test_one_row_for_all():
+    check(Call(lambda x: x * x[:, :, 3:4]), SIZES[2])
+    check(Call(lambda x: x * x[:, :, -1].unsqueeze(2)), SIZES[2])
+
+
+def test_channels_picked_by_numbers():
+    check(Call(lambda x: x[:, torch.tensor([3, 0, 0])]), SIZES[2])
+    check(Call(lambda x: x.index_select(1, torch.tensor([1, 2]))), SIZES[2])
+
+
+def assigned(index, value):
+    def net(x):
+        y = x.relu()
+        y[index] = value(x)
+        return y * 2
+
+    return Call(net)
+
+
+@pytest.mark.parametrize(
+    "index, value",
+    [
+        ((slice(None), slice(1, 3)), lambda x: x[:, :2]),
+        ((slice(None), slice(None), slice(2, 7)), lambda x: x[:, :, 1:6]),
+        ((slice(None), slice(None), slice(2, 7), slice(-3, None)), lambda x: 1.5),
+        ((slice(None), 2), lambda x: x[:, 0]),
+    ],
+)
+def test_assignment_to_a_slice(index, value):
+    check(assigned(index, value), SIZES[2])

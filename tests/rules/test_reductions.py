@@ -1,0 +1,92 @@
+"""Reductions over space: each tile's part, merged."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from running import assert_equal, planned, run
+from tiled import Call, check, check_tiled, noise
+
+from spnb.region import Tiling
+from spnb.survey import traffic
+
+FEW = settings(max_examples=60, deadline=None, derandomize=True)
+SIZES = {1: (2, 4, 19), 2: (2, 4, 9, 11), 3: (1, 2, 5, 6, 5)}
+REDUCTIONS = {
+    "sum": torch.sum,
+    "mean": torch.mean,
+    "amax": torch.amax,
+    "amin": torch.amin,
+    "var": torch.var,
+    "std": torch.std,
+    "logsumexp": torch.logsumexp,
+    "norm": torch.linalg.vector_norm,
+    "norm1": lambda x, dim, keepdim: torch.linalg.vector_norm(x, 1, dim, keepdim),
+    "norm3": lambda x, dim, keepdim: x.norm(3, dim, keepdim),
+    "biased": lambda x, dim, keepdim: x.var(dim, correction=0, keepdim=keepdim),
+}
+
+
+@FEW
+@given(data=st.data(), axes=st.sampled_from([1, 2, 3]), name=st.sampled_from(sorted(REDUCTIONS)))
+def test_reduction(data, axes, name):
+    dims = list(range(1, 2 + axes))
+    some = data.draw(st.lists(st.sampled_from(dims), min_size=1, unique=True))
+    some = [data.draw(st.sampled_from([d, d - axes - 2])) for d in some]
+    keep = data.draw(st.booleans())
+    plans = check(Call(lambda x: REDUCTIONS[name](x, dim=some, keepdim=keep)), SIZES[axes])
+    assert not any(plan.gathered for plan in plans)
+
+
+@pytest.mark.parametrize("name", sorted(REDUCTIONS))
+def test_every_tile_reads_the_same_number(name):
+    check(Call(lambda x: x / REDUCTIONS[name](x, dim=(2, 3), keepdim=True)), SIZES[2])
+
+
+def test_tiles_without_a_pixel_do_not_count():
+    net = Call(lambda x: x[:, :, :2].std((2, 3), keepdim=True) + x.amax(3, keepdim=True))
+    check_tiled(net, (2, 3, 4, 5), grids=[(4, 3), (3, 5)])
+
+
+def test_the_mean_of_a_flattened_image():
+    check(Call(lambda x: x.flatten(2).mean(-1)), SIZES[2])
+    check(Call(lambda x: x.flatten(2).softmax(-1)), SIZES[2])
+
+
+@pytest.mark.parametrize("name", ["all", "argmax", "median", "prod"])
+def test_others_over_channels(name):
+    check(Call(lambda x: getattr(torch, name)(x, dim=1)), SIZES[2])
+
+
+@pytest.mark.parametrize("name", ["argmax", "prod", "cumsum", "sort"])
+def test_others_over_space_are_gathered(name):
+    check(Call(lambda x: getattr(torch, name)(x, dim=2)), SIZES[2], allow_gather=True)
+
+
+def test_half_precision_sums_do_not_overflow():
+    net = Call(lambda x: x.mean((2, 3)))
+    x = torch.full((1, 1, 300, 300), 300.0).half()
+    plan = planned(net, x.shape, [Tiling.even((1, 2, 2))], dtype=torch.float16)
+    tiled, _ = run(plan, net, x)
+    assert_equal(tiled, torch.full((1, 1), 300.0).half(), 1e-3)
+
+
+def test_merging_costs_two_messages_a_tile_and_no_more_than_figures():
+    net = Call(lambda x: x - x.mean((2, 3), keepdim=True))
+    plan = planned(net, (1, 4, 64, 64), [Tiling.even((1, 8, 8))])
+    sent = [traffic(plan, rank) for rank in range(64)]
+    assert sum(messages for messages, _ in sent) == 7 * 8 + 7 + 63
+    assert max(size for _, size in sent[:-1]) == 4 * 8
+    x = noise(1, 4, 64, 64)
+    tiled, _ = run(plan, net, x)
+    assert_equal(tiled, net(x))
+
+
+def test_large_offsets_do_not_spoil_a_variance():
+    net = Call(lambda x: (x + 1e6).var((2, 3)))
+    plan = planned(net, SIZES[2], [Tiling.even((1, 2, 2))])
+    x = noise(*SIZES[2])
+    tiled, _ = run(plan, net, x)
+    assert math.isclose(float(tiled[0, 0]), float(x[0, 0].var()), rel_tol=1e-8)

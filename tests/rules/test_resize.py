@@ -1,0 +1,64 @@
+"""Interpolation, adaptive pooling, pixel shuffle."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiled import Call, check
+from torch import nn
+from torch.nn import functional as F
+
+FEW = settings(max_examples=40, deadline=None, derandomize=True)
+SIZES = {1: (2, 4, 23), 2: (2, 4, 13, 11), 3: (1, 2, 5, 6, 4)}
+METHODS = {
+    1: ["nearest", "nearest-exact", "linear"],
+    2: ["nearest", "nearest-exact", "bilinear", "bicubic"],
+    3: ["nearest", "nearest-exact", "trilinear"],
+}
+
+
+@FEW
+@given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
+def test_interpolation(data, axes):
+    method = data.draw(st.sampled_from(METHODS[axes]))
+    options = {"mode": method}
+    if "nearest" not in method:
+        options["align_corners"] = data.draw(st.booleans())
+    if data.draw(st.booleans()):
+        options["size"] = data.draw(st.tuples(*[st.integers(1, 25)] * axes))
+    else:
+        options["scale_factor"] = data.draw(st.tuples(*[st.floats(0.4, 3.1)] * axes))
+        options["recompute_scale_factor"] = data.draw(st.sampled_from([None, True]))
+    check(Call(lambda x: F.interpolate(x, **options)), SIZES[axes])
+
+
+def test_a_long_line_keeps_its_weights():
+    net = Call(lambda x: F.interpolate(x, scale_factor=(1, 1.37), mode="bilinear"))
+    check(net, (1, 1, 2, 20011), grids=[(1, 4)])
+
+
+def test_one_pixel_becomes_an_image():
+    net = Call(lambda x: x + F.interpolate(F.adaptive_avg_pool2d(x, 1), x.shape[2:]))
+    check(net, SIZES[2])
+
+
+@FEW
+@given(data=st.data(), axes=st.sampled_from([1, 2, 3]), largest=st.booleans())
+def test_adaptive_pool(data, axes, largest):
+    size = data.draw(st.tuples(*[st.integers(1, 7)] * axes))
+    names = {
+        True: (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
+        False: (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
+    }
+    pool = names[largest][axes - 1]
+    check(Call(lambda x: pool(x, size)), SIZES[axes])
+
+
+def test_places_of_adaptive_maxima_are_gathered():
+    net = Call(lambda x: F.adaptive_max_pool2d(x, 3, return_indices=True))
+    check(net, SIZES[2], allow_gather=True)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_pixel_shuffle(factor):
+    check(nn.PixelShuffle(factor), (2, 2 * factor**2, 7, 5))
+    check(nn.PixelUnshuffle(factor), (2, 2, 5 * factor, 4 * factor))
