@@ -64,9 +64,14 @@ def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype) -> Graph:
     if not isinstance(shapes, Mapping):
         many = bool(shapes) and not isinstance(shapes[0], int)
         shapes = dict(enumerate(shapes if many else [shapes]))
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        fake = rebuilt(module, lambda t: torch.empty(t.shape, dtype=cast(t, dtype)))
-        examples = {name: torch.empty(tuple(s), dtype=dtype) for name, s in shapes.items()}
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def empty(shape: Sequence[int], kind: torch.dtype) -> torch.Tensor:
+        with mode:
+            return torch.empty(tuple(shape), dtype=kind)
+
+    fake = rebuilt(module, lambda t: empty(t.shape, cast(t, dtype)))
+    examples = {name: empty(shape, dtype) for name, shape in shapes.items()}
     named = {name: t for name, t in examples.items() if isinstance(name, str)}
     positional = tuple(t for name, t in examples.items() if not isinstance(name, str))
     try:
@@ -299,7 +304,9 @@ class _Renamed:
         ):
             raise _WritesIntoView(node.label)
         self.latest[target.value] = node.name
-        return replace(node, op=f"{namespace}.{kind.removesuffix('_')}.{variant}")
+        op = f"{namespace}.{kind.removesuffix('_')}.{variant}"
+        names = (a.name for a in overload(op)._schema.arguments)  # which may be called otherwise
+        return replace(node, op=op, args=dict(zip(names, node.args.values(), strict=True)))
 
 
 SPLITS = [

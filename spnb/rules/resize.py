@@ -196,8 +196,13 @@ class AdaptivePool(Spatial):
 def adaptive(node: Node) -> Rule | None:
     """Even windows, averaged; or their largest numbers, where nobody asks for their places."""
     largest = node.op.startswith("spnb")
-    where = places(node.operand_axes[0], int(node.op[-2]) if largest else int(node.kind[-2]))
-    return Whole(node) if where is None else AdaptivePool(node, where, largest)
+    count = int(node.op[-2] if largest else node.kind[-2])
+    where = places(node.operand_axes[0], count)
+    if where is not None:
+        return AdaptivePool(node, where, largest)
+    if largest or any(n > 1 for n in node.shape[-count:]):
+        return Whole(node)
+    return over_last(node, "mean", count)  # of tokens
 
 
 @dataclass(frozen=True)

@@ -168,13 +168,23 @@ class Convolution(Window):
 
 
 @dataclass(frozen=True)
-class MaxPool(Window):
+class Pool(Window):
+    """A window without weights."""
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """Arguments as numbers, where ceil_mode has nothing left to do."""
+        return {"kernel_size": self.kernel, "stride": self.stride, "ceil_mode": False}
+
+
+@dataclass(frozen=True)
+class MaxPool(Pool):
     """Max pooling: with ceil_mode the last window may run past the padding, onto ``-inf``."""
 
     fill: float = -math.inf
 
     def slide(self, args: dict[str, Any], padding: list[int], region: Region) -> Any:
-        plain = args | {"padding": padding, "ceil_mode": False}
+        plain = args | self.plain | {"padding": padding}
         result = invoke(self.node.op, plain)
         if not isinstance(result, tuple):
             return result
@@ -196,7 +206,7 @@ class MaxPool(Window):
 
 
 @dataclass(frozen=True)
-class AvgPool(Window):
+class AvgPool(Pool):
     """Average pooling: at the border the divisor depends on where the window lies.
 
     PyTorch divides by the window's positions inside the image, or inside image and padding with
@@ -204,8 +214,8 @@ class AvgPool(Window):
     """
 
     def slide(self, args: dict[str, Any], padding: list[int], region: Region) -> Any:
-        plain = {"padding": padding, "ceil_mode": False, "count_include_pad": True}
-        mean = invoke(self.node.op, args | plain)
+        plain = args | self.plain | {"padding": padding, "count_include_pad": True}
+        mean = invoke(self.node.op, plain)
         if args.get("divisor_override"):
             return mean
         sizes, spans = self.sizes(), self.spans(region)
@@ -329,6 +339,11 @@ def pool(node: Node) -> Rule | None:
     stride = per_dim(node.args["stride"] or kernel, count)
     dilation = per_dim(node.args.get("dilation", 1), count)
     padding = per_dim(node.args["padding"], count)
+    sizes = zip(node.operand_shapes[0][-count:], node.shape[-count:], strict=True)
+    kernel = tuple(
+        min(k, n + 2 * p) if m == d == 1 else k  # with ceil_mode a window may reach far outside
+        for k, d, p, (n, m) in zip(kernel, dilation, padding, sizes, strict=True)
+    )
     return POOLS[node.kind[:8]](node, where, kernel, stride, dilation, padding)
 
 
