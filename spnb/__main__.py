@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
 from . import models, options, planning
 from .capture import CaptureError
 from .images import open_source
@@ -84,12 +82,18 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--image",
             metavar="IMAGE",
+            action="append",
             help="PNG, JPEG, TIFF or npy file, or a sample such as retina (default: synthetic);"
             " sets --image-size, and --batch-size 1, where these are not given; a picture of"
-            " another size is resized",
+            " another size is resized; given once for each input of the network",
         )
         if verb == "infer":
             sub.add_argument("--check", action="store_true", help="compare with the untiled run")
+            sub.add_argument(
+                "--save-output",
+                metavar="FILE",
+                help="write the output as npy, tif or zarr, each rank its own tile",
+            )
             sub.add_argument("--save-plots", metavar="DIR", help="write tiles and timeline as PNG")
             sub.add_argument("--report", metavar="FILE", help="write every figure as JSON")
     return parser
@@ -98,11 +102,11 @@ def _parser() -> argparse.ArgumentParser:
 def _job(args: argparse.Namespace) -> Job:
     names = {option.name for option in options.options()}
     given: dict[str, Any] = {k: v for k, v in vars(args).items() if k in names}
-    if args.image is not None:
+    if args.image is not None and "input_shapes" not in given:
         given.setdefault("batch_size", 1)
     job = Job(args.model, **given)
-    if args.image is not None and "image_size" not in given:
-        size = open_source(args.image, channels=job.input_shape[1]).shape[2:]
+    if args.image is not None and not {"image_size", "input_shapes"} & given.keys():
+        size = open_source(args.image[0], channels=job.input_shape[1]).shape[2:]
         job = dataclasses.replace(job, image_size=size)
     return dataclasses.replace(job, enable_evaluation=True) if args.verb == "infer" else job
 
@@ -113,15 +117,18 @@ def _drive(args: argparse.Namespace, post: Post | None) -> int:
     plan = planning.plan(job)
     clock.lap("plan")
     print(f"{plan}\nweights: {job.weights_origin}", flush=True)
-    source = plan.open(args.image)
+    images = args.image[0] if args.image and len(plan.graph.inputs) == 1 else args.image
+    sources = plan.open_inputs(images)
     job.module  # noqa: B018 - built here, so that a bad checkpoint is refused before ranks start
     clock.lap("weights")
     session = _session(plan, post)
     clock.lap("start")
     with session:
-        result = session.infer(source)
+        result = session.infer(sources)
         clock.lap("infer")
-        print(f"\n{result}\noutput: {_shapes(result.output)}", flush=True)
+        print(f"\n{result}\noutput: {_shapes(plan, result)}", flush=True)
+        if args.save_output:
+            print(f"wrote {result.save(args.save_output, overwrite=True)}")
         if job.verbose:
             print(result.per_rank.to_string(index=False))
         check = None
@@ -130,7 +137,7 @@ def _drive(args: argparse.Namespace, post: Post | None) -> int:
             clock.lap("check")
             print(f"check: {check}")
     if args.save_plots:
-        _save_plots(plan, result, source, Path(args.save_plots))
+        _save_plots(plan, result, result.source, Path(args.save_plots))
     if args.report:
         _save_report(result, check, clock.seconds, Path(args.report))
     return 0 if check is None or check.passed else 1
@@ -144,10 +151,13 @@ def _session(plan: JobPlan, post: Post | None) -> Session:
     return Cluster(plan)
 
 
-def _shapes(output: Any) -> str:
-    if isinstance(output, torch.Tensor):
-        return f"{tuple(output.shape)} {output.dtype}".replace("torch.", "")
-    return str(torch.utils._pytree.tree_map(lambda t: tuple(t.shape), output))
+def _shapes(plan: JobPlan, result: Result) -> str:
+    """Shape and type of each output; nothing is gathered for it."""
+    graph, texts = plan.graph, {}
+    for name, value in result.named_outputs.items():
+        texts[name] = f"{graph.shape(value)} {graph.dtype_of(value)}".replace("torch.", "")
+    alone = list(texts) == ["output"]
+    return texts["output"] if alone else ", ".join(map(": ".join, texts.items()))
 
 
 def _save_plots(plan: JobPlan, result: Result, source: Source, folder: Path) -> None:

@@ -137,6 +137,10 @@ class Axes:
             factors, index = self._unfolded(target, held, box)
             factors[index] = piece.reshape([n for sizes in self._local(region) for n in sizes])
 
+    def index(self, region: Region) -> tuple[slice, ...]:
+        """Where a region lies in the whole tensor, if no dimension holds several axes."""
+        return self._index(region.slices_in(Region.whole(self.extent)))
+
     @property
     def _plain(self) -> bool:
         return all(len(factors) < 2 for factors in self.dims)

@@ -16,8 +16,10 @@ from .engines import EngineError, Engines
 from .planning import JobPlan
 from .program import Part, Receive
 from .rank import Report
+from .region import Region
 from .session import Session
 from .sources import HeldSource, Source
+from .store import Store
 from .survey import counted
 from .weights import read_weights
 from .worker import Piece
@@ -155,10 +157,10 @@ class Cluster(Session):
         ]
         self._call(remote.load, loads + [(None, None)] * (len(self.engines.ids) - len(loads)))
 
-    def _infer(self, source: Source, run: int, released: Sequence[int]) -> list[Report]:
+    def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
         if self._failed:
             self._recover()
-        each = [(self._for_rank(source, part), run, released) for part in self._parts]
+        each = [(self._for_rank(sources, part), run, released) for part in self._parts]
         total = len(self.plan.batches) * len(each)
         start, bar = time.monotonic(), _Bar(self.progress)
 
@@ -176,18 +178,23 @@ class Cluster(Session):
         found = self._call(remote.fetch, [(run,)] * self.plan.num_ranks)
         return [found[rank] for rank in ranks]
 
-    def _for_rank(self, source: Source, part: Part) -> Source | None:
-        """The source as a rank is given it: by name where it sees our files, else its part."""
+    def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
+        if not self.shares_files:
+            return super()._save(run, ranks, value, store)
+        every = range(self.plan.num_ranks)
+        self._call(remote.save, [(run, value if r in ranks else None, store) for r in every])
+
+    def _for_rank(self, sources: dict[str, Source], part: Part) -> dict[str, Source]:
+        """What a rank reads of the inputs: by name where it sees our files, else its part."""
         steps = (step for program in part.programs.values() for step in program.steps)
-        needs = [s.region for s in steps if isinstance(s, Receive) and s.kind == "input"]
-        if not needs:
-            return None
+        needs: dict[str, Region] = {}
+        for step in steps:
+            if isinstance(step, Receive) and step.kind == "input":
+                region = needs.get(step.value, step.region) | step.region
+                needs[step.value] = region
         if self.shares_files:
-            return source
-        need = needs[0]
-        for other in needs[1:]:
-            need |= other
-        return HeldSource.of(source, need)
+            return {name: sources[name] for name in needs}
+        return {name: HeldSource.of(sources[name], region) for name, region in needs.items()}
 
     def _recover(self) -> None:
         self._call(remote.reset, [()] * len(self.engines.ids))

@@ -17,6 +17,7 @@ from .planning import JobPlan
 from .rank import Report, here
 from .session import Session
 from .sources import Source
+from .store import Store
 from .transport import PeerFailed
 from .weights import read_weights
 from .worker import Piece
@@ -47,14 +48,20 @@ class Launched(Session):
         idle = [None] * (self.post.comm.size - plan.num_ranks)
         self.post.order("load", [*loads, *idle])
 
-    def _infer(self, source: Source, run: int, released: Sequence[int]) -> list[Report]:
+    def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
         ranks = self.plan.num_ranks
-        orders = [(source, run)] * ranks + [None] * (self.post.comm.size - ranks)
+        orders = [(sources, run)] * ranks + [None] * (self.post.comm.size - ranks)
         return self.post.order("infer", orders)[:ranks]
 
     def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
         orders = [run if rank in ranks else None for rank in range(self.post.comm.size)]
         return [pieces for pieces in self.post.order("fetch", orders) if pieces is not None]
+
+    def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
+        order = (run, value, store)
+        self.post.order(
+            "save", [order if rank in ranks else None for rank in range(self.post.comm.size)]
+        )
 
 
 class Post:
@@ -123,7 +130,7 @@ class Post:
             return here.load(part, weights, self.transport)
         if what == "infer":
             return here.infer(*item)
-        return here.outputs[item]
+        return here.save(*item) if what == "save" else here.kept(item)
 
 
 def run_launched(drive: Callable[[Post], int]) -> int:

@@ -15,7 +15,7 @@ from torch import nn
 
 from . import models, weights
 from .region import Tiling, grid_of
-from .values import PRECISIONS, OptionError, blocks_fused, precision, whole_numbers
+from .values import PRECISIONS, OptionError, blocks_fused, precision, shapes, whole_numbers
 
 BACKENDS = ("mpi", "gloo", "nccl")
 
@@ -77,6 +77,13 @@ class Job:
     image_size: int | tuple[int, ...] = _option(
         32, "1024, or height x width as 1411x1411", lambda t: whole_numbers(t, "x"), "N[xN]"
     )
+    input_shapes: tuple | dict | None = _option(  # noqa: RUF009 - a field, as the others
+        None,
+        "of a network with several inputs, batch and channels included, as 1x3x64x64,1x3x64x64;"
+        " the first is the image (default: one image)",
+        shapes,
+        "SHAPE[,SHAPE]",
+    )
     num_layers: int = _option(18, "layers of AmoebaNet-D")
     num_filters: int = _option(416, "filters of AmoebaNet-D")
     num_classes: int = _option(10, "classes of a built-in network")
@@ -98,8 +105,9 @@ class Job:
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} is {getattr(self, name)}, but must be at least 1")
         object.__setattr__(self, "precision", precision(self.precision))
-        for name in ("num_spatial_parts", "image_size", "balance", "fused_layers"):
+        for name in ("num_spatial_parts", "image_size", "balance", "fused_layers", "input_shapes"):
             self._read(name)
+        self._take_input_shapes()
         self._check_stages()
         self._check_effects()
         self._check_backend()
@@ -111,8 +119,27 @@ class Job:
             read = value if value is None else _field(name).metadata["read"](value)
         except (ValueError, TypeError):
             raise OptionError(f"cannot read {name} {value!r}: give whole numbers") from None
-        single = isinstance(read, tuple) and len(read) == 1
+        single = isinstance(read, tuple) and len(read) == 1 and isinstance(read[0], int)
         object.__setattr__(self, name, read[0] if single else read)
+
+    def _take_input_shapes(self) -> None:
+        """Batch and image size are those of the first input, where shapes are given."""
+        if self.input_shapes is None:
+            return
+        listed = self.input_shapes
+        every = list(listed.values() if isinstance(listed, dict) else listed)
+        if not every or len(every[0]) < 3 or min(min(shape, default=0) for shape in every) < 1:
+            raise OptionError(
+                f"input_shapes {listed} must begin with (batch, channels, *spatial), and all"
+                " numbers must be at least 1"
+            )
+        batch, _, *size = every[0]
+        size = tuple(size) if len(size) > 1 else size[0]
+        for name, value in (("batch_size", batch), ("image_size", size)):
+            given = getattr(self, name)
+            if given not in (_field(name).default, value):
+                raise OptionError(f"{name} is {given}, but input_shapes say {value}: leave it out")
+            object.__setattr__(self, name, value)
 
     def _check_stages(self) -> None:
         if not 0 <= self.spatial_size <= self.split_size:
@@ -229,6 +256,9 @@ class Job:
 
         Channels and the number of spatial axes are those of the network's first convolution.
         """
+        if self.input_shapes is not None:
+            listed = self.input_shapes
+            return next(iter(listed.values() if isinstance(listed, dict) else listed))
         first = next((m for m in self.skeleton.modules() if isinstance(m, CONVOLUTIONS)), None)
         channels, axes = (first.in_channels, len(first.kernel_size)) if first else (3, 2)
         size = whole_numbers(self.image_size, "x")
@@ -238,6 +268,11 @@ class Job:
                 f" images of {axes} axes"
             )
         return (self.batch_size, channels, *(size * axes if len(size) == 1 else size))
+
+    @property
+    def shapes(self) -> tuple | dict[str, tuple[int, ...]]:
+        """Shape of each input: by its place, or by its name."""
+        return (self.input_shape,) if self.input_shapes is None else self.input_shapes
 
     @property
     def tilings(self) -> tuple[Tiling, ...]:

@@ -199,6 +199,10 @@ class Plan:
         """The stage that a rank belongs to."""
         return next(stage for stage in self.stages if rank in stage.team.ranks)
 
+    def maker_of(self, value: str) -> Stage:
+        """The stage that computes a value."""
+        return self.stages[self._producer[value]]
+
     def tile_of(self, rank: int) -> int:
         """Number of a rank's tile in its stage."""
         return self.stage_of(rank).team.ranks.index(rank)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from .images import open_source
 from .layout import PlanError
 from .options import Job
 from .plan import Plan
-from .sources import Source
+from .sources import RowSource, Source
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +43,7 @@ class JobPlan(Plan):
                     f"stage {stage}: an image of {shape_text(sizes)} pixels cannot be cut into"
                     f" {shape_text(tiling.grid[1:])} tiles: use fewer tiles or a larger image"
                 )
-        graph = capture(job.skeleton, job.input_shape, job.dtype)
+        graph = capture(job.skeleton, job.shapes, job.dtype)
         cut_batch = job.parts > 1 or job.local_DP > 1
         balance = stage_blocks(graph, tilings, cut_batch, job.balance, job.allow_gather)
         super().__init__(graph, tilings, balance, job.parts, job.fused, job.home)
@@ -68,6 +69,46 @@ class JobPlan(Plan):
             seed=self.job.seed,
             resize=isinstance(image, (str, Path)),
         )
+
+    def open_inputs(self, inputs: Any = None) -> dict[str, Source]:
+        """What a network is run on, as a source for each of its inputs, by name.
+
+        Parameters
+        ----------
+        inputs
+            What `open` takes; of a network with several inputs a list of such, in the order of
+            its arguments, or a dict by the names in ``input_shapes``.  None for synthetic ones.
+
+        Raises
+        ------
+        ValueError
+            If their number or names are others than the network's.
+        """
+        names, shapes = list(self.graph.inputs), self.job.shapes
+        if len(names) == 1 and not isinstance(inputs, Mapping):
+            return {names[0]: self.open(inputs)}
+        if inputs is None:
+            inputs = [None] * len(names)
+        if isinstance(inputs, Mapping):
+            wanted = list(shapes if isinstance(shapes, Mapping) else names)
+            if set(inputs) != set(wanted):
+                raise ValueError(f"the inputs are named {list(inputs)}, but {wanted} are planned")
+            inputs = [inputs[name] for name in wanted]
+        if not isinstance(inputs, (list, tuple)) or len(inputs) != len(names):
+            given = len(inputs) if isinstance(inputs, (list, tuple)) else 1
+            raise ValueError(
+                f"{given} inputs, but the network takes {len(names)}: {', '.join(names)}"
+            )
+        found = {names[0]: self.open(inputs[0])}
+        for number, (name, given) in enumerate(zip(names[1:], inputs[1:], strict=True), 1):
+            shape = self.graph.shape(name)
+            if len(shape) == len(self.job.input_shape):
+                batch, channels, *size = shape
+                options = {"batch_size": batch, "channels": channels, "size": tuple(size)}
+                found[name] = open_source(given, seed=self.job.seed + number, **options)
+            else:
+                found[name] = RowSource.of(given, shape, self.job.seed + number)
+        return found
 
     def plot_tiles(
         self, image: Any = None, stage: int | None = None, ax: Axes | None = None

@@ -14,10 +14,11 @@ import torch
 
 from . import memory
 from .axes import Axes
-from .exchange import Exchange, Spans
+from .exchange import Exchange, Spans, region_at
 from .program import Part
 from .region import Region
 from .sources import Source
+from .store import Store
 from .trace import Event
 from .transport import Transport
 from .worker import Piece, Worker, cut
@@ -27,6 +28,9 @@ SMALL = 1 << 20
 
 CELL_TAG = 1 << 18
 """Of exchanges made by hand in a cell: beyond those of any plan."""
+
+SAVE_TAG = CELL_TAG + 1
+"""Of exchanges before an output is written, one for each micro-batch."""
 
 
 @dataclass
@@ -120,17 +124,54 @@ class Here:
         self.outputs.clear()
 
     def infer(
-        self, source: Source | None, run: int = 0, each: Callable[[int], None] = lambda done: None
+        self,
+        sources: Mapping[str, Source],
+        run: int = 0,
+        each: Callable[[int], None] = lambda done: None,
     ) -> Report:
-        """Run the network on an image source; every rank of the plan must be called."""
+        """Run the network on a source for each input; every rank of the plan must be called."""
         part, worker = self._loaded(), self.worker
         memory.restart_peak()
-        outcome = worker.infer(lambda name, region: self._read(source, region), each)
+        outcome = worker.infer(lambda name, region: self._read(sources[name], region), each)
         self.outputs[run] = outcome.pieces
         size = sum(p.tensor.numel() * p.tensor.element_size() for p in outcome.pieces)
         pieces = outcome.pieces if size <= SMALL else None
         peak = max(0, memory.peak_bytes() - self._idle_bytes)
         return Report(part.rank, part.stage, part.tile, outcome.events, peak, pieces)
+
+    def save(self, run: int, value: str, store: Store) -> None:
+        """Write this rank's part of an output; every rank that has one must be called.
+
+        What of it lies in a chunk of the file that another rank writes is sent there first.
+        """
+        part, first = self._loaded(), 0
+        pieces = {p.region: p.tensor for p in self.kept(run) if p.value == value}
+        images_each = store.axes.extent[0] // sum(part.batches)  # rows of the output for an image
+        for number, images in enumerate(part.batches):
+            rows = images * images_each or 1
+            has = part.home.tiling.spans((rows, *store.axes.extent[1:]))
+            own, needs = region_at(has, part.position), store.spans(has)
+            if not own.empty:
+                x = pieces[own.moved(first)]
+                exchange = Exchange(
+                    SAVE_TAG + number, value, "save", part.home, part.home, has, needs, 0
+                )
+                x = x if needs == has else self.worker.exchange(exchange, x, store.axes)
+                if not (aligned := region_at(needs, part.position)).empty:
+                    store.write(aligned.moved(first), x)
+            first += images * images_each
+
+    def kept(self, run: int) -> list[Piece]:
+        """The regions of a run's outputs that this rank computed.
+
+        Raises
+        ------
+        RuntimeError
+            If another plan was loaded since: its outputs have taken their place.
+        """
+        if run not in self.outputs:
+            raise RuntimeError("the outputs of this run went when another plan was loaded")
+        return self.outputs[run]
 
     def forward(self, x: torch.Tensor | None = None) -> list[Piece]:
         """Run the network on the tiles that the ranks of stage 0 give; every rank must call it.
@@ -196,12 +237,13 @@ class Here:
             )
         has = part.home.tiling.spans(part.extent)
         exchange = Exchange(CELL_TAG, "x", "halo", part.home, part.home, has, needs, 0)
-        return self.worker.exchange(exchange, x)
+        axes = Axes.image((2, x.shape[1], *[2] * (x.ndim - 2)))  # of any size: regions tell it
+        return self.worker.exchange(exchange, x, axes)
 
     def _no_image(self, name: str, region: Region) -> torch.Tensor:
         raise ValueError(f"stage {self.stage} reads the image itself, and forward has none for it")
 
-    def _read(self, source: Source | None, region: Region) -> torch.Tensor:
+    def _read(self, source: Source, region: Region) -> torch.Tensor:
         return torch.from_numpy(source.read(region)).to(self._loaded().dtype)
 
     def _loaded(self) -> Part:

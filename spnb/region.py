@@ -88,6 +88,15 @@ class Region:
     def __contains__(self, other: Region) -> bool:
         return other.empty or self & other == other
 
+    def moved(self, images: int) -> Region:
+        """The same box further on in the batch.
+
+        >>> Region(((0, 2), (3, 5))).moved(4)
+        Region(4:6, 3:5)
+        """
+        (start, stop), *space = self.spans
+        return Region(((start + images, stop + images), *space))
+
     def slices_in(self, outer: Region) -> tuple[slice, ...]:
         """Where this region lies in an array that holds ``outer``.
 

@@ -16,6 +16,7 @@ import torch
 from .program import Part
 from .rank import Report, here
 from .sources import Source
+from .store import Store
 from .weights import read_weights
 from .worker import Piece
 
@@ -45,18 +46,24 @@ def load(part: Part | None, weights: Path | Mapping[str, torch.Tensor] | None) -
     here.load(part, read_weights(weights) if isinstance(weights, Path) else weights, _transport)
 
 
-def infer(source: Source | None, run: int, released: Sequence[int]) -> Report:
+def infer(sources: Mapping[str, Source], run: int, released: Sequence[int]) -> Report:
     """Run; the outputs of runs that nobody asks for any more are dropped."""
     from ipyparallel.datapub import publish_data
 
     for old in released:
         here.outputs.pop(old, None)
-    return here.infer(source, run, lambda done: publish_data({"run": run, "done": done}))
+    return here.infer(sources, run, lambda done: publish_data({"run": run, "done": done}))
 
 
 def fetch(run: int) -> list[Piece]:
     """The pieces of the output that this rank kept."""
-    return here.outputs[run]
+    return here.kept(run)
+
+
+def save(run: int, value: str | None, store: Store) -> None:
+    """Write what this rank has of an output, if it has any."""
+    if value is not None:
+        here.save(run, value, store)
 
 
 def reset() -> None:

@@ -25,6 +25,7 @@ from .planning import JobPlan
 from .rank import Here, Report
 from .result import Result
 from .sources import Source
+from .store import Store
 from .transport.local import World
 from .weights import read_weights, tensors_of
 from .worker import Piece
@@ -59,7 +60,8 @@ class Session(ABC):
         ----------
         image
             An array, tensor, path, sample name or image source (see `spnb.images.open_source`);
-            ``None`` for a synthetic image.
+            ``None`` for a synthetic image.  A list or dict of them for several inputs (see
+            `spnb.planning.JobPlan.open_inputs`).
 
         Raises
         ------
@@ -67,19 +69,25 @@ class Session(ABC):
             If the image does not fit the plan.
         """
         self._require_open()
-        before = set(self.scratch.iterdir())
-        source = resident(self.plan.open(image), self.scratch)
+        opened = self.plan.open_inputs(image)
+        sources = {name: self._resident(source) for name, source in opened.items()}
         start = time.perf_counter()
         run = next(self._runs)
         released, self._released[:] = list(self._released), []
-        reports = self._infer(source, run, released)
+        reports = self._infer(sources, run, released)
         seconds = time.perf_counter() - start
-        fetch = partial(self._fetch, run)
-        result = Result(self.plan, source, reports, seconds, fetch)
-        weakref.finalize(result, self._released.append, run)  # then its output may go,
-        for written in set(self.scratch.iterdir()) - before:
-            weakref.finalize(source, written.unlink, missing_ok=True)  # and so may its image
+        fetch, save = partial(self._fetch, run), partial(self._save, run)
+        result = Result(self.plan, sources, reports, seconds, fetch, save)
+        weakref.finalize(result, self._released.append, run)  # then its output may go
         return result
+
+    def _resident(self, source: Source) -> Source:
+        """A source that ranks can read; what is written for it goes when it does."""
+        before = set(self.scratch.iterdir())
+        found = resident(source, self.scratch)
+        for written in set(self.scratch.iterdir()) - before:
+            weakref.finalize(found, written.unlink, missing_ok=True)
+        return found
 
     def stop(self) -> None:
         """Give back what the session holds; safe to call again."""
@@ -107,12 +115,19 @@ class Session(ABC):
         """Give each rank its part of a plan, and the file of its stage's weights."""
 
     @abstractmethod
-    def _infer(self, source: Source, run: int, released: Sequence[int]) -> list[Report]:
+    def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
         """Run on every rank; the outputs of released runs may be dropped."""
 
     @abstractmethod
     def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
         """The outputs of a run that ranks kept to themselves."""
+
+    def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
+        """Write an output that these ranks have; here by the caller, one rank's after another's."""
+        for rank in ranks:
+            for piece in self._fetch(run, [rank])[0]:
+                if piece.value == value:
+                    store.write(piece.region, piece.tensor)
 
 
 class InProcess(Session):
@@ -136,11 +151,11 @@ class InProcess(Session):
         self._ranks = [Here() for _ in parts]
         self._parts = [(part, read_weights(path)) for part, path in parts]
 
-    def _infer(self, source: Source, run: int, released: Sequence[int]) -> list[Report]:
+    def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
         def work(transport: Any) -> Report:
             here = self._ranks[transport.rank]
             here.load(*self._parts[transport.rank], transport)
-            return here.infer(source, run)
+            return here.infer(sources, run)
 
         reports = World(self.plan.num_ranks, self.deadline).run(work)
         for report, here in zip(reports, self._ranks, strict=True):
@@ -148,4 +163,13 @@ class InProcess(Session):
         return reports
 
     def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
-        return [self._ranks[rank].outputs[run] for rank in ranks]
+        return [self._ranks[rank].kept(run) for rank in ranks]
+
+    def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
+        def work(transport: Any) -> None:
+            here = self._ranks[transport.rank]
+            here.worker.transport = transport
+            if transport.rank in ranks:
+                here.save(run, value, store)
+
+        World(self.plan.num_ranks, self.deadline).run(work)

@@ -134,6 +134,41 @@ class Repeated:
         )
 
 
+@dataclass(eq=False)
+class RowSource:
+    """Numbers beside an image, of no space of their own: a row, say, for each image of a batch."""
+
+    array: np.ndarray
+    name: str = "numbers"
+
+    def __post_init__(self) -> None:
+        self.shape = self.array.shape
+
+    @classmethod
+    def of(cls, given: Any, shape: tuple[int, ...], seed: int) -> RowSource:
+        """From an array or tensor of this shape; noise for None.
+
+        Raises
+        ------
+        ValueError
+            If it has another shape.
+        """
+        if isinstance(given, RowSource):
+            given = given.array
+        if given is None:
+            array = np.random.default_rng(seed).random(shape, np.float32)
+        else:
+            array = np.asarray(as_numpy(given), np.float32)
+        if array.shape != tuple(shape):
+            raise ValueError(f"an input is of shape {array.shape}, but {tuple(shape)} is planned")
+        return cls(array)
+
+    def read(self, region: Region) -> np.ndarray:
+        """The rows of a region's images; all where there is one for the whole batch."""
+        start, stop = region.spans[0]
+        return self.array[start:stop] if self.shape else self.array
+
+
 @dataclass
 class HeldSource:
     """A region of another source, for a rank that cannot read where that one lies."""
@@ -144,8 +179,10 @@ class HeldSource:
     values: np.ndarray
 
     @classmethod
-    def of(cls, source: Source, region: Region) -> HeldSource:
+    def of(cls, source: Source, region: Region) -> HeldSource | RowSource:
         """Read a region now, for later; of all images of the batch."""
+        if isinstance(source, RowSource):
+            return source
         region = Region(((0, source.shape[0]), *region.spans[1:]))
         return cls(source.shape, source.name, region, source.read(region))
 

@@ -188,7 +188,33 @@ def describe(plan: Plan, name: str) -> str:
         f" {counted(len(plan.graph.nodes), 'operator')}; {counted(plan.num_ranks, 'rank')};"
         f" halos exchanged {halo_text}"
     )
-    return head + "\n" + text_table(HEADINGS, rows(plan))
+    return "\n".join([head, text_table(HEADINGS, rows(plan)), *gathered_text(plan)])
+
+
+def gathered_text(plan: Plan) -> list[str]:
+    """A line for each value that every tile of a stage needs whole, and what that costs."""
+    images, lines = plan.batches[0], []
+    for (number, value), reader in plan.gathered.items():
+        team, size = plan.stages[number].team, _bytes(plan, value, _whole(plan, value))
+        arriving = max(
+            (
+                sum(_bytes(plan, value, t.region) for t in exchange.receives(rank))
+                for exchange in plan.exchanges[images]
+                if exchange.value == value and exchange.target is team
+                for rank in sample_ranks(plan, number)
+            ),
+            default=0,
+        )
+        lines.append(
+            f"gathered on every tile of stage {number}, for {reader.label}: {value},"
+            f" {size_text(size)}, of which {size_text(arriving)} from other tiles"
+        )
+    return lines
+
+
+def _whole(plan: Plan, value: str) -> Region:
+    images, *space = plan.graph.extent(value)
+    return Region.whole((min(images, plan.batches[0]), *space))
 
 
 def text_table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -37,6 +37,18 @@ def whole_numbers(text: int | str | Sequence[int], separator: str = ",") -> tupl
     if isinstance(text, str):
         return tuple(int(part) for part in text.lower().replace("×", "x").split(separator))
     return (int(text),) if isinstance(text, int) else tuple(int(n) for n in text)
+
+
+def shapes(value: str | Sequence | Mapping) -> tuple | dict:
+    """Read ``"1x3x64x64,1x7"``, a list of shapes, or a dict of them by argument name.
+
+    >>> shapes("1x3x64x64,1x7")
+    ((1, 3, 64, 64), (1, 7))
+    """
+    if isinstance(value, Mapping):
+        return {str(name): whole_numbers(shape, "x") for name, shape in value.items()}
+    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(whole_numbers(shape, "x") for shape in parts)
 
 
 def precision(text: str) -> str:

@@ -97,12 +97,11 @@ class Worker:
         return Outcome(run.pieces, run.recorder.events)
 
     @torch.inference_mode()
-    def exchange(self, exchange: Exchange, x: torch.Tensor) -> torch.Tensor:
+    def exchange(self, exchange: Exchange, x: torch.Tensor, axes: Axes) -> torch.Tensor:
         """Take part in an exchange of a tensor that this rank's tile covers; what it then needs."""
         rank, run = self.part.rank, _Run(self, None)
         own = region_at(exchange.has, exchange.source.position(rank))
         run.held[exchange.value] = (x, own)
-        axes = Axes.image((2, x.shape[1], *[2] * (x.ndim - 2)))  # of any size: regions tell it
         sends = exchange.sends(rank)
         run.send(Send(exchange.tag, exchange.value, exchange.kind, sends, axes))
         run.receive(receive_step(exchange, rank, axes, x.dtype))
@@ -194,10 +193,8 @@ class _Run:
 
     def _in_batch(self, region: Region, axes: Axes) -> Region:
         """A region of a micro-batch's value, of that of the whole batch."""
-        (start, stop), *space = region.spans
         images, batch = axes.extent[0], sum(self.worker.part.batches)
-        shift = 0 if images % batch else self.first_image * (images // batch)
-        return Region(((start + shift, stop + shift), *space))
+        return region.moved(0 if images % batch else self.first_image * (images // batch))
 
 
 def cut(value: Any, held: Region, region: Region, axes: Axes) -> Any:

@@ -30,6 +30,12 @@ def images(*size, seed=1):
     return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.parametrize("size", [(65, 97), (18, 31), (1, 9)])
+def test_a_unet_answers_for_every_pixel_of_any_image(size):
+    with torch.inference_mode():
+        assert seeded("unet", {"num_classes": 7})(images(*size)).shape == (2, 7, *size)
+
+
 @every_network
 @pytest.mark.parametrize("size", [(65, 97), (18, 31)])
 def test_any_image_size(name, options, size):

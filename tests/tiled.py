@@ -42,35 +42,29 @@ def check_regions(net, *shapes, most=40):
     chance = random.Random(0)
     for node in graph.nodes:
         rule, extent = rule_of(node), node.axes.extent
-        operands = [held[value] for value in node.operands]
-        wholes = [Region.whole(axes.extent) for axes in node.operand_axes]
         whole = Region.whole(extent)
-
-        def compute(region):
-            needs = needs_of(rule, region)
-            parts = zip(operands, node.operand_axes, wholes, needs)
-            pieces = [cut(x, axes, all_of, need & all_of) for x, axes, all_of, need in parts]
-            return rule.apply(pieces, needs, region, weights)
-
-        held[node.name] = compute(whole)
+        held[node.name] = compute(rule, whole, held, weights)
         cuts = [sorted({0, 1, n // 2, n - 1, n} - {-1}) for n in extent]
-        boxes = itertools.product(*(list(itertools.combinations(c, 2)) for c in cuts))
-        boxes = list(boxes)
+        boxes = list(itertools.product(*(list(itertools.combinations(c, 2)) for c in cuts)))
         for box in chance.sample(boxes, min(most, len(boxes))):
             region = Region(box)
-            assert_equal(compute(region), cut(held[node.name], node.axes, whole, region))
+            found = compute(rule, region, held, weights)
+            assert_equal(found, cut(held[node.name], node.axes, whole, region))
     with torch.no_grad():
         inputs = [held[name] for name in graph.inputs]
         assert_equal(graph.pack(held, tensors_of(net, known(graph), graph)), net(*inputs))
     return graph
 
 
-def needs_of(rule, region):
-    spans = list(enumerate(region.spans))
-    return [
-        Region(tuple(needed(rule, k, axis, span) for axis, span in spans))
-        for k in range(len(rule.node.operands))
-    ]
+def compute(rule, region, held, weights):
+    """A region of a call, from exactly what it says it needs."""
+    node, spans = rule.node, list(enumerate(region.spans))
+    needs, pieces = [], []
+    for k, (value, axes) in enumerate(zip(node.operands, node.operand_axes)):
+        needs.append(Region(tuple(needed(rule, k, axis, span) for axis, span in spans)))
+        whole = Region.whole(axes.extent)
+        pieces.append(cut(held[value], axes, whole, needs[-1] & whole))
+    return rule.apply(pieces, needs, region, weights)
 
 
 def cut(value, axes, held, region):

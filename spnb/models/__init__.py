@@ -10,6 +10,7 @@ from torch import nn
 
 from .amoebanet import amoebanet_d
 from .resnet import imagenet_resnet, resnet_v1, resnet_v2
+from .unet import UNet
 
 __all__ = ["build", "names"]
 
@@ -46,6 +47,11 @@ _FAMILIES = (
         "ImageNet ResNet, weights named as torchvision's",
         lambda num_classes, **_: imagenet_resnet((3, 4, 23, 3), num_classes),
     ),
+    _Family(
+        "unet",
+        "U-Net of four resolutions: a logit for every class at every pixel",
+        lambda num_classes, **_: UNet(num_classes),
+    ),
     _Family("amoebanet", "AmoebaNet-D of any number of layers and filters", amoebanet_d),
 )
 
@@ -54,7 +60,7 @@ def names() -> list[tuple[str, str]]:
     """Names that `build` takes, ``<D>`` standing for a number, and what each builds.
 
     >>> [name for name, text in names()]
-    ['resnet', 'resnet<D>_v1', 'resnet<D>_v2', 'resnet50', 'resnet101', 'amoebanet']
+    ['resnet', 'resnet<D>_v1', 'resnet<D>_v2', 'resnet50', 'resnet101', 'unet', 'amoebanet']
     """
     return [(family.name, family.text) for family in _FAMILIES]
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tiled import Call, check, check_regions
 from test_shapes import image, windows
+from tiled import Call, check, check_regions
 from torch import nn
 from torch.nn import functional as F
 
