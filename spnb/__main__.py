@@ -137,7 +137,7 @@ def _drive(args: argparse.Namespace, post: Post | None) -> int:
             clock.lap("check")
             print(f"check: {check}")
     if args.save_plots:
-        _save_plots(plan, result, result.source, Path(args.save_plots))
+        _save_plots(plan, result, next(iter(sources.values())), Path(args.save_plots))
     if args.report:
         _save_report(result, check, clock.seconds, Path(args.report))
     return 0 if check is None or check.passed else 1

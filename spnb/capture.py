@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses import FakeTensorMode
+from torch._subclasses import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 from .axes import Axes
 from .blocks import blocks_of
@@ -27,6 +28,17 @@ from .rules import rule_of
 
 class CaptureError(ValueError):
     """The network cannot be captured as a graph of operators."""
+
+
+class _DataIsDetached(TorchFunctionMode):
+    """Reads ``x.data`` as ``x.detach()``: torch.export would lose sight of ``x``."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function == torch.Tensor.data.__get__:
+            return args[0].detach()
+        return function(*args, **(kwargs or {}))
 
 
 class _WritesIntoView(Exception):
@@ -75,7 +87,7 @@ def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype) -> Graph:
     named = {name: t for name, t in examples.items() if isinstance(name, str)}
     positional = tuple(t for name, t in examples.items() if not isinstance(name, str))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _DataIsDetached():
             program = torch.export.export(fake, positional, named, strict=False)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
@@ -118,6 +130,13 @@ def _translate(
             f"the network changes its buffer {name} in its forward: a tile would change its own"
             " copy; return the new value, or update it in training only"
         )
+    for name in signature.inputs_to_lifted_tensor_constants.values():
+        if isinstance(tensor := program.constants[name], FakeTensor):
+            raise CaptureError(
+                f"the network takes a tensor of shape {tuple(tensor.shape)}, {name}, out of sight"
+                " of torch.export, and what is computed of it would be lost: use x.detach() and"
+                " tensor operators only"
+            )
     reader = _Reader(program)
     for fx in program.graph.nodes:
         reader.read(fx)
@@ -343,6 +362,8 @@ def _ordinary(nodes: Sequence[Node], returned: Iterable[Any]) -> Iterable[Node]:
             continue
         if node.kind == "stack":
             yield from _stack_as_cat(node)
+        elif node.kind == "select_scatter":
+            yield from _selection_as_slice(node)
         elif node.kind.startswith("new_") and node.kind != "new_empty_strided":
             yield _fresh(node)
         elif parts_used.get(node.name) == {0} and node.kind in SINGLE:
@@ -375,6 +396,18 @@ def _stack_as_cat(node: Node) -> Iterable[Node]:
     yield from parts
     args = {"tensors": [Ref(part.name) for part in parts], "dim": number}
     yield replace(node, op="aten.cat.default", args=args)
+
+
+def _selection_as_slice(node: Node) -> Iterable[Node]:
+    number, index = node.args["dim"] % len(node.shape), node.args["index"]
+    index %= node.shape[number]
+    shape = (*node.shape[:number], 1, *node.shape[number + 1 :])
+    args = {"self": node.args["src"], "dim": number}
+    one = replace(node, name=f"{node.name}.0", op="aten.unsqueeze.default", args=args)
+    yield replace(one, axes=Axes.uncut(shape, 1))
+    args = {"self": node.args["self"], "src": Ref(one.name), "dim": number}
+    args |= {"start": index, "end": index + 1, "step": 1}
+    yield replace(node, op="aten.slice_scatter.default", args=args)
 
 
 def _fresh(node: Node) -> Node:

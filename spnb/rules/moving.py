@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..axes import Axes, axes_in, broadcast, dim, fitted
+from ..axes import Axes, aligned, axes_in, broadcast, dim, fitted
 from ..node import Node, Ref, Weight
 from ..region import Region, Span, Tiling, meet
 from .base import Local, Rule, Spans, Tensors, Weights, rule
@@ -119,68 +119,88 @@ def indexed(node: Node) -> Rule | None:
 
 @dataclass(frozen=True)
 class Scattered(Rule):
-    """Positions along an axis, from ``first`` on, overwritten by another tensor's.
+    """Every ``step``-th position along a dimension, from ``first`` on, overwritten.
 
     Parameters
     ----------
     number
         The dimension.
-    first, count
-        Where the other tensor lies.
+    first, stop, step
+        Of the slice that is overwritten.
     """
 
     number: int
     first: int
-    count: int
+    stop: int
+    step: int
+
+    @cached_property
+    def _tensors(self) -> tuple[Axes, Axes]:
+        """Axes of the tensor and of what is written into it; either may be a constant."""
+        found = iter(self.node.operand_axes)
+        rank = self.node.axes.rank
+        tensors = (self.node.args[name] for name in ("self", "src"))
+        return tuple(
+            next(found) if isinstance(t, Ref) else Axes.uncut(t.shape, rank) for t in tensors
+        )
 
     @cached_property
     def axes(self) -> Axes:
-        return self.node.operand_axes[0]
+        shape, k = self.node.shape, self.number
+        into, source = self._tensors
+        beside = [self._beside(axes) for axes in (into, source)]
+        bare = broadcast((*shape[:k], 1, *shape[k + 1 :]), beside, into.rank)
+        axis = (*into.axes_of(k), *source.axes_of(k), None)[0]
+        along = into.dims[k] if into.axes_of(k) else dim(shape[k], axis)
+        return bare.with_dims([*bare.dims[:k], along, *bare.dims[k + 1 :]])
+
+    def _beside(self, axes: Axes) -> Axes:
+        return axes.with_dims([() if k == self.number else d for k, d in enumerate(axes.dims)])
 
     def gathers(self, operand: int, axis: int) -> bool:
-        at_axis = axis in self.axes.axes_of(self.number)
-        return not at_axis and super().gathers(operand, axis)
+        if self.node.operands[operand] != getattr(self.node.args["src"], "value", None):
+            return super().gathers(operand, axis)
+        source = self._tensors[1]
+        if axis in source.axes_of(self.number):
+            return axis not in self.axes.axes_of(self.number)
+        return not aligned(self._beside(source), self._beside(self.axes))[axis]
 
     def need(self, operand: int, axis: int, span: Span) -> Span:
-        if operand == 1 and axis in self.axes.axes_of(self.number):
-            return (span[0] - self.first, span[1] - self.first)
+        source = self.node.operands[operand] == getattr(self.node.args["src"], "value", None)
+        if source and axis in self.axes.axes_of(self.number):
+            return self._reads(span)
         return super().need(operand, axis, span)
+
+    def _reads(self, span: Span) -> Span:
+        """Positions of what is written that fall into a span of the result."""
+        return tuple(-((self.first - min(p, self.stop)) // self.step) for p in span)
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
-        start, stop = region.spans[self.axes.axes_of(self.number)[0]]
-        low, high = meet((start, stop), (self.first, self.first + self.count))
-        result = tensors[0].clone()
+        args, (into, source) = self.node.bind(tensors, weights), self._tensors
+        result = fitted(args["self"], into, self.axes, region).clone()
+        written = fitted(args["src"], self._beside(source), self._beside(self.axes), region)
+        axis = (*self.axes.axes_of(self.number), None)[0]
+        start, stop = (0, self.node.shape[self.number]) if axis is None else region.spans[axis]
+        low, high = (max(0, k) for k in self._reads((start, stop)))
         if low < high:
-            result.narrow(self.number, low - start, high - low).copy_(tensors[1])
+            if not source.axes_of(self.number):
+                written = written.narrow(self.number, low, high - low)
+            every = [slice(None)] * result.ndim
+            first = self.first + low * self.step - start
+            every[self.number] = slice(first, None, self.step)
+            result[tuple(every)].narrow(self.number, 0, high - low).copy_(written)
         return result
 
 
-@rule("slice_scatter", "select_scatter")
+@rule("slice_scatter")
 def scattered(node: Node) -> Rule | None:
     """What an assignment to a slice becomes."""
-    if len(node.operands) != 2 or not isinstance(node.args["self"], Ref):
-        return None
-    axes, source = node.operand_axes
-    number = node.args["dim"] % len(axes.dims)
-    others = [k for k in range(len(axes.dims)) if k != number]
-    if node.kind == "slice_scatter":
-        same = [source.dims[k] == axes.dims[k] for k in others]
-    else:
-        same = [a == b for a, b in zip([axes.dims[k] for k in others], source.dims, strict=True)]
-    if not all(same):
-        return Whole(node)
-    if uncut(axes, [number]):
-        return Local(node, axes)
-    first, stop, step = bounds(node, axes.shape[number]) if "start" in node.args else (0, 0, 0)
-    if step != 1 or len(axes.dims[number]) > 1 or source.axes_of(number) not in (
-        axes.axes_of(number), ()
-    ):  # fmt: skip
-        return Whole(node)
-    if 0 in axes.axes_of(number) or (source.axes_of(number) == () and stop - first > 1):
-        return None
-    return Scattered(node, number, first, stop - first)
+    number = node.args["dim"] % len(node.shape)
+    found = Scattered(node, number, *bounds(node, node.shape[number]))
+    alone = all(len(axes.dims[number]) < 2 for axes in found._tensors)
+    return found if alone and 0 not in found.axes.axes_of(number) else None
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,26 @@ def assigned(index, value):
         ((slice(None), slice(None), slice(2, 7)), lambda x: x[:, :, 1:6]),
         ((slice(None), slice(None), slice(2, 7), slice(-3, None)), lambda x: 1.5),
         ((slice(None), 2), lambda x: x[:, 0]),
+        (
+            (slice(None), slice(None), slice(1, 8, 3), slice(None, None, 2)),
+            lambda x: x[..., :3, :6],
+        ),
+        ((slice(None), slice(None), -2), lambda x: x[:, :, 0]),
     ],
 )
 def test_assignment_to_a_slice(index, value):
     check(assigned(index, value), SIZES[2])
+
+
+def test_an_image_put_together_from_strided_slices():
+    def net(x):
+        y = torch.zeros(x.shape[0], 1, 2 * x.shape[2], 2 * x.shape[3], dtype=x.dtype)
+        for k in range(4):
+            y[:, :, k // 2 :: 2, k % 2 :: 2] = x[:, k : k + 1]
+        return y
+
+    check(Call(net), SIZES[2])
+
+
+def test_data_is_followed():
+    check(Call(lambda x: x.data * 2 + x.detach()), SIZES[2])
