@@ -10,6 +10,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .capture import CaptureError
+from .layout import PlanError
 from .options import Job
 from .planning import plan
 from .rank import here
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from .session import InProcess
 
 __version__ = "0.1.0"
-__all__ = ["Cluster", "InProcess", "Job", "here", "plan", "rule"]
+__all__ = ["CaptureError", "Cluster", "InProcess", "Job", "PlanError", "here", "plan", "rule"]
 
 # Loaded on first use: engines need no ipyparallel client and no plotting.
 _LATER = {"Cluster": ".cluster", "InProcess": ".session"}

@@ -19,7 +19,7 @@ from .lowering import lowered
 from .node import Node
 from .program import Compute, Free, Part, Program, Send, Step, receive_step
 from .region import Region, Span, Tiling
-from .rules import home_of, rule_of, whole_axes
+from .rules import has_rule, home_of, rule_of, whole_axes
 from .schedule import forward_clock, micro_batches
 
 
@@ -231,6 +231,7 @@ class Plan:
             order=self._order(stage),
             programs={images: self.program(rank, images) for images in set(self.batches)},
             imports=self._imports(stage),
+            ruled=self._ruled(stage),
             dtype=self.graph.dtype,
         )
 
@@ -246,6 +247,12 @@ class Plan:
         if custom:
             homes.add(self.home)
         return tuple(sorted(homes - {None, "__main__"}))
+
+    def _ruled(self, stage: Stage) -> tuple[str, ...]:
+        """The stage's custom operators that have a rule here, and so must have it on the ranks."""
+        ours = ("aten", "_operator", "spnb")
+        custom = {node.op for node in stage.nodes if node.op.split(".")[0] not in ours}
+        return tuple(sorted(op for op in custom if has_rule(op)))
 
     def _entry(self, stage: Stage) -> str:
         """The first value that a stage reads and does not compute."""

@@ -124,6 +124,8 @@ class Part:
         Program for each number of images that occurs in ``batches``.
     imports
         Modules that define the custom operators among the nodes.
+    ruled
+        Custom operators that the plan has rules for.
     dtype
         Floating type that the network is run in.
     """
@@ -142,6 +144,7 @@ class Part:
     order: tuple[int, ...]
     programs: Mapping[int, Program]
     imports: tuple[str, ...]
+    ruled: tuple[str, ...]
     dtype: torch.dtype
 
     @property

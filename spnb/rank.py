@@ -17,6 +17,7 @@ from .axes import Axes
 from .exchange import Exchange, Spans, region_at
 from .program import Part
 from .region import Region
+from .rules import has_rule
 from .sources import Source
 from .store import Store
 from .trace import Event
@@ -113,6 +114,12 @@ class Here:
         """Make this rank ready to run its part."""
         for module in part.imports:
             importlib.import_module(module)
+        for op in part.ruled:
+            if not has_rule(op):
+                raise RuntimeError(
+                    f"rank {part.rank} has no rule for the operator {op.rsplit('.', 1)[0]}: define"
+                    " operator and rule in a module, or in a cell that begins with %%px --local"
+                )
         self.outputs.clear()
         self._idle_bytes = self._idle_bytes or memory.resident_bytes()
         self.plan, self.transport = part, transport

@@ -42,7 +42,7 @@ Add an operator with `rule`; its function looks at the call and returns a `Rule`
 from . import borders, elementwise, moving, norms, products, reductions, resize, shapes, transposed
 from .base import Local, Rule, has_rule, home_of, rule
 from .whole import Unknown, Whole, rule_of, whole_axes
-from .windows import Spatial, Window
+from .windows import Spatial, Window, places
 
 __all__ = [
     "Local",
@@ -57,6 +57,7 @@ __all__ = [
     "home_of",
     "moving",
     "norms",
+    "places",
     "products",
     "reductions",
     "resize",
