@@ -128,24 +128,26 @@ def plan(other: Other, network: nn.Module, grid: str, fused: bool) -> spnb.plann
 
 
 def table() -> str:
-    """A row for each network and grid."""
+    """A row for each network: bytes that the busiest tile sends, with and without fused halos."""
     lines = [
-        "| package | network | image | tiles | sent by a tile, fused | largest error | gathered |",
+        "| package | network | image | sent by a tile of 2×2 | of 1×3 | error | gathered |",
         "|---|---|---|---|---|---|---|",
     ]
     for other in OTHERS:
-        network = build(other)
+        network, errors, sent, gathered = build(other), [], [], set()
         for grid in GRIDS[len(other.size)]:
-            plans = [plan(other, network, grid, fused) for fused in (False, True)]
-            sent = [max(traffic(p, rank)[1] for rank in range(p.num_ranks)) for p in plans]
-            checks = [spnb.InProcess(p).infer().check() for p in plans]
-            error = max(c.max_abs_error / c.output_scale for c in checks)
-            gathered = sorted({node.kind for node in plans[0].gathered.values()})
-            lines.append(
-                f"| {other.package} | {other.name} | {'×'.join(map(str, other.size))} |"
-                f" {grid.replace('x', '×')} | {size_text(sent[0])}, {size_text(sent[1])} |"
-                f" {error:.0e} | {', '.join(gathered) or '–'} |"
-            )
+            for fused in (False, True):
+                planned = plan(other, network, grid, fused)
+                check = spnb.InProcess(planned).infer().check()
+                errors.append(check.max_abs_error / check.output_scale)
+                sent.append(max(traffic(planned, rank)[1] for rank in range(planned.num_ranks)))
+                gathered |= {node.kind for node in planned.gathered.values()}
+        first, first_fused, second, second_fused = map(size_text, sent)
+        lines.append(
+            f"| {other.package} | {other.name} | {'×'.join(map(str, other.size))} |"
+            f" {first} ({first_fused}) | {second} ({second_fused}) | {max(errors):.0e} |"
+            f" {', '.join(sorted(gathered)) or '–'} |"
+        )
     return "\n".join(lines)
 
 
