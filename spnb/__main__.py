@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import models, options, planning
+from . import flags, models, options, planning
 from .capture import CaptureError
 from .images import open_source
 from .launched import Launched, Post, run_launched, under_mpi
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
             epilog=f"models:\n{names}\n  package.module:factory   any torch.nn.Module",
         )
         sub.add_argument("model", metavar="MODEL", help="a built-in name or package.module:factory")
-        options.add_flags(sub)
+        flags.add_flags(sub)
         sub.add_argument(
             "--image",
             metavar="IMAGE",

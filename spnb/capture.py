@@ -9,7 +9,6 @@ becomes a constant.
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,8 +20,10 @@ from torch.overrides import TorchFunctionMode
 
 from .axes import Axes
 from .blocks import blocks_of
+from .exported import ExportReader, WritesIntoView
 from .graph import Graph
-from .node import GETITEM, Node, Ref, Weight, map_leaves, overload
+from .idioms import ordinary
+from .node import Node, Ref, Weight, map_leaves, overload
 from .rules import rule_of
 
 
@@ -39,10 +40,6 @@ class _DataIsDetached(TorchFunctionMode):
         if function == torch.Tensor.data.__get__:
             return args[0].detach()
         return function(*args, **(kwargs or {}))
-
-
-class _WritesIntoView(Exception):
-    """A value that has views is overwritten in place."""
 
 
 Shapes = Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Sequence[int]]
@@ -97,7 +94,7 @@ def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype) -> Graph:
         ) from error
     try:
         return _translate(program, fake, dtype)
-    except _WritesIntoView:  # what PyTorch can make ordinary calls of, in more time
+    except WritesIntoView:  # what PyTorch can make ordinary calls of, in more time
         return _translate(program.run_decompositions({}), fake, dtype)
 
 
@@ -137,7 +134,7 @@ def _translate(
                 " of torch.export, and what is computed of it would be lost: use x.detach() and"
                 " tensor operators only"
             )
-    reader = _Reader(program)
+    reader = ExportReader(program)
     for fx in program.graph.nodes:
         reader.read(fx)
     inputs = reader.input_axes()
@@ -145,7 +142,7 @@ def _translate(
     nodes, constants, known = [], [], {}
     axes = dict(inputs)
     outputs = [reader.returned(leaf) for leaf in _outputs(program)]
-    for node in _ordinary(reader.nodes, outputs):
+    for node in ordinary(reader.nodes, outputs):
         node = replace(node, args={k: map_leaves(_known(known), v) for k, v in node.args.items()})
         _refuse_noise(node)
         if not node.operands:
@@ -213,229 +210,3 @@ def _refuse_noise(node: Node) -> None:
             f"{node.label} makes random numbers: no two runs are equal, so tiles cannot be; pass"
             " the numbers as an input, or register them as a buffer"
         )
-
-
-class _Reader:
-    """Reads the calls of an exported program one by one."""
-
-    def __init__(self, program: torch.export.ExportedProgram):
-        signature = program.graph_signature
-        self.weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        self.given = signature.inputs_to_lifted_tensor_constants
-        self.constants = program.constants
-        self.user_inputs = set(signature.user_inputs)
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.leaves: dict[str, Any] = {}
-        self.literals: dict[str, torch.Tensor] = {}
-        self.nodes: list[Node] = []
-        self.renamed = _Renamed()
-
-    def input_axes(self) -> dict[str, Axes]:
-        """Axes of each input; the first says how many there are."""
-        first = next(iter(self.shapes.values()))
-        return {name: Axes.image(shape, len(first) - 1) for name, shape in self.shapes.items()}
-
-    def read(self, fx: torch.fx.Node) -> None:
-        """Take one node of the exported graph."""
-        value = fx.meta.get("val")
-        if fx.op == "placeholder":
-            self._placeholder(fx, value)
-        elif fx.op == "call_function" and isinstance(value, (torch.Tensor, tuple, list)):
-            node = self._node(fx, value)
-            self.nodes.append(node if node.op == GETITEM else self.renamed.add(node))
-            self.leaves[fx.name] = Ref(fx.name)
-
-    def returned(self, leaf: Any) -> Any:
-        """What an output of the program is called now."""
-        if isinstance(leaf, Ref):
-            leaf = self.leaves[leaf.value]
-        return self.renamed.now(leaf)
-
-    def _placeholder(self, fx: torch.fx.Node, value: Any) -> None:
-        if fx.name in self.weights:
-            self.leaves[fx.name] = Weight(self.weights[fx.name], tuple(value.shape))
-        elif fx.name in self.given:
-            name = f"={fx.name}"
-            self.literals[name] = self.constants[self.given[fx.name]]
-            self.leaves[fx.name] = Weight(name, tuple(value.shape))
-        elif fx.name in self.user_inputs and isinstance(value, torch.Tensor):
-            self.leaves[fx.name] = Ref(fx.name)
-            self.shapes[fx.name] = tuple(value.shape)
-
-    def _node(self, fx: torch.fx.Node, value: Any) -> Node:
-        if fx.target is operator.getitem:
-            args = {"self": self._plain(fx.args[0]), "index": fx.args[1]}
-            op = GETITEM
-        else:
-            schema = fx.target._schema.arguments
-            given = dict(zip((a.name for a in schema), fx.args, strict=False)) | dict(fx.kwargs)
-            args = {a.name: self._plain(given.get(a.name, a.default_value)) for a in schema}
-            op = str(fx.target)
-        args = {name: map_leaves(self.renamed.now, arg) for name, arg in args.items()}
-        sample = value if isinstance(value, torch.Tensor) else value[0]
-        parts = () if isinstance(value, torch.Tensor) else tuple(tuple(p.shape) for p in value)
-        stack = list((fx.meta.get("nn_module_stack") or {"": ("", "")}).values())
-        axes = Axes.uncut(tuple(sample.shape), 1)
-        return Node(fx.name, op, args, axes, sample.dtype, (), stack[-1][0], parts)
-
-    def _plain(self, arg: Any) -> Any:
-        if isinstance(arg, torch.fx.Node):
-            return self.leaves[arg.name]
-        if isinstance(arg, torch.device):  # where it was captured, not where it runs
-            return torch.device("cpu")
-        return list(map(self._plain, arg)) if isinstance(arg, (list, tuple)) else arg
-
-
-class _Renamed:
-    """Turns in-place calls into ordinary ones: later readers get the new value.
-
-    ``y = relu_(x)`` becomes ``y = relu(x)``, and whoever reads ``x`` afterwards reads ``y``.
-    """
-
-    def __init__(self):
-        self.latest: dict[str, str] = {}
-        self.views: dict[str, str] = {}  # view -> what it is a view of
-
-    def now(self, leaf: Any) -> Any:
-        """What a value is called now."""
-        if not isinstance(leaf, Ref):
-            return leaf
-        name = leaf.value
-        while name in self.latest:
-            name = self.latest[name]
-        return Ref(name)
-
-    def add(self, node: Node) -> Node:
-        """A call as an ordinary one."""
-        namespace, kind, variant = node.op.split(".")
-        schema = overload(node.op)._schema
-        aliases = [a for a in schema.arguments if a.alias_info is not None]
-        target = node.args.get(aliases[0].name) if aliases else None
-        if not any(a.alias_info.is_write for a in aliases):
-            if isinstance(target, Ref):
-                self.views[node.name] = self.views.get(target.value, target.value)
-            return node
-        if (
-            len(aliases) > 1
-            or not isinstance(target, Ref)
-            or target.value in self.views
-            or target.value in self.views.values()
-        ):
-            raise _WritesIntoView(node.label)
-        self.latest[target.value] = node.name
-        op = f"{namespace}.{kind.removesuffix('_')}.{variant}"
-        names = (a.name for a in overload(op)._schema.arguments)  # which may be called otherwise
-        return replace(node, op=op, args=dict(zip(names, node.args.values(), strict=True)))
-
-
-SPLITS = [
-    "chunk",
-    "split",
-    "split_with_sizes",
-    "unsafe_split",
-    "unsafe_chunk",
-    "tensor_split",
-    "unbind",
-]
-
-
-def _ordinary(nodes: Sequence[Node], returned: Iterable[Any]) -> Iterable[Node]:
-    """The same calls, where one can be said by others that have a rule already."""
-    read = {leaf.value for leaf in returned if isinstance(leaf, Ref)}
-    read.update(value for node in nodes for value in node.operands)
-    by_name = {node.name: node for node in nodes}
-    nodes = [node for node in nodes if node.op != GETITEM or node.name in read]
-    parts_used: dict[str, set[int]] = {}
-    for node in nodes:
-        if node.op == GETITEM and isinstance(node.args["self"], Ref):
-            parts_used.setdefault(node.args["self"].value, set()).add(node.args["index"])
-    for node in nodes:
-        if node.op == GETITEM and isinstance(node.args["self"], Ref):
-            source = by_name[node.args["self"].value]
-            if source.kind in SPLITS:
-                yield _part_as_slice(node, source)
-                continue
-            if parts_used[source.name] == {0} and source.kind in SINGLE:
-                yield replace(node, op="aten.alias.default", args={"self": node.args["self"]})
-                continue
-        if node.kind in SPLITS:
-            continue
-        if node.kind == "stack":
-            yield from _stack_as_cat(node)
-        elif node.kind == "select_scatter":
-            yield from _selection_as_slice(node)
-        elif node.kind.startswith("new_") and node.kind != "new_empty_strided":
-            yield _fresh(node)
-        elif parts_used.get(node.name) == {0} and node.kind in SINGLE:
-            yield SINGLE[node.kind](node)
-        else:
-            yield node
-
-
-def _part_as_slice(node: Node, source: Node) -> Node:
-    """One part of a split, as a slice; of an unbind, as a selection."""
-    value, index = source.args["self"], node.args["index"]
-    number = source.args.get("dim", 0)
-    if source.kind == "unbind":
-        args = {"self": value, "dim": number, "index": index}
-        return replace(node, op="aten.select.int", args=args)
-    sizes = [shape[number] for shape in source.parts]
-    start, stop = sum(sizes[:index]), sum(sizes[: index + 1])
-    args = {"self": value, "dim": number, "start": start, "end": stop, "step": 1}
-    return replace(node, op="aten.slice.Tensor", args=args)
-
-
-def _stack_as_cat(node: Node) -> Iterable[Node]:
-    number = node.args["dim"] % len(node.shape)
-    shape = (*node.shape[:number], 1, *node.shape[number + 1 :])
-    parts = []
-    for k, value in enumerate(node.args["tensors"]):
-        name, axes = f"{node.name}.{k}", Axes.uncut(shape, 1)
-        args = {"self": value, "dim": number}
-        parts.append(replace(node, name=name, op="aten.unsqueeze.default", args=args, axes=axes))
-    yield from parts
-    args = {"tensors": [Ref(part.name) for part in parts], "dim": number}
-    yield replace(node, op="aten.cat.default", args=args)
-
-
-def _selection_as_slice(node: Node) -> Iterable[Node]:
-    number, index = node.args["dim"] % len(node.shape), node.args["index"]
-    index %= node.shape[number]
-    shape = (*node.shape[:number], 1, *node.shape[number + 1 :])
-    args = {"self": node.args["src"], "dim": number}
-    one = replace(node, name=f"{node.name}.0", op="aten.unsqueeze.default", args=args)
-    yield replace(one, axes=Axes.uncut(shape, 1))
-    args = {"self": node.args["self"], "src": Ref(one.name), "dim": number}
-    args |= {"start": index, "end": index + 1, "step": 1}
-    yield replace(node, op="aten.slice_scatter.default", args=args)
-
-
-def _fresh(node: Node) -> Node:
-    """A new tensor takes no more than the type of the one that it is made like."""
-    kind = node.kind.removeprefix("new_")
-    args = {"size": node.args["size"], "dtype": node.dtype, "layout": None}
-    if kind == "full":
-        args["fill_value"] = node.args["fill_value"]
-    args |= {"device": torch.device("cpu"), "pin_memory": None}
-    variant = "memory_format" if kind == "empty" else "default"
-    if kind == "empty":
-        args["memory_format"] = None
-    return replace(node, op=f"aten.{kind}.{variant}", args=args)
-
-
-def _plain_batch_norm(node: Node) -> Node:
-    args = {**node.args, "training": False, "cudnn_enabled": False}
-    return replace(node, op="aten.batch_norm.default", args=args)
-
-
-def _adaptive_max(node: Node) -> Node:
-    return replace(node, op=f"spnb.adaptive_max.{node.kind}")
-
-
-SINGLE: dict[str, Callable[[Node], Node]] = {
-    "_native_batch_norm_legit_no_training": _plain_batch_norm,
-    "adaptive_max_pool1d": _adaptive_max,
-    "adaptive_max_pool2d": _adaptive_max,
-    "adaptive_max_pool3d": _adaptive_max,
-}
-"""Calls of which only the first of several results is read, as calls with one result."""

@@ -1,10 +1,8 @@
-"""The one table of options: the dataclass `Job`, and the command line's flags made from it."""
+"""The one table of options: the dataclass `Job`."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -328,47 +326,3 @@ def _field(name: str) -> dataclasses.Field:
 def options() -> list[dataclasses.Field]:
     """The table: every field of `Job` that is an option."""
     return [f for f in dataclasses.fields(Job) if "help" in f.metadata]
-
-
-def flag(option: dataclasses.Field) -> str:
-    """An option's flag on the command line.
-
-    >>> [flag(o) for o in options()][:3]
-    ['--batch-size', '--parts', '--split-size']
-    """
-    return "--" + option.name.replace("_", "-")
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Give a parser every option of the table; absent flags are absent from its result."""
-    for option in options():
-        read, names = option.metadata["read"], [flag(option)]
-        if option.name == "verbose":
-            names.append("-v")
-        text = option.metadata["help"]
-        if read is bool:
-            parser.add_argument(
-                *names, help=text, action="store_true", dest=option.name, default=argparse.SUPPRESS
-            )
-            continue
-        if option.default is not None:
-            text += f" (default: {option.default})"
-        parser.add_argument(
-            *names,
-            help=text,
-            dest=option.name,
-            default=argparse.SUPPRESS,
-            type=_reader(option),
-            metavar=option.metadata["metavar"] or option.name.upper(),
-        )
-
-
-def _reader(option: dataclasses.Field) -> Callable[[str], Any]:
-    def read(text: str) -> Any:
-        try:
-            return option.metadata["read"](text)
-        except ValueError as error:
-            reason = str(error) if isinstance(error, OptionError) else f"cannot read {text!r}"
-            raise argparse.ArgumentTypeError(reason) from None
-
-    return read

@@ -12,11 +12,16 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from networks import dense
+from networks import dense, randomize
+from test_store import read
+from tiled import Call
+from torch import nn
+from torch.nn import functional as F
 
 import spnb
 from spnb.cluster import RunError
 from spnb.engines import PATIENCE, EngineDied
+from spnb.rules import Rule
 from spnb.survey import traffic
 
 pytestmark = pytest.mark.mpi
@@ -206,6 +211,67 @@ def test_a_waiting_rank_leaves_the_core_alone(cluster):
     with pytest.raises(KeyboardInterrupt):
         cluster.infer()
     assert max(shares) / 3.0 < 0.05, shares
+    cluster.load(planned())
+
+
+class Everything(nn.Module):
+    """Merged figures, windows of attention, two inputs, outputs of every kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8)
+        self.row = nn.Linear(5, 8)
+
+    def forward(self, image, row):
+        x = self.norm(self.conv(image)) * self.row(row)[:, :, None, None]
+        pooled, places = F.max_pool2d(x, 2, return_indices=True)
+        w = pooled.unflatten(2, (-1, 4)).unflatten(4, (-1, 4)).permute(0, 2, 4, 3, 5, 1)
+        w = w.reshape(-1, 16, 8)
+        w = F.scaled_dot_product_attention(w, w, w).mean(1)
+        return {"dense": x.roll(3, 2), "mask": x > 0, "places": places, "rest": [w, x.amax((2, 3))]}
+
+
+def test_merging_several_inputs_and_outputs_of_every_type(cluster):
+    shapes = {"row": (2, 5), "image": (2, 3, 40, 56)}
+    job = spnb.Job(
+        randomize(Everything()),
+        input_shapes={name: shapes[name] for name in ("image", "row")},
+        split_size=1,
+        num_spatial_parts=6,
+        precision="fp64",
+    )
+    cluster.load(spnb.plan(job))
+    inputs = {"image": np.random.default_rng(0).random(shapes["image"]), "row": np.ones((2, 5))}
+    result = cluster.infer(inputs)
+    result.check()
+    assert result.output["mask"].dtype == torch.bool
+    assert {"halo", "merge"} <= set(result.timings.query("kind == 'pack'").what)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "tif", "zarr"])
+def test_ranks_write_their_tiles_themselves(cluster, tmp_path, suffix):
+    job = spnb.Job("unet", image_size="300x530", batch_size=1, split_size=1, num_spatial_parts=9)
+    cluster.load(spnb.plan(job))
+    result = cluster.infer("retina")
+    path = result.save(tmp_path / f"out.{suffix}")
+    assert np.array_equal(read(path).squeeze(), result.output.numpy().squeeze())
+    result.check()
+
+
+def test_a_rule_that_the_ranks_do_not_have_is_told(cluster):
+    torch.library.define("spnbhere::twice", "(Tensor x) -> Tensor")
+    torch.library.impl("spnbhere::twice", "CompositeExplicitAutograd")(lambda x: x * 2)
+    torch.library.register_fake("spnbhere::twice")(lambda x: torch.empty_like(x))
+
+    @remote
+    def own_rule(node):
+        return Rule(node)
+
+    spnb.rule("spnbhere.twice")(own_rule)
+    net = Call(torch.ops.spnbhere.twice)
+    plan = spnb.plan(spnb.Job(net, input_shapes=[(1, 3, 16, 16)], split_size=1))
+    with pytest.raises(RunError, match=r"no rule for the operator spnbhere\.twice.*%%px --local"):
+        cluster.load(plan)
     cluster.load(planned())
 
 

@@ -8,7 +8,8 @@ from torch import nn
 
 import spnb
 from spnb import options
-from spnb.options import Job, flag
+from spnb.flags import add_flags, flag
+from spnb.options import Job
 from spnb.values import OptionError
 
 
@@ -69,7 +70,7 @@ def test_flags_are_the_benchmarks_own():
 
 def parsed(text):
     parser = argparse.ArgumentParser()
-    options.add_flags(parser)
+    add_flags(parser)
     return vars(parser.parse_args(text.split()))
 
 

@@ -23,7 +23,8 @@ windows        convolution, pooling, unfolding
 transposed     transposed convolution, folding
 resize         interpolation, adaptive pooling, pixel shuffle
 borders        padding: constant, reflect, replicate, circular
-moving         slice, concatenate, roll, flip
+slices         slice, select, index; assignments to slices
+moving         concatenate, roll, flip
 shapes         view, permute, expand
 products       linear, matrix products, attention
 reductions     mean, sum, largest, variance, norm over space: merged tile by tile
@@ -39,10 +40,22 @@ Add an operator with `rule`; its function looks at the call and returns a `Rule`
 """
 
 # each of these modules registers its operators
-from . import borders, elementwise, moving, norms, products, reductions, resize, shapes, transposed
+from . import (
+    borders,
+    elementwise,
+    moving,
+    norms,
+    products,
+    reductions,
+    resize,
+    shapes,
+    slices,
+    transposed,
+)
 from .base import Local, Rule, has_rule, home_of, rule
+from .spatial import Spatial, places
 from .whole import Unknown, Whole, rule_of, whole_axes
-from .windows import Spatial, Window, places
+from .windows import Window
 
 __all__ = [
     "Local",
@@ -64,6 +77,7 @@ __all__ = [
     "rule",
     "rule_of",
     "shapes",
+    "slices",
     "transposed",
     "whole_axes",
 ]

@@ -12,8 +12,8 @@ from ..node import Node
 from ..region import Region, Span, Tiling
 from .base import Tensors, Weights, rule
 from .moving import rearranged
+from .spatial import Spatial, clipped, margins, pad, places
 from .whole import Whole
-from .windows import Spatial, clipped, margins, pad, places
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ mechanism of its own.  All tiles read the same merged numbers, to the last bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -26,124 +26,8 @@ from ..axes import Axes, dim
 from ..node import Node, Ref, invoke
 from ..region import Region, Span, Tiling
 from .base import Local, Rule, Spans, Tensors, Weights, rule
+from .figures import REDUCTIONS, STATISTICS, order_of
 from .whole import Whole
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """What is known of a set of numbers, and how two such sets become one.
-
-    Attributes
-    ----------
-    neutral
-        The figures of no number at all.
-    of
-        From a tensor and dimensions, these kept with size 1: the figures, as a list of tensors.
-    merge
-        From figures and a dimension along which sets lie side by side, kept: the figures of all.
-    """
-
-    neutral: tuple[float, ...]
-    of: Callable[[torch.Tensor, list[int]], list[torch.Tensor]]
-    merge: Callable[[list[torch.Tensor], int], list[torch.Tensor]]
-
-
-def _moments(x: torch.Tensor, dims: list[int]) -> list[torch.Tensor]:
-    mean = x.mean(dims, keepdim=True)
-    count = math.prod(x.shape[d] for d in dims)
-    return [torch.full_like(mean, count), mean, (x - mean).square().sum(dims, keepdim=True)]
-
-
-def _merged_moments(figures: list[torch.Tensor], d: int) -> list[torch.Tensor]:
-    """Mean and squared deviations of a union (Chan, Golub and LeVeque, 1979)."""
-    count, mean, squares = figures
-    total = count.sum(d, keepdim=True)
-    joint = (count * mean).sum(d, keepdim=True) / total.clamp(min=1)
-    spread = squares + count * (mean - joint).square()
-    return [total, joint, spread.sum(d, keepdim=True)]
-
-
-def _exponentials(x: torch.Tensor, dims: list[int]) -> list[torch.Tensor]:
-    top = x.amax(dims, keepdim=True)
-    return [top, (x - _finite(top)).exp().sum(dims, keepdim=True)]
-
-
-def _merged_exponentials(figures: list[torch.Tensor], d: int) -> list[torch.Tensor]:
-    top, total = figures
-    joint = top.amax(d, keepdim=True)
-    return [joint, (total * (top - _finite(joint)).exp()).sum(d, keepdim=True)]
-
-
-def _finite(top: torch.Tensor) -> torch.Tensor:
-    return top.masked_fill(top.isinf(), 0.0)
-
-
-def _sum(x: torch.Tensor, dims: list[int]) -> list[torch.Tensor]:
-    return [x.sum(dims, keepdim=True)]
-
-
-STATISTICS = {
-    "sum": Statistic((0.0,), _sum, lambda f, d: _sum(f[0], [d])),
-    "largest": Statistic(
-        (-math.inf,),
-        lambda x, dims: [x.amax(dims, keepdim=True)],
-        lambda f, d: [f[0].amax(d, keepdim=True)],
-    ),
-    "smallest": Statistic(
-        (math.inf,),
-        lambda x, dims: [x.amin(dims, keepdim=True)],
-        lambda f, d: [f[0].amin(d, keepdim=True)],
-    ),
-    "moments": Statistic((0.0, 0.0, 0.0), _moments, _merged_moments),
-    "exponentials": Statistic((-math.inf, 0.0), _exponentials, _merged_exponentials),
-}
-
-
-@dataclass(frozen=True)
-class Reduced:
-    """One reduction: a statistic of prepared numbers, and what is made of its figures.
-
-    Attributes
-    ----------
-    statistic
-        A key of `STATISTICS`.
-    finish
-        From the figures, the number of elements and the call's arguments: the result.
-    prepare
-        From the tensor and the arguments: what the statistic is taken of.
-    """
-
-    statistic: str
-    finish: Callable[..., torch.Tensor]
-    prepare: Callable[..., torch.Tensor] = lambda x, args: x
-
-
-def _variance(figures: list[torch.Tensor], count: int, args: dict[str, Any]) -> torch.Tensor:
-    correction = args.get("correction", args.get("unbiased", 1))
-    return figures[2] / max(0, count - (1 if correction is None else correction))
-
-
-def _order(args: dict[str, Any]) -> float:
-    order = args.get("ord", args.get("p"))
-    return 2.0 if order is None else float(order)
-
-
-POWER_NORM = Reduced(
-    "sum",
-    lambda figures, count, args: figures[0] ** (1 / _order(args)),
-    lambda x, args: x.abs() ** _order(args),
-)
-REDUCTIONS = {
-    "sum": Reduced("sum", lambda figures, count, args: figures[0]),
-    "mean": Reduced("sum", lambda figures, count, args: figures[0] / count),
-    "amax": Reduced("largest", lambda figures, count, args: figures[0]),
-    "amin": Reduced("smallest", lambda figures, count, args: figures[0]),
-    "var": Reduced("moments", _variance),
-    "std": Reduced("moments", lambda *given: _variance(*given).sqrt()),
-    "logsumexp": Reduced("exponentials", lambda f, count, args: f[0] + f[1].log()),
-    "linalg_vector_norm": POWER_NORM,
-    "norm": POWER_NORM,
-}
 
 
 def _precise(dtype: torch.dtype) -> torch.dtype:
@@ -366,7 +250,7 @@ class Reduction(Rule):
 
     @property
     def _merges(self) -> bool:
-        order = _order(self.node.args) if self.kind in ("norm", "linalg_vector_norm") else 1.0
+        order = order_of(self.node.args) if self.kind in ("norm", "linalg_vector_norm") else 1.0
         return self.node.dtype.is_floating_point and 0.0 < order < math.inf
 
 

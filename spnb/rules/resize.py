@@ -14,8 +14,8 @@ from ..node import Node, overload
 from ..region import Region, Span, Tiling
 from .base import Rule, Tensors, Weights, rule
 from .reductions import over_last
+from .spatial import Spatial, places
 from .whole import Whole
-from .windows import Spatial, places
 
 
 @dataclass(frozen=True)

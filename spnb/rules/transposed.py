@@ -20,8 +20,8 @@ from ..axes import Axes, axes_in, dim, size_of
 from ..node import Node, invoke
 from ..region import Region, Span
 from .base import Rule, Tensors, Weights, rule
+from .spatial import Spatial, clipped, per_dim, places, uncut_weight
 from .whole import Whole
-from .windows import Spatial, clipped, per_dim, places, uncut_weight
 
 
 @dataclass(frozen=True)

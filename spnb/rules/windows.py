@@ -9,116 +9,14 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from ..axes import Axes, axes_in, dim
-from ..node import Node, Ref, Weight, invoke
+from ..node import Node, Ref, invoke
 from ..region import Region, Span, Tiling
 from .base import Rule, Tensors, Weights, rule
 from .reductions import over_last
+from .spatial import Spatial, margins, pad, per_dim, places, uncut_weight
 from .whole import Whole
-
-
-def places(axes: Axes, count: int) -> tuple[int | None, ...] | None:
-    """The axis of the image in each of the last dimensions; ``None`` where one holds several.
-
-    A dimension of a single position takes the axis that its place suggests: it may grow.
-    """
-    found: list[int | None] = []
-    for number in range(len(axes.dims) - count, len(axes.dims)):
-        factors = axes.dims[number]
-        if len(factors) > 1:
-            return None
-        if factors:
-            found.append(factors[0].axis)
-            continue
-        likely = axes.rank - len(axes.dims) + number
-        taken = {*axes.present, *(a for a in found if a is not None)}
-        found.append(None if likely < 1 or likely in taken else likely)
-    return tuple(found)
-
-
-@dataclass(frozen=True)
-class Spatial(Rule):
-    """An operator on the last dimensions of its first operand, each with an axis of its own.
-
-    Parameters
-    ----------
-    places
-        The axis of the image in each of these dimensions; None where it is never cut.
-    """
-
-    places: tuple[int | None, ...]
-
-    @cached_property
-    def axes(self) -> Axes:
-        operand, shape = self.node.operand_axes[0], self.node.shape
-        before = len(shape) - len(self.places)
-        sizes = zip(shape[before:], self.places, strict=True)
-        dims = [*operand.dims[:before], *(dim(n, axis) for n, axis in sizes)]
-        if before:
-            channels = dims[before - 1]
-            dims[before - 1] = channels if axes_in(channels) else dim(shape[before - 1])
-        return operand.with_dims(dims)
-
-    def against(self, weight: Weight) -> Axes | None:
-        return None
-
-    def gathers(self, operand: int, axis: int) -> bool:
-        return False
-
-    def need(self, operand: int, axis: int, span: Span) -> Span:
-        if operand == 0 and axis in self.places:
-            return self.reads(self.places.index(axis), span)
-        return super().need(operand, axis, span)
-
-    def reads(self, number: int, span: Span) -> Span:
-        """Span of a spatial dimension, not clipped, that a span of the result reads."""
-        raise NotImplementedError
-
-    def sizes(self) -> tuple[int, ...]:
-        """Of the operand's spatial dimensions."""
-        return self.node.operand_shapes[0][-len(self.places) :]
-
-    def spans(self, region: Region) -> list[Span]:
-        """The wanted span of each spatial dimension of the result."""
-        sizes = self.node.shape[-len(self.places) :]
-        return [
-            (0, n) if axis is None else region.spans[axis]
-            for n, axis in zip(sizes, self.places, strict=True)
-        ]
-
-    def apply(
-        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
-    ) -> Any:
-        return invoke(self.node.op, self.node.bind(tensors, weights))
-
-    def needed(self, region: Region) -> list[Span]:
-        """The span of each spatial dimension, not clipped, that a region of the result reads."""
-        return [self.reads(k, span) for k, span in enumerate(self.spans(region))]
-
-
-def clipped(spans: Sequence[Span], sizes: Sequence[int]) -> list[Span]:
-    """Spans inside dimensions of these sizes."""
-    return [
-        (min(max(a, 0), n), max(min(max(a, 0), n), min(b, n)))
-        for (a, b), n in zip(spans, sizes, strict=True)
-    ]
-
-
-def margins(spans: Sequence[Span], sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """How far spans run past dimensions of these sizes, before and after."""
-    return [
-        (max(0, min(-a, b - a)), max(0, min(b - n, b - a)))
-        for (a, b), n in zip(spans, sizes, strict=True)
-    ]
-
-
-def pad(x: torch.Tensor, around: Sequence[tuple[int, int]], fill: float) -> torch.Tensor:
-    """Pad the last dimensions by (before, after); no copy where nothing is to be added."""
-    if not any(map(any, around)):
-        return x
-    return F.pad(x, [n for margin in reversed(around) for n in margin], value=fill)
 
 
 @dataclass(frozen=True)
@@ -285,21 +183,6 @@ class Sliding(Window):
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
         return Spatial.apply(self, tensors, needs, region, weights)
-
-
-def per_dim(value: int | Sequence[int], count: int) -> tuple[int, ...]:
-    """One number for each of some dimensions."""
-    numbers = [value] if isinstance(value, int) else list(value)
-    return tuple(numbers * count if len(numbers) == 1 else numbers)
-
-
-def uncut_weight(node: Node, name: str) -> tuple[int, ...] | None:
-    """Shape of a weight, which may be computed, but must not be cut."""
-    weight = node.args[name]
-    if not isinstance(weight, Ref):
-        return weight.shape
-    axes = node.operand_axes[node.operands.index(weight.value)]
-    return None if axes.present else axes.shape
 
 
 @rule("conv1d", "conv2d", "conv3d")

@@ -1,0 +1,201 @@
+"""Slices: of channels and of space, read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..axes import Axes, aligned, broadcast, dim, fitted
+from ..node import Node, Ref, Weight
+from ..region import Region, Span
+from .base import Local, Rule, Tensors, Weights, rule
+from .elementwise import uncut
+from .whole import Whole
+
+
+def bounds(node: Node, n: int) -> tuple[int, int, int]:
+    """First position, end and step of a slice of a dimension of size ``n``."""
+    args = node.args
+    if node.kind == "narrow":
+        start = args["start"] % n if n else 0
+        return start, start + args["length"], 1
+    return slice(args.get("start"), args.get("end"), args.get("step", 1)).indices(n)
+
+
+@dataclass(frozen=True)
+class Strided(Rule):
+    """Every ``step``-th position along an axis from ``first`` on.
+
+    Parameters
+    ----------
+    number
+        The dimension.
+    first, step
+        Of the slice.
+    """
+
+    number: int
+    first: int
+    step: int
+
+    @property
+    def axis(self) -> int:
+        """The axis that is sliced."""
+        return self.node.operand_axes[0].axes_of(self.number)[0]
+
+    @cached_property
+    def axes(self) -> Axes:
+        dims = list(self.node.operand_axes[0].dims)
+        if len(dims) > len(self.node.shape):  # one position: the dimension is gone
+            del dims[self.number]
+        else:
+            dims[self.number] = dim(self.node.shape[self.number], self.axis)
+        return self.node.operand_axes[0].with_dims(dims)
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        return False
+
+    def need(self, operand: int, axis: int, span: Span) -> Span:
+        if axis != self.axis:
+            return super().need(operand, axis, span)
+        return (self.first + span[0] * self.step, self.first + (span[1] - 1) * self.step + 1)
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        if len(self.axes.dims) < tensors[0].ndim:
+            return tensors[0].select(self.number, 0)
+        every = [slice(None)] * tensors[0].ndim
+        every[self.number] = slice(None, None, self.step)
+        return tensors[0][tuple(every)]
+
+
+@rule("slice", "narrow", "select")
+def sliced(node: Node) -> Rule | None:
+    """A slice, of channels or of space."""
+    axes = node.operand_axes[0]
+    number = node.args["dim"] % len(axes.dims)
+    n = axes.shape[number]
+    if uncut(axes, [number]):
+        dims = list(axes.dims)
+        dims[number] = dim(node.shape[number]) if node.kind != "select" else ()
+        if node.kind == "select":
+            del dims[number]
+        return Local(node, axes.with_dims(dims))
+    if len(axes.dims[number]) > 1:
+        return Whole(node)
+    if node.kind == "select":
+        first, step = node.args["index"] % n, 1
+    else:
+        first, _, step = bounds(node, n)
+    if 0 in axes.axes_of(number):  # images of the batch: those of a micro-batch are others
+        return Local(node, axes) if node.shape == axes.shape else None
+    return Strided(node, number, first, step)
+
+
+@rule("index", "index_select")
+def indexed(node: Node) -> Rule | None:
+    """Channels picked by numbers that are known before the network runs."""
+    axes, indices = node.operand_axes[0], node.args.get("indices")
+    if indices is None:
+        number, index = node.args["dim"] % len(axes.dims), node.args["index"]
+    else:
+        given = [k for k, index in enumerate(indices) if index is not None]
+        if len(given) != 1:
+            return None
+        number, index = given[0], indices[given[0]]
+    if not isinstance(index, Weight) or len(index.shape) != 1 or len(node.operands) > 1:
+        return None
+    if not uncut(axes, [number]):
+        return None if 0 in axes.axes_of(number) else Whole(node)
+    dims = list(axes.dims)
+    dims[number] = dim(node.shape[number])
+    return Local(node, axes.with_dims(dims))
+
+
+@dataclass(frozen=True)
+class Scattered(Rule):
+    """Every ``step``-th position along a dimension, from ``first`` on, overwritten.
+
+    Parameters
+    ----------
+    number
+        The dimension.
+    first, stop, step
+        Of the slice that is overwritten.
+    """
+
+    number: int
+    first: int
+    stop: int
+    step: int
+
+    @cached_property
+    def _tensors(self) -> tuple[Axes, Axes]:
+        """Axes of the tensor and of what is written into it; either may be a constant."""
+        found = iter(self.node.operand_axes)
+        rank = self.node.axes.rank
+        tensors = (self.node.args[name] for name in ("self", "src"))
+        return tuple(
+            next(found) if isinstance(t, Ref) else Axes.uncut(t.shape, rank) for t in tensors
+        )
+
+    @cached_property
+    def axes(self) -> Axes:
+        shape, k = self.node.shape, self.number
+        into, source = self._tensors
+        beside = [self._beside(axes) for axes in (into, source)]
+        bare = broadcast((*shape[:k], 1, *shape[k + 1 :]), beside, into.rank)
+        axis = (*into.axes_of(k), *source.axes_of(k), None)[0]
+        along = into.dims[k] if into.axes_of(k) else dim(shape[k], axis)
+        return bare.with_dims([*bare.dims[:k], along, *bare.dims[k + 1 :]])
+
+    def _beside(self, axes: Axes) -> Axes:
+        return axes.with_dims([() if k == self.number else d for k, d in enumerate(axes.dims)])
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        if self.node.operands[operand] != getattr(self.node.args["src"], "value", None):
+            return super().gathers(operand, axis)
+        source = self._tensors[1]
+        if axis in source.axes_of(self.number):
+            return axis not in self.axes.axes_of(self.number)
+        return not aligned(self._beside(source), self._beside(self.axes))[axis]
+
+    def need(self, operand: int, axis: int, span: Span) -> Span:
+        source = self.node.operands[operand] == getattr(self.node.args["src"], "value", None)
+        if source and axis in self.axes.axes_of(self.number):
+            return self._reads(span)
+        return super().need(operand, axis, span)
+
+    def _reads(self, span: Span) -> Span:
+        """Positions of what is written that fall into a span of the result."""
+        return tuple(-((self.first - min(p, self.stop)) // self.step) for p in span)
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        args, (into, source) = self.node.bind(tensors, weights), self._tensors
+        result = fitted(args["self"], into, self.axes, region).clone()
+        written = fitted(args["src"], self._beside(source), self._beside(self.axes), region)
+        axis = (*self.axes.axes_of(self.number), None)[0]
+        start, stop = (0, self.node.shape[self.number]) if axis is None else region.spans[axis]
+        low, high = (max(0, k) for k in self._reads((start, stop)))
+        if low < high:
+            if not source.axes_of(self.number):
+                written = written.narrow(self.number, low, high - low)
+            every = [slice(None)] * result.ndim
+            first = self.first + low * self.step - start
+            every[self.number] = slice(first, None, self.step)
+            result[tuple(every)].narrow(self.number, 0, high - low).copy_(written)
+        return result
+
+
+@rule("slice_scatter")
+def scattered(node: Node) -> Rule | None:
+    """What an assignment to a slice becomes."""
+    number = node.args["dim"] % len(node.shape)
+    found = Scattered(node, number, *bounds(node, node.shape[number]))
+    alone = all(len(axes.dims[number]) < 2 for axes in found._tensors)
+    return found if alone and 0 not in found.axes.axes_of(number) else None
