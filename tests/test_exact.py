@@ -14,7 +14,7 @@ from spnb.region import Tiling, grid_of
 from spnb.survey import traffic
 
 SLOW = settings(
-    max_examples=150,
+    max_examples=100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[

@@ -33,7 +33,7 @@ def noise(*shape, seed=1):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
 
 
-def check_regions(net, *shapes, most=40):
+def check_regions(net, *shapes, most=25):
     """Each call computes any region, from exactly what it says it needs, as it does the whole."""
     net = randomize(net).double().eval()
     graph = capture(net, list(shapes), torch.float64)

@@ -20,7 +20,7 @@ ELEMENTWISE = """
     hardsigmoid hardswish hardtanh isfinite isinf isnan le leaky_relu lerp lift_fresh_copy
     log log10 log1p log2 log_sigmoid logaddexp logical_and logical_not logical_or
     logical_xor logit lt masked_fill maximum minimum mish mul nan_to_num ne neg ones_like
-    pow real reciprocal relu relu6 remainder round rrelu rsqrt rsub selu sigmoid sign silu sin
+    pow real reciprocal relu relu6 remainder round rsqrt rsub selu sigmoid sign silu sin
     sinh softplus softshrink special_erf special_expit sqrt square sub tan tanh tanhshrink
     threshold to trunc type_as where xlogy zeros_like _to_copy
 """

@@ -7,7 +7,7 @@ from networks import CONVS
 from tiled import Call, check
 from torch.nn import functional as F
 
-FEW = settings(max_examples=40, deadline=None, derandomize=True)
+FEW = settings(max_examples=15, deadline=None, derandomize=True)
 SIZES = {1: (2, 4, 19), 2: (2, 4, 9, 11), 3: (1, 2, 5, 6, 5)}
 
 

@@ -12,7 +12,7 @@ from tiled import Call, check, check_tiled, noise
 from spnb.region import Tiling
 from spnb.survey import traffic
 
-FEW = settings(max_examples=60, deadline=None, derandomize=True)
+FEW = settings(max_examples=25, deadline=None, derandomize=True)
 SIZES = {1: (2, 4, 19), 2: (2, 4, 9, 11), 3: (1, 2, 5, 6, 5)}
 REDUCTIONS = {
     "sum": torch.sum,

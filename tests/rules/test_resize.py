@@ -7,7 +7,7 @@ from tiled import Call, check
 from torch import nn
 from torch.nn import functional as F
 
-FEW = settings(max_examples=40, deadline=None, derandomize=True)
+FEW = settings(max_examples=15, deadline=None, derandomize=True)
 SIZES = {1: (2, 4, 23), 2: (2, 4, 13, 11), 3: (1, 2, 5, 6, 4)}
 METHODS = {
     1: ["nearest", "nearest-exact", "linear"],

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from spnb.capture import capture
 from spnb.rules import Window, rule_of
 
-FEW = settings(max_examples=25, deadline=None, derandomize=True)
+FEW = settings(max_examples=15, deadline=None, derandomize=True)
 SIZES = {1: (2, 4, 29), 2: (2, 4, 13, 11), 3: (1, 4, 7, 6, 8)}
 
 
