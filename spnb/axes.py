@@ -162,6 +162,10 @@ class Axes:
         changed = dim(size, found[0] if found else None)
         return self.with_dims((*self.dims[:number], changed, *self.dims[number + 1 :]))
 
+    def without(self, number: int) -> Axes:
+        """As if one dimension had a single position."""
+        return self.with_dims([() if k == number else d for k, d in enumerate(self.dims)])
+
     def with_dims(self, dims: Sequence[Dim]) -> Axes:
         """The same image, with other dimensions."""
         return replace(self, dims=tuple(map(tuple, dims)))
@@ -215,6 +219,20 @@ def broadcast(shape: Sequence[int], operands: Sequence[Axes], rank: int) -> Axes
     return Axes(tuple(dims), rank)
 
 
+def joined_along(
+    number: int, along: Dim, shape: Sequence[int], operands: Sequence[Axes], rank: int
+) -> Axes:
+    """Axes of a result that is broadcast, but for one dimension, which is ``along``.
+
+    >>> x = Axes.image((2, 8, 4, 4))
+    >>> joined_along(1, dim(16), (2, 16, 4, 4), [x, x], rank=3)
+    Axes(batch 2 | 16 | axis1 4 | axis2 4)
+    """
+    beside = (*shape[:number], 1, *shape[number + 1 :])
+    found = broadcast(beside, [axes.without(number) for axes in operands], rank)
+    return found.with_dims([*found.dims[:number], along, *found.dims[number + 1 :]])
+
+
 def aligned(axes: Axes, result: Axes) -> dict[int, bool]:
     """Of each axis that an operand holds, whether it lies where the result has it too."""
     shift = len(result.dims) - len(axes.dims)
@@ -239,7 +257,6 @@ def fitted(tensor: torch.Tensor, axes: Axes, result: Axes, region: Region) -> An
         cut |= loose
     if not cut:
         return tensor
-    loose_axes = result.with_dims(dims)
     # what the operand has in common with the result is cut already: its sizes are the tensor's own
     sizes = zip(dims, tensor.shape, strict=True)
     loose_axes = result.with_dims([d if axes_in(d) else dim(n) for d, n in sizes])

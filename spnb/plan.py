@@ -54,6 +54,12 @@ class Stage:
         """Names of the parameters and buffers that the stage reads."""
         return tuple(dict.fromkeys(w.name for node in self.nodes for w in node.weights))
 
+    @property
+    def custom(self) -> list[Node]:
+        """Calls of operators that neither PyTorch nor spnb has."""
+        known = ("aten", "_operator", "spnb")
+        return [node for node in self.nodes if node.op.split(".")[0] not in known]
+
 
 class Plan:
     """Who computes what, and what moves between whom.
@@ -242,17 +248,14 @@ class Plan:
 
     def _imports(self, stage: Stage) -> tuple[str, ...]:
         """Modules that define the stage's custom operators; a notebook's own has no name."""
-        custom = [n for n in stage.nodes if n.op.split(".")[0] not in ("aten", "_operator")]
-        homes = {home_of(node) for node in custom}
-        if custom:
+        homes = {home_of(node) for node in stage.custom}
+        if stage.custom:
             homes.add(self.home)
         return tuple(sorted(homes - {None, "__main__"}))
 
     def _ruled(self, stage: Stage) -> tuple[str, ...]:
         """The stage's custom operators that have a rule here, and so must have it on the ranks."""
-        ours = ("aten", "_operator", "spnb")
-        custom = {node.op for node in stage.nodes if node.op.split(".")[0] not in ours}
-        return tuple(sorted(op for op in custom if has_rule(op)))
+        return tuple(sorted({node.op for node in stage.custom if has_rule(node.op)}))
 
     def _entry(self, stage: Stage) -> str:
         """The first value that a stage reads and does not compute."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .exchange import HOST, Spans, Team, region_at
+from .layout import extent_in
 from .plan import Plan
 from .program import Compute, Free, Receive
 from .region import Region
@@ -195,7 +196,8 @@ def gathered_text(plan: Plan) -> list[str]:
     """A line for each value that every tile of a stage needs whole, and what that costs."""
     images, lines = plan.batches[0], []
     for (number, value), reader in plan.gathered.items():
-        team, size = plan.stages[number].team, _bytes(plan, value, _whole(plan, value))
+        whole = Region.whole(extent_in(plan.graph, value, images))
+        team, size = plan.stages[number].team, _bytes(plan, value, whole)
         arriving = max(
             (
                 sum(_bytes(plan, value, t.region) for t in exchange.receives(rank))
@@ -210,11 +212,6 @@ def gathered_text(plan: Plan) -> list[str]:
             f" {size_text(size)}, of which {size_text(arriving)} from other tiles"
         )
     return lines
-
-
-def _whole(plan: Plan, value: str) -> Region:
-    images, *space = plan.graph.extent(value)
-    return Region.whole((min(images, plan.batches[0]), *space))
 
 
 def text_table(headings: Sequence[str], body: Sequence[Sequence[str]]) -> str:

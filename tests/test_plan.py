@@ -331,3 +331,11 @@ def test_the_pure_floor_imports_neither_mpi_nor_ipyparallel():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_ranks_import_the_networks_module_for_its_own_operators_only():
+    job = spnb.Job("unet", image_size=32, batch_size=1, split_size=1)
+    assert spnb.plan(job).part(0).imports == ()
+    merged = planned(nn.Sequential(conv(), nn.GroupNorm(2, 4)), (1, 4, 9, 9), [grid("square", 4)])
+    assert any(node.op.startswith("spnb.") for node in merged.stages[0].nodes)
+    assert merged.part(0).imports == ()

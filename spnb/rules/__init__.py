@@ -52,12 +52,13 @@ from . import (
     slices,
     transposed,
 )
-from .base import Local, Rule, has_rule, home_of, rule
+from .base import Direct, Local, Rule, has_rule, home_of, rule
 from .spatial import Spatial, places
 from .whole import Unknown, Whole, rule_of, whole_axes
 from .windows import Window
 
 __all__ = [
+    "Direct",
     "Local",
     "Rule",
     "Spatial",

@@ -114,34 +114,11 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class PerChannel(Rule):
-    """An elementwise operator whose weights belong to channels, which are never cut."""
-
-    def against(self, weight: Weight) -> Axes | None:
-        return None
-
-
-@dataclass(frozen=True)
-class Local(Rule):
-    """An operator along dimensions that are never cut: run as it is on each tile.
-
-    Parameters
-    ----------
-    result
-        Where the axes of the image lie in the result.
-    wholes
-        ``(operand, axis)`` of which all is needed for any part of the result.
-    """
-
-    result: Axes
-    wholes: frozenset[tuple[int, int]] = frozenset()
-
-    @cached_property
-    def axes(self) -> Axes:
-        return self.result
+class Direct(Rule):
+    """An operator that is run as it is on what it needs; its weights are whole."""
 
     def gathers(self, operand: int, axis: int) -> bool:
-        return (operand, axis) in self.wholes
+        return False
 
     def against(self, weight: Weight) -> Axes | None:
         return None
@@ -150,6 +127,23 @@ class Local(Rule):
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
         return invoke(self.node.op, self.node.bind(tensors, weights))
+
+
+@dataclass(frozen=True)
+class Local(Direct):
+    """An operator along dimensions that are never cut, each tile for itself.
+
+    Parameters
+    ----------
+    result
+        Where the axes of the image lie in the result.
+    """
+
+    result: Axes
+
+    @cached_property
+    def axes(self) -> Axes:
+        return self.result
 
 
 RuleFactory = Callable[[Node], Rule | None]

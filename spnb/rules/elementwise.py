@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..axes import Axes, axes_in, broadcast, dim, size_of
+from ..axes import Axes, axes_in, dim, joined_along, size_of
 from ..node import Node
 from ..region import Region
-from .base import Local, PerChannel, Rule, Tensors, Weights, rule
+from .base import Local, Rule, Tensors, Weights, rule
 from .whole import Whole
 
 ELEMENTWISE = """
@@ -43,7 +43,7 @@ def no_noise(node: Node) -> Rule | None:
 @rule("prelu")
 def per_channel(node: Node) -> Rule | None:
     """A slope for each channel."""
-    return PerChannel(node)
+    return Local(node, node.operand_axes[0])
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,7 @@ class Joined(Rule):
     @cached_property
     def axes(self) -> Axes:
         shape, k = self.node.shape, self.along
-        hidden = [a.with_dims([*a.dims[:k], (), *a.dims[k + 1 :]]) for a in self.node.operand_axes]
-        bare = broadcast((*shape[:k], 1, *shape[k + 1 :]), hidden, self.node.axes.rank)
-        return bare.with_dims([*bare.dims[:k], dim(shape[k]), *bare.dims[k + 1 :]])
+        return joined_along(k, dim(shape[k]), shape, self.node.operand_axes, self.node.axes.rank)
 
 
 @rule("channel_shuffle")

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from ..axes import Axes, axes_in, broadcast, dim, fitted
+from ..axes import Axes, axes_in, dim, fitted, joined_along
 from ..node import Node, Ref
 from ..region import Region, Span, Tiling, meet
-from .base import Local, Rule, Spans, Tensors, Weights, rule
+from .base import Direct, Local, Rule, Spans, Tensors, Weights, rule
 from .elementwise import Joined
 from .slices import Strided
 from .whole import Whole
@@ -33,14 +33,8 @@ class Concatenated(Rule):
 
     @cached_property
     def axes(self) -> Axes:
-        shape, k = self.node.shape, self.number
-        hidden = [self._beside(axes) for axes in self.node.operand_axes]
-        bare = broadcast((*shape[:k], 1, *shape[k + 1 :]), hidden, self.node.axes.rank)
-        return bare.with_dims([*bare.dims[:k], dim(shape[k], self.axis), *bare.dims[k + 1 :]])
-
-    def _beside(self, axes: Axes) -> Axes:
-        """The dimensions beside the one along which the tensors lie."""
-        return axes.with_dims([() if k == self.number else d for k, d in enumerate(axes.dims)])
+        shape, k, rank = self.node.shape, self.number, self.node.axes.rank
+        return joined_along(k, dim(shape[k], self.axis), shape, self.node.operand_axes, rank)
 
     @cached_property
     def starts(self) -> list[int]:
@@ -63,7 +57,7 @@ class Concatenated(Rule):
         sizes = (shape[self.number] for shape in self.node.operand_shapes)
         parts = zip(tensors, self.node.operand_axes, self.starts, sizes, strict=True)
         pieces = [
-            fitted(tensor, self._beside(axes), self._beside(self.axes), region)
+            fitted(tensor, axes.without(self.number), self.axes.without(self.number), region)
             for tensor, axes, first, n in parts
             if first < stop and start < first + n
         ]
@@ -186,7 +180,7 @@ def rolled(node: Node) -> Rule | None:
 
 
 @dataclass(frozen=True)
-class Flipped(Rule):
+class Flipped(Direct):
     """Positions in reversed order along some dimensions (torch.flip)."""
 
     @cached_property
@@ -195,15 +189,14 @@ class Flipped(Rule):
         axes = self.node.operand_axes[0]
         return frozenset(a for d in self.node.args["dims"] for a in axes.axes_of(d))
 
-    def gathers(self, operand: int, axis: int) -> bool:
-        return False
-
     def need(self, operand: int, axis: int, span: Span) -> Span:
         n = self.node.operand_axes[0].extent[axis]
         return (n - span[1], n - span[0]) if axis in self.turned else super().need(0, axis, span)
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
         """Each tile turns what it has; it is then sent to where it belongs."""
+        if not any(tiling.grid[axis] > 1 for axis in self.turned):
+            return (self.node,)
         turned = replace(self.node, name=f"{self.node.name}.0", op="spnb.flipped.default")
         args = {"self": Ref(turned.name)}
         moved = replace(self.node, op="aten.alias.default", args=args, operand_axes=(turned.axes,))

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 
 from ..axes import Axes, axes_in, dim, fitted
-from ..node import Node, Ref, Weight, invoke
+from ..node import Node, Ref
 from ..region import Region, Tiling
-from .base import Local, Rule, Tensors, Weights, rule
+from .base import Direct, Local, Rule, Tensors, Weights, rule
 from .elementwise import along_one, uncut
 from .reductions import cut_axes, merged
+from .whole import Whole
 
 
 @dataclass(frozen=True)
-class OverSpace(Rule):
+class OverSpace(Whole):
     """An operator whose every result reads a statistic over whole dimensions.
 
     Parameters
@@ -49,23 +50,8 @@ class OverSpace(Rule):
         inside = dim(self.axes.shape[1] // self.groups)
         return self.axes.with_dims([first, dim(self.groups), inside, *others])
 
-    def against(self, weight: Weight) -> Axes | None:
-        return None
-
     def gathers(self, operand: int, axis: int) -> bool:
         return any(axis in self.grouped.axes_of(d) for d in self.dims)
-
-    def apply(
-        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
-    ) -> Any:
-        held = Region(
-            tuple(
-                (0, n) if self.gathers(0, axis) else span
-                for axis, (n, span) in enumerate(zip(self.axes.extent, region.spans, strict=True))
-            )
-        )
-        result = invoke(self.node.op, self.node.bind(tensors, weights))
-        return self.axes.piece(result, held, region)
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
         """Statistics of each tile, merged; then every position for itself."""
@@ -90,18 +76,12 @@ NORMALIZED = {"softmax": "exponential", "log_softmax": "exponential"}
 
 
 @dataclass(frozen=True)
-class Normalized(Rule):
+class Normalized(Direct):
     """Every position by the merged statistics: ``(x - mean) / sqrt(variance + eps)``."""
 
     @cached_property
     def axes(self) -> Axes:
         return self.node.operand_axes[0]
-
-    def against(self, weight: Weight) -> Axes | None:
-        return None
-
-    def gathers(self, operand: int, axis: int) -> bool:
-        return False
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
@@ -130,15 +110,12 @@ class Normalized(Rule):
 
 
 @dataclass(frozen=True)
-class Exponential(Rule):
+class Exponential(Direct):
     """Softmax by the merged largest value and sum of exponentials."""
 
     @cached_property
     def axes(self) -> Axes:
         return self.node.operand_axes[0]
-
-    def gathers(self, operand: int, axis: int) -> bool:
-        return False
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights

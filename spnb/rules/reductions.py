@@ -15,7 +15,7 @@ mechanism of its own.  All tiles read the same merged numbers, to the last bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from ..axes import Axes, dim
-from ..node import Node, Ref, invoke
+from ..node import Node, Ref
 from ..region import Region, Span, Tiling
-from .base import Local, Rule, Spans, Tensors, Weights, rule
+from .base import Direct, Local, Rule, Spans, Tensors, Weights, rule
 from .figures import REDUCTIONS, STATISTICS, order_of
 from .whole import Whole
 
@@ -49,9 +49,8 @@ def merged(
     kind
         A key of `REDUCTIONS`, or of `STATISTICS`.
     """
-    reduced = [axis for d in dims for axis in axes.axes_of(d)]
     spans = tiling.spans(axes.extent)
-    parts = {a: spans[a] for a in reduced if tiling.grid[a] > 1}
+    parts = {axis: spans[axis] for axis in cut_axes(axes, dims, tiling)}
     args = {"self": operand, "dims": dims, "kind": kind, "parts": parts, "options": _options(node)}
     call = replace(
         node,
@@ -87,8 +86,14 @@ def cut_axes(axes: Axes, dims: Sequence[int], tiling: Tiling) -> list[int]:
     return [a for a in found if tiling.grid[a] > 1]
 
 
+def reduced_axes(axes: Axes, dims: Collection[int], keepdim: bool) -> Axes:
+    """Without what lies in some dimensions; these stay as single positions, or go."""
+    kept = [() if k in dims else d for k, d in enumerate(axes.dims) if keepdim or k not in dims]
+    return axes.with_dims(kept)
+
+
 @dataclass(frozen=True)
-class Partial(Rule):
+class Partial(Direct):
     """The figures of each tile: one position for each part of the grid."""
 
     pinned = True
@@ -102,9 +107,6 @@ class Partial(Rule):
             dims[d] = tuple(factor for a in held for factor in dim(len(parts[a]), a))
         figures = len(STATISTICS[_statistic(self.node.args["kind"])].neutral)
         return operand.with_dims([*dims, dim(figures)])
-
-    def gathers(self, operand: int, axis: int) -> bool:
-        return False
 
     def need(self, operand: int, axis: int, span: Span) -> Span:
         axes, parts = self.node.operand_axes[0], self.node.args["parts"]
@@ -140,7 +142,7 @@ def one_each(tiling: Tiling, axes: Axes, parts: Sequence[int]) -> Spans:
 
 
 @dataclass(frozen=True)
-class Combined(Rule):
+class Combined(Direct):
     """Figures merged along one axis of the grid."""
 
     pinned = True
@@ -149,9 +151,6 @@ class Combined(Rule):
     def axes(self) -> Axes:
         operand, axis = self.node.operand_axes[0], self.node.args["axis"]
         return operand.with_dims([tuple(f for f in d if f.axis != axis) for d in operand.dims])
-
-    def gathers(self, operand: int, axis: int) -> bool:
-        return False
 
     def need(self, operand: int, axis: int, span: Span) -> Span:
         whole = axis == self.node.args["axis"]
@@ -176,16 +175,13 @@ class Combined(Rule):
 
 
 @dataclass(frozen=True)
-class Finish(Rule):
+class Finish(Direct):
     """The result of a reduction, from its merged figures."""
 
     @cached_property
     def axes(self) -> Axes:
         operand, gone = self.node.operand_axes[0], self.node.args["gone"]
         return operand.with_dims([d for k, d in enumerate(operand.dims[:-1]) if k not in gone])
-
-    def gathers(self, operand: int, axis: int) -> bool:
-        return False
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
@@ -197,7 +193,7 @@ class Finish(Rule):
 
 
 @dataclass(frozen=True)
-class Reduction(Rule):
+class Reduction(Direct):
     """A reduction over some dimensions.
 
     Parameters
@@ -216,20 +212,11 @@ class Reduction(Rule):
 
     @cached_property
     def axes(self) -> Axes:
-        operand = self.node.operand_axes[0]
-        kept = [() if k in self.dims else d for k, d in enumerate(operand.dims)]
-        if not self.keepdim:
-            kept = [d for k, d in enumerate(kept) if k not in self.dims]
-        return operand.with_dims(kept)
+        return reduced_axes(self.node.operand_axes[0], self.dims, self.keepdim)
 
     def gathers(self, operand: int, axis: int) -> bool:
         axes = self.node.operand_axes[0]
         return any(axis in axes.axes_of(d) for d in self.dims)
-
-    def apply(
-        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
-    ) -> Any:
-        return invoke(self.node.op, self.node.bind(tensors, weights))
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
         """Each tile's own part, merged along one axis of the grid after another."""
@@ -282,10 +269,7 @@ def reduction_without_merging(node: Node) -> Rule | None:
     gone = {d % len(axes.dims) for d in ([dims] if isinstance(dims, int) else dims)}
     if any(axes.axes_of(d) for d in gone):
         return None if any(0 in axes.axes_of(d) for d in gone) else Whole(node)
-    kept = [() if k in gone else d for k, d in enumerate(axes.dims)]
-    if not node.args.get("keepdim"):
-        kept = [d for k, d in enumerate(kept) if k not in gone]
-    return Local(node, axes.with_dims(kept))
+    return Local(node, reduced_axes(axes, gone, bool(node.args.get("keepdim"))))
 
 
 rule("spnb.partial")(Partial)

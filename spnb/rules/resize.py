@@ -99,7 +99,7 @@ class Interpolation(Spatial):
 
     def taps(self, number: int) -> Taps:
         """The taps along a spatial dimension."""
-        n, m = self.sizes()[number], self.node.shape[number - len(self.places)]
+        n, m = self.sizes()[number], self.result_sizes()[number]
         half = self.node.dtype in (torch.float16, torch.bfloat16)
         dtype = torch.float32 if half else self.node.dtype
         return taps_of(self.node.kind, n, m, self.align_corners, self.scales[number], dtype)
@@ -165,7 +165,7 @@ class AdaptivePool(Spatial):
 
     def window(self, number: int, position: int) -> Span:
         """What a position of the result reads."""
-        n, m = self.sizes()[number], self.node.shape[number - len(self.places)]
+        n, m = self.sizes()[number], self.result_sizes()[number]
         return (position * n // m, -(-(position + 1) * n // m))
 
     def reads(self, number: int, span: Span) -> Span:
@@ -186,7 +186,7 @@ class AdaptivePool(Spatial):
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
         """One window over all of space: computed in part by each tile."""
-        if any(n > 1 for n in self.node.shape[-len(self.places) :]):
+        if any(n > 1 for n in self.result_sizes()):
             return (self.node,)
         kind = "amax" if self.largest else "mean"
         return over_last(self.node, kind, len(self.places)).lower(tiling)

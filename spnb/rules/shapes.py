@@ -12,7 +12,7 @@ import torch
 from ..axes import Axes, Dim, Factor, broadcast, dim, size_of
 from ..node import Node, invoke
 from ..region import Region, Span
-from .base import Local, Rule, Tensors, Weights, rule
+from .base import Direct, Local, Rule, Tensors, Weights, rule
 from .whole import Whole
 
 
@@ -61,7 +61,7 @@ def _joined(factors: Sequence[Factor]) -> Dim:
 
 
 @dataclass(frozen=True)
-class Reshape(Rule):
+class Reshape(Direct):
     """The same elements in another shape; an axis may become coarser or finer by a whole factor.
 
     Parameters
@@ -75,9 +75,6 @@ class Reshape(Rule):
     @cached_property
     def axes(self) -> Axes:
         return self.result
-
-    def gathers(self, operand: int, axis: int) -> bool:
-        return False
 
     def need(self, operand: int, axis: int, span: Span) -> Span:
         n, m = self.node.operand_axes[0].extent[axis], self.axes.extent[axis]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..axes import Axes, aligned, broadcast, dim, fitted
+from ..axes import Axes, aligned, dim, fitted, joined_along
 from ..node import Node, Ref, Weight
 from ..region import Region, Span
-from .base import Local, Rule, Tensors, Weights, rule
+from .base import Direct, Local, Rule, Tensors, Weights, rule
 from .elementwise import uncut
 from .whole import Whole
 
@@ -25,7 +25,7 @@ def bounds(node: Node, n: int) -> tuple[int, int, int]:
 
 
 @dataclass(frozen=True)
-class Strided(Rule):
+class Strided(Direct):
     """Every ``step``-th position along an axis from ``first`` on.
 
     Parameters
@@ -53,9 +53,6 @@ class Strided(Rule):
         else:
             dims[self.number] = dim(self.node.shape[self.number], self.axis)
         return self.node.operand_axes[0].with_dims(dims)
-
-    def gathers(self, operand: int, axis: int) -> bool:
-        return False
 
     def need(self, operand: int, axis: int, span: Span) -> Span:
         if axis != self.axis:
@@ -146,14 +143,9 @@ class Scattered(Rule):
     def axes(self) -> Axes:
         shape, k = self.node.shape, self.number
         into, source = self._tensors
-        beside = [self._beside(axes) for axes in (into, source)]
-        bare = broadcast((*shape[:k], 1, *shape[k + 1 :]), beside, into.rank)
         axis = (*into.axes_of(k), *source.axes_of(k), None)[0]
         along = into.dims[k] if into.axes_of(k) else dim(shape[k], axis)
-        return bare.with_dims([*bare.dims[:k], along, *bare.dims[k + 1 :]])
-
-    def _beside(self, axes: Axes) -> Axes:
-        return axes.with_dims([() if k == self.number else d for k, d in enumerate(axes.dims)])
+        return joined_along(k, along, shape, (into, source), into.rank)
 
     def gathers(self, operand: int, axis: int) -> bool:
         if self.node.operands[operand] != getattr(self.node.args["src"], "value", None):
@@ -161,7 +153,8 @@ class Scattered(Rule):
         source = self._tensors[1]
         if axis in source.axes_of(self.number):
             return axis not in self.axes.axes_of(self.number)
-        return not aligned(self._beside(source), self._beside(self.axes))[axis]
+        beside = (source.without(self.number), self.axes.without(self.number))
+        return not aligned(*beside)[axis]
 
     def need(self, operand: int, axis: int, span: Span) -> Span:
         source = self.node.operands[operand] == getattr(self.node.args["src"], "value", None)
@@ -178,7 +171,8 @@ class Scattered(Rule):
     ) -> Any:
         args, (into, source) = self.node.bind(tensors, weights), self._tensors
         result = fitted(args["self"], into, self.axes, region).clone()
-        written = fitted(args["src"], self._beside(source), self._beside(self.axes), region)
+        beside = (source.without(self.number), self.axes.without(self.number))
+        written = fitted(args["src"], *beside, region)
         axis = (*self.axes.axes_of(self.number), None)[0]
         start, stop = (0, self.node.shape[self.number]) if axis is None else region.spans[axis]
         low, high = (max(0, k) for k in self._reads((start, stop)))

@@ -6,15 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ..axes import Axes, axes_in, dim
-from ..node import Node, Ref, Weight, invoke
+from ..node import Node, Ref
 from ..region import Region, Span
-from .base import Rule, Tensors, Weights
+from .base import Direct
 
 
 def places(axes: Axes, count: int) -> tuple[int | None, ...] | None:
@@ -37,7 +36,7 @@ def places(axes: Axes, count: int) -> tuple[int | None, ...] | None:
 
 
 @dataclass(frozen=True)
-class Spatial(Rule, ABC):
+class Spatial(Direct, ABC):
     """An operator on the last dimensions of its first operand, each with an axis of its own.
 
     Parameters
@@ -59,12 +58,6 @@ class Spatial(Rule, ABC):
             dims[before - 1] = channels if axes_in(channels) else dim(shape[before - 1])
         return operand.with_dims(dims)
 
-    def against(self, weight: Weight) -> Axes | None:
-        return None
-
-    def gathers(self, operand: int, axis: int) -> bool:
-        return False
-
     def need(self, operand: int, axis: int, span: Span) -> Span:
         if operand == 0 and axis in self.places:
             return self.reads(self.places.index(axis), span)
@@ -78,18 +71,16 @@ class Spatial(Rule, ABC):
         """Of the operand's spatial dimensions."""
         return self.node.operand_shapes[0][-len(self.places) :]
 
+    def result_sizes(self) -> tuple[int, ...]:
+        """Of the result's spatial dimensions."""
+        return self.node.shape[-len(self.places) :]
+
     def spans(self, region: Region) -> list[Span]:
         """The wanted span of each spatial dimension of the result."""
-        sizes = self.node.shape[-len(self.places) :]
         return [
             (0, n) if axis is None else region.spans[axis]
-            for n, axis in zip(sizes, self.places, strict=True)
+            for n, axis in zip(self.result_sizes(), self.places, strict=True)
         ]
-
-    def apply(
-        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
-    ) -> Any:
-        return invoke(self.node.op, self.node.bind(tensors, weights))
 
     def needed(self, region: Region) -> list[Span]:
         """The span of each spatial dimension, not clipped, that a region of the result reads."""
@@ -123,6 +114,16 @@ def per_dim(value: int | Sequence[int], count: int) -> tuple[int, ...]:
     """One number for each of some dimensions."""
     numbers = [value] if isinstance(value, int) else list(value)
     return tuple(numbers * count if len(numbers) == 1 else numbers)
+
+
+def window_counts(sizes: Sequence[int], *windows: Sequence[int]) -> tuple[int, ...]:
+    """Number of windows of a kernel, stride, dilation and padding along dimensions of these sizes.
+
+    >>> window_counts((7,), (3,), (2,), (1,), (1,))
+    (4,)
+    """
+    numbers = zip(sizes, *windows, strict=True)
+    return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, d, p in numbers)
 
 
 def uncut_weight(node: Node, name: str) -> tuple[int, ...] | None:

@@ -20,7 +20,7 @@ from ..axes import Axes, axes_in, dim, size_of
 from ..node import Node, invoke
 from ..region import Region, Span
 from .base import Rule, Tensors, Weights, rule
-from .spatial import Spatial, clipped, per_dim, places, uncut_weight
+from .spatial import Spatial, clipped, per_dim, places, uncut_weight, window_counts
 from .whole import Whole
 
 
@@ -123,8 +123,7 @@ def fold(node: Node) -> Rule | None:
     """Columns, one for each window in row-major order, become an image again."""
     names = ("kernel_size", "stride", "dilation", "padding")
     kernel, stride, dilation, padding = (per_dim(node.args[name], 2) for name in names)
-    numbers = zip(node.args["output_size"], kernel, stride, dilation, padding, strict=True)
-    counts = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, d, p in numbers)
+    counts = window_counts(node.args["output_size"], kernel, stride, dilation, padding)
     columns = node.operand_axes[0].dims[-1]
     if tuple(map(size_of, ((f,) for f in columns))) != counts or len(axes_in(columns)) != 2:
         return Whole(node)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..axes import Axes, axes_in, dim
 from ..node import Node, Weight, invoke
-from ..region import Region, Span, Tiling
+from ..region import Region, Tiling
 from .base import Rule, Tensors, Weights, factory_of, rule
 
 
@@ -41,10 +41,6 @@ class Whole(Rule):
         axes = self.node.operand_axes[operand]
         batched = 0 in self.axes.present and axes.extent[0] == self.axes.extent[0]
         return axes.extent[axis] > 1 and not (axis == 0 and batched and self.known)
-
-    def need(self, operand: int, axis: int, span: Span) -> Span:
-        extent = self.node.operand_axes[operand].extent[axis]
-        return (0, extent) if extent == 1 or self.gathers(operand, axis) else span
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights

@@ -15,7 +15,7 @@ from ..node import Node, Ref, invoke
 from ..region import Region, Span, Tiling
 from .base import Rule, Tensors, Weights, rule
 from .reductions import over_last
-from .spatial import Spatial, margins, pad, per_dim, places, uncut_weight
+from .spatial import Spatial, margins, pad, per_dim, places, uncut_weight, window_counts
 from .whole import Whole
 
 
@@ -142,22 +142,13 @@ class Columns(Window):
     @cached_property
     def axes(self) -> Axes:
         operand, shape = self.node.operand_axes[0], self.node.shape
-        counts = zip(self.counts, self.places, strict=True)
+        counts = zip(self.result_sizes(), self.places, strict=True)
         columns = [factor for n, axis in counts for factor in dim(n, axis)]
         return operand.with_dims([*operand.dims[:-3], dim(shape[-2]), columns])
 
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Number of windows along each dimension."""
+    def result_sizes(self) -> tuple[int, ...]:
         windows = (self.kernel, self.stride, self.dilation, self.padding)
-        numbers = zip(self.sizes(), *windows, strict=True)
-        return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, d, p in numbers)
-
-    def spans(self, region: Region) -> list[Span]:
-        return [
-            (0, n) if axis is None else region.spans[axis]
-            for n, axis in zip(self.counts, self.places, strict=True)
-        ]
+        return window_counts(self.sizes(), *windows)
 
 
 @dataclass(frozen=True)
@@ -176,8 +167,8 @@ class Sliding(Window):
     def sizes(self) -> tuple[int, ...]:
         return (self.node.operand_shapes[0][self.number],)
 
-    def spans(self, region: Region) -> list[Span]:
-        return [region.spans[self.places[0]]]
+    def result_sizes(self) -> tuple[int, ...]:
+        return (self.node.shape[self.number],)
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
