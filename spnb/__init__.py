@@ -19,13 +19,34 @@ from .rules import rule
 
 if TYPE_CHECKING:
     from .cluster import Cluster
+    from .explorer import explore
+    from .notebook import start, stop
     from .session import InProcess
 
 __version__ = "0.1.0"
-__all__ = ["CaptureError", "Cluster", "InProcess", "Job", "PlanError", "here", "plan", "rule"]
+__all__ = [
+    "CaptureError",
+    "Cluster",
+    "InProcess",
+    "Job",
+    "PlanError",
+    "explore",
+    "here",
+    "plan",
+    "rule",
+    "start",
+    "stop",
+]
 
 # Loaded on first use: engines need no ipyparallel client and no plotting.
-_LATER = {"Cluster": ".cluster", "InProcess": ".session"}
+_LATER = {
+    "Cluster": ".cluster",
+    "InProcess": ".session",
+    "explore": ".explorer",
+    "start": ".notebook",
+    "stop": ".notebook",
+    "load_ipython_extension": ".magics",
+}
 
 
 def __getattr__(name: str) -> Any:

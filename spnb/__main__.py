@@ -11,22 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import flags, models, options, planning
-from .capture import CaptureError
-from .images import open_source
+from . import flags, models, planning
+from .flags import BAD_INPUT
 from .launched import Launched, Post, run_launched, under_mpi
-from .layout import PlanError
 from .options import Job
 from .planning import JobPlan
 from .result import Result
 from .session import Session
 from .sources import Source
 from .transport import PeerFailed, WaitTimeout
-from .values import OptionError
-from .weights import WeightsError
 from .worker import RankError
 
-BAD_INPUT = (OptionError, PlanError, CaptureError, WeightsError, FileNotFoundError, ValueError)
 FAILED = (RankError, PeerFailed, WaitTimeout, RuntimeError)
 
 
@@ -79,35 +74,16 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("model", metavar="MODEL", help="a built-in name or package.module:factory")
         flags.add_flags(sub)
-        sub.add_argument(
-            "--image",
-            metavar="IMAGE",
-            action="append",
-            help="PNG, JPEG, TIFF or npy file, or a sample such as retina (default: synthetic);"
-            " sets --image-size, and --batch-size 1, where these are not given; a picture of"
-            " another size is resized; given once for each input of the network",
-        )
+        flags.add_image(sub)
         if verb == "infer":
-            sub.add_argument("--check", action="store_true", help="compare with the untiled run")
-            sub.add_argument(
-                "--save-output",
-                metavar="FILE",
-                help="write the output as npy, tif or zarr, each rank its own tile",
-            )
+            flags.add_run_flags(sub)
             sub.add_argument("--save-plots", metavar="DIR", help="write tiles and timeline as PNG")
             sub.add_argument("--report", metavar="FILE", help="write every figure as JSON")
     return parser
 
 
 def _job(args: argparse.Namespace) -> Job:
-    names = {option.name for option in options.options()}
-    given: dict[str, Any] = {k: v for k, v in vars(args).items() if k in names}
-    if args.image is not None and "input_shapes" not in given:
-        given.setdefault("batch_size", 1)
-    job = Job(args.model, **given)
-    if args.image is not None and not {"image_size", "input_shapes"} & given.keys():
-        size = open_source(args.image[0], channels=job.input_shape[1]).shape[2:]
-        job = dataclasses.replace(job, image_size=size)
+    job = flags.job_of(args.model, flags.given(args), args.image or ())
     return dataclasses.replace(job, enable_evaluation=True) if args.verb == "infer" else job
 
 
@@ -126,7 +102,7 @@ def _drive(args: argparse.Namespace, post: Post | None) -> int:
     with session:
         result = session.infer(sources)
         clock.lap("infer")
-        print(f"\n{result}\noutput: {_shapes(plan, result)}", flush=True)
+        print(f"\n{result.summary}\noutput: {_shapes(plan, result)}", flush=True)
         if args.save_output:
             print(f"wrote {result.save(args.save_output, overwrite=True)}")
         if job.verbose:

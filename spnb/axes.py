@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -76,26 +77,29 @@ class Axes:
         """Of a tensor that is never cut."""
         return cls(tuple(map(dim, shape)), rank)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"dims": self.dims, "rank": self.rank}  # without what is cached
+
     def _factors(self) -> Iterator[Factor]:
         return (factor for factors in self.dims for factor in factors)
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Of the whole tensor."""
         return tuple(map(size_of, self.dims))
 
-    @property
+    @cached_property
     def extent(self) -> Extent:
         """Of the whole tensor along ``(batch, *spatial)``."""
         sizes = {factor.axis: factor.size for factor in self._factors()}
         return tuple(sizes.get(axis, 1) for axis in range(self.rank))
 
-    @property
+    @cached_property
     def channels(self) -> int:
         """Elements at one position of ``(batch, *spatial)``."""
         return math.prod(factor.size for factor in self._factors() if factor.axis is None)
 
-    @property
+    @cached_property
     def present(self) -> frozenset[int]:
         """Axes that some dimension holds: those of an extent over 1."""
         return frozenset(f.axis for f in self._factors() if f.axis is not None)

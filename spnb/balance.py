@@ -8,13 +8,10 @@ from dataclasses import dataclass
 
 from .graph import Graph
 from .layout import PlanError
+from .machine import CORE
 from .node import Node
 from .region import Tiling
 from .rules import rule_of, whole_axes
-
-# A rank's compute and memory speed on one CPU core; only their ratio matters, for the balance.
-FLOPS_PER_SECOND = 5e10
-BYTES_PER_SECOND = 1e10
 
 
 @dataclass(frozen=True)
@@ -150,17 +147,12 @@ def _even(
     return best[blocks][1]
 
 
-def cost(node: Node) -> float:
-    """Estimated seconds of a node on one rank, untiled."""
-    return node.flops / FLOPS_PER_SECOND + node.bytes_touched / BYTES_PER_SECOND
-
-
 def _shares(graph: Graph, tiling: Tiling) -> list[float]:
     """Running sum, over the blocks, of the cost for the rank with the most to do."""
     sums = [0.0]
     for block in graph.blocks:
         parts = (
-            cost(node) / math.prod(map(min, tiling.grid, node.axes.extent))
+            CORE.seconds(node) / math.prod(map(min, tiling.grid, node.axes.extent))
             for node in graph.nodes[block.start : block.stop]
         )
         sums.append(sums[-1] + sum(parts))

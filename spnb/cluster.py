@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
-from . import remote
+from . import overview, remote
+from .cards import Card, Table, counted
 from .engines import EngineError, Engines
 from .planning import JobPlan
 from .program import Part, Receive
+from .progress import Bar, notebook, show_output, show_run
 from .rank import Report
 from .region import Region
 from .session import Session
 from .sources import HeldSource, Source
 from .store import Store
-from .survey import counted
 from .weights import read_weights
 from .worker import Piece
 
@@ -76,7 +75,7 @@ class Cluster(Session):
         self._failed = False
         self.engines: Engines | None = None
         self._offered: Any = None  # the client that we called `rc` in the notebook
-        bar = _Bar(progress)
+        bar = Bar(progress)
         try:
             if client is None:
                 self.engines = Engines(plan.num_ranks, timeout=timeout, on_progress=bar.show)
@@ -124,12 +123,29 @@ class Cluster(Session):
             self.engines.stop()
         super().stop()
 
-    def __repr__(self) -> str:
-        if not self.engines.alive:
-            return "Cluster: stopped"
+    @property
+    def card(self) -> Card:
+        """Engines, hosts and state, and the plan that is loaded."""
+        if self.stopped:
+            return Card("Cluster: stopped")
         engines = counted(len(self.engines.ids), "engine")
         hosts = counted(len(set(self.engines.hosts)), "host")
-        return f"Cluster: {engines} on {hosts}, ready for\n{self.plan}"
+        if not self.engines.alive:
+            return Card(f"Cluster: {engines} on {hosts}, not all alive: cluster.restart()")
+        rows = [
+            (f"{first}-{last}" if last > first else f"{first}", host)
+            for first, last, host in _runs(self.engines.hosts)
+        ]
+        plan = overview.describe(self.plan, self.plan.job.name)
+        table = Table(("engines of ranks", "host"), rows)
+        title = f"Cluster: {engines} on {hosts}, ready for {plan.title}"
+        return Card(title, [table, *plan.body], plan.grids)
+
+    def __repr__(self) -> str:
+        return self.card.text
+
+    def _repr_html_(self) -> str:
+        return self.card.html
 
     # --- how it reaches them ----------------------------------------------------------------
 
@@ -143,7 +159,7 @@ class Cluster(Session):
         seen = self._call(remote.prepare, [(token, threads[h], self.deadline, path) for h in hosts])
         self.shares_files = all(seen)
         self.view.execute("import spnb, torch, numpy as np", silent=True)
-        if shell := _notebook():
+        if shell := notebook():
             self.view.block = True
             self.view.activate()
             # New engines have a new client; an `rc` of the user's own stays theirs.
@@ -155,24 +171,22 @@ class Cluster(Session):
         loads = [
             (part, path if self.shares_files else dict(read_weights(path))) for part, path in parts
         ]
-        self._call(remote.load, loads + [(None, None)] * (len(self.engines.ids) - len(loads)))
+        idle = [(None, None)] * (len(self.engines.ids) - len(loads))
+        with Bar(self.progress) as bar:
+
+            def show(told: list[dict]) -> None:
+                bar.show("loading ranks", sum(map(len, told)), len(loads))
+
+            self._call(remote.load, loads + idle, show)
 
     def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
         if self._failed:
             self._recover()
         each = [(self._for_rank(sources, part), run, released) for part in self._parts]
-        total = len(self.plan.batches) * len(each)
-        start, bar = time.monotonic(), _Bar(self.progress)
-
-        def show(published: list[dict]) -> None:
-            if time.monotonic() - start > 1.0:  # what is quick needs no bar
-                done = sum(told["done"] for told in published if told.get("run") == run)
-                bar.show("micro-batches × ranks", done, total)
-
-        try:
-            return self._call(remote.infer, each, show)
-        finally:
-            bar.close()
+        with Bar(self.progress) as bar:
+            return self._call(
+                remote.infer, each, lambda told: show_run(bar, told, run, len(self.plan.batches))
+            )
 
     def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
         found = self._call(remote.fetch, [(run,)] * self.plan.num_ranks)
@@ -202,7 +216,7 @@ class Cluster(Session):
 
     def _call(self, function: Any, args: Sequence[tuple], poll: Any = None) -> list[Any]:
         try:
-            return self.engines.call(function, args, poll=poll)
+            return self.engines.call(function, args, poll=poll, output=show_output)
         except EngineError as error:
             self._failed = True
             raise RunError(error.message if error.name in OWN_ERRORS else str(error)) from None
@@ -211,31 +225,11 @@ class Cluster(Session):
             raise
 
 
-class _Bar:
-    """A progress bar for what takes its time; none where nobody looks."""
+def _runs(hosts: Sequence[str]) -> list[tuple[int, int, str]]:
+    """First and last rank of each run of ranks on one host.
 
-    def __init__(self, shown: bool):
-        self.shown = shown and (_notebook() is not None or sys.stderr.isatty())
-        self.bar: Any = None
-
-    def show(self, what: str, done: int, total: int) -> None:
-        if not self.shown:
-            return
-        if self.bar is None or self.bar.desc != what:
-            self.close()
-            self.bar = tqdm(total=total, leave=False, desc=what)
-        self.bar.update(done - self.bar.n)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
-
-
-def _notebook() -> Any:
-    """The IPython shell that we are in, if any."""
-    if "IPython" not in sys.modules:
-        return None
-    from IPython import get_ipython
-
-    return get_ipython()
+    >>> _runs(["a", "a", "b"])
+    [(0, 1, 'a'), (2, 2, 'b')]
+    """
+    groups = [list(each) for _, each in groupby(enumerate(hosts), lambda pair: pair[1])]
+    return [(each[0][0], each[-1][0], each[0][1]) for each in groups]

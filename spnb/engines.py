@@ -152,6 +152,7 @@ class Engines:
         *,
         timeout: float | None = None,
         poll: Callable[[list[dict]], None] | None = None,
+        output: Callable[[int, str, str], None] | None = None,
     ) -> list[Any]:
         """Call a function on the first ranks, each with its arguments; the results in rank order.
 
@@ -169,6 +170,8 @@ class Engines:
         poll
             Called every 20 ms or so with what each rank published last (`publish_data` of
             ipyparallel), to show progress.
+        output
+            Called with rank, text, and "stdout" or "stderr", where a rank printed something.
 
         Raises
         ------
@@ -186,7 +189,7 @@ class Engines:
             )
         self._finish_earlier()
         deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
-        calls, failed = self._calls, []
+        calls, failed, printed = self._calls, [], {}
         try:
             for id_, args in zip(self.ids, args_by_rank, strict=False):
                 calls.append(self.client[id_].apply_async(function, *args))
@@ -198,6 +201,8 @@ class Engines:
                     )
                 if poll:
                     poll([dict(c.data) for c in calls])
+                if output:
+                    _hand_on(calls, printed, output)
                 wait(pending, POLL, FIRST_EXCEPTION)
                 self._require_alive()
                 failed = _failed(calls)
@@ -207,6 +212,9 @@ class Engines:
             stuck = self._interrupt()
             if not stuck:
                 self._calls = []  # results may be large
+            if output:
+                wait(calls, 0)
+                _hand_on(calls, printed, output, last=True)
         if failed:
             self._require_alive()
             failed += [rank for rank in _failed(calls) if rank not in failed]
@@ -288,6 +296,22 @@ class Engines:
         self.hosts = tuple(found[i]["host"] for i in order)
         self.view = client.direct_view(list(self.ids), block=True)
         return found
+
+
+def _hand_on(
+    calls: Sequence[ipp.AsyncResult],
+    printed: dict[tuple[int, str], int],
+    output: Callable[[int, str, str], None],
+    last: bool = False,
+) -> None:
+    """Hand on what ranks printed since the last look, in whole lines."""
+    for rank, call in enumerate(calls):
+        for name in ("stdout", "stderr"):
+            text, start = getattr(call, name) or "", printed.get((rank, name), 0)
+            stop = len(text) if last else text.rfind("\n") + 1
+            if stop > start:
+                printed[rank, name] = stop
+                output(rank, text[start:stop], name)
 
 
 def _failed(calls: Sequence[ipp.AsyncResult]) -> list[int]:

@@ -144,6 +144,20 @@ class Exchange:
             messages, positions = messages - 1, positions - own.size
         return messages, positions * self.position_bytes
 
+    @property
+    def total(self) -> tuple[int, int]:
+        """Messages and bytes of all ranks in one execution: products of sums along the axes."""
+        messages = math.prod(sum(map(len, axis)) for axis in self._forward)
+        positions = math.prod(sum(length(s) for k in axis for _, s in k) for axis in self._forward)
+        if self.source is self.target:  # what a rank has itself does not travel
+            kept = [
+                [length(meet(h, n)) for h, n in zip(has, needs, strict=True)]
+                for has, needs in zip(self.has, self.needs, strict=True)
+            ]
+            messages -= math.prod(sum(map(bool, axis)) for axis in kept)
+            positions -= math.prod(map(sum, kept))
+        return messages, positions * self.position_bytes
+
     def verify(self) -> None:
         """Prove that every needed position arrives exactly once.
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from .options import options
-from .values import OptionError
+from .capture import CaptureError
+from .images import open_source
+from .layout import PlanError
+from .options import Job, options
+from .values import PRECISIONS, OptionError
+from .weights import WeightsError
+
+BAD_INPUT = (OptionError, PlanError, CaptureError, WeightsError, FileNotFoundError, ValueError)
+"""What a line that asks for the impossible raises; the message says all there is to say."""
 
 
 def flag(option: dataclasses.Field) -> str:
@@ -42,6 +49,61 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             type=_reader(option),
             metavar=option.metadata["metavar"] or option.name.upper(),
         )
+
+
+def add_image(parser: argparse.ArgumentParser) -> None:
+    """Give a parser ``--image``, which brings its own size."""
+    parser.add_argument(
+        "--image",
+        metavar="IMAGE",
+        action="append",
+        help="PNG, JPEG, TIFF or npy file, or a sample such as retina (default: synthetic);"
+        " sets --image-size, and --batch-size 1, where these are not given; a picture of"
+        " another size is resized; given once for each input of the network",
+    )
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Give a parser what is asked of a run."""
+    parser.add_argument("--check", action="store_true", help="compare with the untiled run")
+    parser.add_argument(
+        "--save-output",
+        metavar="FILE",
+        help="write the output as npy, tif or zarr, each rank its own tile",
+    )
+
+
+def given(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of the table that a line gives."""
+    names = {option.name for option in options()}
+    return {name: value for name, value in vars(args).items() if name in names}
+
+
+def job_of(model: Any, given: dict[str, Any], images: Sequence[Any] = ()) -> Job:
+    """A job from what a line gives; an image brings its size where none is given."""
+    given = dict(given)
+    if images and "input_shapes" not in given:
+        given.setdefault("batch_size", 1)
+    job = Job(model, **given)
+    if images and not {"image_size", "input_shapes"} & given.keys():
+        size = open_source(images[0], channels=job.input_shape[1]).shape[2:]
+        job = dataclasses.replace(job, image_size=size)
+    return job
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """Values that an option can have, where they are few: for completion.
+
+    >>> choices("slice_method")
+    ('square', 'vertical', 'horizontal')
+    """
+    known = {
+        "slice_method": ("square", "vertical", "horizontal"),
+        "precision": tuple(PRECISIONS),
+        "backend": ("mpi",),
+        "fused_layers": ("1", "2", "4", "all"),
+    }
+    return known.get(name, ())
 
 
 def _reader(option: dataclasses.Field) -> Callable[[str], Any]:

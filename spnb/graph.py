@@ -62,7 +62,7 @@ class Graph:
         """Names of the values that the network returns."""
         return tuple(dict.fromkeys(leaf.value for leaf in self.returned if isinstance(leaf, Ref)))
 
-    @property
+    @cached_property
     def batch(self) -> int:
         """Images in a batch."""
         return next(iter(self.inputs.values())).extent[0]

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .region import Region
+from .region import Region, Span, length
 from .sources import (
     ArraySource,
     FileSource,
@@ -137,10 +137,13 @@ def resident(source: Source, folder: str | Path) -> Source:
     return FileSource(file.name, source.name)
 
 
-def thumbnail(source: Source, max_side: int = 1024) -> np.ndarray:
+def thumbnail(
+    source: Source, max_side: int = 1024, window: tuple[Span, Span] | None = None
+) -> np.ndarray:
     """Every n-th pixel of the first image, ``(height, width, 3)`` in [0, 1], for pictures.
 
     Of a volume the middle slice, of a signal one row.  Values outside [0, 1] are rescaled.
+    ``window`` picks rows and columns; then each axis has its own n.
 
     >>> thumbnail(SyntheticSource((1, 1, 3000, 65536)), max_side=256).shape
     (12, 256, 3)
@@ -148,15 +151,18 @@ def thumbnail(source: Source, max_side: int = 1024) -> np.ndarray:
     source = source.source if isinstance(source, Repeated) else source
     height, width = (1, *source.shape[2:])[-2:]
     ahead = [(n // 2, n // 2 + 1) for n in source.shape[2:-2]]
-    step = math.ceil(max(height, width) / max_side)
+    rows, columns = window or ((0, height), (0, width))
+    across, down = (math.ceil(length(span) / max_side) for span in (columns, rows))
+    if window is None:
+        across = down = max(across, down)
     # a row read of a compressed TIFF decodes a whole row of tiles: take all that one holds at once
     chunk = min(getattr(source, "chunk_rows", 1), max(1, 2**24 // width))
     strips = []
-    for _, group in groupby(range(0, height, step), lambda y: y // chunk):
+    for _, group in groupby(range(*rows, down), lambda y: y // chunk):
         first, *others = group
-        rows = [(first, (others or [first])[-1] + 1)] if len(source.shape) > 3 else []
-        strip = source.read(Region(((0, 1), *ahead, *rows, (0, width))))
-        strips.append(strip.reshape(source.shape[1], -1, width)[:, ::step, ::step])
+        read = [(first, (others or [first])[-1] + 1)] if len(source.shape) > 3 else []
+        strip = source.read(Region(((0, 1), *ahead, *read, columns)))
+        strips.append(strip.reshape(source.shape[1], -1, length(columns))[:, ::down, ::across])
     picture = np.concatenate(strips, axis=1)
     picture = np.moveaxis(picture[[0, 1, 2] if len(picture) > 2 else [0, 0, 0]], 0, -1)
     low, high = picture.min(), picture.max()
@@ -167,8 +173,8 @@ def thumbnail(source: Source, max_side: int = 1024) -> np.ndarray:
 
 def _open_path(path: str | Path, channels: int, size: tuple[int, ...] | None) -> Source:
     name = Path(path).name
-    if isinstance(path, str) and path in _samples():
-        path = _samples()[path]
+    if isinstance(path, str) and path in samples():
+        path = samples()[path]
     elif isinstance(path, str) and not Path(path).exists() and path.isidentifier():
         from skimage import data
 
@@ -200,9 +206,9 @@ def _hint(path: str | Path) -> str:
     """What a name that is no file may have meant."""
     if len(Path(path).parts) != 1:
         return ""
-    samples = _samples()
-    near = difflib.get_close_matches(Path(path).stem, samples, n=3)
-    near = f"did you mean {' or '.join(near)}?" if near else f"they are {', '.join(samples)}"
+    known = samples()
+    near = difflib.get_close_matches(Path(path).stem, known, n=3)
+    near = f"did you mean {' or '.join(near)}?" if near else f"they are {', '.join(known)}"
     return f", and no sample of that name: {near}"
 
 
@@ -224,7 +230,7 @@ def _pillow(path: str, name: str, channels: int) -> ArraySource:
     return ArraySource(batched(array, layout), name)
 
 
-def _samples() -> dict[str, Path]:
+def samples() -> dict[str, Path]:
     """The images that lie inside the installed scikit-image."""
     (package,) = importlib.util.find_spec("skimage").submodule_search_locations
     found = {

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
 
 from . import models, weights
+from .capture import capture
+from .cards import Card, Table
+from .graph import Graph
 from .region import Tiling, grid_of
 from .values import PRECISIONS, OptionError, blocks_fused, precision, shapes, whole_numbers
 
@@ -221,6 +224,46 @@ class Job:
         path = self.weights_file
         return weights.ready(source, self.dtype, path and weights.read_checkpoint(path), path)
 
+    @cached_property
+    def graph(self) -> Graph:
+        """The network as operator calls, captured without memory for the job's shape and type.
+
+        Raises
+        ------
+        CaptureError
+            If that is not possible.
+        """
+        if self._built_in and isinstance(self.shapes, tuple):
+            return _built_in_graph(*(getattr(self, n) for n in _NETWORK), self.shapes, self.dtype)
+        return capture(self.skeleton, self.shapes, self.dtype)
+
+    def replace(self, **changes: Any) -> Self:
+        """The same job but for some options.
+
+        What the change does not touch is not done again: with another split, the network is
+        neither built nor captured anew, so the next plan takes a fraction of a second.
+
+        Examples
+        --------
+        >>> job = Job("resnet29_v2", image_size=97, batch_size=1)
+        >>> job.replace(num_spatial_parts=9)
+        Job('resnet29_v2', batch_size=1, num_spatial_parts=9, image_size=97)
+        """
+        job = dataclasses.replace(self, **changes)
+        network = [(*(getattr(j, name) for name in _NETWORK), j.seed) for j in (self, job)]
+        if network[0] != network[1]:
+            return job
+        weighed = [(j.dtype, j.weights_file) for j in (self, job)]
+        shaped = [(j.shapes, j.dtype) for j in (self, job)]
+        for name, stays in (
+            ("skeleton", True),
+            ("module", weighed[0] == weighed[1]),
+            ("graph", shaped[0] == shaped[1]),
+        ):
+            if stays and name in self.__dict__:
+                job.__dict__[name] = self.__dict__[name]
+        return job
+
     @property
     def weights_file(self) -> Path | None:
         """The checkpoint that is read, if any: the one named, else the default where it exists."""
@@ -296,12 +339,7 @@ class Job:
             torch.manual_seed(self.seed)
             if not self._built_in:
                 return weights.call_factory(self.model)
-            return models.build(
-                self.model,
-                num_classes=self.num_classes,
-                num_layers=self.num_layers,
-                num_filters=self.num_filters,
-            )
+            return _built_in(*(getattr(self, name) for name in _NETWORK))
 
     def values(self) -> dict[str, Any]:
         """Every option by name."""
@@ -311,10 +349,30 @@ class Job:
         """Options that differ from their defaults, by name."""
         return {o.name: v for o in options() if (v := getattr(self, o.name)) != o.default}
 
+    @property
+    def card(self) -> Card:
+        """The network, its input and the split, and every option that was given."""
+        sizes = "×".join(map(str, self.input_shape))
+        facts = [("network", self.name), ("input", sizes), ("weights", self.weights_origin)]
+        grids = ["×".join(map(str, t.grid[1:])) for t in self.tilings]
+        tiled = self.spatial_size
+        facts += [
+            (f"stage {k}", f"{grid} tiles" if k < tiled else "whole")
+            for k, grid in enumerate(grids)
+        ]
+        texts = {o.name: o.metadata["help"] for o in options()}
+        facts += [(name, f"{value} ({texts[name]})") for name, value in self.given().items()]
+        return Card("Job", [Table(("", ""), facts)])
+
+    def _repr_html_(self) -> str:
+        return self.card.html
+
     def __repr__(self) -> str:
         given = "".join(f", {name}={value!r}" for name, value in self.given().items())
         return f"Job({self.name!r}{given})"
 
+
+_NETWORK = ("model", "num_classes", "num_layers", "num_filters")
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -326,3 +384,17 @@ def _field(name: str) -> dataclasses.Field:
 def options() -> list[dataclasses.Field]:
     """The table: every field of `Job` that is an option."""
     return [f for f in dataclasses.fields(Job) if "help" in f.metadata]
+
+
+def _built_in(model: str, classes: int, layers: int, filters: int) -> nn.Module:
+    return models.build(model, num_classes=classes, num_layers=layers, num_filters=filters)
+
+
+@lru_cache(maxsize=8)
+def _built_in_graph(
+    model: str, classes: int, layers: int, filters: int, shapes: tuple, dtype: torch.dtype
+) -> Graph:
+    """A built-in network is the same whenever it is asked for: it is captured once."""
+    with torch.device("meta"):
+        network = _built_in(model, classes, layers, filters)
+    return capture(network, shapes, dtype)

@@ -109,6 +109,7 @@ class Plan:
                     f" micro-batch has only {min(self.batches)} of the {batch} images: use fewer"
                     " parts or a larger batch"
                 )
+        self._spans_needed: dict[str, dict[tuple, Span]] = defaultdict(dict)
         self.host = Team((HOST,), Tiling.even((1,) * len((batch, *extent))))
         self.layouts: dict[tuple[int, int], Layout] = {}
         self.exchanges: dict[int, tuple[Exchange, ...]] = {}
@@ -234,15 +235,15 @@ class Plan:
             nodes=stage.nodes,
             weights=stage.weights,
             batches=self.batches,
-            order=self._order(stage),
+            order=self.order(stage),
             programs={images: self.program(rank, images) for images in set(self.batches)},
             imports=self._imports(stage),
             ruled=self._ruled(stage),
             dtype=self.graph.dtype,
         )
 
-    def _order(self, stage: Stage) -> tuple[int, ...]:
-        """The clock table's row of a stage."""
+    def order(self, stage: Stage) -> tuple[int, ...]:
+        """The clock table's row of a stage: its micro-batches in the order of execution."""
         clock = forward_clock(len(self.batches), len(self.stages))
         return tuple(part for tick in clock for part, index in tick if index == stage.index)
 
@@ -303,11 +304,17 @@ class Plan:
         return Program(tuple(steps))
 
     def _needs(self, node: Node, region: Region) -> tuple[Region, ...]:
-        rule = rule_of(node)
-        return tuple(
-            Region(tuple(needed(rule, index, axis, span) for axis, span in enumerate(region.spans)))
-            for index in range(len(node.operands))
-        )
+        """What a region of a call reads of its operands; ranks of a row or column share spans."""
+        rule, known = rule_of(node), self._spans_needed[node.name]
+        found = []
+        for index in range(len(node.operands)):
+            spans = []
+            for key in ((index, axis, span) for axis, span in enumerate(region.spans)):
+                if key not in known:
+                    known[key] = needed(rule, *key)
+                spans.append(known[key])
+            found.append(Region(tuple(spans)))
+        return tuple(found)
 
     def tile_region(self, rank: int) -> Region:
         """The region of its stage's first input that a rank owns."""

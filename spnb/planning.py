@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import survey
+from . import overview
 from .balance import shape_text, stage_blocks
-from .capture import capture
 from .images import open_source
 from .layout import PlanError
+from .machine import CORE, Machine
 from .options import Job
 from .plan import Plan
+from .simulate import Simulation, simulate
 from .sources import RowSource, Source
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class JobPlan(Plan):
                     f"stage {stage}: an image of {shape_text(sizes)} pixels cannot be cut into"
                     f" {shape_text(tiling.grid[1:])} tiles: use fewer tiles or a larger image"
                 )
-        graph = capture(job.skeleton, job.shapes, job.dtype)
+        graph = job.graph
         cut_batch = job.parts > 1 or job.local_DP > 1
         balance = stage_blocks(graph, tilings, cut_batch, job.balance, job.allow_gather)
         super().__init__(graph, tilings, balance, job.parts, job.fused, job.home)
@@ -132,8 +133,65 @@ class JobPlan(Plan):
 
         return plots.plan_tiles(self, self.open(image), stage, ax)
 
+    def plot_halo(
+        self, rank: int = 0, image: Any = None, layer: str | None = None, ax: Axes | None = None
+    ) -> Axes:
+        """Draw the halo of one rank, enlarged, coloured by the neighbour that owns each part.
+
+        Parameters
+        ----------
+        rank
+            Whose halo.
+        image
+            What `open` takes, to see its pixels.
+        layer
+            Whose result is exchanged; by default the widest halo of the rank's stage.
+        ax
+            Where to draw.
+
+        Raises
+        ------
+        ValueError
+            If the rank's stage has no such halo.
+        """
+        from . import plots
+
+        return plots.plan_halo(self, rank, None if image is None else self.open(image), layer, ax)
+
+    def plot_clock(self, ax: Axes | None = None) -> Axes:
+        """Draw which micro-batch is in which stage at which tick."""
+        from . import plots
+
+        return plots.clock(len(self.batches), len(self.stages), ax)
+
+    def plot_traffic(self, ax: Axes | None = None) -> Axes:
+        """Draw the bytes that each rank sends to each other in one pass over the batch."""
+        from . import plots
+
+        return plots.traffic(self, ax)
+
+    def plot_memory(self, ax: Axes | None = None) -> Axes:
+        """Draw what each rank will hold at most, against the need of the untiled network."""
+        from . import plots
+
+        return plots.memory(self, ax=ax)
+
+    def simulate(self, machine: Machine = CORE) -> Simulation:
+        """Run the plan on a clock: what it would take on such a machine, with no rank started.
+
+        Examples
+        --------
+        >>> job = Job("resnet29_v2", image_size=2048, batch_size=1, num_spatial_parts=64)
+        >>> JobPlan(job).simulate().speedup > 8
+        True
+        """
+        return simulate(self, machine)
+
     def __repr__(self) -> str:
-        return survey.describe(self, self.job.name)
+        return overview.describe(self, self.job.name).text
+
+    def _repr_html_(self) -> str:
+        return overview.describe(self, self.job.name).html
 
 
 def plan(job: Job) -> JobPlan:

@@ -6,14 +6,17 @@ On an engine ``spnb.here`` is this rank; the functions below are what a cluster 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from . import memory
 from .axes import Axes
+from .cards import Card, Table, stage_grid
 from .exchange import Exchange, Spans, region_at
 from .program import Part
 from .region import Region
@@ -22,7 +25,7 @@ from .sources import Source
 from .store import Store
 from .trace import Event
 from .transport import Transport
-from .worker import Piece, Worker, cut
+from .worker import Piece, Tell, Worker, cut
 
 SMALL = 1 << 20
 """Output pieces of a rank up to this many bytes come back with its report."""
@@ -34,6 +37,12 @@ SAVE_TAG = CELL_TAG + 1
 """Of exchanges before an output is written, one for each micro-batch."""
 
 
+def read_tensor(source: Source, region: Region, dtype: torch.dtype) -> torch.Tensor:
+    """A region of an image, as the network takes it."""
+    array = np.require(source.read(region), requirements="W")  # torch warns of what is read-only
+    return torch.from_numpy(array).to(dtype)
+
+
 @dataclass
 class Report:
     """What a rank tells of one run."""
@@ -42,7 +51,7 @@ class Report:
     stage: int
     tile: int
     events: list[Event]
-    peak_memory_bytes: int
+    peak_memory_bytes: int  # growth of its process; 0 where that is not known
     pieces: list[Piece] | None = field(repr=False)
 
     @property
@@ -101,6 +110,56 @@ class Here:
         """The region of the stage's first input that it owns, over ``(batch, *spatial)``."""
         return self.plan and self.plan.region
 
+    @property
+    def neighbours(self) -> dict[str, int]:
+        """Ranks of the tiles around its own, by direction: ``{"right": 1, "down": 2, …}``."""
+        team = self._loaded().home
+        mine, found = team.position(self.plan.rank), {}
+        words = (("front", "back"), ("up", "down"), ("left", "right"))[-(len(mine) - 1) :]
+        for steps in itertools.product((-1, 0, 1), repeat=len(mine) - 1):
+            place = (mine[0], *(k + step for k, step in zip(mine[1:], steps, strict=True)))
+            inside = all(0 <= k < n for k, n in zip(place, team.tiling.grid, strict=True))
+            if any(steps) and inside:
+                names = (pair[step > 0] for pair, step in zip(words, steps, strict=True) if step)
+                found["-".join(names)] = team.rank_at(place)
+        return found
+
+    def plot(self, x: torch.Tensor | None = None, ax: Any = None) -> Any:
+        """Draw this rank's tile and the widest halo that it receives; see `spnb.plots.halo`.
+
+        Parameters
+        ----------
+        x
+            Pixels to show: this rank's tile of the stage's input grown by the halo,
+            ``(batch, channels, height, width)``, as `exchange` gives it.
+        ax
+            Where to draw.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ValueError
+            If no other tile gives this rank a halo, or its space has not two axes.
+        """
+        from . import plots
+
+        return plots.rank_halo(self._loaded(), x, ax)
+
+    @property
+    def card(self) -> Card:
+        """Who it is, what it owns, its neighbours, and its stage's ranks."""
+        if self.plan is None:
+            return Card(str(self))
+        facts = [("owns", str(self.region)), ("operators", str(len(self.plan.nodes)))]
+        facts += [(f"{where} of it", f"rank {rank}") for where, rank in self.neighbours.items()]
+        return Card(str(self), [Table(("", ""), facts)], [stage_grid(self.stage, self.plan.home)])
+
+    def _repr_html_(self) -> str:
+        return self.card.html
+
     def __repr__(self) -> str:
         if self.plan is None:
             return "spnb.here: no plan is loaded on this rank"
@@ -134,12 +193,12 @@ class Here:
         self,
         sources: Mapping[str, Source],
         run: int = 0,
-        each: Callable[[int], None] = lambda done: None,
+        tell: Tell = lambda done, share: None,
     ) -> Report:
         """Run the network on a source for each input; every rank of the plan must be called."""
         part, worker = self._loaded(), self.worker
         memory.restart_peak()
-        outcome = worker.infer(lambda name, region: self._read(sources[name], region), each)
+        outcome = worker.infer(lambda name, region: self._read(sources[name], region), tell)
         self.outputs[run] = outcome.pieces
         size = sum(p.tensor.numel() * p.tensor.element_size() for p in outcome.pieces)
         pieces = outcome.pieces if size <= SMALL else None
@@ -251,7 +310,7 @@ class Here:
         raise ValueError(f"stage {self.stage} reads the image itself, and forward has none for it")
 
     def _read(self, source: Source, region: Region) -> torch.Tensor:
-        return torch.from_numpy(source.read(region)).to(self._loaded().dtype)
+        return read_tensor(source, region, self._loaded().dtype)
 
     def _loaded(self) -> Part:
         if self.plan is None:

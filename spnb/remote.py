@@ -7,6 +7,7 @@ notebook's own process is no MPI rank.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from .sources import Source
 from .store import Store
 from .weights import read_weights
 from .worker import Piece
+
+TELL_EACH = 0.2  # seconds between two words on how far a run is
 
 _transport: Any = None
 
@@ -44,15 +47,29 @@ def load(part: Part | None, weights: Path | Mapping[str, torch.Tensor] | None) -
         return
     _transport.num_ranks = part.num_ranks
     here.load(part, read_weights(weights) if isinstance(weights, Path) else weights, _transport)
+    _publish({"loaded": 1})
 
 
 def infer(sources: Mapping[str, Source], run: int, released: Sequence[int]) -> Report:
     """Run; the outputs of runs that nobody asks for any more are dropped."""
-    from ipyparallel.datapub import publish_data
-
     for old in released:
         here.outputs.pop(old, None)
-    return here.infer(sources, run, lambda done: publish_data({"run": run, "done": done}))
+    last = -TELL_EACH
+
+    def tell(done: int, share: float) -> None:
+        nonlocal last
+        if share == 1.0 or time.monotonic() - last > TELL_EACH:
+            last = time.monotonic()
+            _publish({"run": run, "done": done, "share": share})
+
+    return here.infer(sources, run, tell)
+
+
+def _publish(data: dict[str, float]) -> None:
+    """Let the caller see how far this rank is; what was said before is forgotten."""
+    from ipyparallel.datapub import publish_data
+
+    publish_data(data)
 
 
 def fetch(run: int) -> list[Piece]:

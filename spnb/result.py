@@ -13,13 +13,14 @@ import torch
 from torch.utils import _pytree as pytree
 
 from . import plots, trace
+from .axes import Axes as ValueAxes
+from .cards import Card, Table, counted, shortened, size_text, time_text
 from .node import Ref, Weight
 from .planning import JobPlan
-from .rank import Report
+from .rank import Report, read_tensor
 from .region import Region
 from .sources import Source
 from .store import Store
-from .survey import counted
 from .weights import tensors_of
 from .worker import Piece
 
@@ -156,18 +157,22 @@ class Result:
         ValueError, FileExistsError
             If the format is unknown, there are several outputs, or the file is there already.
         """
-        graph, named = self.plan.graph, self.named_outputs
+        graph, value = self.plan.graph, self._value_of(output)
+        store = Store(Path(path).absolute(), graph.axes[value], graph.dtype_of(value))
+        store.create(overwrite)
+        self._save(self.plan.maker_of(value).team.ranks, value, store)
+        return store.path
+
+    def _value_of(self, output: int | str | None) -> str:
+        """The value of an output; None for the only one."""
+        named = self.named_outputs
         if output is None and len(named) == 1:
             output = 0
         known = {**named, **dict(enumerate(named.values()))}
         if output not in known:
             given = "" if output is None else f"there is no output {output!r}: "
             raise ValueError(f"{given}say which of {len(named)} outputs: {', '.join(named)}")
-        value = known[output]
-        store = Store(Path(path).absolute(), graph.axes[value], graph.dtype_of(value))
-        store.create(overwrite)
-        self._save(self.plan.maker_of(value).team.ranks, value, store)
-        return store.path
+        return known[output]
 
     @cached_property
     def named_outputs(self) -> dict[str, str]:
@@ -185,7 +190,7 @@ class Result:
         """What the network gives for the same image, run as a whole in this process."""
         graph, job = self.plan.graph, self.plan.job
         wholes = (
-            torch.from_numpy(source.read(Region.whole(graph.extent(name)))).to(graph.dtype)
+            read_tensor(source, Region.whole(graph.extent(name)), graph.dtype)
             for name, source in self.sources.items()
         )
         with torch.inference_mode():
@@ -244,6 +249,47 @@ class Result:
         """Draw what each rank did when; see `spnb.plots.timeline`."""
         return plots.timeline(self.timings, ax=ax)
 
+    def plot_layers(self, ax: Axes | None = None) -> Axes:
+        """Draw where the time of all ranks went, by layer; see `spnb.plots.layers`."""
+        return plots.layers(self.timings, ax=ax)
+
+    def plot_memory(self, ax: Axes | None = None) -> Axes:
+        """Draw what each rank held at most, as planned and as measured; see `spnb.plots.memory`."""
+        measured = {report.rank: report.peak_memory_bytes for report in self.reports}
+        known = measured if all(measured.values()) else None
+        return plots.memory(self.plan, known, ax=ax)
+
+    def plot_difference(self, output: int | str | None = None, ax: Axes | None = None) -> Axes:
+        """Draw where an output differs from the untiled run's; see `spnb.plots.difference`.
+
+        Parameters
+        ----------
+        output
+            Which one, where the network returns several: its number or its key.
+        ax
+            Where to draw.
+        """
+        value = self._value_of(output)
+        number = [getattr(leaf, "value", None) for leaf in self.plan.graph.returned].index(value)
+        tiled, untiled = (
+            pytree.tree_leaves(whole)[number] for whole in (self.output, self.untiled_output)
+        )
+        graph, maker = self.plan.graph, self.plan.maker_of(value)
+        error = (tiled.double() - untiled.double()).abs()
+        tiles = None
+        if graph.axes[value] == ValueAxes.image(tuple(tiled.shape)) and tiled.ndim >= 4:
+            error = error.amax(tuple(range(tiled.ndim - 2)))
+            own = self.plan.layouts[maker.index, self.plan.batches[0]].own[value][-2:]
+            tiles = [Region((row, column)) for row in own[0] for column in own[1]]
+        else:
+            error = error.reshape(-1, error.shape[-1] if error.ndim else 1)
+        scale, tolerance = float(untiled.double().abs().max()), TOLERANCES[graph.dtype]
+        return plots.difference(error.numpy(), scale, tolerance, tiles, ax)
+
+    def to_chrome_trace(self, path: str | Path) -> Path:
+        """Write every event as JSON that Perfetto (ui.perfetto.dev) and Chrome's tracing open."""
+        return trace.to_chrome(self.timings, path)
+
     def report(self) -> dict[str, Any]:
         """Every figure of the run, ready for JSON."""
         job = self.plan.job
@@ -255,7 +301,9 @@ class Result:
             "per_rank": [report.figures for report in self.reports],
         }
 
-    def __repr__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """What was run on what, and how fast, in a line."""
         b, _, *space = self.source.shape
         size = "×".join(map(str, space))
         return (
@@ -263,3 +311,30 @@ class Result:
             f" ({self.source.name}), {self.plan.num_ranks} ranks:"
             f" {self.seconds['step']:.3g} s, {self.images_per_second:.3g} images/s"
         )
+
+    @property
+    def card(self) -> Card:
+        """The summary, and the figures of each rank (of many, the first and the last)."""
+        headings = ("rank", "stage", "messages", "sent", "compute", "exchange", "wait", "memory")
+        rows = []
+        for report in shortened(self.reports, 16):
+            if report is None:
+                rows.append(("…",) * len(headings))
+                continue
+            f = report.figures
+            exchange = f["pack_s"] + f["unpack_s"]
+            rows.append(
+                (
+                    *(str(f[name]) for name in ("rank", "stage", "messages")),
+                    size_text(f["bytes_sent"]),
+                    *map(time_text, (f["compute_s"], exchange, f["wait_s"])),
+                    size_text(f["peak_memory_bytes"]) if f["peak_memory_bytes"] else "–",
+                )
+            )
+        return Card(self.summary, [Table(headings, rows)])
+
+    def __repr__(self) -> str:
+        return self.card.text
+
+    def _repr_html_(self) -> str:
+        return self.card.html

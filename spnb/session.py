@@ -89,6 +89,11 @@ class Session(ABC):
             weakref.finalize(found, written.unlink, missing_ok=True)
         return found
 
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return not self._clean.alive
+
     def stop(self) -> None:
         """Give back what the session holds; safe to call again."""
         self._clean()
@@ -100,7 +105,7 @@ class Session(ABC):
         self.stop()
 
     def _require_open(self) -> None:
-        if not self._clean.alive:
+        if self.stopped:
             raise RuntimeError(f"this {type(self).__name__} is stopped: make a new one")
 
     def _weights_file(self, plan: JobPlan, stage: int) -> Path:
@@ -160,6 +165,7 @@ class InProcess(Session):
         reports = World(self.plan.num_ranks, self.deadline).run(work)
         for report, here in zip(reports, self._ranks, strict=True):
             report.pieces = here.outputs[run]  # no need to leave them behind: one process
+            report.peak_memory_bytes = 0  # not known: all ranks share the process
         return reports
 
     def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,3 +81,38 @@ def table(events: Iterable[tuple[int, int, Iterable[Event]]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=["rank", "stage", *Event._fields])
     frame.insert(8, "seconds", frame.stop - frame.start)
     return frame.sort_values(["rank", "start"], ignore_index=True)
+
+
+def to_chrome(timings: pd.DataFrame, path: str | Path) -> Path:
+    """Write events in the Trace Event Format, which Perfetto and Chrome's tracing read.
+
+    A stage is a process there and a rank a thread of it; times are in microseconds.
+
+    Parameters
+    ----------
+    timings
+        Events as `table` gives them.
+    path
+        The JSON file.
+    """
+    named: list[dict[str, Any]] = []
+    for rank, stage in timings[["rank", "stage"]].drop_duplicates().itertuples(index=False):
+        whom = {"ph": "M", "pid": int(stage), "tid": int(rank)}
+        named.append({**whom, "name": "process_name", "args": {"name": f"stage {stage}"}})
+        named.append({**whom, "name": "thread_name", "args": {"name": f"rank {rank}"}})
+    spans = [
+        {
+            "ph": "X",
+            "name": e.what if e.kind == "compute" else f"{e.kind} {e.what}",
+            "cat": e.kind,
+            "pid": e.stage,
+            "tid": e.rank,
+            "ts": e.start * 1e6,
+            "dur": e.seconds * 1e6,
+            "args": {"layer": e.layer, "micro-batch": e.micro_batch, "bytes": e.bytes},
+        }
+        for e in timings.itertuples()
+    ]
+    path = Path(path)
+    path.write_text(json.dumps({"traceEvents": [*named, *spans], "displayTimeUnit": "ms"}))
+    return path

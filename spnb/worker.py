@@ -10,6 +10,7 @@ import torch
 
 from .axes import Axes
 from .exchange import HOST, Exchange, region_at
+from .machine import CORE
 from .node import Node
 from .program import Compute, Free, Part, Receive, Send, receive_step
 from .region import Region
@@ -19,6 +20,9 @@ from .transport import PeerFailed, Transport
 
 Read = Callable[[str, Region], torch.Tensor]
 """Reads a region, over the batch and space of the whole batch, of one of the network's inputs."""
+
+
+Tell = Callable[[int, float], None]
 
 
 class RankError(RuntimeError):
@@ -59,17 +63,18 @@ class Worker:
         self.part, self.weights, self.transport = part, weights, transport
         self.rules = [rule_of(node) for node in part.nodes]
         self.paths = {node.name: node.path for node in part.nodes}
+        self.costs = [CORE.seconds(node) for node in part.nodes]
 
     @torch.inference_mode()
-    def infer(self, read: Read, each: Callable[[int], None] = lambda done: None) -> Outcome:
+    def infer(self, read: Read, tell: Tell = lambda done, share: None) -> Outcome:
         """Run the stage over all micro-batches.
 
         Parameters
         ----------
         read
             Where the image comes from.
-        each
-            Called with the number of micro-batches done, after each.
+        tell
+            Called after each operator with the micro-batches done, and the share of all work done.
 
         Raises
         ------
@@ -79,11 +84,11 @@ class Worker:
             If another rank fails.
         """
         self.transport.barrier()
-        run = _Run(self, read)
+        run = _Run(self, read, tell)
         try:
-            for done, number in enumerate(self.part.order):
+            for number in self.part.order:
                 run.micro_batch(number)
-                each(done + 1)
+                run.told(1)
             self.transport.flush()
         except PeerFailed:
             raise
@@ -112,8 +117,10 @@ class Worker:
 class _Run:
     """State of one pass: the values in hand, each with the region it covers."""
 
-    def __init__(self, worker: Worker, read: Read | None):
+    def __init__(self, worker: Worker, read: Read | None, tell: Tell = lambda done, share: None):
         self.worker, self.read, self.transport = worker, read, worker.transport
+        self.tell, self.done, self.cost_done = tell, 0, 0.0
+        self.cost_of_all = sum(worker.costs) * len(worker.part.batches) or 1.0
         self.recorder = Recorder()
         self.held: dict[str, tuple[Any, Region]] = {}
         self.pieces: list[Piece] = []
@@ -132,6 +139,14 @@ class _Run:
         self.at = node.label
         with self.recorder.span("compute", node.path, node.kind):
             self.held[node.name] = (self._value(step, node), step.region)
+
+        self.told(0, self.worker.costs[step.node])
+
+    def told(self, done: int, cost: float = 0.0) -> None:
+        """Note work that is done, and tell of it."""
+        self.done, self.cost_done = self.done + done, self.cost_done + cost
+        finished = self.done == len(self.worker.part.batches)
+        self.tell(self.done, 1.0 if finished else self.cost_done / self.cost_of_all)
 
     def _value(self, step: Compute, node: Node) -> Any:
         if step.region.empty:  # only padding is read here further on, or nothing at all

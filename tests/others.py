@@ -19,7 +19,8 @@ from networks import randomize
 from torch import nn
 
 import spnb
-from spnb.survey import size_text, traffic
+from spnb.cards import size_text
+from spnb.survey import traffic
 
 HIDDEN = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
 WINDOWS = {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 2]}

@@ -12,8 +12,9 @@ from torch import nn
 
 import spnb
 from spnb import trace
+from spnb.halos import widest_halo
 from spnb.result import CheckFailed
-from spnb.survey import traffic, widest_halo
+from spnb.survey import traffic
 
 plt.switch_backend("Agg")
 

@@ -1,8 +1,4 @@
-"""Pictures: each function takes and returns matplotlib `Axes`.
-
-Colours are safe for colour-blind eyes (the palette of Okabe & Ito, *Color universal design*, 2008)
-and differ in lightness too, for print.
-"""
+"""Tiles and halo bands, over the image."""
 
 from __future__ import annotations
 
@@ -11,27 +7,16 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from .exchange import Team
-from .images import thumbnail
-from .plan import Plan
-from .sources import Source
-from .survey import Halo, widest_halo
-
-TILE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")
-KIND = {
-    "compute": "#56B4E9",
-    "read": "#CC79A7",
-    "pack": "#E69F00",
-    "wait": "#D9D9D9",
-    "unpack": "#0072B2",
-}
-
+from ..exchange import Team
+from ..halos import Halo, widest_halo
+from ..images import thumbnail
+from ..plan import Plan
+from ..sources import Source
+from .colours import TILE, colour_of
 
 SEEN = 0.012
 """Share of the image's longer side that a halo is drawn with at least, to be seen at all."""
@@ -70,7 +55,7 @@ def tiles(
     Parameters
     ----------
     halo
-        What the tiles own and need (see `spnb.survey.widest_halo`).
+        What the tiles own and need (see `spnb.halos.widest_halo`).
     size
         Height and width of the image in pixels.
     picture
@@ -90,7 +75,7 @@ def tiles(
     widen = max(1.0, SEEN * max(size) / widest) if widest else 1.0
     team = halo.team
     tile_of = {rank: _tile(team, size, rank) for rank in team.ranks}
-    colour_of = {rank: TILE[_colour(team.position(rank)) % len(TILE)] for rank in team.ranks}
+    colours = {rank: colour_of(team, rank) for rank in team.ranks}
     for rank, tile in tile_of.items():
         own, need = halo.own(rank).spans[1:], halo.need(rank).spans[1:]
         grown = [
@@ -99,7 +84,7 @@ def tiles(
         ]
         for box in _bands(grown, tile):
             ax.add_patch(
-                _box(box, facecolor=colour_of[rank], alpha=0.65, hatch="//////", linewidth=0)
+                _box(box, facecolor=colours[rank], alpha=0.65, hatch="//////", linewidth=0)
             )
     for rank, tile in tile_of.items():
         ax.add_patch(_box(tile, fill=False, edgecolor="black", linewidth=1.8))
@@ -116,7 +101,7 @@ def tiles(
                 bbox={
                     "boxstyle": "round,pad=0.35",
                     "facecolor": "white",
-                    "edgecolor": colour_of[rank],
+                    "edgecolor": colours[rank],
                     "linewidth": 2.5,
                     "alpha": 0.9,
                 },
@@ -143,60 +128,9 @@ def tiles(
     return ax
 
 
-def timeline(timings: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw what each rank did when.
-
-    Parameters
-    ----------
-    timings
-        Events as `spnb.result.Result.timings` gives them.
-    ax
-        Where to draw; a new figure by default.
-    """
-    ranks = sorted(timings["rank"].unique())
-    row = {rank: k for k, rank in enumerate(ranks)}
-    if ax is None:
-        _, ax = plt.subplots(figsize=(8.0, 1.3 + 0.36 * len(ranks)), layout="constrained")
-    scale, unit = (1e3, "ms") if timings["stop"].max() < 10 else (1.0, "s")
-    for kind, colour in KIND.items():
-        chosen = timings[timings["kind"] == kind]
-        lines = [
-            ((start * scale, row[rank]), (stop * scale, row[rank]))
-            for rank, start, stop in zip(chosen["rank"], chosen.start, chosen.stop, strict=True)
-        ]
-        width = 9 if kind in ("compute", "wait") else 13
-        ax.add_collection(LineCollection(lines, colors=colour, linewidths=width, capstyle="butt"))
-    ax.set_xlim(0, timings["stop"].max() * scale)
-    ax.set_ylim(len(ranks) - 0.4, -0.6)
-    stages = dict(zip(timings["rank"], timings["stage"], strict=True))
-    ax.set_yticks(range(len(ranks)), [f"rank {r} (stage {stages[r]})" for r in ranks])
-    ax.set_xlabel(f"time since all ranks were ready ({unit})")
-    share = timings.groupby("kind")["seconds"].sum() / timings["seconds"].sum()
-    ax.legend(
-        handles=[
-            Patch(facecolor=colour, label=f"{kind} {share[kind]:.0%}")
-            for kind, colour in KIND.items()
-            if kind in share
-        ],
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        ncols=len(KIND),
-        frameon=False,
-        fontsize=9,
-    )
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    return ax
-
-
 def _tile(team: Team, size: tuple[int, int], rank: int) -> Box:
     """The rectangle of the image that a rank of the stage owns."""
     return team.tiling.region((1, *size), team.ranks.index(rank)).spans[1:]
-
-
-def _colour(position: tuple[int, ...]) -> int:
-    """Neighbours in a grid get different colours."""
-    return position[-1] % 2 + 2 * (position[-2] % 2) if len(position) > 2 else position[-1]
 
 
 Box = Sequence[tuple[float, float]]

@@ -1,0 +1,25 @@
+"""Pictures: each function takes ``ax=`` and returns matplotlib `Axes`.
+
+Colours are safe for colour-blind eyes (the palette of Okabe & Ito, *Color universal design*, 2008)
+and differ in lightness too, for print.  A tile has the same colour in every picture.
+"""
+
+from .difference import difference
+from .halo import halo, plan_halo, rank_halo
+from .loads import memory, traffic
+from .tiles import plan_tiles, tiles
+from .time import clock, layers, timeline
+
+__all__ = [
+    "clock",
+    "difference",
+    "halo",
+    "layers",
+    "memory",
+    "plan_halo",
+    "plan_tiles",
+    "rank_halo",
+    "tiles",
+    "timeline",
+    "traffic",
+]

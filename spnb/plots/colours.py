@@ -1,0 +1,26 @@
+"""What colour stands for what."""
+
+from __future__ import annotations
+
+from ..cards import TILE
+from ..exchange import Team
+
+__all__ = ["KIND", "TILE", "colour_of"]
+
+KIND = {
+    "compute": "#56B4E9",
+    "read": "#CC79A7",
+    "pack": "#E69F00",
+    "unpack": "#0072B2",
+    "hand-over": "#009E73",
+    "wait": "#BFBFBF",
+    "idle": "#EDEDED",
+}
+"""What a rank does; idle: it waits for the stage before its own."""
+
+
+def colour_of(team: Team, rank: int) -> str:
+    """A tile's colour: neighbours in a grid get different ones."""
+    *_, row, column = (0, *team.position(rank))
+    checkers = len(team.tiling.grid) > 2
+    return TILE[(column % 2 + 2 * (row % 2)) if checkers else column % len(TILE)]

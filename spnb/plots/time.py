@@ -1,0 +1,175 @@
+"""Where the time went, and where a pipeline's would go."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.patches import Patch, Rectangle
+
+from ..schedule import forward_clock
+from .colours import KIND, TILE
+
+MOST_RANKS = 64  # rows of a timeline; of more ranks, an even choice is drawn
+MOST_LAYERS = 20
+
+
+def timeline(timings: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw what each rank did when.
+
+    Packing and unpacking for the next stage is called hand-over, waiting for the stage before idle.
+
+    Parameters
+    ----------
+    timings
+        Events as `spnb.result.Result.timings` gives them.
+    ax
+        Where to draw; a new figure by default.
+    """
+    timings = timings.assign(kind=_kinds(timings))
+    ranks = sorted(timings["rank"].unique())
+    if len(ranks) > MOST_RANKS:
+        ranks = [ranks[k] for k in np.linspace(0, len(ranks) - 1, MOST_RANKS).round().astype(int)]
+    row = {rank: k for k, rank in enumerate(ranks)}
+    shown = timings[timings["rank"].isin(ranks)]
+    if ax is None:
+        height = 1.3 + max(0.36 * len(ranks) if len(ranks) <= 24 else 0.16 * len(ranks), 0.7)
+        _, ax = plt.subplots(figsize=(8.0, height), layout="constrained")
+    scale, unit = _unit(timings["stop"].max())
+    for kind, colour in KIND.items():
+        chosen = shown[shown["kind"] == kind]
+        lines = [
+            ((start * scale, row[rank]), (stop * scale, row[rank]))
+            for rank, start, stop in zip(chosen["rank"], chosen.start, chosen.stop, strict=True)
+        ]
+        thick = 13 if kind in ("pack", "unpack", "read", "hand-over") else 9
+        width = thick if len(ranks) <= 24 else thick * 0.45
+        ax.add_collection(LineCollection(lines, colors=colour, linewidths=width, capstyle="butt"))
+    ax.set_xlim(0, timings["stop"].max() * scale)
+    ax.set_ylim(len(ranks) - 0.4, -0.6)
+    stages = dict(zip(timings["rank"], timings["stage"], strict=True))
+    labels = [f"rank {r} (stage {stages[r]})" for r in ranks]
+    ax.set_yticks(range(len(ranks)), labels, fontsize=10 if len(ranks) <= 24 else 5)
+    ax.set_xlabel(f"time since all ranks were ready ({unit})")
+    share = timings.groupby("kind")["seconds"].sum() / timings["seconds"].sum()
+    _legend(ax, {kind: f"{kind} {share[kind]:.0%}" for kind in KIND if kind in share})
+    _open_frame(ax)
+    return ax
+
+
+def layers(timings: pd.DataFrame, ax: Axes | None = None, most: int = MOST_LAYERS) -> Axes:
+    """Draw where the time of all ranks went, by layer, in the order of the network.
+
+    Layers are drawn together, as modules that hold them, until there are few enough.
+
+    Parameters
+    ----------
+    timings
+        Events as `spnb.result.Result.timings` gives them.
+    ax
+        Where to draw; a new figure by default.
+    most
+        Layers, or modules of them, shown; where there are more, the others are one bar.
+    """
+    timings = timings.assign(kind=_kinds(timings), layer=_modules(timings.layer, most))
+    table = timings.pivot_table("seconds", "layer", "kind", "sum", sort=False).fillna(0.0)
+    kinds = [kind for kind in KIND if kind in table]
+    table = table[kinds]
+    working = table.drop(columns=["wait", "idle"], errors="ignore").sum(axis=1)
+    top = set(working.nlargest(most).index)
+    rest = table[~table.index.isin(top)]
+    table = table[table.index.isin(top)]
+    if len(rest):
+        table.loc[f"{len(rest)} others"] = rest.sum()
+    if ax is None:
+        _, ax = plt.subplots(figsize=(8.0, 1.4 + 0.26 * len(table)), layout="constrained")
+    scale, unit = _unit(table.sum(axis=1).max())
+    left = np.zeros(len(table))
+    for kind in kinds:
+        width = table[kind].to_numpy() * scale
+        ax.barh(range(len(table)), width, left=left, color=KIND[kind], height=0.75)
+        left += width
+    ax.set_yticks(range(len(table)), table.index, fontsize=9)
+    ax.invert_yaxis()
+    ax.set_xlabel(f"time, summed over ranks ({unit})")
+    _legend(ax, {kind: kind for kind in kinds})
+    _open_frame(ax)
+    return ax
+
+
+def clock(parts: int, stages: int, ax: Axes | None = None) -> Axes:
+    """Draw which micro-batch is in which stage at which tick.
+
+    Parameters
+    ----------
+    parts, stages
+        Number of micro-batches and of stages (see `spnb.schedule.forward_clock`).
+    ax
+        Where to draw; a new figure by default.
+    """
+    ticks = list(forward_clock(parts, stages))
+    if ax is None:
+        size = (min(12.0, 1.6 + 0.55 * len(ticks)), 1.1 + 0.5 * stages)
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+    for tick, tasks in enumerate(ticks):
+        for part, stage in tasks:
+            colour = TILE[part % len(TILE)]
+            ax.add_patch(
+                Rectangle((tick, stage - 0.45), 1, 0.9, facecolor=colour, edgecolor="white")
+            )
+            if parts <= 64:
+                ax.text(tick + 0.5, stage, str(part), ha="center", va="center", fontsize=10)
+    idle = 1 - parts / len(ticks)
+    ax.set_xlim(0, len(ticks))
+    ax.set_ylim(stages - 0.4, -0.6)
+    ax.set_yticks(range(stages), [f"stage {k}" for k in range(stages)])
+    ax.set_xlabel("tick")
+    ax.set_title(
+        f"{parts} micro-batch{'es' * (parts != 1)} through {stages}"
+        f" stage{'s' * (stages != 1)}: idle {idle:.0%}",
+        fontsize=10,
+    )
+    _open_frame(ax)
+    return ax
+
+
+def _kinds(timings: pd.DataFrame) -> pd.Series:
+    """What a picture calls each event."""
+    handed = timings["what"] == "hand-over"
+    kinds = timings["kind"].mask(handed & timings["kind"].isin(["pack", "unpack"]), "hand-over")
+    return kinds.mask(handed & (timings["kind"] == "wait"), "idle")
+
+
+def _modules(layers: pd.Series, most: int) -> pd.Series:
+    """Paths of layers, cut to as many names as leave at most so many."""
+    names = layers.replace("", "forward").str.split(".")
+    for depth in range(names.str.len().max(), 0, -1):
+        cut = names.str[:depth].str.join(".")
+        if cut.nunique() <= most:
+            break
+    return cut
+
+
+def _unit(longest: float) -> tuple[float, str]:
+    return (1e3, "ms") if longest < 10 else (1.0, "s")
+
+
+def _legend(ax: Axes, labels: dict[str, str]) -> None:
+    ax.legend(
+        handles=[
+            Patch(facecolor=KIND[kind], edgecolor="#999999", linewidth=0.4, label=label)
+            for kind, label in labels.items()
+        ],
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=4 if len(labels) > 5 else len(labels),
+        frameon=False,
+        fontsize=9,
+    )
+
+
+def _open_frame(ax: Axes) -> None:
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)

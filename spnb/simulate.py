@@ -1,0 +1,190 @@
+"""A plan on a clock: what each rank would do when, on a machine that is a few numbers.
+
+Every rank's program is run with durations in place of tensors.  A rank that waits is resumed by
+the message it waits for, so the simulation is also a proof: it ends only if every receive has its
+send, and no two ranks wait for each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from . import trace
+from .exchange import HOST
+from .layout import extent_in
+from .machine import CORE, Machine
+from .plan import Plan
+from .program import Compute, Receive, Send
+from .survey import untiled
+from .trace import Event
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+Key = tuple[int, int, int, int]
+"""Of a message: source, target, tag, micro-batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Simulation:
+    """What a plan would take, and when each rank would do what.
+
+    Attributes
+    ----------
+    plan, machine
+        What was simulated on what.
+    events
+        Of each rank, as a run records them.
+    """
+
+    plan: Plan
+    machine: Machine
+    events: tuple[tuple[Event, ...], ...]
+
+    @property
+    def seconds(self) -> float:
+        """From the start to the last event of any rank."""
+        return max((each[-1].stop for each in self.events if each), default=0.0)
+
+    @cached_property
+    def untiled_seconds(self) -> float:
+        """The same network and batch on one rank of the same machine."""
+        return simulate(untiled(self.plan), self.machine).seconds
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster than one rank."""
+        return self.untiled_seconds / self.seconds
+
+    @cached_property
+    def timings(self) -> pd.DataFrame:
+        """Every event of every rank, as `spnb.result.Result.timings` has them."""
+        ranks = enumerate(self.events)
+        return trace.table((rank, self.plan.stage_of(rank).index, each) for rank, each in ranks)
+
+    def plot_timeline(self, ax: Axes | None = None) -> Axes:
+        """Draw what each rank would do when; see `spnb.plots.timeline`."""
+        from . import plots
+
+        return plots.timeline(self.timings, ax=ax)
+
+    def __repr__(self) -> str:
+        ranks = self.plan.num_ranks
+        return (
+            f"Simulation: {self.seconds:.3g} s on {ranks} ranks, {self.untiled_seconds:.3g} s on"
+            f" one: {self.speedup:.3g} times as fast, {self.speedup / ranks:.0%} of {ranks}"
+        )
+
+
+def simulate(plan: Plan, machine: Machine = CORE) -> Simulation:
+    """Run a plan's programs on a clock.
+
+    Parameters
+    ----------
+    plan
+        For any number of ranks: a thousand take some seconds.
+    machine
+        What each rank has to itself.  Ranks that share cores take longer than this tells.
+
+    Examples
+    --------
+    >>> import spnb
+    >>> job = spnb.Job("resnet20_v1", image_size=256, batch_size=4, parts=4)
+    >>> run = simulate(spnb.plan(job))
+    >>> run.seconds < run.untiled_seconds
+    True
+    """
+    arrivals: dict[Key, float] = {}
+    waiting: dict[Key, int] = {}
+    ranks = [_Rank(plan, rank, machine) for rank in range(plan.num_ranks)]
+    runs = [rank.run(arrivals) for rank in ranks]
+    ready = deque(range(plan.num_ranks))
+    while ready:
+        rank = ready.popleft()
+        for sent, needed in runs[rank]:
+            if sent in waiting:
+                ready.append(waiting.pop(sent))
+            if needed is not None:
+                waiting[needed] = rank
+                break
+    assert not waiting, f"ranks {sorted(set(waiting.values()))} wait for messages nobody sends"
+    assert not arrivals, f"nobody receives the messages {sorted(arrivals)[:3]}"
+    return Simulation(plan, machine, tuple(tuple(rank.events) for rank in ranks))
+
+
+class _Rank:
+    """One rank on its clock."""
+
+    def __init__(self, plan: Plan, rank: int, machine: Machine):
+        self.plan, self.rank, self.machine = plan, rank, machine
+        self.stage = plan.stage_of(rank)
+        self.paths = {node.name: node.path for node in self.stage.nodes}
+        self.events: list[Event] = []
+        self.now = self.link_free = 0.0
+        self.number = 0
+
+    def run(self, arrivals: dict[Key, float]) -> Iterator[tuple[Key | None, Key | None]]:
+        """Yields each message that is sent, and each that must be there to go on."""
+        programs = {n: self._steps(n) for n in set(self.plan.batches)}
+        for number in self.plan.order(self.stage):
+            self.number = number
+            steps = programs[self.plan.batches[number]]
+            for kind, layer, what, seconds, size, messages in steps:
+                if kind == "wait":
+                    start = latest = self.now
+                    for source, tag in messages:
+                        key = (source, self.rank, tag, number)
+                        while key not in arrivals:
+                            yield None, key
+                        latest = max(latest, arrivals.pop(key))
+                    self._note("wait", layer, what, start, latest, size)
+                    continue
+                self._note(kind, layer, what, self.now, self.now + seconds, size)
+                if kind == "pack":
+                    ((target, tag),) = messages
+                    self.link_free = max(self.now, self.link_free) + size / self.machine.link
+                    key = (self.rank, target, tag, number)
+                    arrivals[key] = self.link_free + self.machine.latency
+                    yield key, None
+
+    def _note(self, kind: str, layer: str, what: str, start: float, stop: float, size: int) -> None:
+        self.events.append(Event(self.number, layer, kind, what, start, stop, size))
+        self.now = stop
+
+    def _steps(self, images: int) -> list[tuple[Any, ...]]:
+        """A program, reduced to what takes time."""
+        plan, machine, found = self.plan, self.machine, []
+        graph = plan.graph
+        for step in plan.program(self.rank, images).steps:
+            if isinstance(step, Compute):
+                node = self.stage.nodes[step.node]
+                share = step.region.size / math.prod(extent_in(graph, node.name, graph.batch))
+                seconds = machine.seconds(node, share) if share else 0.0
+                found.append(("compute", node.path, node.kind, seconds, 0, ()))
+                continue
+            if not isinstance(step, (Send, Receive)):
+                continue
+            layer = self.paths.get(step.value, step.value)
+            bytes_each = graph.channels(step.value) * graph.itemsize(step.value)
+            sizes = [(t, t.region.size * bytes_each) for t in step.transfers]
+            if isinstance(step, Send):
+                for t, size in sizes:
+                    if t.target != HOST:
+                        seconds, message = size / machine.memory, ((t.target, step.tag),)
+                        found.append(("pack", layer, step.kind, seconds, size, message))
+                continue
+            size = step.region.size * bytes_each
+            if any(t.source == HOST for t in step.transfers):
+                found.append(("read", layer, step.kind, size / machine.memory, size, ()))
+                continue
+            arriving = sum(size for _, size in sizes)
+            messages = tuple((t.source, step.tag) for t in step.transfers)
+            found.append(("wait", layer, step.kind, 0.0, arriving, messages))
+            found.append(("unpack", layer, step.kind, size / machine.memory, arriving, ()))
+        return found
