@@ -57,7 +57,7 @@ def add_image(parser: argparse.ArgumentParser) -> None:
         "--image",
         metavar="IMAGE",
         action="append",
-        help="PNG, JPEG, TIFF or npy file, or a sample such as retina (default: synthetic);"
+        help="PNG, JPEG, TIFF, npy or zarr file, or a sample such as retina (default: synthetic);"
         " sets --image-size, and --batch-size 1, where these are not given; a picture of"
         " another size is resized; given once for each input of the network",
     )

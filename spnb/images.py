@@ -32,6 +32,7 @@ from .sources import (
     reading,
 )
 from .tiff import TiffSource
+from .zarray import ZarrSource, is_zarr, stored_shape
 
 _ALIASES = {"cat": "chelsea", "clock": "clock_motion", "colorwheel": "color"}
 _ALIASES |= {"immunohistochemistry": "ihc", "checkerboard": "chessboard_GRAY"}
@@ -52,8 +53,8 @@ def open_source(
     ----------
     image
         None (synthetic noise), a `Source`, a numpy array or torch tensor, the path of a ``.npy``,
-        TIFF, PNG, JPEG or other file that Pillow reads, or the name of a sample inside scikit-image
-        ("retina", "astronaut", ...).
+        zarr, TIFF, PNG, JPEG or other file that Pillow reads, or the name of a sample inside
+        scikit-image ("retina", "astronaut", ...).
 
         An array has as many spatial axes as ``size``; with no ``size`` 1 in a 1-D array, 3 in a 5-D
         one, else 2.  No further axis: grey.  Two: ``(batch, channels, *spatial)``.  One: channels,
@@ -183,6 +184,8 @@ def _open_path(path: str | Path, channels: int, size: tuple[int, ...] | None) ->
                 f"the sample {path} is not a file inside scikit-image, and nothing is downloaded"
                 " here: give the path of an image, or a sample such as retina or astronaut"
             )
+    if is_zarr(path):
+        return ZarrSource(path, name, _layout(stored_shape(path), channels, size, name))
     try:
         path = located(path)
     except FileNotFoundError as error:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+import torch
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class, output_can_be_silenced
 from torch import nn
@@ -17,7 +19,7 @@ from .flags import BAD_INPUT
 from .images import samples
 from .options import Job
 from .planning import JobPlan, plan
-from .sources import Source, as_numpy
+from .sources import Source
 
 
 class _Parser(argparse.ArgumentParser):
@@ -184,7 +186,7 @@ class SpnbMagics(Magics):
         held = self._variable(name)
         if isinstance(held, (str, Path, Source, list, dict)):
             return held
-        return held if hasattr(held, "__array__") and as_numpy(held).ndim else name
+        return held if isinstance(held, (np.ndarray, torch.Tensor)) else name
 
     # --- flags and completion ---------------------------------------------------------------
 
@@ -217,7 +219,10 @@ class SpnbMagics(Magics):
         action = table.get(before[-1])
         if action is not None and action.nargs != 0:
             if action.dest == "image":
-                return [*samples(), *self._variables(lambda v: hasattr(v, "__array__"))]
+                return [
+                    *samples(),
+                    *self._variables(lambda v: isinstance(v, (np.ndarray, torch.Tensor))),
+                ]
             return list(map(str, action.choices or flags.choices(action.dest)))
         if symbol.startswith("-"):
             return list(table)
@@ -226,7 +231,10 @@ class SpnbMagics(Magics):
             known = [name for name, _ in models.names() if "<" not in name]
             return known + self._variables(lambda v: isinstance(v, (nn.Module, Job, JobPlan)))
         if {"image", "images"} & named:
-            return [*samples(), *self._variables(lambda v: hasattr(v, "__array__"))]
+            return [
+                *samples(),
+                *self._variables(lambda v: isinstance(v, (np.ndarray, torch.Tensor))),
+            ]
         return list(table)
 
     def _variables(self, fits: Callable[[Any], bool]) -> list[str]:

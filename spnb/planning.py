@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from .options import Job
 from .plan import Plan
 from .simulate import Simulation, simulate
 from .sources import RowSource, Source
+from .survey import Totals, totals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,6 +51,11 @@ class JobPlan(Plan):
         balance = stage_blocks(graph, tilings, cut_batch, job.balance, job.allow_gather)
         super().__init__(graph, tilings, balance, job.parts, job.fused, job.home)
         self.job = job
+
+    @cached_property
+    def totals(self) -> Totals:
+        """Exchanges, messages, bytes and work of all ranks in one pass over the batch."""
+        return totals(self)
 
     def open(self, image: Any = None) -> Source:
         """An image as a source that fits the plan: see `spnb.images.open_source`.

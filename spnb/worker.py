@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -179,7 +180,8 @@ class _Run:
         self.at = layer = self.worker.paths.get(step.value, step.value)
         from_host = [t for t in step.transfers if t.source == HOST]
         if from_host:
-            with self.recorder.span("read", layer, step.kind, 0):
+            size = math.prod(step.axes.local_shape(step.region)) * step.dtype.itemsize
+            with self.recorder.span("read", layer, step.kind, size):
                 image = self.read(step.value, self._in_batch(step.region, step.axes))
             self.held[step.value] = (image, step.region)
             return

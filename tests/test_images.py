@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -93,6 +94,11 @@ def test_array_and_npy(kind, tmp_path):
     assert source.name == "a.npy"
     reads_like(source, reference)
     assert len(pickle.dumps(source)) < 1000
+    if array.dtype.isnative:  # a zarr's chunks are little
+        zarr.create_array(tmp_path / "a.zarr", data=array, chunks=(16,) * array.ndim)
+        source = open_source(tmp_path / "a.zarr", channels=channels)
+        reads_like(source, reference)
+        assert len(pickle.dumps(source)) < 1000
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -109,6 +115,17 @@ def test_size_settles_what_the_axes_are():
     assert open_source(volume, size=(3, 8)).shape == (1, 3, 3, 8)
     reads_like(open_source(volume, size=(8, 3)), volume[None])
     assert open_source(np.zeros((2, 50)), size=(50,), channels=2).shape == (1, 2, 50)
+
+
+def test_zarr_groups_and_what_is_none(tmp_path):
+    group = zarr.open_group(tmp_path / "pyramid.zarr", mode="w")
+    group.create_array("level0", data=RGB)
+    with pytest.raises(ValueError, match=r"group of arrays \(level0\): name one"):
+        open_source(tmp_path / "pyramid.zarr")
+    reads_like(open_source(tmp_path / "pyramid.zarr" / "level0"), FIRST)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="is a folder"):
+        open_source(tmp_path / "empty")
 
 
 def test_fortran_order_npy(tmp_path):
