@@ -55,11 +55,14 @@ class Halo:
 
 
 def halos(plan: Plan, stage: int) -> list[Halo]:
-    """Every halo of a stage, in order of execution: of what it is given, then of what it makes."""
+    """Every halo of a stage, in order of execution: of what it is given, then of what it makes.
+
+    What tiles merge or gather whole is no halo.
+    """
     images, team = plan.batches[0], plan.stages[stage].team
     found = []
     for exchange in plan.exchanges[images]:
-        if exchange.target is not team:
+        if exchange.target is not team or exchange.kind in ("merge", "gather"):
             continue
         node = plan.graph.by_name.get(exchange.value)
         extent = (images, *plan.graph.extent(exchange.value)[1:])

@@ -16,6 +16,7 @@ from .capture import capture
 from .cards import Card, Table
 from .graph import Graph
 from .region import Tiling, grid_of
+from .rules import registered
 from .values import PRECISIONS, OptionError, blocks_fused, precision, shapes, whole_numbers
 
 BACKENDS = ("mpi", "gloo", "nccl")
@@ -224,9 +225,11 @@ class Job:
         path = self.weights_file
         return weights.ready(source, self.dtype, path and weights.read_checkpoint(path), path)
 
-    @cached_property
+    @property
     def graph(self) -> Graph:
         """The network as operator calls, captured without memory for the job's shape and type.
+
+        It is captured once, and again where operators have been given rules since.
 
         Raises
         ------
@@ -235,7 +238,11 @@ class Job:
         """
         if self._built_in and isinstance(self.shapes, tuple):
             return _built_in_graph(*(getattr(self, n) for n in _NETWORK), self.shapes, self.dtype)
-        return capture(self.skeleton, self.shapes, self.dtype)
+        rules, graph = self.__dict__.get("_captured", (None, None))
+        if rules != registered():
+            graph = capture(self.skeleton, self.shapes, self.dtype)
+            self.__dict__["_captured"] = registered(), graph
+        return graph
 
     def replace(self, **changes: Any) -> Self:
         """The same job but for some options.
@@ -258,7 +265,7 @@ class Job:
         for name, stays in (
             ("skeleton", True),
             ("module", weighed[0] == weighed[1]),
-            ("graph", shaped[0] == shaped[1]),
+            ("_captured", shaped[0] == shaped[1]),
         ):
             if stays and name in self.__dict__:
                 job.__dict__[name] = self.__dict__[name]

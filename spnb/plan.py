@@ -94,6 +94,7 @@ class Plan:
         fused: int = 0,
         home: str | None = None,
     ):
+        self.captured = graph
         graph = lowered(graph, tilings, blocks)
         self.graph, self.fused, self.home = graph, fused, home
         batch, *extent = graph.extent(next(iter(graph.inputs)))

@@ -125,7 +125,7 @@ class Here:
         return found
 
     def plot(self, x: torch.Tensor | None = None, ax: Any = None) -> Any:
-        """Draw this rank's tile and the widest halo that it receives; see `spnb.plots.halo`.
+        """Draw this rank's tile and its widest halo; see `spnb.plots.halo`.
 
         Parameters
         ----------
@@ -142,7 +142,7 @@ class Here:
         Raises
         ------
         ValueError
-            If no other tile gives this rank a halo, or its space has not two axes.
+            If it has no halo, or its space has not two axes.
         """
         from . import plots
 

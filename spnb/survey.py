@@ -84,7 +84,8 @@ def memory(plan: Plan) -> list[tuple[int, int]]:
 def untiled(plan: Plan) -> Plan:
     """The same network and micro-batches as one stage on one rank."""
     whole = Tiling.even((1,) * (len(plan.extent) + 1))
-    return Plan(plan.graph, [whole], [len(plan.graph.blocks)], len(plan.batches), home=plan.home)
+    graph = plan.captured
+    return Plan(graph, [whole], [len(graph.blocks)], len(plan.batches), home=plan.home)
 
 
 def traffic(plan: Plan, rank: int) -> tuple[int, int]:

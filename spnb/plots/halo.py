@@ -12,7 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
-from ..exchange import Team
+from ..exchange import Exchange, Team, Transfer
 from ..halos import halo_of
 from ..images import thumbnail
 from ..plan import Plan
@@ -58,20 +58,24 @@ def plan_halo(
 
 
 def rank_halo(part: Part, pixels: torch.Tensor | None, ax: Axes | None) -> Axes:
-    """Draw the widest halo that a rank receives: see `spnb.rank.Here.plot`."""
-    steps = (step for program in part.programs.values() for step in program.steps)
-    found = [
-        step
-        for step in steps
-        if isinstance(step, Receive) and step.kind == "halo" and len(step.region.spans) == 3
+    """Draw the widest halo of a rank: see `spnb.rank.Here.plot`."""
+    found: list[tuple[Region, Region, Sequence[Transfer]]] = [
+        (step.kept, step.region, step.transfers)
+        for program in part.programs.values()
+        for step in program.steps
+        if isinstance(step, Receive) and step.kind == "halo"
     ]
+    if part.entry_needs is not None:  # of the image each rank reads its halo itself
+        team, has = part.home, part.home.tiling.spans(part.extent)
+        read = Exchange(0, "x", "input", team, team, has, part.entry_needs, 0)
+        found.append((part.region, read.need(part.rank), read.receives(part.rank)))
+    found = [each for each in found if each[2] and len(each[0].spans) == 3]
     if not found:
         raise ValueError(
-            f"rank {part.rank} of stage {part.stage} receives no halo of a 2-D value from another"
-            " tile: nothing to draw"
+            f"rank {part.rank} of stage {part.stage} has no halo of a 2-D value: nothing to draw"
         )
-    widest = max(found, key=lambda step: step.region.size - step.kept.size)
-    own, need = _spatial(widest.kept), _spatial(widest.region)
+    kept, region, transfers = max(found, key=lambda each: each[1].size - each[0].size)
+    own, need = _spatial(kept), _spatial(region)
     look = None
     if pixels is not None:
         shown = pixels[0].float()
@@ -91,9 +95,9 @@ def rank_halo(part: Part, pixels: torch.Tensor | None, ax: Axes | None) -> Axes:
         part.rank,
         own,
         need,
-        [(t.source, _spatial(t.region)) for t in widest.transfers],
+        [(t.source, _spatial(t.region)) for t in transfers],
         look,
-        f"What rank {part.rank} receives",
+        f"What rank {part.rank} needs",
         ax,
     )
 

@@ -97,7 +97,8 @@ def tiles(
                 f"rank {rank}\n{bottom - top}×{right - left}",
                 ha="center",
                 va="center",
-                fontsize=10 if len(team.ranks) <= 16 else 6,
+                fontsize=10 if len(team.ranks) <= 9 else 8 if len(team.ranks) <= 16 else 6,
+                rotation=90 if right - left < 0.4 * (bottom - top) else 0,
                 bbox={
                     "boxstyle": "round,pad=0.35",
                     "facecolor": "white",
@@ -107,7 +108,9 @@ def tiles(
                 },
             )
     grid = "×".join(map(str, halo.team.tiling.grid[1:]))
-    ax.set_title(f"Stage {stage}: {name or 'image'}, {height}×{width} pixels, {grid} tiles")
+    ax.set_title(
+        f"Stage {stage}: {name or 'image'}, {height}×{width} pixels, {grid} tiles", fontsize=11
+    )
     ax.set_xlabel("width (pixels)")
     ax.set_ylabel("height (pixels)")
     text = "no halo"
@@ -121,7 +124,7 @@ def tiles(
         handles=[edge, band],
         loc="upper center",
         bbox_to_anchor=(0.5, -0.1),
-        ncols=2,
+        ncols=1,
         frameon=False,
         fontsize=9,
     )

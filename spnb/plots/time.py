@@ -8,11 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from ..schedule import forward_clock
 from .colours import KIND, TILE
 
-MOST_RANKS = 64  # rows of a timeline; of more ranks, an even choice is drawn
+MOST_RANKS = 32  # rows of a timeline; of more ranks, an even choice is drawn
 MOST_LAYERS = 20
 
 
@@ -35,14 +36,14 @@ def timeline(timings: pd.DataFrame, ax: Axes | None = None) -> Axes:
     row = {rank: k for k, rank in enumerate(ranks)}
     shown = timings[timings["rank"].isin(ranks)]
     if ax is None:
-        height = 1.3 + max(0.36 * len(ranks) if len(ranks) <= 24 else 0.16 * len(ranks), 0.7)
+        height = 1.3 + max(0.36 * len(ranks) if len(ranks) <= 24 else 0.17 * len(ranks), 0.7)
         _, ax = plt.subplots(figsize=(8.0, height), layout="constrained")
     scale, unit = _unit(timings["stop"].max())
     for kind, colour in KIND.items():
         chosen = shown[shown["kind"] == kind]
         lines = [
             ((start * scale, row[rank]), (stop * scale, row[rank]))
-            for rank, start, stop in zip(chosen["rank"], chosen.start, chosen.stop, strict=True)
+            for rank, start, stop in _joined(chosen, 1e-3 * timings["stop"].max())
         ]
         thick = 13 if kind in ("pack", "unpack", "read", "hand-over") else 9
         width = thick if len(ranks) <= 24 else thick * 0.45
@@ -51,7 +52,7 @@ def timeline(timings: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_ylim(len(ranks) - 0.4, -0.6)
     stages = dict(zip(timings["rank"], timings["stage"], strict=True))
     labels = [f"rank {r} (stage {stages[r]})" for r in ranks]
-    ax.set_yticks(range(len(ranks)), labels, fontsize=10 if len(ranks) <= 24 else 5)
+    ax.set_yticks(range(len(ranks)), labels, fontsize=10 if len(ranks) <= 24 else 7)
     ax.set_xlabel(f"time since all ranks were ready ({unit})")
     share = timings.groupby("kind")["seconds"].sum() / timings["seconds"].sum()
     _legend(ax, {kind: f"{kind} {share[kind]:.0%}" for kind in KIND if kind in share})
@@ -125,6 +126,7 @@ def clock(parts: int, stages: int, ax: Axes | None = None) -> Axes:
     ax.set_xlim(0, len(ticks))
     ax.set_ylim(stages - 0.4, -0.6)
     ax.set_yticks(range(stages), [f"stage {k}" for k in range(stages)])
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("tick")
     ax.set_title(
         f"{parts} micro-batch{'es' * (parts != 1)} through {stages}"
@@ -140,6 +142,16 @@ def _kinds(timings: pd.DataFrame) -> pd.Series:
     handed = timings["what"] == "hand-over"
     kinds = timings["kind"].mask(handed & timings["kind"].isin(["pack", "unpack"]), "hand-over")
     return kinds.mask(handed & (timings["kind"] == "wait"), "idle")
+
+
+def _joined(events: pd.DataFrame, gap: float) -> list[tuple[int, float, float]]:
+    """Rank, start and stop of events of one kind; those that all but touch are one."""
+    found: list[tuple[int, float, float]] = []
+    for rank, start, stop in zip(events["rank"], events.start, events.stop, strict=True):
+        if found and found[-1][0] == rank and start - found[-1][2] < gap:
+            start = found.pop()[1]
+        found.append((rank, start, stop))
+    return found
 
 
 def _modules(layers: pd.Series, most: int) -> pd.Series:

@@ -52,7 +52,7 @@ from . import (
     slices,
     transposed,
 )
-from .base import Direct, Local, Rule, has_rule, home_of, rule
+from .base import Direct, Local, Rule, has_rule, home_of, registered, rule
 from .spatial import Spatial, places
 from .whole import Unknown, Whole, rule_of, whole_axes
 from .windows import Window
@@ -69,6 +69,7 @@ __all__ = [
     "elementwise",
     "has_rule",
     "home_of",
+    "registered",
     "moving",
     "norms",
     "places",

@@ -174,6 +174,11 @@ def rule(*kinds: str) -> Callable[[RuleFactory], RuleFactory]:
     return register
 
 
+def registered() -> int:
+    """A number that changes with every rule that is registered: what was ruled before is stale."""
+    return sum(map(id, _registry.values()))
+
+
 def factory_of(op: str) -> RuleFactory | None:
     """What makes the rules of an operator, named as ``"aten.conv2d.default"``."""
     namespace, kind, _ = op.split(".")
