@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from itertools import groupby
@@ -133,7 +134,10 @@ class Cluster(Session):
         if not self.engines.alive:
             return Card(f"Cluster: {engines} on {hosts}, not all alive: cluster.restart()")
         rows = [
-            (f"{first}-{last}" if last > first else f"{first}", host)
+            (
+                f"{first}-{last}" if last > first else f"{first}",
+                "this one" if host == socket.gethostname() else host,
+            )
             for first, last, host in _runs(self.engines.hosts)
         ]
         plan = overview.describe(self.plan, self.plan.job.name)

@@ -25,8 +25,8 @@ class Bar:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, error: object, *_: object) -> None:
+        self.close(failed=error is not None)
 
     def show(self, what: str, done: float, total: float, detail: str = "") -> None:
         """Say how much of something is done; a new bar where it is something else."""
@@ -39,9 +39,11 @@ class Bar:
         self._bar.set_postfix_str(detail, refresh=False)
         self._bar.update(done - self._bar.n)
 
-    def close(self) -> None:
-        """Take the bar away."""
+    def close(self, failed: bool = False) -> None:
+        """Take the bar away; where it failed, a notebook keeps it in red."""
         if self._bar is not None:
+            if not failed:
+                self._bar.n = self._bar.total  # else a notebook takes it for a failure
             self._bar.close()
             self._bar = None
 

@@ -14,6 +14,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -24,7 +25,7 @@ from .images import resident
 from .planning import JobPlan
 from .rank import Here, Report
 from .result import Result
-from .sources import Source
+from .sources import ArraySource, Repeated, Source
 from .store import Store
 from .transport.local import World
 from .weights import read_weights, tensors_of
@@ -41,6 +42,7 @@ class Session(ABC):
         plan.job.module  # noqa: B018 - a bad checkpoint is refused before any rank starts
         self.scratch = Path(tempfile.mkdtemp(prefix="spnb-"))
         self._clean = weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
+        self._written = weakref.WeakKeyDictionary()  # image in memory → its file
         self._runs, self._released = itertools.count(), []
         self.plan = plan
 
@@ -60,8 +62,9 @@ class Session(ABC):
         ----------
         image
             An array, tensor, path, sample name or image source (see `spnb.images.open_source`);
-            ``None`` for a synthetic image.  A list or dict of them for several inputs (see
-            `spnb.planning.JobPlan.open_inputs`).
+            ``None`` for a synthetic image.  What ``plan.open(…)`` returns is made ready for the
+            ranks once, and may be run again at no cost.  A list or dict of them for several inputs
+            (see `spnb.planning.JobPlan.open_inputs`).
 
         Raises
         ------
@@ -82,12 +85,19 @@ class Session(ABC):
         return result
 
     def _resident(self, source: Source) -> Source:
-        """A source that ranks can read; what is written for it goes when it does."""
-        before = set(self.scratch.iterdir())
-        found = resident(source, self.scratch)
-        for written in set(self.scratch.iterdir()) - before:
-            weakref.finalize(found, written.unlink, missing_ok=True)
-        return found
+        """A source that ranks can read; what is written for it goes when it does.
+
+        Of one source it is written once: an image that `spnb.planning.JobPlan.open` returned may
+        be run again and again at no cost.
+        """
+        inner = source.source if isinstance(source, Repeated) else source
+        if not isinstance(inner, ArraySource):
+            return source
+        found = self._written.get(inner)
+        if found is None:
+            found = self._written[inner] = resident(inner, self.scratch)
+            weakref.finalize(found, Path(found.path).unlink, missing_ok=True)
+        return found if inner is source else replace(source, source=found)
 
     @property
     def stopped(self) -> bool:
