@@ -36,10 +36,9 @@ class Explorer(widgets.HBox):
 
     def __init__(self, job: Job, image: Any = None):
         self.job, self.plan = job, plan(job)
-        self._picture = thumbnail(self.plan.open(image), SIDE)
-        self._name = self.plan.open(image).name
-        alone = untiled(self.plan)
-        self._untiled = sum(map(sum, memory(alone)))
+        source = self.plan.open(image)
+        self._picture, self._name = thumbnail(source, SIDE), source.name
+        self._untiled = sum(map(sum, memory(untiled(self.plan))))
         blocks = len(self.plan.graph.blocks)
         tiles = whole_numbers(job.num_spatial_parts)[0]
 

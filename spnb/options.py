@@ -237,7 +237,8 @@ class Job:
             If that is not possible.
         """
         if self._built_in and isinstance(self.shapes, tuple):
-            return _built_in_graph(*(getattr(self, n) for n in _NETWORK), self.shapes, self.dtype)
+            network = (getattr(self, name) for name in _NETWORK)
+            return _built_in_graph(*network, self.shapes, self.dtype, registered())
         rules, graph = self.__dict__.get("_captured", (None, None))
         if rules != registered():
             graph = capture(self.skeleton, self.shapes, self.dtype)
@@ -399,9 +400,15 @@ def _built_in(model: str, classes: int, layers: int, filters: int) -> nn.Module:
 
 @lru_cache(maxsize=8)
 def _built_in_graph(
-    model: str, classes: int, layers: int, filters: int, shapes: tuple, dtype: torch.dtype
+    model: str,
+    classes: int,
+    layers: int,
+    filters: int,
+    shapes: tuple,
+    dtype: torch.dtype,
+    rules: int,
 ) -> Graph:
-    """A built-in network is the same whenever it is asked for: it is captured once."""
+    """A built-in network is the same whenever it is asked for: once for each set of rules."""
     with torch.device("meta"):
         network = _built_in(model, classes, layers, filters)
     return capture(network, shapes, dtype)

@@ -10,6 +10,7 @@ import spnb
 from spnb import options
 from spnb.flags import add_flags, flag
 from spnb.options import Job
+from spnb.rules import rule
 from spnb.values import OptionError
 
 
@@ -203,3 +204,14 @@ def test_the_users_module_is_left_as_it_is():
     assert net.training
     assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
     assert net[0].weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("model", ["resnet20_v1", nn.Conv2d(3, 4, 3)], ids=["built-in", "module"])
+def test_a_network_is_captured_once_and_again_for_new_rules(model):
+    job = Job(model, image_size=32, batch_size=1)
+    graph = job.graph
+    assert job.graph is graph
+    assert job.replace(num_spatial_parts=9).graph is graph
+    assert job.replace(image_size=64).graph is not graph
+    rule("testing.never_called")(lambda node: None)
+    assert job.graph is not graph
