@@ -125,6 +125,18 @@ class Card:
         return f"<div>{''.join(parts)}<div>{''.join(g.html for g in self.grids)}</div></div>"
 
 
+class Shown:
+    """What has a ``card`` is shown as one: as HTML in a notebook, as the same text elsewhere."""
+
+    card: Card
+
+    def __repr__(self) -> str:
+        return self.card.text
+
+    def _repr_html_(self) -> str:
+        return self.card.html
+
+
 def stage_grid(stage: int, team: Team) -> Grid:
     """The ranks of a stage as their tiles lie."""
     shape, ranks = team.tiling.grid, team.ranks

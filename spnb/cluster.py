@@ -10,8 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from . import overview, remote
-from .cards import Card, Table, counted
+from . import remote
+from .cards import Card, Shown, Table, counted
 from .engines import EngineError, Engines
 from .planning import JobPlan
 from .program import Part, Receive
@@ -32,7 +32,7 @@ class RunError(RuntimeError):
     """A rank failed; the message names rank, stage and layer, and the cause."""
 
 
-class Cluster(Session):
+class Cluster(Shown, Session):
     """A plan on MPI engines.
 
     The engines start when the object is made, and stop at the end of a ``with`` block, by `stop`,
@@ -140,16 +140,10 @@ class Cluster(Session):
             )
             for first, last, host in _runs(self.engines.hosts)
         ]
-        plan = overview.describe(self.plan, self.plan.job.name)
+        plan = self.plan.card
         table = Table(("engines of ranks", "host"), rows)
         title = f"Cluster: {engines} on {hosts}, ready for {plan.title}"
         return Card(title, [table, *plan.body], plan.grids)
-
-    def __repr__(self) -> str:
-        return self.card.text
-
-    def _repr_html_(self) -> str:
-        return self.card.html
 
     # --- how it reaches them ----------------------------------------------------------------
 

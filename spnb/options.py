@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import nn
 
-from . import models, weights
-from .capture import capture
-from .cards import Card, Table
+from . import weights
+from .cards import Card, Shown, Table
 from .graph import Graph
+from .network import Network
 from .region import Tiling, grid_of
-from .rules import registered
 from .values import PRECISIONS, OptionError, blocks_fused, precision, shapes, whole_numbers
 
 BACKENDS = ("mpi", "gloo", "nccl")
@@ -26,8 +25,8 @@ def _option(default: Any, text: str, read: Any = int, metavar: str | None = None
     return field(default=default, metadata={"help": text, "read": read, "metavar": metavar})
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
+@dataclass(frozen=True, eq=False, repr=False)
+class Job(Shown):
     """A network, an image size and a split.
 
     Parameters
@@ -211,39 +210,27 @@ class Job:
         return 1 << 30 if self.fused_layers == "all" else int(self.fused_layers)
 
     @cached_property
-    def skeleton(self) -> nn.Module:
-        """The network, of which only the shapes are meant: built-in ones hold no weights."""
-        if self._built_in:
-            with torch.device("meta"):
-                return self._build()
-        return self._build()
+    def network(self) -> Network:
+        """The network itself, which jobs that differ in the split share."""
+        return Network(
+            self.model, self.num_classes, self.num_layers, self.num_filters, seed=self.seed
+        )
 
-    @cached_property
+    @property
     def module(self) -> nn.Module:
         """The network with its weights, in evaluation mode and in the job's precision."""
-        source = self._build() if self._built_in else self.skeleton
-        path = self.weights_file
-        return weights.ready(source, self.dtype, path and weights.read_checkpoint(path), path)
+        return self.network.module(self.dtype, self.weights_file)
 
     @property
     def graph(self) -> Graph:
         """The network as operator calls, captured without memory for the job's shape and type.
-
-        It is captured once, and again where operators have been given rules since.
 
         Raises
         ------
         CaptureError
             If that is not possible.
         """
-        if self._built_in and isinstance(self.shapes, tuple):
-            network = (getattr(self, name) for name in _NETWORK)
-            return _built_in_graph(*network, self.shapes, self.dtype, registered())
-        rules, graph = self.__dict__.get("_captured", (None, None))
-        if rules != registered():
-            graph = capture(self.skeleton, self.shapes, self.dtype)
-            self.__dict__["_captured"] = registered(), graph
-        return graph
+        return self.network.graph(self.shapes, self.dtype)
 
     def replace(self, **changes: Any) -> Self:
         """The same job but for some options.
@@ -258,18 +245,8 @@ class Job:
         Job('resnet29_v2', batch_size=1, num_spatial_parts=9, image_size=97)
         """
         job = dataclasses.replace(self, **changes)
-        network = [(*(getattr(j, name) for name in _NETWORK), j.seed) for j in (self, job)]
-        if network[0] != network[1]:
-            return job
-        weighed = [(j.dtype, j.weights_file) for j in (self, job)]
-        shaped = [(j.shapes, j.dtype) for j in (self, job)]
-        for name, stays in (
-            ("skeleton", True),
-            ("module", weighed[0] == weighed[1]),
-            ("_captured", shaped[0] == shaped[1]),
-        ):
-            if stays and name in self.__dict__:
-                job.__dict__[name] = self.__dict__[name]
+        if job.network == self.network:
+            job.__dict__["network"] = self.network
         return job
 
     @property
@@ -290,14 +267,7 @@ class Job:
     @property
     def name(self) -> str:
         """The network's name."""
-        return self.model if isinstance(self.model, str) else type(self.model).__name__
-
-    @property
-    def home(self) -> str:
-        """The module that defines the network."""
-        if isinstance(self.model, str):
-            return self.model.split(":")[0] if ":" in self.model else models.__name__
-        return type(self.model).__module__
+        return self.network.name
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -308,8 +278,7 @@ class Job:
         if self.input_shapes is not None:
             listed = self.input_shapes
             return next(iter(listed.values() if isinstance(listed, dict) else listed))
-        first = next((m for m in self.skeleton.modules() if isinstance(m, CONVOLUTIONS)), None)
-        channels, axes = (first.in_channels, len(first.kernel_size)) if first else (3, 2)
+        channels, axes = self.network.image_channels
         size = whole_numbers(self.image_size, "x")
         if len(size) not in (1, axes):
             raise OptionError(
@@ -336,19 +305,6 @@ class Job:
         untiled = (self.local_DP, *(1,) * axes)
         return tuple(map(Tiling.even, [*grids, *[untiled] * (self.split_size - self.spatial_size)]))
 
-    @property
-    def _built_in(self) -> bool:
-        return isinstance(self.model, str) and ":" not in self.model
-
-    def _build(self) -> nn.Module:
-        if isinstance(self.model, nn.Module):
-            return self.model
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            if not self._built_in:
-                return weights.call_factory(self.model)
-            return _built_in(*(getattr(self, name) for name in _NETWORK))
-
     def values(self) -> dict[str, Any]:
         """Every option by name."""
         return {option.name: getattr(self, option.name) for option in options()}
@@ -372,17 +328,9 @@ class Job:
         facts += [(name, f"{value} ({texts[name]})") for name, value in self.given().items()]
         return Card("Job", [Table(("", ""), facts)])
 
-    def _repr_html_(self) -> str:
-        return self.card.html
-
     def __repr__(self) -> str:
         given = "".join(f", {name}={value!r}" for name, value in self.given().items())
         return f"Job({self.name!r}{given})"
-
-
-_NETWORK = ("model", "num_classes", "num_layers", "num_filters")
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def _field(name: str) -> dataclasses.Field:
@@ -392,23 +340,3 @@ def _field(name: str) -> dataclasses.Field:
 def options() -> list[dataclasses.Field]:
     """The table: every field of `Job` that is an option."""
     return [f for f in dataclasses.fields(Job) if "help" in f.metadata]
-
-
-def _built_in(model: str, classes: int, layers: int, filters: int) -> nn.Module:
-    return models.build(model, num_classes=classes, num_layers=layers, num_filters=filters)
-
-
-@lru_cache(maxsize=8)
-def _built_in_graph(
-    model: str,
-    classes: int,
-    layers: int,
-    filters: int,
-    shapes: tuple,
-    dtype: torch.dtype,
-    rules: int,
-) -> Graph:
-    """A built-in network is the same whenever it is asked for: once for each set of rules."""
-    with torch.device("meta"):
-        network = _built_in(model, classes, layers, filters)
-    return capture(network, shapes, dtype)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import overview
 from .balance import shape_text, stage_blocks
+from .cards import Card, Shown
 from .images import open_source
 from .layout import PlanError
 from .machine import CORE, Machine
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-class JobPlan(Plan):
+class JobPlan(Shown, Plan):
     """The plan of a job: stages, tiles, transfers and every rank's program.
 
     Parameters
@@ -49,7 +50,7 @@ class JobPlan(Plan):
         graph = job.graph
         cut_batch = job.parts > 1 or job.local_DP > 1
         balance = stage_blocks(graph, tilings, cut_batch, job.balance, job.allow_gather)
-        super().__init__(graph, tilings, balance, job.parts, job.fused, job.home)
+        super().__init__(graph, tilings, balance, job.parts, job.fused, job.network.home)
         self.job = job
 
     @cached_property
@@ -194,11 +195,10 @@ class JobPlan(Plan):
         """
         return simulate(self, machine)
 
-    def __repr__(self) -> str:
-        return overview.describe(self, self.job.name).text
-
-    def _repr_html_(self) -> str:
-        return overview.describe(self, self.job.name).html
+    @property
+    def card(self) -> Card:
+        """Stages, grids, messages, bytes, work and memory."""
+        return overview.describe(self, self.job.name)
 
 
 def plan(job: Job) -> JobPlan:

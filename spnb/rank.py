@@ -16,7 +16,7 @@ import torch
 
 from . import memory
 from .axes import Axes
-from .cards import Card, Table, stage_grid
+from .cards import Card, Shown, Table, stage_grid
 from .exchange import Exchange, Spans, region_at
 from .program import Part
 from .region import Region
@@ -73,7 +73,7 @@ class Report:
         }
 
 
-class Here:
+class Here(Shown):
     """What a rank knows of itself, and what it can be asked to do.
 
     Attributes
@@ -156,9 +156,6 @@ class Here:
         facts = [("owns", str(self.region)), ("operators", str(len(self.plan.nodes)))]
         facts += [(f"{where} of it", f"rank {rank}") for where, rank in self.neighbours.items()]
         return Card(str(self), [Table(("", ""), facts)], [stage_grid(self.stage, self.plan.home)])
-
-    def _repr_html_(self) -> str:
-        return self.card.html
 
     def __repr__(self) -> str:
         if self.plan is None:

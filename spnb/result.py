@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from . import plots, trace
 from .axes import Axes as ValueAxes
-from .cards import Card, Table, counted, shortened, size_text, time_text
+from .cards import Card, Shown, Table, counted, shortened, size_text, time_text
 from .node import Ref, Weight
 from .planning import JobPlan
 from .rank import Report, read_tensor
@@ -78,7 +78,7 @@ class Check:
         )
 
 
-class Result:
+class Result(Shown):
     """One run of a plan on an image.
 
     Attributes
@@ -332,9 +332,3 @@ class Result:
                 )
             )
         return Card(self.summary, [Table(headings, rows)])
-
-    def __repr__(self) -> str:
-        return self.card.text
-
-    def _repr_html_(self) -> str:
-        return self.card.html

@@ -1,11 +1,13 @@
-"""What colour stands for what."""
+"""What pictures have in common: what colour stands for what, and an open frame."""
 
 from __future__ import annotations
+
+from matplotlib.axes import Axes
 
 from ..cards import TILE
 from ..exchange import Team
 
-__all__ = ["KIND", "TILE", "colour_of"]
+__all__ = ["KIND", "TILE", "colour_of", "open_frame"]
 
 KIND = {
     "compute": "#56B4E9",
@@ -24,3 +26,8 @@ def colour_of(team: Team, rank: int) -> str:
     *_, row, column = (0, *team.position(rank))
     checkers = len(team.tiling.grid) > 2
     return TILE[(column % 2 + 2 * (row % 2)) if checkers else column % len(TILE)]
+
+
+def open_frame(ax: Axes) -> None:
+    """Leave only the axes that carry a scale."""
+    ax.spines[["top", "right"]].set_visible(False)

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from ..cards import size_text
 from ..plan import Plan
 from ..survey import activation_bytes, traffic_matrix, untiled, weight_bytes
-from .colours import TILE
+from .colours import TILE, open_frame
 
 NUMBERED = 12  # ranks of a matrix whose cells have room for a number
 
@@ -120,6 +120,5 @@ def memory(plan: Plan, measured: dict[int, int] | None = None, ax: Axes | None =
         frameon=False,
         fontsize=9,
     )
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
+    open_frame(ax)
     return ax

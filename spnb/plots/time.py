@@ -11,7 +11,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from ..schedule import forward_clock
-from .colours import KIND, TILE
+from .colours import KIND, TILE, open_frame
 
 MOST_RANKS = 32  # rows of a timeline; of more ranks, an even choice is drawn
 MOST_LAYERS = 20
@@ -56,7 +56,7 @@ def timeline(timings: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xlabel(f"time since all ranks were ready ({unit})")
     share = timings.groupby("kind")["seconds"].sum() / timings["seconds"].sum()
     _legend(ax, {kind: f"{kind} {share[kind]:.0%}" for kind in KIND if kind in share})
-    _open_frame(ax)
+    open_frame(ax)
     return ax
 
 
@@ -96,7 +96,7 @@ def layers(timings: pd.DataFrame, ax: Axes | None = None, most: int = MOST_LAYER
     ax.invert_yaxis()
     ax.set_xlabel(f"time, summed over ranks ({unit})")
     _legend(ax, {kind: kind for kind in kinds})
-    _open_frame(ax)
+    open_frame(ax)
     return ax
 
 
@@ -133,7 +133,7 @@ def clock(parts: int, stages: int, ax: Axes | None = None) -> Axes:
         f" stage{'s' * (stages != 1)}: idle {idle:.0%}",
         fontsize=10,
     )
-    _open_frame(ax)
+    open_frame(ax)
     return ax
 
 
@@ -180,8 +180,3 @@ def _legend(ax: Axes, labels: dict[str, str]) -> None:
         frameon=False,
         fontsize=9,
     )
-
-
-def _open_frame(ax: Axes) -> None:
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)

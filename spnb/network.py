@@ -1,0 +1,150 @@
+"""The network that a job names: built, given weights, and captured, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from . import models, weights
+from .capture import capture
+from .graph import Graph
+from .rules import registered
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+Shapes = tuple[tuple[int, ...], ...] | Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A built-in network, one that a factory makes, or a module.
+
+    Parameters
+    ----------
+    model
+        A built-in name, ``"package.module:factory"``, or an `nn.Module`.
+    classes, layers, filters
+        Of a built-in one.
+    seed
+        Of the weights, where there is no checkpoint.
+
+    Examples
+    --------
+    >>> network = Network("resnet20_v1", 10, 18, 416)
+    >>> network.image_channels
+    (3, 2)
+    """
+
+    model: str | nn.Module
+    classes: int
+    layers: int
+    filters: int
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The built-in name, the factory, or the class of a module."""
+        return self.model if isinstance(self.model, str) else type(self.model).__name__
+
+    @property
+    def home(self) -> str:
+        """The Python module that defines it."""
+        if isinstance(self.model, str):
+            return self.model.split(":")[0] if ":" in self.model else models.__name__
+        return type(self.model).__module__
+
+    @cached_property
+    def skeleton(self) -> nn.Module:
+        """The network, of which only the shapes are meant: built-in ones hold no weights."""
+        if self._built_in:
+            with torch.device("meta"):
+                return self._build()
+        return self._build()
+
+    @property
+    def image_channels(self) -> tuple[int, int]:
+        """Channels, and the number of spatial axes, that its first convolution takes."""
+        first = next((m for m in self.skeleton.modules() if isinstance(m, CONVOLUTIONS)), None)
+        return (first.in_channels, len(first.kernel_size)) if first else (3, 2)
+
+    def module(self, dtype: torch.dtype, file: Path | None = None) -> nn.Module:
+        """The network with its weights, in evaluation mode; the last one asked for is kept.
+
+        Parameters
+        ----------
+        dtype
+            Floating type of its weights.
+        file
+            A checkpoint; without one, weights are the module's own, or those of the seed.
+
+        Raises
+        ------
+        OptionError
+            If the checkpoint cannot be read, or is of another network.
+        """
+        known, module = self.__dict__.get("_module", (None, None))
+        if known != (dtype, file):
+            source = self._build() if self._built_in else self.skeleton
+            module = weights.ready(source, dtype, file and weights.read_checkpoint(file), file)
+            self.__dict__["_module"] = (dtype, file), module
+        return module
+
+    def graph(self, shapes: Shapes, dtype: torch.dtype) -> Graph:
+        """The network as operator calls, captured without memory for inputs of such shapes.
+
+        It is captured once, and again for other shapes, another type, or where operators have
+        been given rules since.
+
+        Raises
+        ------
+        CaptureError
+            If that is not possible.
+        """
+        if self._built_in and isinstance(shapes, tuple):
+            return _built_in_graph(*self._recipe, shapes, dtype, registered())
+        asked = (shapes, dtype, registered())
+        known, graph = self.__dict__.get("_graph", (None, None))
+        if known != asked:
+            graph = capture(self.skeleton, shapes, dtype)
+            self.__dict__["_graph"] = asked, graph
+        return graph
+
+    @property
+    def _built_in(self) -> bool:
+        return isinstance(self.model, str) and ":" not in self.model
+
+    @property
+    def _recipe(self) -> tuple[str, int, int, int]:
+        return self.model, self.classes, self.layers, self.filters
+
+    def _build(self) -> nn.Module:
+        if isinstance(self.model, nn.Module):
+            return self.model
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return _build(*self._recipe) if self._built_in else weights.call_factory(self.model)
+
+
+def _build(model: str, classes: int, layers: int, filters: int) -> nn.Module:
+    return models.build(model, num_classes=classes, num_layers=layers, num_filters=filters)
+
+
+@lru_cache(maxsize=8)
+def _built_in_graph(
+    model: str,
+    classes: int,
+    layers: int,
+    filters: int,
+    shapes: tuple,
+    dtype: torch.dtype,
+    rules: int,
+) -> Graph:
+    """A built-in network is the same whenever it is asked for: once for each set of rules."""
+    with torch.device("meta"):
+        network = _build(model, classes, layers, filters)
+    return capture(network, shapes, dtype)
