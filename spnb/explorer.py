@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from typing import Any
 
@@ -67,6 +68,16 @@ class Explorer(widgets.HBox):
         super().__init__([left, self.picture])
 
     def _answer(self, _: Any = None) -> None:
+        # Python goes through all that torch keeps now and then, 0.2 s: not before an answer.
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            self._show()
+        finally:
+            if collects:
+                gc.enable()
+
+    def _show(self) -> None:
         """Plan anew, and show it; what cannot be had is told, and the picture stays."""
         fused = self.fused.value
         try:
