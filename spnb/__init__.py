@@ -18,6 +18,7 @@ from .rank import here
 from .rules import rule
 
 if TYPE_CHECKING:
+    from .benchmark import bench
     from .cluster import Cluster
     from .explorer import explore
     from .notebook import start, stop
@@ -30,6 +31,7 @@ __all__ = [
     "InProcess",
     "Job",
     "PlanError",
+    "bench",
     "explore",
     "here",
     "plan",
@@ -42,6 +44,7 @@ __all__ = [
 _LATER = {
     "Cluster": ".cluster",
     "InProcess": ".session",
+    "bench": ".benchmark",
     "explore": ".explorer",
     "start": ".notebook",
     "stop": ".notebook",

@@ -1,4 +1,4 @@
-"""The command line: ``python -m spnb {plan,infer} MODEL --flags``."""
+"""The command line: ``python -m spnb {plan,infer,bench} MODEL --flags``."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.verb == "plan":
             print(planning.plan(_job(args)))
             return 0
+        if args.verb == "bench":
+            return _bench(args)
         if under_mpi():
             return run_launched(lambda post: _drive(args, post))
         return _drive(args, None)
@@ -60,10 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="spnb", description="Spatial parallelism of convolutional networks, exactly."
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{plan,infer}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{plan,infer,bench}")
     for verb, text in (
         ("plan", "show stages, tiles, messages, bytes and memory; starts nothing"),
         ("infer", "run on MPI ranks: those of mpiexec or srun, else ranks it starts itself"),
+        ("bench", "measure against plain torch and others in one process, and no messages at all"),
     ):
         sub = verbs.add_parser(
             verb,
@@ -74,17 +77,21 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("model", metavar="MODEL", help="a built-in name or package.module:factory")
         flags.add_flags(sub)
-        flags.add_image(sub)
+        if verb == "bench":
+            flags.add_bench_flags(sub)
+        else:
+            flags.add_image(sub)
         if verb == "infer":
             flags.add_run_flags(sub)
-            sub.add_argument("--save-plots", metavar="DIR", help="write tiles and timeline as PNG")
+        if verb != "plan":
+            sub.add_argument("--save-plots", metavar="DIR", help="write pictures as PNG")
             sub.add_argument("--report", metavar="FILE", help="write every figure as JSON")
     return parser
 
 
 def _job(args: argparse.Namespace) -> Job:
-    job = flags.job_of(args.model, flags.given(args), args.image or ())
-    return dataclasses.replace(job, enable_evaluation=True) if args.verb == "infer" else job
+    job = flags.job_of(args.model, flags.given(args), getattr(args, "image", None) or ())
+    return job if args.verb == "plan" else dataclasses.replace(job, enable_evaluation=True)
 
 
 def _drive(args: argparse.Namespace, post: Post | None) -> int:
@@ -119,6 +126,23 @@ def _drive(args: argparse.Namespace, post: Post | None) -> int:
     return 0 if check is None or check.passed else 1
 
 
+def _bench(args: argparse.Namespace) -> int:
+    from .benchmark import bench
+
+    if under_mpi():
+        raise ValueError("bench starts its own ranks: run it without mpiexec or srun")
+    measured = bench(_job(args), args.baselines, args.rounds)
+    print(measured)
+    if args.save_plots:
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        _save_picture(measured.plot(), Path(args.save_plots) / "bench.png")
+    if args.report:
+        print(f"wrote {measured.to_json(args.report)}")
+    return 0
+
+
 def _session(plan: JobPlan, post: Post | None) -> Session:
     if post is not None:
         return Launched(plan, post)
@@ -140,7 +164,6 @@ def _save_plots(plan: JobPlan, result: Result, source: Source, folder: Path) -> 
     import matplotlib as mpl
 
     mpl.use("Agg")
-    folder.mkdir(parents=True, exist_ok=True)
     pictures = {"timeline": result.plot_timeline}
     for stage in plan.stages:
         if stage.tiled and len(plan.extent) == 2:
@@ -148,9 +171,13 @@ def _save_plots(plan: JobPlan, result: Result, source: Source, folder: Path) -> 
                 source, s
             )
     for name, draw in sorted(pictures.items()):
-        path = folder / f"{name}.png"
-        draw().figure.savefig(path, dpi=150, bbox_inches="tight")
-        print(f"wrote {path}")
+        _save_picture(draw(), folder / f"{name}.png")
+
+
+def _save_picture(axes: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    axes.figure.savefig(path, dpi=150, bbox_inches="tight")
+    print(f"wrote {path}")
 
 
 def _save_report(result: Result, check: Any, seconds: dict[str, float], path: Path) -> None:

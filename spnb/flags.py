@@ -73,6 +73,19 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_bench_flags(parser: argparse.ArgumentParser) -> None:
+    """Give a parser what is asked of a comparison."""
+    parser.add_argument(
+        "--baselines",
+        metavar="NAME[,NAME]",
+        type=lambda text: text.split(","),
+        help="plain, tuned, compiled, onnxruntime, openvino (default: all that are installed)",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="steps of each (default: 5)"
+    )
+
+
 def given(args: argparse.Namespace) -> dict[str, Any]:
     """The options of the table that a line gives."""
     names = {option.name for option in options()}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from .axes import Axes
-from .exchange import Exchange, Spans, Team, Transfer
+from .exchange import HOST, Exchange, Spans, Team, Transfer
 from .node import Node
 from .region import Region
 
@@ -94,6 +94,22 @@ class Program:
     """One rank's steps for a micro-batch of a given number of images, in order."""
 
     steps: tuple[Step, ...]
+
+
+def without_exchange(program: Program) -> Program:
+    """The same work with no message between ranks: what it would take if moving were free.
+
+    What would have come from others is zeros, so the result is wrong; only its time is meant.
+    """
+
+    def alone(step: Step) -> Step:
+        if isinstance(step, Send):
+            return replace(step, transfers=tuple(t for t in step.transfers if t.target == HOST))
+        if isinstance(step, Receive):
+            return replace(step, transfers=tuple(t for t in step.transfers if t.source == HOST))
+        return step
+
+    return Program(tuple(map(alone, program.steps)))
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,10 @@ class _Run:
             buffers.append(torch.empty(shape, dtype=step.dtype))
             arrivals.append(self.transport.receive(transfer.source, step.tag, buffers[-1]))
         size = sum(map(_nbytes, buffers))
-        whole = torch.empty(step.axes.local_shape(step.region), dtype=step.dtype)
+        filled = (
+            torch.empty if step.transfers else torch.zeros
+        )  # nothing comes: see without_exchange
+        whole = filled(step.axes.local_shape(step.region), dtype=step.dtype)
         if step.kept:
             with self.recorder.span("unpack", layer, step.kind):
                 tensor, held = self.held[step.value]

@@ -7,6 +7,7 @@ and differ in lightness too, for print.  A tile has the same colour in every pic
 from .difference import difference
 from .halo import halo, plan_halo, rank_halo
 from .loads import memory, traffic
+from .ratios import ratios
 from .tiles import plan_tiles, tiles
 from .time import clock, layers, timeline
 
@@ -19,6 +20,7 @@ __all__ = [
     "plan_halo",
     "plan_tiles",
     "rank_halo",
+    "ratios",
     "tiles",
     "timeline",
     "traffic",

@@ -1,0 +1,120 @@
+"""What a benchmark compares is what it says; its verdicts are not asserted, they are timings."""
+
+import json
+
+import matplotlib as mpl
+import pytest
+import torch
+from torch import nn
+
+import spnb
+from spnb.__main__ import main
+from spnb.baselines import BASELINES, BaselineProcess, Unavailable
+from spnb.benchmark import LIMIT, Alone, Bench
+from spnb.exchange import HOST
+from spnb.program import Receive, Send
+
+mpl.use("Agg")
+
+
+def job(**options):
+    return spnb.Job("resnet20_v1", image_size=48, batch_size=1, num_spatial_parts=4, **options)
+
+
+def messages(plan, rank):
+    steps = (s for p in plan.part(rank).programs.values() for s in p.steps)
+    steps = [s for s in steps if isinstance(s, (Send, Receive))]
+    return [t for s in steps for t in s.transfers if HOST not in (t.source, t.target)]
+
+
+def test_the_limit_sends_nothing_and_computes_the_same():
+    plan = spnb.plan(job())
+    alone = Alone(plan)
+    for rank in range(plan.num_ranks):
+        assert messages(plan, rank)
+        assert not messages(alone, rank)
+    (own,), (its,) = (
+        [len(p.steps) for p in each.part(0).programs.values()] for each in (plan, alone)
+    )
+    assert own == its
+    result = spnb.InProcess(alone).infer()
+    assert result.output.shape == (1, 10)
+    assert torch.isfinite(result.output).all()
+    assert result.per_rank.bytes_sent.sum() == 0
+
+
+def test_a_tile_alone_differs_from_the_untiled_run():
+    assert not spnb.InProcess(Alone(spnb.plan(job()))).infer().check(strict=False).passed
+
+
+@pytest.mark.parametrize("name", ["plain", "tuned"])
+def test_a_baseline_computes_what_the_network_does(name):
+    network = job().module
+    x = torch.rand(1, 3, 48, 48)
+    threads = torch.get_num_threads()
+    try:
+        found = BASELINES[name].make(network, [x])()
+    finally:
+        torch.set_num_threads(threads)
+    with torch.no_grad():
+        torch.testing.assert_close(found, network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_process_times_steps_and_measures_memory():
+    process = BaselineProcess("plain", job())
+    try:
+        assert process.prepare_seconds > 0
+        assert process.step() > 0
+        assert process.peak_bytes() >= 0
+    finally:
+        process.stop()
+
+
+def test_a_network_that_cannot_travel_is_told():
+    class Local(nn.Conv2d):
+        pass
+
+    with pytest.raises(Unavailable, match="define it in a module"):
+        BaselineProcess("plain", spnb.Job(Local(3, 4, 3), image_size=48, batch_size=1))
+
+
+def test_an_error_in_the_process_is_told():
+    with pytest.raises(Unavailable, match="there is no checkpoint nowhere"):
+        BaselineProcess("plain", job(checkpoint="nowhere.pth"))
+
+
+def test_ratios_are_of_the_same_round():
+    seconds = {"spnb": (1.0, 2.0, 4.0), "plain": (3.0, 4.0, 4.0)}
+    found = Bench(spnb.plan(job()), seconds, {"plain": 0.5}, {"plain": 1 << 20}, {"x": "no"})
+    row = found.table.loc["plain"]
+    assert (row.ratio, row.lowest, row.highest, row.seconds) == (2.0, 1.0, 3.0, 4.0)
+    assert "not measured: x: no" in repr(found)
+    assert "2.00×" in repr(found)
+    ax = found.plot()
+    assert [bar.get_width() for bar in ax.patches] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--baselines quick", "unknown baseline 'quick': use some of plain"),
+        ("--rounds 0", "rounds is 0"),
+    ],
+)
+def test_what_cannot_be_asked(line, message, capsys):
+    assert main(["bench", "resnet20_v1", *line.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.mpi
+def test_the_command_compares(tmp_path, capsys):
+    line = "bench resnet20_v1 --image-size 48 --batch-size 1 --num-spatial-parts 2 --rounds 2"
+    report = tmp_path / "bench.json"
+    extra = ["--baselines", "plain", "--report", str(report), "--save-plots", str(tmp_path)]
+    assert main([*line.split(), *extra]) == 0
+    assert "resnet20_v1 on 1×3×48×48, 3 ranks" in capsys.readouterr().out
+    found = json.loads(report.read_text())
+    assert set(found["ratios"]) == {"spnb", LIMIT, "plain"}
+    assert found["ratios"]["spnb"] == 1.0
+    assert all(len(each) == 2 for each in found["seconds"].values())
+    assert (tmp_path / "bench.png").stat().st_size > 5000
