@@ -1,10 +1,15 @@
 """The carriers' contract: order, failure, deadline, politeness."""
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+import spnb
 from spnb.transport import PeerFailed, WaitTimeout
 from spnb.transport.local import World
 
@@ -78,3 +83,50 @@ def test_a_polite_wait_sleeps_ever_longer_and_looks_around():
 
     with pytest.raises(PeerFailed):
         politely(lambda: False, hears, 60)
+
+
+LEFTOVERS = """
+import time
+import torch
+from mpi4py import MPI
+from spnb.transport import PeerFailed
+from spnb.transport.mpi import MPITransport
+
+transport = MPITransport(MPI.COMM_WORLD, deadline=20)
+rank, other = transport.rank, 1 - transport.rank
+heard = []
+for size in (3, 300_000):  # one that MPI sends at once, one that waits for its receiver
+    for _ in range(4):
+        transport.fail("of the past")
+        transport.send(other, 0, torch.full((size,), 666.0))
+        if size > 3:
+            transport.receive(other, 5, torch.empty(1))  # nobody sends this one
+        transport.reset()
+        x = torch.empty(size)
+        try:
+            transport.send(other, 0, torch.full((size,), float(rank)))
+            transport.wait([transport.receive(other, 0, x)])
+            transport.wait([])
+            transport._listen()
+            heard += x.unique().tolist()
+        except PeerFailed as error:
+            heard.append(str(error))
+open(f"rank-{rank}", "w").write(str(heard))
+"""
+
+
+@pytest.mark.mpi
+def test_nothing_of_the_past_is_heard_after_a_reset(tmp_path):
+    # MPI gives the number of a freed communicator to a later one, and with it what was left there
+    (tmp_path / "leftovers.py").write_text(LEFTOVERS)
+    mpiexec = Path(sys.executable).parent / "mpiexec"
+    run = subprocess.run(
+        [mpiexec, "-n", "2", sys.executable, "leftovers.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(spnb.__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    for rank in range(2):
+        assert (tmp_path / f"rank-{rank}").read_text() == str([float(1 - rank)] * 8), run.stderr

@@ -9,7 +9,7 @@ deadline, and hears of another rank's failure.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,13 +36,20 @@ def politely(done: Callable[[], bool], check: Callable[[], None], timeout: float
     return True
 
 
-@dataclass
+@dataclass(eq=False)
 class _Arrival:
     source: int
     request: MPI.Request
+    buffer: torch.Tensor  # must live as long as the request
+    finished: bool = False
+    cancelled: bool = False
 
     def done(self) -> bool:
-        return self.request.Test()
+        if not self.finished:
+            status = MPI.Status()
+            self.finished = self.request.Test(status)
+            self.cancelled = self.finished and status.Is_cancelled()
+        return self.finished
 
 
 class MPITransport:
@@ -63,7 +70,10 @@ class MPITransport:
         self.num_ranks = num_ranks or comm.size
         self.comm = comm
         self._sent: list[tuple[MPI.Request, torch.Tensor]] = []
-        self._lost: list[tuple[MPI.Request, torch.Tensor]] = []
+        self._posted: set[_Arrival] = set()
+        self._sent_to, self._received = np.zeros(comm.size, np.int64), 0  # messages
+        self._steps: Iterator[Callable[[], bool]] | None = None
+        self._awaited: Callable[[], bool] | None = None
         self.reset()
 
     @property
@@ -72,39 +82,83 @@ class MPITransport:
         return self.comm.rank
 
     def reset(self) -> None:
-        """Go on with a fresh communicator, which nothing left over can reach. Collective.
+        """Go on with a fresh communicator, with no message left over. Collective.
 
-        After a failure messages may be on their way still; their buffers are kept until then.
+        After a failure, messages may be on their way still.  MPI gives the number of a communicator
+        that was freed to a later one, which would take them for its own: so all that was sent is
+        received before.  One that was interrupted is ended by the next.
         """
-        self._lost = [item for item in (*self._lost, *self._sent) if not item[0].Test()]
-        self._sent = []
-        fresh, request = self.parent.Idup()
-        if not politely(request.Test, lambda: None, self.deadline):
-            raise WaitTimeout(f"not all {self.parent.size} ranks came within {self.deadline:g} s")
-        if self.comm is not self.parent and not self._lost:
-            self.comm.Free()
-        self.comm = fresh
+        if self._steps is not None:
+            self._go_on()
+        self._steps, self._awaited = self._renew(), lambda: True
+        self._go_on()
+
+    def _go_on(self) -> None:
+        while self._awaited is not None:
+            if not politely(self._awaited, lambda: None, self.deadline):
+                raise WaitTimeout(
+                    f"not all {self.parent.size} ranks came within {self.deadline:g} s"
+                )
+            self._awaited = next(self._steps, None)
+        self._steps = None
+
+    def _renew(self) -> Iterator[Callable[[], bool]]:
+        """Make the fresh communicator; yields what is to be waited for."""
+        for arrival in self._posted:
+            if not arrival.done():
+                arrival.request.Cancel()
+        yield lambda: all(arrival.done() for arrival in self._posted)
+        self._received += sum(not arrival.cancelled for arrival in self._posted)
+        self._posted.clear()
+        old, (fresh, request) = self.comm, self.parent.Idup()
+        yield request.Test
+        if old is not self.parent:
+            expected = np.zeros_like(self._sent_to)
+            counts = self.parent.Ialltoall(self._sent_to, expected)
+            yield counts.Test
+            yield lambda: self._drained() >= expected.sum()
+            yield lambda: all(request.Test() for request, _ in self._sent)
+            old.Free()
+        self.comm, self._sent, self._received = fresh, [], 0
+        self._sent_to[:] = 0
+
+    def _drained(self) -> int:
+        """Receive what is left over; how many messages have been received in all."""
+        while self._next_message(MPI.ANY_TAG) is not None:
+            pass
+        return self._received
+
+    def _next_message(self, tag: int) -> tuple[int, bytes] | None:
+        """Source and content of a message that nobody waits for, if there is one."""
+        status = MPI.Status()
+        if not self.comm.Iprobe(MPI.ANY_SOURCE, tag, status):
+            return None
+        self._received += 1
+        content = np.empty(status.Get_count(), dtype=np.uint8)
+        self.comm.Recv(content, status.Get_source(), status.Get_tag())
+        return status.Get_source(), content.tobytes()
 
     def send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
-        request = self.comm.Isend(_bytes(tensor), target, tag + 1)
+        self._send(target, tag + 1, tensor)
+
+    def _send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
+        request = self.comm.Isend(_bytes(tensor), target, tag)
+        self._sent_to[target] += 1
         self._sent = [item for item in self._sent if not item[0].Test()]
         self._sent.append((request, tensor))
 
     def receive(self, source: int, tag: int, buffer: torch.Tensor) -> _Arrival:
-        return _Arrival(source, self.comm.Irecv(_bytes(buffer), source, tag + 1))
+        arrival = _Arrival(source, self.comm.Irecv(_bytes(buffer), source, tag + 1), buffer)
+        self._posted.add(arrival)
+        return arrival
 
     def wait(self, arrivals: list[_Arrival]) -> None:
-        try:
-            self._wait(
-                lambda: all(a.done() for a in arrivals),
-                lambda: f"ranks {sorted({a.source for a in arrivals if not a.done()})}",
-            )
-        except BaseException:
-            for arrival in arrivals:  # the buffers must not be written after they are gone
-                if not arrival.request.Test():
-                    arrival.request.Cancel()
-                    arrival.request.Free()
-            raise
+        self._wait(
+            lambda: all(a.done() for a in arrivals),
+            lambda: f"ranks {sorted({a.source for a in arrivals if not a.done()})}",
+        )
+        self._received += len(arrivals)
+        self._posted.difference_update(arrivals)
 
     def flush(self) -> None:
         self._wait(
@@ -127,10 +181,10 @@ class MPITransport:
         self.flush()
 
     def fail(self, reason: str) -> None:
-        text = np.frombuffer(reason.encode(), dtype=np.uint8)
+        text = torch.frombuffer(bytearray(reason.encode()), dtype=torch.uint8)
         for rank in range(self.num_ranks):
             if rank != self.rank:
-                self._lost.append((self.comm.Isend(text, rank, _FAILURE_TAG), text))
+                self._send(rank, _FAILURE_TAG, text)
 
     _BARRIER = 1 << 20
 
@@ -140,11 +194,8 @@ class MPITransport:
 
     def _listen(self) -> None:
         """Raise if another rank says that it failed."""
-        status = MPI.Status()
-        if self.comm.Iprobe(MPI.ANY_SOURCE, _FAILURE_TAG, status):
-            text = np.empty(status.Get_count(), dtype=np.uint8)
-            self.comm.Recv(text, status.Get_source(), _FAILURE_TAG)
-            raise PeerFailed(f"rank {status.Get_source()} failed: {text.tobytes().decode()}")
+        if message := self._next_message(_FAILURE_TAG):
+            raise PeerFailed(f"rank {message[0]} failed: {message[1].decode()}")
 
 
 def _bytes(tensor: torch.Tensor) -> np.ndarray:
