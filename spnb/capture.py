@@ -88,6 +88,11 @@ def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype) -> Graph:
             program = torch.export.export(fake, positional, named, strict=False)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        if "data-dependent" in reason:
+            reason = (
+                "its forward decides by the values of a tensor, so no two images need take the same"
+                f" way through it: use torch.where, or decide outside ({reason})"
+            )
         given = ", ".join(str(tuple(s)) for s in shapes.values())
         raise CaptureError(
             f"{type(module).__name__} cannot run or be captured at input shape {given}: {reason}"

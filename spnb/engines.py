@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -212,7 +213,7 @@ class Engines:
             stuck = self._interrupt()
             if not stuck:
                 self._calls = []  # results may be large
-            if output:
+            if output and not isinstance(sys.exception(), KeyboardInterrupt):
                 wait(calls, 0)
                 _hand_on(calls, printed, output, last=True)
         if failed:

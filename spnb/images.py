@@ -95,7 +95,7 @@ def open_source(
         array = as_numpy(image)
         source = ArraySource(batched(array, _layout(array.shape, channels, size, "array")))
     name, (batch, found, *own) = source.name, source.shape
-    if found not in (1, channels):
+    if found != channels and (found, channels) != (1, 3):  # grey is shown as RGB
         raise ValueError(
             f"{name} has {found} channels, but {channels} are asked for: convert the image or pass"
             f" channels={found}"
@@ -197,12 +197,19 @@ def _open_path(path: str | Path, channels: int, size: tuple[int, ...] | None) ->
     if not path.lower().endswith((".tif", ".tiff")):
         return _pillow(path, name, channels)
     try:
-        return TiffSource(path, name)
+        source = TiffSource(path, name)
     except ValueError as error:
         try:
             return _pillow(path, name, channels)
         except ValueError:
             raise error from None
+    if source.shape[1] == 1 < min(source.pages, channels):
+        raise ValueError(
+            f"{name} has {source.pages} grey pages, but {channels} channels are asked for: write"
+            " them as the channels of one page (tifffile: planarconfig='separate'), or give an"
+            " array"
+        )
+    return source
 
 
 def _hint(path: str | Path) -> str:

@@ -35,8 +35,8 @@ class Job(Shown):
         A built-in name (``"resnet"``, ``"resnet50"``, ``"amoebanet"``, …), a
         ``"package.module:factory"`` whose callable returns an `nn.Module`, or an `nn.Module`.
     options
-        All others are keywords, described in the table that ``python -m spnb infer --help``
-        prints; the names are those of the flags in snake case.
+        All others are keywords, listed below; the names are those of the shell's flags in snake
+        case.  Channels are those of the network's first convolution, or of ``input_shapes``.
 
     Raises
     ------
@@ -97,6 +97,9 @@ class Job(Shown):
     verbose: bool = _option(False, "print per-rank figures", bool)
 
     def __post_init__(self):
+        if not isinstance(self.model, str | nn.Module):
+            made = f": make one, as {self.model.__name__}(…)" * isinstance(self.model, type)
+            raise OptionError(f"model must be a name or an nn.Module, not {self.model!r}{made}")
         for option in options():
             value = getattr(self, option.name)
             whole = option.metadata["read"] in (int, bool)
@@ -340,3 +343,10 @@ def _field(name: str) -> dataclasses.Field:
 def options() -> list[dataclasses.Field]:
     """The table: every field of `Job` that is an option."""
     return [f for f in dataclasses.fields(Job) if "help" in f.metadata]
+
+
+Job.__doc__ = (
+    (Job.__doc__ or "")
+    + "\n    Options\n    -------\n"
+    + "".join(f"    {o.name} : {o.default!r}\n        {o.metadata['help']}\n" for o in options())
+)

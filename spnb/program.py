@@ -112,7 +112,7 @@ def without_exchange(program: Program) -> Program:
     return Program(tuple(map(alone, program.steps)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Part:
     """All that one rank needs to know: its share of a plan, nothing of the others'.
 
@@ -162,6 +162,13 @@ class Part:
     imports: tuple[str, ...]
     ruled: tuple[str, ...]
     dtype: torch.dtype
+
+    def __repr__(self) -> str:
+        steps = sum(len(program.steps) for program in self.programs.values())
+        return (
+            f"Part of rank {self.rank} of {self.num_ranks}: stage {self.stage}, tile {self.tile},"
+            f" {self.region} of {self.extent}, {len(self.nodes)} operators, {steps} steps"
+        )
 
     @property
     def position(self) -> tuple[int, ...]:

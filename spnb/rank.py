@@ -294,9 +294,12 @@ class Here(Shown):
         part = self._loaded()
         shape = None if x is None else (*x.shape[:1], *x.shape[2:])
         if shape != part.region.shape:
+            images, *sizes = part.region.shape
+            wanted = ", ".join(map(str, (images, "channels", *sizes)))
+            given = None if x is None else tuple(x.shape)
             raise ValueError(
-                f"rank {part.rank} owns {part.region}: it needs its tile, of shape"
-                f" {part.region.shape} without channels, not {shape}"
+                f"rank {part.rank} owns {part.region}: x must be that tile, of shape ({wanted}),"
+                f" not {given}"
             )
         has = part.home.tiling.spans(part.extent)
         exchange = Exchange(CELL_TAG, "x", "halo", part.home, part.home, has, needs, 0)

@@ -44,7 +44,7 @@ class CheckFailed(AssertionError):
     """The tiled output differs from the untiled one by more than rounding."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Check:
     """The tiled output against the untiled one; of several outputs, the one that differs most.
 
@@ -70,7 +70,7 @@ class Check:
         """Whether the outputs are equal within the tolerance; not if either has a NaN."""
         return self.max_abs_error <= self.tolerance * self.output_scale
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         verdict = "equal to the untiled run" if self.passed else "NOT equal to the untiled run"
         return (
             f"{verdict}: max error {self.max_abs_error:.2e}, output scale {self.output_scale:.2e},"

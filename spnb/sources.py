@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -40,7 +40,7 @@ class ArraySource:
     array([[[1., 1.]]], dtype=float32)
     """
 
-    array: np.ndarray
+    array: np.ndarray = field(repr=False)
     name: str = "array"
 
     def __post_init__(self) -> None:

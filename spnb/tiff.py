@@ -41,6 +41,8 @@ class TiffSource:
             channels = 3 if rgb else page.samplesperpixel - alpha
             self.shape = (1, channels, page.imagelength, page.imagewidth)
             checked(np.broadcast_to(np.zeros((), page.dtype), self.shape), self.name)
+            more = len(tif.pages) > 1 and tif.pages[1].shape == page.shape  # else: a pyramid
+            self.pages = len(tif.pages) if more else 1
             self.chunk_rows = 1
             if not page.is_memmappable:
                 self.chunk_rows = page.tilelength if page.is_tiled else page.rowsperstrip

@@ -137,3 +137,13 @@ class Named(nn.Module):
 
     def forward(self, x, scale=2.0, *, row):
         return self.conv(x) * scale + row[:, :, None, None]
+
+
+class Decides(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_a_forward_that_decides_by_values_is_told():
+    with pytest.raises(CaptureError, match="decides by the values of a tensor"):
+        capture(Decides(), (1, 3, 8, 8), torch.float32)

@@ -188,6 +188,12 @@ def test_tiff_alpha_channels_pages_and_sparse_tiles(tmp_path):
     reads_like(open_source(path, channels=1), (GREY16 > 30000)[None, None].astype(np.float32))
     Image.fromarray(GREY16 > 30000).save(path)
     reads_like(open_source(path, channels=1), (GREY16 > 30000)[None, None].astype(np.float32))
+    tifffile.imwrite(path, np.float32(bands), photometric="minisblack", metadata=None)
+    for channels in (3, 5):
+        with pytest.raises(ValueError, match=f"5 grey pages, but {channels} channels"):
+            open_source(path, channels=channels)
+    with pytest.raises(ValueError, match="array has 1 channels, but 5 are asked for"):
+        open_source(GREY16, channels=5)
     sparse = RGB.copy()
     sparse[:64] = 0
     tifffile.imwrite(

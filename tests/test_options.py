@@ -215,3 +215,13 @@ def test_a_network_is_captured_once_and_again_for_new_rules(model):
     assert job.replace(image_size=64).graph is not graph
     rule("testing.never_called")(lambda node: None)
     assert job.graph is not graph
+
+
+def test_a_class_is_no_network():
+    with pytest.raises(OptionError, match=r"not <class .*Conv2d'>: make one, as Conv2d\(…\)"):
+        Job(nn.Conv2d)
+
+
+def test_every_option_is_in_the_docstring():
+    for option in options.options():
+        assert f"{option.name} : {option.default!r}\n" in Job.__doc__
