@@ -19,6 +19,7 @@ from .planning import JobPlan
 from .result import Result
 from .session import Session
 from .sources import Source
+from .store import check_suffix
 from .transport import PeerFailed, WaitTimeout
 from .worker import RankError
 
@@ -60,7 +61,9 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     names = "\n".join(f"  {name:<16}{text}" for name, text in models.names())
     parser = _Parser(
-        prog="spnb", description="Spatial parallelism of convolutional networks, exactly."
+        allow_abbrev=False,
+        prog="spnb",
+        description="Spatial parallelism of convolutional networks, exactly.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="{plan,infer,bench}")
     for verb, text in (
@@ -70,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = verbs.add_parser(
             verb,
+            allow_abbrev=False,
             help=text,
             description=text,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -96,6 +100,8 @@ def _job(args: argparse.Namespace) -> Job:
 
 def _drive(args: argparse.Namespace, post: Post | None) -> int:
     clock = _Clock()
+    if args.save_output:
+        check_suffix(args.save_output)
     job = _job(args)
     plan = planning.plan(job)
     clock.lap("plan")

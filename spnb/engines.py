@@ -227,12 +227,17 @@ class Engines:
         """Have done with a call that could not be interrupted, or whose interruption was."""
         if stuck := self._interrupt():
             raise EngineTimeout(f"an earlier call is still at work{stuck}")
-        self._calls = []
+        self._calls, self._lost = [], set()
 
     def _interrupt(self) -> str:
         """Interrupt the ranks that are at work, and wait for them; which do not stop, in words."""
         deadline = time.monotonic() + PATIENCE
+        probes: dict[int, ipp.AsyncResult] = {}
         while (ranks := self._at_work()) and self.alive:
+            if any(probe.done() for probe in probes.values()):
+                # It has done what was asked of it since: its answer was lost in the interruption.
+                self._lost |= {self._calls[rank] for rank in probes if probes[rank].done()}
+                continue
             if time.monotonic() > deadline:
                 return f" (ranks {ranks} have not stopped for {PATIENCE:g} s: cluster.restart())"
             # Through the nannies: a signal to mpiexec would end the engines.  One that dies just
@@ -241,10 +246,15 @@ class Engines:
                 ids = [self.ids[rank] for rank in ranks]
                 self.client.send_signal(signal.SIGINT, ids, block=False)
             wait([self._calls[rank] for rank in ranks], 1.0)
+            for rank in self._at_work():
+                with contextlib.suppress(KeyError, IndexError, ipp.error.NoEnginesRegistered):
+                    if rank not in probes:
+                        probes[rank] = self.client[self.ids[rank]].apply_async(_introduce)
         return ""
 
     def _at_work(self) -> list[int]:
-        return [rank for rank, call in enumerate(self._calls) if not call.done()]
+        open_ = (rank for rank, call in enumerate(self._calls) if not call.done())
+        return [rank for rank in open_ if self._calls[rank] not in self._lost]
 
     def _require_alive(self) -> None:
         if ailment := self._ailment():
@@ -279,6 +289,7 @@ class Engines:
         self.hosts: tuple[str, ...] = ()
         self.view: ipp.DirectView | None = None
         self._calls: list[ipp.AsyncResult] = []
+        self._lost: set[ipp.AsyncResult] = set()  # calls that will never be answered
 
     def _meet(self, client: ipp.Client) -> list[dict[str, Any]]:
         """Ask each engine who it is: the hub does not promise that ids are ranks."""

@@ -97,8 +97,8 @@ def open_source(
     name, (batch, found, *own) = source.name, source.shape
     if found != channels and (found, channels) != (1, 3):  # grey is shown as RGB
         raise ValueError(
-            f"{name} has {found} channels, but {channels} are asked for: convert the image or pass"
-            f" channels={found}"
+            f"{name} has {found} channels, but {channels} are asked for: convert the image, or"
+            f" take a network of {found}"
         )
     if batch != 1 and batch_size not in (None, batch):
         raise ValueError(f"{name} holds {batch} images, but the batch size is {batch_size}")

@@ -197,7 +197,7 @@ class SpnbMagics(Magics):
         act: Callable[[argparse.Namespace], Any],
         add: Callable[[argparse.ArgumentParser], Any] = lambda parser: None,
     ) -> None:
-        parser = _Parser(prog=f"%spnb {verb}", description=text, add_help=False)
+        parser = _Parser(prog=f"%spnb {verb}", description=text, add_help=False, allow_abbrev=False)
         parser.add_argument("--help", "-h", action=_Help, help="show this")
         add(parser)
         self.verbs[verb] = parser, act

@@ -58,8 +58,7 @@ class Store:
             For another suffix than ``.npy``, ``.tif``, ``.tiff`` or ``.zarr``.
         """
         suffix, shape = self.path.suffix, self.axes.shape
-        if suffix not in SUFFIXES:
-            raise ValueError(f"cannot save as {self.path.name}: use {', '.join(SUFFIXES)}")
+        check_suffix(self.path)
         if self.path.exists():
             if not overwrite:
                 raise FileExistsError(f"{self.path} exists: pass overwrite=True to replace it")
@@ -127,3 +126,10 @@ class Store:
             else parts
             for axis, parts in enumerate(has)
         )
+
+
+def check_suffix(path: str | Path) -> None:
+    """Raise ValueError where an output cannot be saved under such a name."""
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"cannot save as {path.name}: use {', '.join(SUFFIXES)}")

@@ -53,6 +53,8 @@ def test_an_image_sets_size_and_batch(capsys):
         ("infer resnet --checkpoint nowhere.pth", "there is no checkpoint nowhere.pth"),
         ("infer resnext", "unknown model 'resnext'"),
         ("infer no.such:model", "cannot find the model no.such:model"),
+        ("infer resnet --save-output x.foo", "cannot save as x.foo: use"),
+        ("infer resnet --num-spatial-part 2", "unrecognized arguments: --num-spatial-part 2"),
         ("infer resnet --times 2", "unrecognized arguments: --times 2"),
     ],
 )

@@ -5,6 +5,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import ipyparallel as ipp
@@ -23,6 +24,11 @@ def engines():
     engines.start()
     yield engines
     engines.stop()
+
+
+def test_an_answer_that_was_lost_keeps_nobody_waiting(engines):
+    engines._calls = [Future()]  # of something that the engine has done
+    assert sorted(engines.call(abs, [(-1,), (-2,), (3,)])) == [1, 2, 3]
 
 
 def processes_of(folder):
