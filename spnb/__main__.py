@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +19,6 @@ from .planning import JobPlan
 from .result import Result
 from .session import Session
 from .sources import Source
-from .store import check_suffix
 from .transport import PeerFailed, WaitTimeout
 from .worker import RankError
 
@@ -100,8 +99,6 @@ def _job(args: argparse.Namespace) -> Job:
 
 def _drive(args: argparse.Namespace, post: Post | None) -> int:
     clock = _Clock()
-    if args.save_output:
-        check_suffix(args.save_output)
     job = _job(args)
     plan = planning.plan(job)
     clock.lap("plan")
@@ -128,7 +125,11 @@ def _drive(args: argparse.Namespace, post: Post | None) -> int:
     if args.save_plots:
         _save_plots(plan, result, next(iter(sources.values())), Path(args.save_plots))
     if args.report:
-        _save_report(result, check, clock.seconds, Path(args.report))
+        report = result.report()
+        report["seconds"] |= clock.seconds
+        if check is not None:
+            report["check"] = {**dataclasses.asdict(check), "passed": check.passed}
+        _save_report(report, Path(args.report))
     return 0 if check is None or check.passed else 1
 
 
@@ -140,12 +141,9 @@ def _bench(args: argparse.Namespace) -> int:
     measured = bench(_job(args), args.baselines, args.rounds)
     print(measured)
     if args.save_plots:
-        import matplotlib as mpl
-
-        mpl.use("Agg")
-        _save_picture(measured.plot(), Path(args.save_plots) / "bench.png")
+        _save_picture(measured.plot, Path(args.save_plots) / "bench.png")
     if args.report:
-        print(f"wrote {measured.to_json(args.report)}")
+        _save_report(measured.report(), Path(args.report))
     return 0
 
 
@@ -167,9 +165,6 @@ def _shapes(plan: JobPlan, result: Result) -> str:
 
 
 def _save_plots(plan: JobPlan, result: Result, source: Source, folder: Path) -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
     pictures = {"timeline": result.plot_timeline}
     for stage in plan.stages:
         if stage.tiled and len(plan.extent) == 2:
@@ -177,20 +172,19 @@ def _save_plots(plan: JobPlan, result: Result, source: Source, folder: Path) -> 
                 source, s
             )
     for name, draw in sorted(pictures.items()):
-        _save_picture(draw(), folder / f"{name}.png")
+        _save_picture(draw, folder / f"{name}.png")
 
 
-def _save_picture(axes: Any, path: Path) -> None:
+def _save_picture(draw: Callable[[], Any], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
     path.parent.mkdir(parents=True, exist_ok=True)
-    axes.figure.savefig(path, dpi=150, bbox_inches="tight")
+    draw().figure.savefig(path, dpi=150, bbox_inches="tight")
     print(f"wrote {path}")
 
 
-def _save_report(result: Result, check: Any, seconds: dict[str, float], path: Path) -> None:
-    report = result.report()
-    report["seconds"] |= seconds
-    if check is not None:
-        report["check"] = {**dataclasses.asdict(check), "passed": check.passed}
+def _save_report(report: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
     print(f"wrote {path}")

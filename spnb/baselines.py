@@ -1,7 +1,8 @@
 """What a user with one machine would run instead: one process, timed step by step.
 
-``python -m spnb.baselines`` is that process.  It reads a pickled `Request` and then lines from its
-standard input: each ``step`` is answered with the seconds of one pass over a batch.
+``python -m spnb.baselines`` is that process.  It reads, pickled, the name of a baseline and a job,
+and then lines from its standard input: each ``step`` is answered with the seconds of one pass
+over a batch.
 """
 
 from __future__ import annotations
@@ -37,26 +38,14 @@ class Baseline:
 
     Attributes
     ----------
-    name, text
-        What it is called, and what it does.
     make
         Given a network and its inputs, what runs them once.
     keeps_memory
         Whether the allocator is told to keep large blocks from one operator to the next.
     """
 
-    name: str
-    text: str
     make: Callable[[nn.Module, Sequence[torch.Tensor]], Step]
     keeps_memory: bool = True
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a process shall time."""
-
-    baseline: str
-    job: Job
 
 
 def plain(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
@@ -139,14 +128,11 @@ def openvino(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
 
 
 BASELINES = {
-    b.name: b
-    for b in (
-        Baseline("plain", "plain torch, as a user writes it", plain, keeps_memory=False),
-        Baseline("tuned", "torch, folded, best layout and threads, memory kept", tuned),
-        Baseline("compiled", "torch.compile with freezing, memory kept", compiled),
-        Baseline("onnxruntime", "ONNX Runtime", onnxruntime, keeps_memory=False),
-        Baseline("openvino", "OpenVINO", openvino, keeps_memory=False),
-    )
+    "plain": Baseline(plain, keeps_memory=False),
+    "tuned": Baseline(tuned),
+    "compiled": Baseline(compiled),
+    "onnxruntime": Baseline(onnxruntime, keeps_memory=False),
+    "openvino": Baseline(openvino, keeps_memory=False),
 }
 
 
@@ -169,7 +155,7 @@ class BaselineProcess:
             env=environment,
         )
         try:
-            request = pickle.dumps(Request(baseline, replace(job)))
+            request = pickle.dumps((baseline, replace(job)))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             self.stop()
             raise Unavailable(
@@ -228,15 +214,15 @@ def serve() -> None:
     def answer(**fields: Any) -> None:
         answers.write(json.dumps(fields) + "\n")
 
-    request = pickle.load(sys.stdin.buffer)
+    baseline, job = pickle.load(sys.stdin.buffer)
     idle = memory.resident_bytes()
     start = time.perf_counter()
     try:
-        shapes = request.job.shapes
+        shapes = job.shapes
         shapes = shapes.values() if isinstance(shapes, dict) else shapes
-        torch.manual_seed(request.job.seed)
-        inputs = [torch.rand(shape, dtype=request.job.dtype) for shape in shapes]
-        step = BASELINES[request.baseline].make(request.job.module, inputs)
+        torch.manual_seed(job.seed)
+        inputs = [torch.rand(shape, dtype=job.dtype) for shape in shapes]
+        step = BASELINES[baseline].make(job.module, inputs)
         step()
     except Exception as error:
         reason = str(error).strip().splitlines() or [""]

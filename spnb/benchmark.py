@@ -6,14 +6,12 @@ does falls on all alike; a ratio is the median of the rounds' ratios.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -133,13 +131,6 @@ class Bench(Shown):
             "peak_memory_bytes": dict(self.peak_bytes),
             "skipped": dict(self.skipped),
         }
-
-    def to_json(self, path: str | Path) -> Path:
-        """Write `report` to a file."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.report(), indent=2) + "\n")
-        return path
 
 
 def bench(

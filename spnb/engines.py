@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from typing import Any
 
@@ -227,17 +227,13 @@ class Engines:
         """Have done with a call that could not be interrupted, or whose interruption was."""
         if stuck := self._interrupt():
             raise EngineTimeout(f"an earlier call is still at work{stuck}")
-        self._calls, self._lost = [], set()
+        self._calls = []
 
     def _interrupt(self) -> str:
         """Interrupt the ranks that are at work, and wait for them; which do not stop, in words."""
         deadline = time.monotonic() + PATIENCE
         probes: dict[int, ipp.AsyncResult] = {}
-        while (ranks := self._at_work()) and self.alive:
-            if any(probe.done() for probe in probes.values()):
-                # It has done what was asked of it since: its answer was lost in the interruption.
-                self._lost |= {self._calls[rank] for rank in probes if probes[rank].done()}
-                continue
+        while (ranks := self._unanswered(probes)) and self.alive:
             if time.monotonic() > deadline:
                 return f" (ranks {ranks} have not stopped for {PATIENCE:g} s: cluster.restart())"
             # Through the nannies: a signal to mpiexec would end the engines.  One that dies just
@@ -246,15 +242,24 @@ class Engines:
                 ids = [self.ids[rank] for rank in ranks]
                 self.client.send_signal(signal.SIGINT, ids, block=False)
             wait([self._calls[rank] for rank in ranks], 1.0)
-            for rank in self._at_work():
-                with contextlib.suppress(KeyError, IndexError, ipp.error.NoEnginesRegistered):
-                    if rank not in probes:
-                        probes[rank] = self.client[self.ids[rank]].apply_async(_introduce)
+            # A probe's answer may be lost as well: new ones each time, and no signal meanwhile.
+            with contextlib.suppress(KeyError, IndexError, ipp.error.NoEnginesRegistered):
+                probes = {
+                    rank: self.client[self.ids[rank]].apply_async(_introduce)
+                    for rank in self._at_work()
+                }
+            wait(list(probes.values()), 1.0)
         return ""
 
+    def _unanswered(self, probes: Mapping[int, ipp.AsyncResult]) -> list[int]:
+        """Ranks at work; who has done what was asked since has lost the answer, interrupted."""
+        for rank, probe in probes.items():
+            if probe.done() and not self._calls[rank].done():
+                self._calls[rank] = probe
+        return self._at_work()
+
     def _at_work(self) -> list[int]:
-        open_ = (rank for rank, call in enumerate(self._calls) if not call.done())
-        return [rank for rank in open_ if self._calls[rank] not in self._lost]
+        return [rank for rank, call in enumerate(self._calls) if not call.done()]
 
     def _require_alive(self) -> None:
         if ailment := self._ailment():
@@ -289,7 +294,6 @@ class Engines:
         self.hosts: tuple[str, ...] = ()
         self.view: ipp.DirectView | None = None
         self._calls: list[ipp.AsyncResult] = []
-        self._lost: set[ipp.AsyncResult] = set()  # calls that will never be answered
 
     def _meet(self, client: ipp.Client) -> list[dict[str, Any]]:
         """Ask each engine who it is: the hub does not promise that ids are ranks."""

@@ -11,6 +11,7 @@ from .capture import CaptureError
 from .images import open_source
 from .layout import PlanError
 from .options import Job, options
+from .store import check_suffix
 from .values import PRECISIONS, OptionError
 from .weights import WeightsError
 
@@ -69,6 +70,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save-output",
         metavar="FILE",
+        type=_output,
         help="write the output as npy, tif or zarr, each rank its own tile",
     )
 
@@ -117,6 +119,14 @@ def choices(name: str) -> tuple[str, ...]:
         "fused_layers": ("1", "2", "4", "all"),
     }
     return known.get(name, ())
+
+
+def _output(text: str) -> str:
+    try:
+        check_suffix(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _reader(option: dataclasses.Field) -> Callable[[str], Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -106,7 +106,8 @@ class Network:
             If that is not possible.
         """
         if self._built_in and isinstance(shapes, tuple):
-            return _built_in_graph(*self._recipe, shapes, dtype, registered())
+            # Another object, since the cache shall keep no weights; of those is the seed.
+            return _built_in_graph(replace(self, seed=0), shapes, dtype, registered())
         asked = (shapes, dtype, registered())
         known, graph = self.__dict__.get("_graph", (None, None))
         if known != asked:
@@ -118,33 +119,22 @@ class Network:
     def _built_in(self) -> bool:
         return isinstance(self.model, str) and ":" not in self.model
 
-    @property
-    def _recipe(self) -> tuple[str, int, int, int]:
-        return self.model, self.classes, self.layers, self.filters
-
     def _build(self) -> nn.Module:
         if isinstance(self.model, nn.Module):
             return self.model
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return _build(*self._recipe) if self._built_in else weights.call_factory(self.model)
-
-
-def _build(model: str, classes: int, layers: int, filters: int) -> nn.Module:
-    return models.build(model, num_classes=classes, num_layers=layers, num_filters=filters)
+            if not self._built_in:
+                return weights.call_factory(self.model)
+            return models.build(
+                self.model,
+                num_classes=self.classes,
+                num_layers=self.layers,
+                num_filters=self.filters,
+            )
 
 
 @lru_cache(maxsize=8)
-def _built_in_graph(
-    model: str,
-    classes: int,
-    layers: int,
-    filters: int,
-    shapes: tuple,
-    dtype: torch.dtype,
-    rules: int,
-) -> Graph:
+def _built_in_graph(network: Network, shapes: tuple, dtype: torch.dtype, rules: int) -> Graph:
     """A built-in network is the same whenever it is asked for: once for each set of rules."""
-    with torch.device("meta"):
-        network = _build(model, classes, layers, filters)
-    return capture(network, shapes, dtype)
+    return capture(network.skeleton, shapes, dtype)

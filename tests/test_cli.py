@@ -1,16 +1,15 @@
 """The command line: what it prints, writes and refuses, with its own ranks and under mpiexec."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import MPIEXEC
 
 from spnb.__main__ import main
 
-MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or "mpiexec"
 SMALL = ["resnet20_v1", "--image-size", "67x93", "--batch-size", "3"]
 
 

@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import ipyparallel as ipp
-import psutil
 import pytest
+from processes import processes_of
 
 from spnb import launch
 from spnb.engines import PATIENCE, EngineDied, EngineError, Engines, EngineTimeout, StartError
@@ -29,18 +29,6 @@ def engines():
 def test_an_answer_that_was_lost_keeps_nobody_waiting(engines):
     engines._calls = [Future()]  # of something that the engine has done
     assert sorted(engines.call(abs, [(-1,), (-2,), (3,)])) == [1, 2, 3]
-
-
-def processes_of(folder):
-    """Whatever runs with a start's folder in its command or environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if folder in " ".join([*process.cmdline(), *process.environ().values()]):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
 
 
 def act(what):

@@ -1,24 +1,13 @@
 """Every notebook from top to bottom, twice on one kernel, without errors or processes left."""
 
 import re
-from contextlib import suppress
 
-import psutil
 import pytest
+from processes import processes_of
 
 from notebooks import FOLDER, execute
 
 pytestmark = [pytest.mark.notebook, pytest.mark.mpi, pytest.mark.timeout(900)]
-
-
-def processes_with(mark):
-    """Engines and their launchers, of nobody else's."""
-    found = set()
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if mark in process.environ().values():
-                found.add(" ".join(process.cmdline()))
-    return found
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
@@ -31,7 +20,7 @@ def test_runs_twice_from_top_to_bottom(path, tmp_path, monkeypatch):
     assert "equal to the untiled run" in text or path.stem == "08-many-hosts"  # runs nothing
     assert "NOT equal" not in text
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= 3
-    assert not processes_with(str(tmp_path))
+    assert not processes_of(str(tmp_path))
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)

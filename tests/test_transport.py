@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import MPIEXEC
 
 import spnb
 from spnb.transport import PeerFailed, WaitTimeout
@@ -86,7 +87,6 @@ def test_a_polite_wait_sleeps_ever_longer_and_looks_around():
 
 
 LEFTOVERS = """
-import time
 import torch
 from mpi4py import MPI
 from spnb.transport import PeerFailed
@@ -119,9 +119,8 @@ open(f"rank-{rank}", "w").write(str(heard))
 def test_nothing_of_the_past_is_heard_after_a_reset(tmp_path):
     # MPI gives the number of a freed communicator to a later one, and with it what was left there
     (tmp_path / "leftovers.py").write_text(LEFTOVERS)
-    mpiexec = Path(sys.executable).parent / "mpiexec"
     run = subprocess.run(
-        [mpiexec, "-n", "2", sys.executable, "leftovers.py"],
+        [MPIEXEC, "-n", "2", sys.executable, "leftovers.py"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(Path(spnb.__file__).parent.parent)},
         capture_output=True,
