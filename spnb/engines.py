@@ -16,6 +16,7 @@ from typing import Any
 
 import ipyparallel as ipp
 
+from .cells import name_cells
 from .launch import Launch, Progress, StartError
 
 SECONDARY = frozenset({"PeerFailed", "KeyboardInterrupt"})
@@ -310,7 +311,7 @@ class Engines:
             )
         self.ids = tuple(self.ids[i] for i in order)
         self.hosts = tuple(found[i]["host"] for i in order)
-        self.view = client.direct_view(list(self.ids), block=True)
+        self.view = name_cells(client.direct_view(list(self.ids), block=True))
         return found
 
 

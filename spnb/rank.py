@@ -30,7 +30,7 @@ from .worker import Piece, Tell, Worker, cut
 SMALL = 1 << 20
 """Output pieces of a rank up to this many bytes come back with its report."""
 
-CELL_TAG = 1 << 18
+CELL_TAG = 1 << 15
 """Of exchanges made by hand in a cell: beyond those of any plan."""
 
 SAVE_TAG = CELL_TAG + 1

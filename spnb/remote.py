@@ -28,8 +28,10 @@ _transport: Any = None
 
 def prepare(token: Path, threads: int, deadline: float, path: Sequence[str]) -> bool:
     """Get ready, together with all engines; whether this one sees the caller's files."""
+    from IPython import get_ipython
     from mpi4py import MPI
 
+    from .cells import watch_cells
     from .transport.mpi import MPITransport
 
     global _transport
@@ -37,6 +39,7 @@ def prepare(token: Path, threads: int, deadline: float, path: Sequence[str]) -> 
     torch.set_num_threads(threads)
     if _transport is None:
         _transport = MPITransport(MPI.COMM_WORLD, deadline=deadline)
+        watch_cells(get_ipython(), _transport)
     return token.exists()
 
 

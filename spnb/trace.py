@@ -50,8 +50,12 @@ class Recorder:
 
     def __init__(self):
         self.events: list[Event] = []
-        self.origin = time.perf_counter()
         self.micro_batch = 0
+        self.start()
+
+    def start(self) -> None:
+        """Count the time from now on."""
+        self.origin = time.perf_counter()
 
     @contextmanager
     def span(self, kind: str, layer: str, what: str, size: int = 0) -> Iterator[None]:

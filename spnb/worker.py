@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,22 +85,14 @@ class Worker:
         PeerFailed
             If another rank fails.
         """
-        self.transport.barrier()
         run = _Run(self, read, tell)
-        try:
+        with self._heard(run):
+            self.transport.barrier()
+            run.recorder.start()
             for number in self.part.order:
                 run.micro_batch(number)
                 run.told(1)
             self.transport.flush()
-        except PeerFailed:
-            raise
-        except BaseException as error:
-            place = f"rank {self.part.rank}, stage {self.part.stage}, {run.at}"
-            text = f"{place}: {type(error).__name__}: {error}"
-            self.transport.fail(text)
-            if isinstance(error, Exception):
-                raise RankError(text) from error
-            raise
         return Outcome(run.pieces, run.recorder.events)
 
     @torch.inference_mode()
@@ -109,10 +102,27 @@ class Worker:
         own = region_at(exchange.has, exchange.source.position(rank))
         run.held[exchange.value] = (x, own)
         sends = exchange.sends(rank)
-        run.send(Send(exchange.tag, exchange.value, exchange.kind, sends, axes))
-        run.receive(receive_step(exchange, rank, axes, x.dtype))
-        self.transport.flush()
+        with self._heard(run):
+            run.send(Send(exchange.tag, exchange.value, exchange.kind, sends, axes))
+            run.receive(receive_step(exchange, rank, axes, x.dtype))
+            self.transport.flush()
         return run.held[exchange.value][0]
+
+    @contextmanager
+    def _heard(self, run: _Run) -> Iterator[None]:
+        """Begin with no memory of earlier failures, and let the other ranks hear of one here."""
+        self.transport.hear()
+        try:
+            yield
+        except PeerFailed:
+            raise
+        except BaseException as error:
+            place = f"rank {self.part.rank}, stage {self.part.stage}, {run.at}"
+            text = f"{place}: {type(error).__name__}: {error}"
+            self.transport.fail(text)
+            if isinstance(error, Exception):
+                raise RankError(text) from error
+            raise
 
 
 class _Run:

@@ -33,9 +33,9 @@ def test_a_failure_frees_who_waits_and_is_the_one_that_is_raised():
     def work(transport):
         transport.barrier()
         if transport.rank == 2:
-            transport.fail("too hot")
+            transport.fail("rank 2: too hot")
             raise ValueError("too hot")
-        with pytest.raises(PeerFailed, match="rank 2 failed: too hot"):
+        with pytest.raises(PeerFailed, match="rank 2: too hot"):
             transport.wait([transport.receive(2, 0, torch.empty(1))])
 
     start = time.monotonic()
@@ -80,7 +80,7 @@ def test_a_polite_wait_sleeps_ever_longer_and_looks_around():
     assert not politely(lambda: False, lambda: None, 0.05)
 
     def hears():
-        raise PeerFailed("rank 1 failed")
+        raise PeerFailed("rank 1: failed")
 
     with pytest.raises(PeerFailed):
         politely(lambda: False, hears, 60)

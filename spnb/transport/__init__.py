@@ -34,6 +34,9 @@ class Transport(Protocol):
 
     rank: int
 
+    def hear(self) -> None:
+        """Begin: whatever is left of a call that failed, here or elsewhere, stays behind."""
+
     def send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
         """Start sending a contiguous tensor, which must not change until `flush`."""
 
@@ -58,4 +61,7 @@ class Transport(Protocol):
         """Wait until every rank of the plan is here."""
 
     def fail(self, reason: str) -> None:
-        """Tell every other rank that this one has failed."""
+        """Tell every other rank that this one has failed; the reason names it.
+
+        Those that wait raise `PeerFailed`; whose next call it reaches first begins that anew.
+        """

@@ -63,6 +63,9 @@ class LocalTransport:
     def __init__(self, world: World, rank: int):
         self.world, self.rank = world, rank
 
+    def hear(self) -> None:
+        """Nothing to do: a world that failed is not used again."""
+
     def send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
         with self.world.changed:
             self.world.boxes[self.rank, target, tag].append(tensor)
@@ -78,7 +81,7 @@ class LocalTransport:
                 lambda: world.failure or all(a.done() for a in arrivals), world.deadline
             )
         if world.failure and world.failure[0] != self.rank:
-            raise PeerFailed("rank {} failed: {}".format(*world.failure))
+            raise PeerFailed(world.failure[1])
         if not in_time:
             late = sorted({a.source for a in arrivals if not a.arrived})
             raise WaitTimeout(f"nothing from ranks {late} for {world.deadline:g} s")
@@ -90,8 +93,7 @@ class LocalTransport:
         try:
             self.world._barrier.wait(self.world.deadline)
         except threading.BrokenBarrierError:
-            reason = "rank {} failed: {}".format(*(self.world.failure or (-1, "unknown")))
-            raise PeerFailed(reason) from None
+            raise PeerFailed((self.world.failure or (-1, "a rank did not come"))[1]) from None
 
     def fail(self, reason: str) -> None:
         with self.world.changed:

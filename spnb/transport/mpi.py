@@ -4,13 +4,21 @@ More ranks than cores is the normal case in a notebook.  MPI's own waits spin, a
 from a rank that computes; here a wait tests, and sleeps between tests: at first briefly, to catch a
 halo that is about to arrive, later longer.  Between tests a wait can be interrupted, sees its
 deadline, and hears of another rank's failure.
+
+A call that failed leaves messages behind, on some ranks more than on others.  Each failure begins a
+new generation, and a message is only received in its own::
+
+    rank 0   exchange, interrupted ──┐ "generation 0 failed"    hears nothing new  ──► generation 1
+    rank 1   (was not called)        └────────────────────────► hears of it        ──► generation 1
 """
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +27,8 @@ from mpi4py import MPI
 from . import PeerFailed, WaitTimeout
 
 _FAILURE_TAG = 0
+_TAGS = 1 << 16  # in each generation
+_LOOKS = 20  # for failures of earlier calls
 _SPIN = 2e-4  # seconds of testing without sleep: most halos arrive within
 _SHORTEST, _LONGEST = 2e-5, 1e-3  # seconds of sleep between two tests
 
@@ -52,6 +62,12 @@ class _Arrival:
         return self.finished
 
 
+class _Failure(NamedTuple):
+    generation: int
+    call: str
+    text: str
+
+
 class MPITransport:
     """One rank of an MPI communicator.
 
@@ -63,14 +79,21 @@ class MPITransport:
         Ranks that take part in the plan: the first of the communicator.
     deadline
         Seconds that a rank waits for another before it gives up.
+
+    Attributes
+    ----------
+    call
+        Name of the call that this rank is in, the same on all ranks; "" if it has none.  Who begins
+        late, and finds that another has failed in this very call, need not wait for it.
     """
 
     def __init__(self, comm: MPI.Comm, num_ranks: int | None = None, deadline: float = 3600.0):
         self.parent, self.deadline = comm, deadline
         self.num_ranks = num_ranks or comm.size
-        self.comm = comm
+        self.comm, self.call = comm, ""
         self._sent: list[tuple[MPI.Request, torch.Tensor]] = []
         self._posted: set[_Arrival] = set()
+        self._generation = 0
         self._sent_to, self._received = np.zeros(comm.size, np.int64), 0  # messages
         self._steps: Iterator[Callable[[], bool]] | None = None
         self._awaited: Callable[[], bool] | None = None
@@ -121,6 +144,7 @@ class MPITransport:
             old.Free()
         self.comm, self._sent, self._received = fresh, [], 0
         self._sent_to[:] = 0
+        self._generation = 0
 
     def _drained(self) -> int:
         """Receive what is left over; how many messages have been received in all."""
@@ -128,18 +152,18 @@ class MPITransport:
             pass
         return self._received
 
-    def _next_message(self, tag: int) -> tuple[int, bytes] | None:
-        """Source and content of a message that nobody waits for, if there is one."""
+    def _next_message(self, tag: int) -> bytes | None:
+        """Content of a message that nobody waits for, if there is one."""
         status = MPI.Status()
         if not self.comm.Iprobe(MPI.ANY_SOURCE, tag, status):
             return None
         self._received += 1
         content = np.empty(status.Get_count(), dtype=np.uint8)
         self.comm.Recv(content, status.Get_source(), status.Get_tag())
-        return status.Get_source(), content.tobytes()
+        return content.tobytes()
 
     def send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
-        self._send(target, tag + 1, tensor)
+        self._send(target, self._tag(tag), tensor)
 
     def _send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
         request = self.comm.Isend(_bytes(tensor), target, tag)
@@ -148,7 +172,7 @@ class MPITransport:
         self._sent.append((request, tensor))
 
     def receive(self, source: int, tag: int, buffer: torch.Tensor) -> _Arrival:
-        arrival = _Arrival(source, self.comm.Irecv(_bytes(buffer), source, tag + 1), buffer)
+        arrival = _Arrival(source, self.comm.Irecv(_bytes(buffer), source, self._tag(tag)), buffer)
         self._posted.add(arrival)
         return arrival
 
@@ -180,13 +204,20 @@ class MPITransport:
             self.wait([self.receive(0, self._BARRIER, torch.zeros(1))])
         self.flush()
 
+    def hear(self) -> None:
+        for _ in range(_LOOKS):  # MPI may see a message that is there at a later look only
+            if (failure := self._next_failure()) and failure.call == self.call != "":
+                raise PeerFailed(failure.text)
+
     def fail(self, reason: str) -> None:
-        text = torch.frombuffer(bytearray(reason.encode()), dtype=torch.uint8)
+        failure = _Failure(self._generation, self.call, reason)
+        content = torch.frombuffer(bytearray(pickle.dumps(failure)), dtype=torch.uint8)
         for rank in range(self.num_ranks):
             if rank != self.rank:
-                self._send(rank, _FAILURE_TAG, text)
+                self._send(rank, _FAILURE_TAG, content)
+        self._generation += 1
 
-    _BARRIER = 1 << 20
+    _BARRIER = _TAGS - 2
 
     def _wait(self, done: Callable[[], bool], whom: Callable[[], str]) -> None:
         if not politely(done, self._listen, self.deadline):
@@ -194,8 +225,27 @@ class MPITransport:
 
     def _listen(self) -> None:
         """Raise if another rank says that it failed."""
-        if message := self._next_message(_FAILURE_TAG):
-            raise PeerFailed(f"rank {message[0]} failed: {message[1].decode()}")
+        if failure := self._next_failure():
+            raise PeerFailed(failure.text)
+
+    def _next_failure(self) -> _Failure | None:
+        """A failure of this generation, or of this call; from now on it is the next generation."""
+        while content := self._next_message(_FAILURE_TAG):
+            failure = pickle.loads(content)
+            news = failure.generation >= self._generation
+            self._generation = max(self._generation, failure.generation + 1)
+            if news or failure.call == self.call != "":
+                return failure
+        return None
+
+    def _tag(self, tag: int) -> int:
+        found = self._generation * _TAGS + tag + 1
+        if found > self.comm.Get_attr(MPI.TAG_UB):
+            raise RuntimeError(
+                f"{self._generation} calls failed since the plan was loaded, and MPI has no more"
+                " tags to tell them apart: cluster.load(plan)"
+            )
+        return found
 
 
 def _bytes(tensor: torch.Tensor) -> np.ndarray:
