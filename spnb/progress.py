@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 from tqdm.auto import tqdm
@@ -54,6 +55,27 @@ def show_run(bar: Bar, published: Sequence[dict], run: int, parts: int) -> None:
     share = sum(each["share"] for each in told) / len(told)
     detail = f", micro-batch {min(min(each['done'] for each in told) + 1, parts)} of {parts}"
     bar.show("step", share, 1.0, detail if parts > 1 else "")
+
+
+@contextmanager
+def shown_by_module(bar: Bar, what: str, module: Any, costs: Mapping[str, float]) -> Iterator[None]:
+    """Show how far a module's forward is, from the cost of each module in it, by path."""
+    done, total = 0.0, sum(costs.values()) or 1.0
+
+    def after(path: str) -> Callable[..., None]:
+        def show(*_: object) -> None:
+            nonlocal done
+            done = min(done + costs.get(path, 0.0), total)
+            bar.show(what, done, total)
+
+        return show
+
+    hooks = [inner.register_forward_hook(after(path)) for path, inner in module.named_modules()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def show_output(rank: int, text: str, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +16,10 @@ from torch.utils import _pytree as pytree
 from . import plots, trace
 from .axes import Axes as ValueAxes
 from .cards import Card, Shown, Table, counted, shortened, size_text, time_text
+from .machine import CORE
 from .node import Ref, Weight
 from .planning import JobPlan
+from .progress import Bar, shown_by_module
 from .rank import Report, read_tensor
 from .region import Region
 from .sources import Source
@@ -102,12 +105,13 @@ class Result(Shown):
         seconds: float,
         fetch: Callable[[Sequence[int]], list[list[Piece]]],
         save: Callable[[Sequence[int], str, Store], None],
+        progress: bool = True,
     ):
         self.plan, self.sources, self.reports = plan, sources, list(reports)
         self.source = next(iter(sources.values()))
         step = max((e.stop for report in reports for e in report.events), default=0.0)
         self.seconds = {"infer": seconds, "step": step}
-        self._fetch, self._save = fetch, save
+        self._fetch, self._save, self._progress = fetch, save, progress
 
     @cached_property
     def output(self) -> Any:
@@ -193,7 +197,14 @@ class Result(Shown):
             read_tensor(source, Region.whole(graph.extent(name)), graph.dtype)
             for name, source in self.sources.items()
         )
-        with torch.inference_mode():
+        costs: dict[str, float] = defaultdict(float)
+        for node in graph.nodes:
+            costs[node.path] += CORE.seconds(node)
+        with (
+            torch.inference_mode(),
+            Bar(self._progress) as bar,
+            shown_by_module(bar, "untiled run", job.module, costs),
+        ):
             if isinstance(job.shapes, dict):
                 return job.module(**dict(zip(job.shapes, wholes, strict=True)))
             return job.module(*wholes)

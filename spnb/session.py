@@ -38,6 +38,8 @@ class Session(ABC):
     Subclasses say how parts and images reach the ranks: `_load`, `_infer`, `_fetch`.
     """
 
+    progress = True  # whether bars are shown
+
     def __init__(self, plan: JobPlan):
         plan.job.module  # noqa: B018 - a bad checkpoint is refused before any rank starts
         self.scratch = Path(tempfile.mkdtemp(prefix="spnb-"))
@@ -80,7 +82,7 @@ class Session(ABC):
         reports = self._infer(sources, run, released)
         seconds = time.perf_counter() - start
         fetch, save = partial(self._fetch, run), partial(self._save, run)
-        result = Result(self.plan, sources, reports, seconds, fetch, save)
+        result = Result(self.plan, sources, reports, seconds, fetch, save, self.progress)
         weakref.finalize(result, self._released.append, run)  # then its output may go
         return result
 

@@ -21,6 +21,7 @@ def timeline(timings: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw what each rank did when.
 
     Packing and unpacking for the next stage is called hand-over, waiting for the stage before idle.
+    The legend has the share of each in the time of all ranks; the rest is blank.
 
     Parameters
     ----------
@@ -54,7 +55,8 @@ def timeline(timings: pd.DataFrame, ax: Axes | None = None) -> Axes:
     labels = [f"rank {r} (stage {stages[r]})" for r in ranks]
     ax.set_yticks(range(len(ranks)), labels, fontsize=10 if len(ranks) <= 24 else 7)
     ax.set_xlabel(f"time since all ranks were ready ({unit})")
-    share = timings.groupby("kind")["seconds"].sum() / timings["seconds"].sum()
+    total = timings["rank"].nunique() * timings["stop"].max()  # blank time included
+    share = timings.groupby("kind")["seconds"].sum() / total
     _legend(ax, {kind: f"{kind} {share[kind]:.0%}" for kind in KIND if kind in share})
     open_frame(ax)
     return ax
