@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import flags, models, planning
+from . import __version__, flags, models, planning
 from .flags import BAD_INPUT
 from .launched import Launched, Post, run_launched, under_mpi
 from .options import Job
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="spnb",
         description="Spatial parallelism of convolutional networks, exactly.",
     )
+    parser.add_argument("--version", action="version", version=f"spnb {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="{plan,infer,bench}")
     for verb, text in (
         ("plan", "show stages, tiles, messages, bytes and memory; starts nothing"),

@@ -42,7 +42,7 @@ def obstacle(
         return Obstacle(
             node,
             f"{reason}, but the stage is cut into {grid} tiles",
-            "gather it on every tile (--allow-gather)"
+            "gather it on every tile (allow_gather=True, --allow-gather)"
             + (", give the operator a rule (spnb.rule)" if not rule.known else "")
             + ", or let the tiled stages end before this layer",
         )
@@ -51,7 +51,7 @@ def obstacle(
             node,
             f"it is not known that {node.kind}, used like this, treats the {graph.batch} images of"
             " a batch independently",
-            "use --parts 1 and --local-DP 1, or give the operator a rule",
+            "use parts=1 and local_DP=1 (--parts, --local-DP), or give the operator a rule",
         )
     return None
 
@@ -191,18 +191,18 @@ def _refusal(
     blocks = len(graph.blocks)
     if "before this layer" in advice:
         if tiled == len(tilings) and block >= tiled:
-            advice += f": add an untiled stage (--split-size {tiled + 1})"
+            advice += f": add an untiled stage (split_size={tiled + 1}, --split-size {tiled + 1})"
         elif block >= tiled and tiled == 1 and len(tilings) == 2:
             advice += (
-                f": at most {block} of the {blocks} blocks can be tiled: --balance"
+                f": at most {block} of the {blocks} blocks can be tiled: balance"
                 f" {block},{blocks - block}"
             )
         elif block >= tiled:
-            advice += f": at most {block} of the {blocks} blocks can be tiled (--balance)"
+            advice += f": at most {block} of the {blocks} blocks can be tiled: see balance"
         elif block == 0:
             advice += (
                 f": it is in the first of {blocks} blocks, so no tiled stage fits; a network of"
-                " finer modules, or --spatial-size 0, would do"
+                " finer modules, or spatial_size=0 (--spatial-size 0), would do"
             )
         else:
             advice += f": it is in block {block + 1}, too early for {tiled} tiled stages"

@@ -9,7 +9,11 @@ becomes a constant.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import io
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from typing import Any
 
@@ -83,8 +87,9 @@ def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype) -> Graph:
     examples = {name: empty(shape, dtype) for name, shape in shapes.items()}
     named = {name: t for name, t in examples.items() if isinstance(name, str)}
     positional = tuple(t for name, t in examples.items() if not isinstance(name, str))
+    said = io.StringIO()  # where it fails, torch.export prints the whole graph
     try:
-        with torch.no_grad(), _DataIsDetached():
+        with torch.no_grad(), _DataIsDetached(), redirect_stderr(said), _quiet_log():
             program = torch.export.export(fake, positional, named, strict=False)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
@@ -97,10 +102,21 @@ def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype) -> Graph:
         raise CaptureError(
             f"{type(module).__name__} cannot run or be captured at input shape {given}: {reason}"
         ) from error
+    sys.stderr.write(said.getvalue())
     try:
         return _translate(program, fake, dtype)
     except WritesIntoView:  # what PyTorch can make ordinary calls of, in more time
         return _translate(program.run_decompositions({}), fake, dtype)
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def rebuilt(module: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:

@@ -96,9 +96,13 @@ def open_source(
         source = ArraySource(batched(array, _layout(array.shape, channels, size, "array")))
     name, (batch, found, *own) = source.name, source.shape
     if found != channels and (found, channels) != (1, 3):  # grey is shown as RGB
+        shape = source.shape
+        hint = f"convert the image, or take a network of {found}"
+        if shape[-1] == channels:
+            order = (0, len(shape) - 1, *range(1, len(shape) - 1))
+            hint = f"its channels seem to come last: give image.transpose{order}"
         raise ValueError(
-            f"{name} has {found} channels, but {channels} are asked for: convert the image, or"
-            f" take a network of {found}"
+            f"{name} of shape {shape} has {found} channels, but {channels} are asked for: {hint}"
         )
     if batch != 1 and batch_size not in (None, batch):
         raise ValueError(f"{name} holds {batch} images, but the batch size is {batch_size}")

@@ -144,6 +144,6 @@ class Decides(nn.Module):
         return x if x.sum() > 0 else -x
 
 
-def test_a_forward_that_decides_by_values_is_told():
+def test_a_forward_that_decides_by_values_is_told(capfd):
     with pytest.raises(CaptureError, match="decides by the values of a tensor"):
         capture(Decides(), (1, 3, 8, 8), torch.float32)

@@ -198,18 +198,20 @@ def test_refuses_what_needs_the_whole_extent():
     message = refusal(net, (1, 4, 12, 20), [grid("square", 4), WHOLE], balance=[1, 1])
     assert message == (
         "stage 0, forward (cumsum): cumsum, used like this, needs the whole extent 12×20 of its"
-        " input, but the stage is cut into 2×2 tiles: gather it on every tile (--allow-gather), or"
+        " input, but the stage is cut into 2×2 tiles: gather it on every tile (allow_gather=True,"
+        " --allow-gather), or"
         " let the tiled stages end before this layer: it is in the first of 2 blocks, so no tiled"
-        " stage fits; a network of finer modules, or --spatial-size 0, would do"
+        " stage fits; a network of finer modules, or spatial_size=0"
+        " (--spatial-size 0), would do"
     )
     net = nn.Sequential(
         conv(), nn.Sequential(nn.Flatten(), nn.Linear(4 * 12 * 20, 4)), nn.Linear(4, 2)
     )
     message = refusal(net, (1, 4, 12, 20), [grid("square", 4), WHOLE], balance=[2, 1])
     assert "stage 0, 1.1 (linear)" in message
-    assert "at most 1 of the 3 blocks can be tiled: --balance 1,2" in message
+    assert "at most 1 of the 3 blocks can be tiled: balance 1,2" in message
     message = refusal(net, (1, 4, 12, 20), [grid("square", 4)])
-    assert "add an untiled stage (--split-size 2)" in message
+    assert "add an untiled stage (split_size=2, --split-size 2)" in message
 
 
 def test_refuses_an_unknown_operator_by_name():
@@ -224,7 +226,7 @@ def test_refuses_an_unknown_operator_by_name():
     assert "at most 1 of the 3 blocks can be tiled" in message
     message = refusal(net, (4, 4, 12, 20), [grid("vertical", 2), WHOLE], parts=2)
     assert "it is not known that fft_fftn, used like this, treats the 4 images" in message
-    assert "--parts 1" in message
+    assert "parts=1" in message
 
 
 class Cumulated(nn.Module):
