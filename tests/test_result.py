@@ -13,6 +13,7 @@ from torch import nn
 import spnb
 from spnb import trace
 from spnb.halos import widest_halo
+from spnb.progress import Bar
 from spnb.result import CheckFailed
 from spnb.survey import traffic
 
@@ -37,6 +38,18 @@ def test_check(result):
     assert check.tolerance == 1e-5
     assert check.output_scale == pytest.approx(float(result.untiled_output.abs().max()))
     assert str(check).startswith("equal to the untiled run: max error")
+
+
+def test_the_check_shows_how_far_it_is(result, monkeypatch):
+    told = []
+    monkeypatch.setattr(Bar, "show", lambda self, *given: told.append(given))
+    vars(result).pop("untiled_output", None)
+    result.check()
+    done = [done for _, done, _ in told]
+    assert {(what, total) for what, _, total in told} == {("untiled run", told[0][2])}
+    assert done == sorted(done)
+    assert len(set(done)) > 10
+    assert done[-1] == pytest.approx(told[0][2])
 
 
 @pytest.mark.parametrize("wrong", [1e-3, float("nan"), float("inf")])
