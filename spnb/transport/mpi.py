@@ -92,6 +92,7 @@ class MPITransport:
         self.num_ranks = num_ranks or comm.size
         self.comm, self.call = comm, ""
         self._sent: list[tuple[MPI.Request, torch.Tensor]] = []
+        self._forsaken: list[tuple[MPI.Request, torch.Tensor]] = []  # perhaps never received
         self._posted: set[_Arrival] = set()
         self._generation = 0
         self._sent_to, self._received = np.zeros(comm.size, np.int64), 0  # messages
@@ -140,9 +141,10 @@ class MPITransport:
             counts = self.parent.Ialltoall(self._sent_to, expected)
             yield counts.Test
             yield lambda: self._drained() >= expected.sum()
-            yield lambda: all(request.Test() for request, _ in self._sent)
+            sent = self._sent + self._forsaken
+            yield lambda: all(request.Test() for request, _ in sent)
             old.Free()
-        self.comm, self._sent, self._received = fresh, [], 0
+        self.comm, self._sent, self._forsaken, self._received = fresh, [], [], 0
         self._sent_to[:] = 0
         self._generation = 0
 
@@ -215,7 +217,12 @@ class MPITransport:
         for rank in range(self.num_ranks):
             if rank != self.rank:
                 self._send(rank, _FAILURE_TAG, content)
-        self._generation += 1
+        self._begin(self._generation + 1)
+
+    def _begin(self, generation: int) -> None:
+        self._generation = generation
+        self._forsaken = [item for item in self._forsaken + self._sent if not item[0].Test()]
+        self._sent = []
 
     _BARRIER = _TAGS - 2
 
@@ -233,7 +240,8 @@ class MPITransport:
         while content := self._next_message(_FAILURE_TAG):
             failure = pickle.loads(content)
             news = failure.generation >= self._generation
-            self._generation = max(self._generation, failure.generation + 1)
+            if news:
+                self._begin(failure.generation + 1)
             if news or failure.call == self.call != "":
                 return failure
         return None
