@@ -127,7 +127,7 @@ class Axes:
         if held == region:
             return tensor
         box = region.slices_in(held)
-        if self._plain:
+        if self.plain:
             return tensor[self._index(box)]
         factors, index = self._unfolded(tensor, held, box)
         return factors[index].reshape(self.local_shape(region))
@@ -135,7 +135,7 @@ class Axes:
     def put(self, target: torch.Tensor, held: Region, region: Region, piece: torch.Tensor) -> None:
         """Write the piece that covers a region into a contiguous tensor over ``held``."""
         box = region.slices_in(held)
-        if self._plain:
+        if self.plain:
             target[self._index(box)] = piece
         else:
             factors, index = self._unfolded(target, held, box)
@@ -146,7 +146,8 @@ class Axes:
         return self._index(region.slices_in(Region.whole(self.extent)))
 
     @property
-    def _plain(self) -> bool:
+    def plain(self) -> bool:
+        """Whether no dimension holds several factors."""
         return all(len(factors) < 2 for factors in self.dims)
 
     def _index(self, box: Sequence[slice]) -> tuple[slice, ...]:

@@ -51,8 +51,7 @@ def watch_cells(shell: Any, transport: Any) -> None:
             transport.fail(f"rank {transport.rank}: {type(error).__name__}: {error}")
         transport.call = ""
 
-    # A kernel drops what is queued behind a cell that failed.  Here the other ranks would run it, and
-    # wait for this one.
+    # A kernel drops what is queued behind a cell that failed; other ranks would run it, and wait
     shell.kernel._abort_queues = lambda *_: None
     shell.events.register("pre_run_cell", begin)
     shell.events.register("post_run_cell", end)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .exchange import HOST, Exchange, Team, region_at
+from .fusion import joined
 from .graph import Graph
 from .layout import Layout, PlanError, extent_in, lay_out, needed
 from .lowering import lowered
@@ -95,7 +96,7 @@ class Plan:
         home: str | None = None,
     ):
         self.captured = graph
-        graph = lowered(graph, tilings, blocks)
+        graph = joined(lowered(graph, tilings, blocks), blocks)
         self.graph, self.fused, self.home = graph, fused, home
         batch, *extent = graph.extent(next(iter(graph.inputs)))
         self.extent = tuple(extent)

@@ -18,6 +18,7 @@ from . import memory
 from .axes import Axes
 from .cards import Card, Shown, Table, stage_grid
 from .exchange import Exchange, Spans, region_at
+from .patchwork import cut
 from .program import Part
 from .region import Region
 from .rules import has_rule
@@ -25,7 +26,7 @@ from .sources import Source
 from .store import Store
 from .trace import Event
 from .transport import Transport
-from .worker import Piece, Tell, Worker, cut
+from .worker import Piece, Tell, Worker
 
 SMALL = 1 << 20
 """Output pieces of a rank up to this many bytes come back with its report."""

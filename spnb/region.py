@@ -88,6 +88,10 @@ class Region:
     def __contains__(self, other: Region) -> bool:
         return other.empty or self & other == other
 
+    def along(self, axis: int, span: Span) -> Region:
+        """The region with another span along an axis."""
+        return Region((*self.spans[:axis], span, *self.spans[axis + 1 :]))
+
     def moved(self, images: int) -> Region:
         """The same box further on in the batch.
 

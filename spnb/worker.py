@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,9 +14,11 @@ from .axes import Axes
 from .exchange import HOST, Exchange, region_at
 from .machine import CORE
 from .node import Node
+from .patchwork import NOTHING, Patchwork, channels_last, cut, message, packed, room
 from .program import Compute, Free, Part, Receive, Send, receive_step
 from .region import Region
-from .rules import rule_of
+from .rules import Rule, rule_of
+from .rules.windows import Alone, Convolution
 from .trace import Event, Recorder
 from .transport import PeerFailed, Transport
 
@@ -48,6 +50,16 @@ class Outcome:
     events: list[Event]
 
 
+class Strips(NamedTuple):
+    """How a step is done before the halo is here, and what is computed anew when it is.
+
+    ``strips`` has regions of the result, with the need of each operand, and what of it is inside.
+    """
+
+    alone: Alone
+    strips: list[tuple[Region, list[Region], list[Region]]]
+
+
 class Worker:
     """One rank, ready to run.
 
@@ -62,8 +74,15 @@ class Worker:
     """
 
     def __init__(self, part: Part, weights: Mapping[str, torch.Tensor], transport: Transport):
-        self.part, self.weights, self.transport = part, weights, transport
+        self.part, self.transport = part, transport
         self.rules = [rule_of(node) for node in part.nodes]
+        self.weights = [{w.name: weights[w.name] for w in node.weights} for node in part.nodes]
+        self._strips: dict[tuple[int, Region, Region], Strips | None] = {}
+        for step in part.programs[max(part.batches)].steps:
+            if isinstance(step, Compute) and not step.region.empty:
+                shape = part.nodes[step.node].operand_axes[0].local_shape(step.clipped[0])
+                prepare = self.rules[step.node].prepare
+                self.weights[step.node] = prepare(self.weights[step.node], shape)
         self.paths = {node.name: node.path for node in part.nodes}
         self.costs = [CORE.seconds(node) for node in part.nodes]
 
@@ -95,6 +114,13 @@ class Worker:
             self.transport.flush()
         return Outcome(run.pieces, run.recorder.events)
 
+    def alone(self, step: Compute, own: Region) -> Strips | None:
+        """How to do a step from what was computed here of its first operand, before the halo."""
+        key = (step.node, step.region, own)
+        if key not in self._strips:
+            self._strips[key] = _strips(self.rules[step.node], step, own)
+        return self._strips[key]
+
     @torch.inference_mode()
     def exchange(self, exchange: Exchange, x: torch.Tensor, axes: Axes) -> torch.Tensor:
         """Take part in an exchange of a tensor that this rank's tile covers; what it then needs."""
@@ -105,8 +131,9 @@ class Worker:
         with self._heard(run):
             run.send(Send(exchange.tag, exchange.value, exchange.kind, sends, axes))
             run.receive(receive_step(exchange, rank, axes, x.dtype))
+            whole = run._cut(exchange.value, exchange.need(rank), axes)
             self.transport.flush()
-        return run.held[exchange.value][0]
+        return whole
 
     @contextmanager
     def _heard(self, run: _Run) -> Iterator[None]:
@@ -148,10 +175,61 @@ class _Run:
     def compute(self, step: Compute) -> None:
         node = self.worker.part.nodes[step.node]
         self.at = node.label
-        with self.recorder.span("compute", node.path, node.kind):
-            self.held[node.name] = (self._value(step, node), step.region)
-
+        halo, plan = self.held.get(node.operands[0], (None,))[0], None
+        if isinstance(halo, Patchwork):
+            plan = self.worker.alone(step, halo.own)
+        if plan:
+            value = self._before_the_halo(step, node, plan)
+        else:
+            value = self._apply(step, node, step.region, step.needs, step.clipped)
+        self.held[node.name] = (value, step.region)
         self.told(0, self.worker.costs[step.node])
+
+    def _before_the_halo(self, step: Compute, node: Node, plan: Strips) -> Any:
+        """Compute from what is here, and anew what reads the halo, once that has come."""
+        halo = self.held[node.operands[0]][0]
+        others = self._operands(node, step.clipped, first=1)
+        rule, weights = self.worker.rules[step.node], self.worker.weights[step.node]
+        with self.recorder.span("compute", node.path, node.kind):
+            result = rule.apply_alone([halo.tensor, *others], plan.alone, weights)
+        halo.arrive()
+        layer = self.worker.paths.get(node.operands[0], node.operands[0])
+        with self.recorder.span("unpack", layer, halo.kind):
+            pieces = [self._operands(node, clipped) for _, _, clipped in plan.strips]
+        with self.recorder.span("compute", node.path, node.kind):
+            for (strip, needs, _), tensors in zip(plan.strips, pieces, strict=True):
+                anew = rule.apply(tensors, needs, strip, weights)
+                node.axes.put(result, step.region, strip, anew)
+        return result
+
+    def _apply(
+        self,
+        step: Compute,
+        node: Node,
+        region: Region,
+        needs: Sequence[Region],
+        clipped: Sequence[Region],
+    ) -> Any:
+        if region.empty:  # only padding is read here further on, or nothing at all
+            empty = room(node.axes, region, node.dtype)
+            return (empty,) * len(node.parts) if node.parts else empty
+        tensors = self._operands(node, clipped)
+        with self.recorder.span("compute", node.path, node.kind):
+            rule, weights = self.worker.rules[step.node], self.worker.weights[step.node]
+            return rule.apply(tensors, needs, region, weights)
+
+    def _operands(self, node: Node, clipped: Sequence[Region], first: int = 0) -> list[Any]:
+        """What a call reads, from an operand on: put together where it came in pieces."""
+        operands = list(zip(node.operands, clipped, node.operand_axes, strict=True))
+        return [self._cut(*operand) for operand in operands[first:]]
+
+    def _cut(self, value: str, region: Region, axes: Axes) -> Any:
+        found, held = self.held[value]
+        if not isinstance(found, Patchwork) or found.has(region):
+            return cut(found, held, region, axes)
+        found.arrive()
+        with self.recorder.span("unpack", self.worker.paths.get(value, value), found.kind):
+            return found.piece(region)
 
     def told(self, done: int, cost: float = 0.0) -> None:
         """Note work that is done, and tell of it."""
@@ -159,24 +237,10 @@ class _Run:
         finished = self.done == len(self.worker.part.batches)
         self.tell(self.done, 1.0 if finished else self.cost_done / self.cost_of_all)
 
-    def _value(self, step: Compute, node: Node) -> Any:
-        if step.region.empty:  # only padding is read here further on, or nothing at all
-            empty = torch.empty(node.axes.local_shape(step.region), dtype=node.dtype)
-            return (empty,) * len(node.parts) if node.parts else empty
-        tensors = [
-            cut(*self.held[value], region, axes)
-            for value, region, axes in zip(
-                node.operands, step.clipped, node.operand_axes, strict=True
-            )
-        ]
-        rule = self.worker.rules[step.node]
-        return rule.apply(tensors, step.needs, step.region, self.worker.weights)
-
     def send(self, step: Send) -> None:
         self.at = layer = self.worker.paths.get(step.value, step.value)
-        tensor, held = self.held[step.value]
         for transfer in step.transfers:
-            piece = cut(tensor, held, transfer.region, step.axes)
+            piece = self._cut(step.value, transfer.region, step.axes)
             if transfer.target == HOST:
                 region = self._in_batch(transfer.region, step.axes)
                 self.pieces.append(Piece(step.value, region, piece))
@@ -184,7 +248,7 @@ class _Run:
             with self.recorder.span("pack", layer, step.kind, _nbytes(piece)):
                 # A piece in one run of memory is still a view of a value that is freed: safe,
                 # since the transport keeps it until it is sent, and values are never rewritten.
-                self.transport.send(transfer.target, step.tag, piece.contiguous())
+                self.transport.send(transfer.target, step.tag, packed(piece, step.axes))
 
     def receive(self, step: Receive) -> None:
         self.at = layer = self.worker.paths.get(step.value, step.value)
@@ -193,33 +257,30 @@ class _Run:
             size = math.prod(step.axes.local_shape(step.region)) * step.dtype.itemsize
             with self.recorder.span("read", layer, step.kind, size):
                 image = self.read(step.value, self._in_batch(step.region, step.axes))
-            self.held[step.value] = (image, step.region)
+            self.held[step.value] = (channels_last(image, step.axes), step.region)
             return
-        arrivals, buffers = [], []
+        arrivals, halo = [], []
         for transfer in step.transfers:
-            shape = step.axes.local_shape(transfer.region)
-            buffers.append(torch.empty(shape, dtype=step.dtype))
-            arrivals.append(self.transport.receive(transfer.source, step.tag, buffers[-1]))
-        size = sum(map(_nbytes, buffers))
-        filled = (
-            torch.empty if step.transfers else torch.zeros
-        )  # nothing comes: see without_exchange
-        whole = filled(step.axes.local_shape(step.region), dtype=step.dtype)
-        if step.kept:
-            with self.recorder.span("unpack", layer, step.kind):
-                tensor, held = self.held[step.value]
-                own = cut(tensor, held, step.kept, step.axes)
-                step.axes.put(whole, step.region, step.kept, own)
-        with self.recorder.span("wait", layer, step.kind, size):
-            self.transport.wait(arrivals)
-        with self.recorder.span("unpack", layer, step.kind, size):
-            for transfer, buffer in zip(step.transfers, buffers, strict=True):
-                step.axes.put(whole, step.region, transfer.region, buffer)
-        self.held[step.value] = (whole, step.region)
+            buffer, piece = message(step.axes, transfer.region, step.dtype)
+            arrivals.append(self.transport.receive(transfer.source, step.tag, buffer))
+            halo.append((transfer.region, piece))
+        size = sum(_nbytes(piece) for _, piece in halo)
+
+        def arrive() -> None:
+            if arrivals:
+                with self.recorder.span("wait", layer, step.kind, size):
+                    self.transport.wait(arrivals)
+                arrivals.clear()
+
+        own = self.held.get(step.value, (None, NOTHING))
+        value = Patchwork(step.region, *own, step.axes, step.dtype, step.kind, halo, arrive)
+        self.held[step.value] = (value, step.region)
 
     def free(self, step: Free) -> None:
         for value in step.values:
-            self.held.pop(value, None)
+            found, _ = self.held.pop(value, (None, None))
+            if isinstance(found, Patchwork):
+                found.arrive()  # else a later receive might take what was meant for this one
 
     def _in_batch(self, region: Region, axes: Axes) -> Region:
         """A region of a micro-batch's value, of that of the whole batch."""
@@ -227,13 +288,21 @@ class _Run:
         return region.moved(0 if images % batch else self.first_image * (images // batch))
 
 
-def cut(value: Any, held: Region, region: Region, axes: Axes) -> Any:
-    """The part of a value that covers a region; of each part where the value is a tuple."""
-    if held == region:
-        return value
-    if isinstance(value, (tuple, list)):
-        return type(value)(axes.piece(part, held, region) for part in value)
-    return axes.piece(value, held, region)
+def _strips(rule: Rule, step: Compute, own: Region) -> Strips | None:
+    alone = rule.alone(own, step.region) if isinstance(rule, Convolution) else None
+    if alone is None:
+        return None
+    strips = []
+    for strip in alone.wrong:
+        needs, clipped = [], []
+        for number, (axes, held) in enumerate(
+            zip(rule.node.operand_axes, step.clipped, strict=True)
+        ):
+            need = Region(tuple(rule.need(number, axis, s) for axis, s in enumerate(strip.spans)))
+            needs.append(need)
+            clipped.append(need & Region((held.spans[0], *((0, n) for n in axes.extent[1:]))))
+        strips.append((strip, needs, clipped))
+    return Strips(alone, strips)
 
 
 def _nbytes(tensor: torch.Tensor) -> int:

@@ -85,7 +85,8 @@ def test_timings_tell_every_operator_and_byte(result):
     assert (timings.stop >= timings.start).all()
     assert set(timings.micro_batch) == {0, 1}
     computed = timings[(timings["rank"] == 0) & (timings.kind == "compute")]
-    assert len(computed) == 2 * len(result.plan.stages[0].nodes)
+    calls = computed.groupby(["micro_batch", "layer", "what"])  # some in two steps: tile, borders
+    assert calls.ngroups == 2 * len(result.plan.stages[0].nodes)
     for row in result.per_rank.itertuples():
         assert (row.messages, row.bytes_sent) == traffic(result.plan, row.rank)
     waited = timings[timings.kind == "wait"].groupby("rank").bytes.sum()

@@ -20,6 +20,7 @@ There is one module for each family of operators:
 =============  ====================================================================================
 elementwise    every element for itself, with broadcasting; along channels
 windows        convolution, pooling, unfolding
+fused          a convolution with what follows it
 transposed     transposed convolution, folding
 resize         interpolation, adaptive pooling, pixel shuffle
 borders        padding: constant, reflect, replicate, circular
@@ -43,6 +44,7 @@ Add an operator with `rule`; its function looks at the call and returns a `Rule`
 from . import (
     borders,
     elementwise,
+    fused,
     moving,
     norms,
     products,
@@ -67,6 +69,7 @@ __all__ = [
     "Window",
     "borders",
     "elementwise",
+    "fused",
     "has_rule",
     "home_of",
     "moving",

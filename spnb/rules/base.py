@@ -81,6 +81,16 @@ class Rule:
         local = {w.name: self._fitted_weight(w, weights, region) for w in self.node.weights}
         return invoke(self.node.op, self.node.bind(operands, local))
 
+    def prepare(self, weights: Weights, shape: Sequence[int]) -> Weights:
+        """The call's weights as `apply` likes them best; called once, before the first run.
+
+        Parameters
+        ----------
+        shape
+            Of the first operand, as a tile has it.
+        """
+        return weights
+
     def against(self, weight: Weight) -> Axes | None:
         """What a weight is broadcast against: it may have space of its own, and is cut with it."""
         return self.axes

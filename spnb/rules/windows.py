@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from ..axes import Axes, axes_in, dim
 from ..node import Node, Ref, invoke
-from ..region import Region, Span, Tiling
+from ..region import Region, Span, Tiling, length
 from .base import Rule, Tensors, Weights, rule
 from .reductions import over_last
 from .spatial import Spatial, margins, pad, per_dim, places, uncut_weight, window_counts
@@ -52,16 +52,67 @@ class Window(Spatial):
         x = pad(tensors[0], rest, self.fill)
         return self.slide(self.node.bind([x, *tensors[1:]], weights), native, region)
 
-    def slide(self, args: dict[str, Any], padding: list[int], region: Region) -> Any:
+    def slide(self, args: dict[str, Any], padding: list[int], region: Region | None) -> Any:
         """Run the operator on an operand that is padded but for a symmetric ``padding``."""
         return invoke(self.node.op, args | {"padding": padding})
+
+
+class Alone(NamedTuple):
+    """How a convolution is computed from what a tile has of its operand, and what is wrong then.
+
+    Attributes
+    ----------
+    padding
+        On both sides of each spatial dimension.
+    wrong
+        Regions of the result that read what others have, apart from each other.
+    """
+
+    padding: list[int]
+    wrong: list[Region]
 
 
 @dataclass(frozen=True)
 class Convolution(Window):
     """Convolution; the overload with a padding word is run as the one with numbers."""
 
-    def slide(self, args: dict[str, Any], padding: list[int], region: Region) -> Any:
+    def alone(self, own: Region, region: Region) -> Alone | None:
+        """How to compute a region from what a tile owns of the operand, as if that were all.
+
+        ``None`` where that gives no result of the region's size, or too little of it is right.
+
+        Parameters
+        ----------
+        own
+            What the tile has of the operand.
+        region
+            What is wanted of the result.
+        """
+        if own.spans[0] != region.spans[0]:
+            return None
+        padding, wrong, right = [], [], region
+        for number, (start, stop) in enumerate(self.spans(region)):
+            axis, n = self.places[number], self.sizes()[number]
+            k, s, p = self.kernel[number], self.stride[number], self.padding[number]
+            k = (k - 1) * self.dilation[number] + 1
+            low, high = (0, n) if axis is None else own.spans[axis]
+            padding.append(low - (start * s - p))
+            count = (high - low + 2 * padding[-1] - k) // s + 1
+            first = start if low == 0 else max(start, -(-(low + p) // s))
+            last = stop if high == n else min(stop, (high - k + p) // s + 1)
+            if padding[-1] < 0 or count != stop - start or first >= last:
+                return None
+            if axis is not None:
+                strips = ((start, first), (last, stop))
+                wrong += [right.along(axis, strip) for strip in strips if length(strip)]
+                right = right.along(axis, (first, last))
+        return Alone(padding, wrong) if 2 * right.size > region.size else None
+
+    def apply_alone(self, tensors: Tensors, alone: Alone, weights: Weights) -> Any:
+        """Compute a region from what a tile owns; parts of it are wrong then."""
+        return self.slide(self.node.bind(tensors, weights), alone.padding, None)
+
+    def slide(self, args: dict[str, Any], padding: list[int], region: Region | None) -> Any:
         return invoke(f"aten.{self.node.kind}.default", args | {"padding": padding})
 
 
