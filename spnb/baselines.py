@@ -22,7 +22,6 @@ import torch
 from torch import nn
 
 from . import memory
-from .launch import KEEP_MEMORY
 from .options import Job
 
 Step = Callable[[], Any]
@@ -146,13 +145,11 @@ class BaselineProcess:
     """
 
     def __init__(self, baseline: str, job: Job):
-        environment = os.environ | (KEEP_MEMORY if BASELINES[baseline].keeps_memory else {})
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment,
         )
         try:
             request = pickle.dumps((baseline, replace(job)))
@@ -216,6 +213,8 @@ def serve() -> None:
 
     baseline, job = pickle.load(sys.stdin.buffer)
     idle = memory.resident_bytes()
+    if BASELINES[baseline].keeps_memory:
+        memory.keep_blocks()
     start = time.perf_counter()
     try:
         shapes = job.shapes

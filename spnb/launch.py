@@ -136,15 +136,6 @@ class Launch:
         time.sleep(LOOK)
 
 
-KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(8 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
-    "MALLOC_TOP_PAD_": str(256 << 20),
-}
-"""glibc gives large blocks back after every operation, and each new activation is paged in again:
-in a process's environment, this lets it keep them."""
-
-
 def _environment(folder: str) -> dict[str, str]:
     """What engines get in addition to this process's environment."""
     package = str(Path(__file__).resolve().parent.parent)
@@ -160,7 +151,6 @@ def _environment(folder: str) -> dict[str, str]:
         # Ranks share the cores; whoever knows better sets torch's threads later.
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
-        **KEEP_MEMORY,
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     }
     if hasattr(os, "geteuid") and os.geteuid() == 0:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from .memory import keep_blocks
 from .planning import JobPlan
 from .rank import Report, here
 from .session import Session
@@ -75,6 +76,7 @@ class Post:
         self.comm = MPI.COMM_WORLD
         self._politely = politely
         self.transport = MPITransport(self.comm)
+        keep_blocks()
         local = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local.size))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 from pathlib import Path
 
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -25,6 +27,24 @@ def restart_peak() -> None:
 def peak_bytes() -> int:
     """Most bytes of physical memory that the process held since `restart_peak`."""
     return _status("VmHWM") or _peak_ever()
+
+
+def keep_blocks() -> None:
+    """Keep large blocks of memory from one operation to the next, where the allocator is glibc's.
+
+    It would give each back to the system, and every new activation would be paged in again, which
+    takes longer than to compute it.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    for parameter, value in (
+        (_MMAP_THRESHOLD, 2**31 - 1),
+        (_TRIM_THRESHOLD, -1),
+        (_TOP_PAD, 2**26),
+    ):
+        mallopt(parameter, value)
 
 
 def _status(field: str) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from .memory import keep_blocks
 from .program import Part
 from .rank import Report, here
 from .sources import Source
@@ -37,6 +38,7 @@ def prepare(token: Path, threads: int, deadline: float, path: Sequence[str]) -> 
     global _transport
     sys.path += [folder for folder in path if folder not in sys.path]  # to import what it can
     torch.set_num_threads(threads)
+    keep_blocks()
     if _transport is None:
         _transport = MPITransport(MPI.COMM_WORLD, deadline=deadline)
         watch_cells(get_ipython(), _transport)
