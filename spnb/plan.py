@@ -8,7 +8,7 @@ seconds and little memory, and a rank is sent its own part only.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,6 +21,7 @@ from .node import Node
 from .program import Compute, Free, Part, Program, Send, Step, receive_step
 from .region import Region, Span, Tiling
 from .rules import has_rule, home_of, rule_of, whole_axes
+from .rules.fused import Fused
 from .schedule import forward_clock, micro_batches
 
 
@@ -281,6 +282,7 @@ class Plan:
         last_use = {value: node.name for node in live for value in node.operands}
         steps: list[Step] = []
         number = {node.name: k for k, node in enumerate(stage.nodes)}
+        moved = {*incoming, *outgoing}
         for node in live:
             for operand in dict.fromkeys(node.operands):
                 if operand in incoming:
@@ -293,7 +295,13 @@ class Plan:
                 need & Region.whole(extent_in(self.graph, operand, images))
                 for need, operand in zip(needs, node.operands, strict=True)
             )
-            steps.append(Compute(number[node.name], region, needs, clipped))
+            over = self._overwritten(node, live, moved)
+            overwrites = (
+                over is not None
+                and last_use[over] == node.name
+                and layout.computed[over] == layout.computed[node.name]
+            )
+            steps.append(Compute(number[node.name], region, needs, clipped, overwrites))
             for exchange in outgoing[node.name]:
                 if transfers := exchange.sends(rank):
                     kind = exchange.kind
@@ -304,6 +312,20 @@ class Plan:
             if done:
                 steps.append(Free(tuple(done)))
         return Program(tuple(steps))
+
+    def _overwritten(self, node: Node, live: Sequence[Node], moved: Collection[str]) -> str | None:
+        """What is added to a convolution, if the result may take its place after its last use.
+
+        That is safe for what a convolution made, which only convolutions read (others might hold
+        a view of it), and which is not on its way to another rank.
+        """
+        if not isinstance(rule_of(node), Fused) or node.args["other"] is None:
+            return None
+        value, made = node.args["other"].value, self.graph.by_name
+        readers = (reader for reader in live if value in reader.operands)
+        calls = [made[value], *readers] if value in made else []
+        alone = not {value, *node.operands} & set(moved) and node.operands.count(value) == 1
+        return value if calls and alone and all(map(_is_convolution, calls)) else None
 
     def _needs(self, node: Node, region: Region) -> tuple[Region, ...]:
         """What a region of a call reads of its operands; ranks of a row or column share spans."""
@@ -323,6 +345,10 @@ class Plan:
         stage = self.stage_of(rank)
         extent = self.graph.extent(self._entry(stage))
         return stage.team.tiling.region(extent, self.tile_of(rank))
+
+
+def _is_convolution(node: Node) -> bool:
+    return isinstance(rule_of(node), Fused)
 
 
 def _stages(graph: Graph, tilings: Sequence[Tiling], blocks: Sequence[int]) -> list[Stage]:

@@ -71,12 +71,15 @@ class Compute:
     """Compute a region of a node's value from the needed regions of its operands.
 
     ``needs`` are as the rule gave them (they may run past the extent), ``clipped`` the part inside.
+    ``overwrites`` is whether the result may take the place of what is added to it (see
+    `spnb.rules.fused`), which nobody reads any more.
     """
 
     node: int
     region: Region
     needs: tuple[Region, ...]
     clipped: tuple[Region, ...]
+    overwrites: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -81,8 +81,10 @@ class Worker:
         for step in part.programs[max(part.batches)].steps:
             if isinstance(step, Compute) and not step.region.empty:
                 shape = part.nodes[step.node].operand_axes[0].local_shape(step.clipped[0])
-                prepare = self.rules[step.node].prepare
-                self.weights[step.node] = prepare(self.weights[step.node], shape)
+                rule = self.rules[step.node]
+                self.weights[step.node] = rule.prepare(self.weights[step.node], shape)
+                if step.overwrites:
+                    self.rules[step.node] = replace(rule, overwrites=True)
         self.paths = {node.name: node.path for node in part.nodes}
         self.costs = [CORE.seconds(node) for node in part.nodes]
 

@@ -7,6 +7,7 @@ weights in an order of its own.  Elsewhere it is one call after another.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,8 +31,17 @@ AFTER_ADDITION = ("relu",)
 """Activations that oneDNN does after an addition, too."""
 
 
+@dataclass(frozen=True)
 class Fused(Convolution):
-    """``activation(convolution(input) + other)``; either may be absent."""
+    """``activation(convolution(input) + other)``; either may be absent.
+
+    Parameters
+    ----------
+    overwrites
+        Whether the result may take the place of ``other``.
+    """
+
+    overwrites: bool = False
 
     def prepare(self, weights: Weights, shape: Sequence[int]) -> Weights:
         args = self.node.args
@@ -60,9 +70,10 @@ class Fused(Convolution):
             return torch.ops.mkldnn._convolution_pointwise(
                 x, weight, bias, *windows, name or "none", scalars, None
             )
-        return torch.ops.mkldnn._convolution_pointwise.binary(
-            x, args["other"], weight, bias, *windows, "add", 1.0, name, scalars, None
-        )
+        more = (weight, bias, *windows, "add", 1.0, name, scalars, None)
+        if self.overwrites:
+            return torch.ops.mkldnn._convolution_pointwise_.binary(args["other"], x, *more)
+        return torch.ops.mkldnn._convolution_pointwise.binary(x, args["other"], *more)
 
     def _one_by_one(self, args: dict[str, Any], result: torch.Tensor) -> torch.Tensor:
         if args["other"] is not None:

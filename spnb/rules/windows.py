@@ -106,7 +106,7 @@ class Convolution(Window):
                 strips = ((start, first), (last, stop))
                 wrong += [right.along(axis, strip) for strip in strips if length(strip)]
                 right = right.along(axis, (first, last))
-        return Alone(padding, wrong) if 2 * right.size > region.size else None
+        return Alone(padding, wrong) if 20 * right.size > 19 * region.size else None
 
     def apply_alone(self, tensors: Tensors, alone: Alone, weights: Weights) -> Any:
         """Compute a region from what a tile owns; parts of it are wrong then."""
