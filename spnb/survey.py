@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from .exchange import HOST
 from .layout import extent_in
+from .node import Node
 from .plan import Plan
 from .program import Compute, Free, Receive
 from .region import Region, Tiling, length
+from .rules import rule_of
+from .rules.windows import Convolution
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def totals(plan: Plan) -> Totals:
             for node in stage.nodes:
                 extent = extent_in(plan.graph, node.name, images)
                 share = node.flops / math.prod(node.axes.extent)
-                if not node.op.startswith("spnb."):  # figures of tiles: of no weight
+                if node.op.startswith(("aten.", "spnb.conv")):  # not figures of tiles: no weight
                     untiled += share * math.prod(extent)
                 if node.name in computed:
                     axes = (sum(map(length, spans)) for spans in computed[node.name])
@@ -125,23 +129,38 @@ def activation_bytes(plan: Plan, rank: int) -> int:
     What an operator needs besides its operands and its result (workspace) is not counted.
     """
     nodes = plan.stage_of(rank).nodes
-    images = max(plan.batches)
     held: dict[str, int] = {}
+    computed: dict[str, Region] = {}
+    apart: dict[str, Region] = {}  # values whose halo lies beside them: see spnb.patchwork
     peak = 0
-    for step in plan.program(rank, images).steps:
+    for step in plan.program(rank, max(plan.batches)).steps:
         if isinstance(step, Compute):
             node = nodes[step.node]
+            for value in node.operands:
+                if value in apart and not _reads_apart(node, value, computed, step):
+                    held[value] += value_bytes(plan, value, apart.pop(value))
+            if step.overwrites:
+                held.pop(node.operands[-1])
             held[node.name] = value_bytes(plan, node.name, step.region)
-            peak = max(peak, sum(held.values()))
+            computed[node.name] = step.region
         elif isinstance(step, Receive):
-            whole = value_bytes(plan, step.value, step.region)
             arriving = sum(value_bytes(plan, step.value, t.region) for t in step.transfers)
-            peak = max(peak, sum(held.values()) + whole + arriving)
-            held[step.value] = whole
+            held[step.value] = held.get(step.value, 0) + arriving
+            if step.value in computed:
+                apart[step.value] = step.region
         elif isinstance(step, Free):
             for value in step.values:
                 held.pop(value, None)
+        peak = max(peak, sum(held.values()))
     return peak
+
+
+def _reads_apart(node: Node, value: str, computed: Mapping[str, Region], step: Compute) -> bool:
+    """Whether a call reads a value with no need to put tile and halo together."""
+    if value == node.operands[0]:
+        rule, own = rule_of(node), computed[value]
+        return isinstance(rule, Convolution) and rule.alone(own, step.region) is not None
+    return step.clipped[node.operands.index(value)] in computed[value]
 
 
 def value_bytes(plan: Plan, value: str, region: Region) -> int:

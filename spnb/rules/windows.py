@@ -45,12 +45,23 @@ class Window(Spatial):
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
-        around = margins(self.needed(region), self.sizes())
-        # The operator pads for itself where both sides ask for the same: no copy.
-        native = [low if low == high else 0 for low, high in around]
-        rest = [(0, 0) if low == high else (low, high) for low, high in around]
-        x = pad(tensors[0], rest, self.fill)
+        around, native = margins(self.needed(region), self.sizes()), []
+        for number, (start, stop) in enumerate(self.spans(region)):
+            # The operator pads both sides for itself, with no copy, where it may: where they are
+            # alike, or no window reaches what is added after the last.
+            low, high = around[number]
+            size = tensors[0].shape[number - len(around)]
+            counts = {self.count(number, size + low + end) for end in (low, high)}
+            alike = low >= high and size > 0 and counts == {stop - start}
+            native.append(low if alike else 0)
+            around[number] = (0, 0) if alike else (low, high)
+        x = pad(tensors[0], around, self.fill)
         return self.slide(self.node.bind([x, *tensors[1:]], weights), native, region)
+
+    def count(self, number: int, size: int) -> int:
+        """Windows along a spatial dimension of this size, its padding included."""
+        reach = self.dilation[number] * (self.kernel[number] - 1)
+        return (size - reach - 1) // self.stride[number] + 1
 
     def slide(self, args: dict[str, Any], padding: list[int], region: Region | None) -> Any:
         """Run the operator on an operand that is padded but for a symmetric ``padding``."""
@@ -93,13 +104,12 @@ class Convolution(Window):
         padding, wrong, right = [], [], region
         for number, (start, stop) in enumerate(self.spans(region)):
             axis, n = self.places[number], self.sizes()[number]
-            k, s, p = self.kernel[number], self.stride[number], self.padding[number]
-            k = (k - 1) * self.dilation[number] + 1
+            s, p = self.stride[number], self.padding[number]
             low, high = (0, n) if axis is None else own.spans[axis]
             padding.append(low - (start * s - p))
-            count = (high - low + 2 * padding[-1] - k) // s + 1
+            count = self.count(number, high - low + 2 * padding[-1])
             first = start if low == 0 else max(start, -(-(low + p) // s))
-            last = stop if high == n else min(stop, (high - k + p) // s + 1)
+            last = stop if high == n else min(stop, self.count(number, high + p))
             if padding[-1] < 0 or count != stop - start or first >= last:
                 return None
             if axis is not None:

@@ -25,10 +25,10 @@ def test_an_operator_without_a_rule_is_refused_by_name():
         check(net, IMAGE)
     assert str(refusal.value) == (
         "stage 0, forward (mixer): there is no tiling rule for the operator spnbtest.mixer, but the"
-        " stage is cut into 2×2 tiles: gather it on every tile (--allow-gather), give the operator"
-        " a rule (spnb.rule), or let the tiled stages end before this layer: it is in the first of"
-        " 1 blocks, so no tiled stage fits; a network of finer modules, or --spatial-size 0, would"
-        " do"
+        " stage is cut into 2×2 tiles: gather it on every tile (allow_gather=True, --allow-gather),"
+        " give the operator a rule (spnb.rule), or let the tiled stages end before this layer: it"
+        " is in the first of 1 blocks, so no tiled stage fits; a network of finer modules, or"
+        " spatial_size=0 (--spatial-size 0), would do"
     )
     check(net, IMAGE, allow_gather=True)
     with pytest.raises(PlanError, match="treats the 2 images of a batch independently"):
@@ -70,7 +70,7 @@ class WrongRule(Rule):
 )
 def test_what_mixes_images_is_exact_but_never_in_micro_batches(function):
     check(Call(function), IMAGE, allow_gather=True)
-    with pytest.raises(PlanError, match="--parts 1"):
+    with pytest.raises(PlanError, match="parts=1"):
         check(Call(function), IMAGE, allow_gather=True, parts=2)
 
 
