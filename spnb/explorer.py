@@ -111,7 +111,7 @@ class Explorer(widgets.HBox):
             ("ranks", f"{found.num_ranks}"),
             ("exchanges", f"{sums.exchanges:,}"),
             ("sent", f"{size_text(sums.bytes)} in {counted(sums.messages, 'message')}"),
-            ("redundant work", f"{max(0.0, sums.redundant):.1%}"),
+            ("redundant work", f"{sums.redundant:.1%}"),
             ("memory", f"{size_text(most)} on the rank that needs most"),
             ("untiled", f"{size_text(self._untiled)}: {self._untiled / most:.1f} times as much"),
         ]

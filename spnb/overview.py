@@ -60,7 +60,7 @@ def describe(plan: Plan, name: str) -> Card:
     sums = (
         f"halos exchanged {halo_text}: {counted(all_ranks.exchanges, 'exchange')},"
         f" {counted(all_ranks.messages, 'message')}, {size_text(all_ranks.bytes)} in all;"
-        f" redundant work {max(0.0, all_ranks.redundant):.1%}"
+        f" redundant work {all_ranks.redundant:.1%}"
     )
     return Card(
         head,

@@ -43,7 +43,7 @@ class Totals:
     @property
     def redundant(self) -> float:
         """Work that is done more than once, as a share of the untiled network's."""
-        return self.flops / self.untiled_flops - 1 if self.untiled_flops else 0.0
+        return max(0.0, self.flops / self.untiled_flops - 1) if self.untiled_flops else 0.0
 
 
 def totals(plan: Plan) -> Totals:
