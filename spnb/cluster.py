@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -151,10 +150,9 @@ class Cluster(Shown, Session):
         token = self.scratch / "token"
         token.touch()
         hosts = self.engines.hosts
-        threads = {h: max(1, (os.cpu_count() or 1) // hosts.count(h)) for h in hosts}
         self._failed = False
         path = [str(Path(folder).absolute()) for folder in sys.path]
-        seen = self._call(remote.prepare, [(token, threads[h], self.deadline, path) for h in hosts])
+        seen = self._call(remote.prepare, [(token, self.deadline, path)] * len(hosts))
         self.shares_files = all(seen)
         self.view.execute("import spnb, torch, numpy as np", silent=True)
         if shell := notebook():
@@ -166,10 +164,12 @@ class Cluster(Shown, Session):
 
     def _load(self, plan: JobPlan, parts: Sequence[tuple[Part, Path]]) -> None:
         self._parts = [part for part, _ in parts]
+        hosts = self.engines.hosts
         loads = [
-            (part, path if self.shares_files else dict(read_weights(path))) for part, path in parts
+            (part, path if self.shares_files else dict(read_weights(path)), hosts.count(host))
+            for (part, path), host in zip(parts, hosts, strict=False)
         ]
-        idle = [(None, None)] * (len(self.engines.ids) - len(loads))
+        idle = [(None, None, 0)] * (len(hosts) - len(loads))
         with Bar(self.progress) as bar:
 
             def show(told: list[dict]) -> None:

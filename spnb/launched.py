@@ -11,11 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .memory import keep_blocks
 from .planning import JobPlan
-from .rank import Report, here
+from .rank import Report, here, share_cores
 from .session import Session
 from .sources import Source
 from .store import Store
@@ -77,8 +75,7 @@ class Post:
         self._politely = politely
         self.transport = MPITransport(self.comm)
         keep_blocks()
-        local = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local.size))
+        self.ranks_here = self.comm.Split_type(MPI.COMM_TYPE_SHARED).size
 
     def order(self, what: str, each: Sequence[Any]) -> list[Any]:
         """On rank 0: have every rank do something; the answers in rank order.
@@ -129,6 +126,7 @@ class Post:
         if what == "load":
             part, weights = item
             self.transport.num_ranks = part.num_ranks
+            share_cores(part, self.ranks_here)
             return here.load(part, weights, self.transport)
         if what == "infer":
             return here.infer(*item)

@@ -123,5 +123,12 @@ def channels_last(piece: torch.Tensor, axes: Axes) -> torch.Tensor:
     return packed(piece, axes).movedim(-1, 1) if _is_image(axes) else piece
 
 
+def in_order(value: Any) -> Any:
+    """A piece of a value, or each part of it, as PyTorch lays out tensors by default."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(in_order, value))
+    return value.contiguous()
+
+
 def _is_image(axes: Axes) -> bool:
     return len(axes.dims) in (4, 5) and axes.plain

@@ -174,6 +174,14 @@ class Part:
         )
 
     @property
+    def at_once(self) -> int:
+        """Ranks that may compute at the same time as this one, itself included.
+
+        With a single micro-batch one stage computes after the other.
+        """
+        return len(self.home.ranks) if len(self.batches) == 1 else self.num_ranks
+
+    @property
     def position(self) -> tuple[int, ...]:
         """Coordinates of the tile in its grid over ``(batch, *spatial)``."""
         return self.home.position(self.rank)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,19 @@ def read_tensor(source: Source, region: Region, dtype: torch.dtype) -> torch.Ten
     """A region of an image, as the network takes it."""
     array = np.require(source.read(region), requirements="W")  # torch warns of what is read-only
     return torch.from_numpy(array).to(dtype)
+
+
+def share_cores(part: Part, ranks_here: int) -> None:
+    """Let this process compute with its share of the cores.
+
+    Parameters
+    ----------
+    part
+        What it will compute.
+    ranks_here
+        Ranks on this host.
+    """
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // min(ranks_here, part.at_once)))
 
 
 @dataclass

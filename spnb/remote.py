@@ -16,7 +16,7 @@ import torch
 
 from .memory import keep_blocks
 from .program import Part
-from .rank import Report, here
+from .rank import Report, here, share_cores
 from .sources import Source
 from .store import Store
 from .weights import read_weights
@@ -27,7 +27,7 @@ TELL_EACH = 0.2  # seconds between two words on how far a run is
 _transport: Any = None
 
 
-def prepare(token: Path, threads: int, deadline: float, path: Sequence[str]) -> bool:
+def prepare(token: Path, deadline: float, path: Sequence[str]) -> bool:
     """Get ready, together with all engines; whether this one sees the caller's files."""
     from IPython import get_ipython
     from mpi4py import MPI
@@ -37,7 +37,6 @@ def prepare(token: Path, threads: int, deadline: float, path: Sequence[str]) -> 
 
     global _transport
     sys.path += [folder for folder in path if folder not in sys.path]  # to import what it can
-    torch.set_num_threads(threads)
     keep_blocks()
     if _transport is None:
         _transport = MPITransport(MPI.COMM_WORLD, deadline=deadline)
@@ -45,12 +44,15 @@ def prepare(token: Path, threads: int, deadline: float, path: Sequence[str]) -> 
     return token.exists()
 
 
-def load(part: Part | None, weights: Path | Mapping[str, torch.Tensor] | None) -> None:
-    """Take a part of a plan, or none."""
+def load(
+    part: Part | None, weights: Path | Mapping[str, torch.Tensor] | None, ranks_here: int
+) -> None:
+    """Take a part of a plan, or none; as one of so many ranks of this host."""
     if part is None:
         here.unload()
         return
     _transport.num_ranks = part.num_ranks
+    share_cores(part, ranks_here)
     here.load(part, read_weights(weights) if isinstance(weights, Path) else weights, _transport)
     _publish({"loaded": 1})
 

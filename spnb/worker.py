@@ -14,7 +14,7 @@ from .axes import Axes
 from .exchange import HOST, Exchange, region_at
 from .machine import CORE
 from .node import Node
-from .patchwork import NOTHING, Patchwork, channels_last, cut, message, packed, room
+from .patchwork import NOTHING, Patchwork, channels_last, cut, in_order, message, packed, room
 from .program import Compute, Free, Part, Receive, Send, receive_step
 from .region import Region
 from .rules import Rule, rule_of
@@ -218,6 +218,8 @@ class _Run:
         tensors = self._operands(node, clipped)
         with self.recorder.span("compute", node.path, node.kind):
             rule, weights = self.worker.rules[step.node], self.worker.weights[step.node]
+            if not rule.any_layout:
+                tensors = [in_order(tensor) for tensor in tensors]
             return rule.apply(tensors, needs, region, weights)
 
     def _operands(self, node: Node, clipped: Sequence[Region], first: int = 0) -> list[Any]:

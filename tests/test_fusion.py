@@ -189,3 +189,8 @@ def test_what_is_read_again_keeps_its_place(forward):
     plan = planned(Call(forward, nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)))
     assert overwriting(plan) == []
     checked(plan)
+
+
+def test_sums_over_an_image_are_as_exact_as_untiled():
+    net = nn.Sequential(*block(), nn.GroupNorm(2, 4), nn.AdaptiveAvgPool2d(1))
+    checked(planned(net, "1001x1003", batch_size=1))

@@ -39,6 +39,14 @@ class Rule:
     pinned = False
     """True where each tile must compute what it owns of the result, and not more."""
 
+    @property
+    def any_layout(self) -> bool:
+        """Whether operands may lie in memory in any order, as with their channels last.
+
+        Not where numbers are added up: PyTorch adds those that lie side by side more exactly.
+        """
+        return type(self) is Rule and self.node.op.startswith("aten.")
+
     @cached_property
     def axes(self) -> Axes:
         """Where the axes of the image lie in the result."""

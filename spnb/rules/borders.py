@@ -28,6 +28,8 @@ class Border(Spatial):
         ``constant``, ``reflect``, ``replicate`` or ``circular``.
     """
 
+    any_layout = True
+
     around: tuple[Span, ...]
     mode: str
 

@@ -50,6 +50,8 @@ def per_channel(node: Node) -> Rule | None:
 class Part(Rule):
     """One of several results; they may differ in what is never cut."""
 
+    any_layout = True
+
     @cached_property
     def axes(self) -> Axes:
         whole, shape = self.node.operand_axes[0], self.node.shape
@@ -96,6 +98,8 @@ rule(*ALONG_ONE.split())(along_one)
 @dataclass(frozen=True)
 class Joined(Rule):
     """Tensors one after another along a dimension that is never cut."""
+
+    any_layout = True
 
     along: int
 

@@ -28,6 +28,8 @@ class Concatenated(Rule):
         The dimension, and the axis in it.
     """
 
+    any_layout = True
+
     number: int
     axis: int
 

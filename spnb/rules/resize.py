@@ -94,6 +94,8 @@ class Interpolation(Spatial):
         The factors that were given, per dimension; None where the sizes say them.
     """
 
+    any_layout = True
+
     align_corners: bool | None
     scales: tuple[float | None, ...]
 

@@ -36,6 +36,8 @@ class Strided(Direct):
         Of the slice.
     """
 
+    any_layout = True
+
     number: int
     first: int
     step: int
@@ -123,6 +125,8 @@ class Scattered(Rule):
     first, stop, step
         Of the slice that is overwritten.
     """
+
+    any_layout = True
 
     number: int
     first: int

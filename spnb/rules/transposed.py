@@ -60,6 +60,8 @@ class Spread(Spatial):
 class TransposedConvolution(Spread):
     """Transposed convolution; what output_padding adds is reached by no window."""
 
+    any_layout = True
+
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:

@@ -68,6 +68,10 @@ class Window(Spatial):
         return invoke(self.node.op, args | {"padding": padding})
 
 
+FEW = 64
+"""Numbers whose sum is as exact in any order of memory."""
+
+
 class Alone(NamedTuple):
     """How a convolution is computed from what a tile has of its operand, and what is wrong then.
 
@@ -86,6 +90,8 @@ class Alone(NamedTuple):
 @dataclass(frozen=True)
 class Convolution(Window):
     """Convolution; the overload with a padding word is run as the one with numbers."""
+
+    any_layout = True
 
     def alone(self, own: Region, region: Region) -> Alone | None:
         """How to compute a region from what a tile owns of the operand, as if that were all.
@@ -140,6 +146,8 @@ class Pool(Window):
 class MaxPool(Pool):
     """Max pooling: with ceil_mode the last window may run past the padding, onto ``-inf``."""
 
+    any_layout = True
+
     fill: float = -math.inf
 
     def slide(self, args: dict[str, Any], padding: list[int], region: Region) -> Any:
@@ -171,6 +179,10 @@ class AvgPool(Pool):
     PyTorch divides by the window's positions inside the image, or inside image and padding with
     ``count_include_pad``; positions that only ``ceil_mode`` reaches count in neither case.
     """
+
+    @property
+    def any_layout(self) -> bool:
+        return math.prod(self.kernel) <= FEW
 
     def slide(self, args: dict[str, Any], padding: list[int], region: Region) -> Any:
         plain = args | self.plain | {"padding": padding, "count_include_pad": True}
