@@ -237,6 +237,7 @@ class Plan:
             entry_needs=needs,
             nodes=stage.nodes,
             weights=stage.weights,
+            paths=self.paths(stage),
             batches=self.batches,
             order=self.order(stage),
             programs={images: self.program(rank, images) for images in set(self.batches)},
@@ -244,6 +245,12 @@ class Plan:
             ruled=self._ruled(stage),
             dtype=self.graph.dtype,
         )
+
+    def paths(self, stage: Stage) -> dict[str, str]:
+        """The module that each value came from which a stage computes or reads."""
+        values = {value for node in stage.nodes for value in (node.name, *node.operands)}
+        made = self.graph.by_name
+        return {value: made[value].path for value in values if value in made}
 
     def order(self, stage: Stage) -> tuple[int, ...]:
         """The clock table's row of a stage: its micro-batches in the order of execution."""

@@ -135,6 +135,8 @@ class Part:
         Its stage's operator calls.
     weights
         Names of the parameters and buffers that they read.
+    paths
+        Module that each value came from which they compute or read.
     batches
         Images in each micro-batch.
     order
@@ -159,6 +161,7 @@ class Part:
     entry_needs: Spans | None
     nodes: tuple[Node, ...]
     weights: tuple[str, ...]
+    paths: Mapping[str, str]
     batches: tuple[int, ...]
     order: tuple[int, ...]
     programs: Mapping[int, Program]

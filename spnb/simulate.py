@@ -124,7 +124,7 @@ class _Rank:
     def __init__(self, plan: Plan, rank: int, machine: Machine):
         self.plan, self.rank, self.machine = plan, rank, machine
         self.stage = plan.stage_of(rank)
-        self.paths = {node.name: node.path for node in self.stage.nodes}
+        self.paths = plan.paths(self.stage)
         self.events: list[Event] = []
         self.now = self.link_free = 0.0
         self.number = 0

@@ -85,7 +85,6 @@ class Worker:
                 self.weights[step.node] = rule.prepare(self.weights[step.node], shape)
                 if step.overwrites:
                     self.rules[step.node] = replace(rule, overwrites=True)
-        self.paths = {node.name: node.path for node in part.nodes}
         self.costs = [CORE.seconds(node) for node in part.nodes]
 
     @torch.inference_mode()
@@ -195,7 +194,7 @@ class _Run:
         with self.recorder.span("compute", node.path, node.kind):
             result = rule.apply_alone([halo.tensor, *others], plan.alone, weights)
         halo.arrive()
-        layer = self.worker.paths.get(node.operands[0], node.operands[0])
+        layer = self.worker.part.paths.get(node.operands[0], node.operands[0])
         with self.recorder.span("unpack", layer, halo.kind):
             pieces = [self._operands(node, clipped) for _, _, clipped in plan.strips]
         with self.recorder.span("compute", node.path, node.kind):
@@ -232,7 +231,7 @@ class _Run:
         if not isinstance(found, Patchwork) or found.has(region):
             return cut(found, held, region, axes)
         found.arrive()
-        with self.recorder.span("unpack", self.worker.paths.get(value, value), found.kind):
+        with self.recorder.span("unpack", self.worker.part.paths.get(value, value), found.kind):
             return found.piece(region)
 
     def told(self, done: int, cost: float = 0.0) -> None:
@@ -242,7 +241,7 @@ class _Run:
         self.tell(self.done, 1.0 if finished else self.cost_done / self.cost_of_all)
 
     def send(self, step: Send) -> None:
-        self.at = layer = self.worker.paths.get(step.value, step.value)
+        self.at = layer = self.worker.part.paths.get(step.value, step.value)
         for transfer in step.transfers:
             piece = self._cut(step.value, transfer.region, step.axes)
             if transfer.target == HOST:
@@ -255,7 +254,7 @@ class _Run:
                 self.transport.send(transfer.target, step.tag, packed(piece, step.axes))
 
     def receive(self, step: Receive) -> None:
-        self.at = layer = self.worker.paths.get(step.value, step.value)
+        self.at = layer = self.worker.part.paths.get(step.value, step.value)
         from_host = [t for t in step.transfers if t.source == HOST]
         if from_host:
             size = math.prod(step.axes.local_shape(step.region)) * step.dtype.itemsize
