@@ -250,7 +250,7 @@ class _Run:
                 continue
             with self.recorder.span("pack", layer, step.kind, _nbytes(piece)):
                 # A piece in one run of memory is still a view of a value that is freed: safe,
-                # since the transport keeps it until it is sent, and values are never rewritten.
+                # since the transport keeps it until it is sent, and what is sent stays unchanged.
                 self.transport.send(transfer.target, step.tag, packed(piece, step.axes))
 
     def receive(self, step: Receive) -> None:
