@@ -141,9 +141,13 @@ class Axes:
             factors, index = self._unfolded(target, held, box)
             factors[index] = piece.reshape([n for sizes in self._local(region) for n in sizes])
 
+    def within(self, held: Region, region: Region) -> tuple[slice, ...]:
+        """Where a region lies in a tensor over ``held``, if no dimension holds several axes."""
+        return self._index(region.slices_in(held))
+
     def index(self, region: Region) -> tuple[slice, ...]:
         """Where a region lies in the whole tensor, if no dimension holds several axes."""
-        return self._index(region.slices_in(Region.whole(self.extent)))
+        return self.within(Region.whole(self.extent), region)
 
     @property
     def plain(self) -> bool:

@@ -17,11 +17,11 @@ from .program import Part, Receive
 from .progress import Bar, notebook, show_output, show_run
 from .rank import Report
 from .region import Region
+from .routine import Piece
 from .session import Session
 from .sources import HeldSource, Source
 from .store import Store
 from .weights import read_weights
-from .worker import Piece
 
 OWN_ERRORS = ("RankError", "PeerFailed", "WaitTimeout")
 """Remote errors that say themselves where they come from."""

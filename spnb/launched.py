@@ -14,12 +14,12 @@ from typing import Any
 from .memory import keep_blocks
 from .planning import JobPlan
 from .rank import Report, here, share_cores
+from .routine import Piece
 from .session import Session
 from .sources import Source
 from .store import Store
 from .transport import PeerFailed
 from .weights import read_weights
-from .worker import Piece
 
 _MARKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 

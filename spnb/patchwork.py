@@ -24,77 +24,105 @@ import torch
 
 from .axes import Axes
 from .region import Region
+from .transport import Arrival
 
-NOTHING = Region(((0, 0),))
+Take = Callable[[Any], Any]
+"""Gives the part of a value that covers a region."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class Patchwork:
-    """A value whose halo is on its way.
+    """The regions in which the pieces of a value come.
 
     Parameters
     ----------
     region
         What is needed of it.
-    tensor, own
-        What was computed here, and its region; ``None`` if nothing was.
+    own
+        What is computed here; empty if nothing is.
+    halo
+        What others send; what is in no piece is zeros.
     axes, dtype
-        Where the axes of the image lie in it, and its type.
+        Where the axes of the image lie in the value, and its type.
     kind
         What the exchange is for.
-    halo
-        The region of each piece that others send, and where it arrives; the rest is zeros.
-    arrive
-        Waits until all have arrived.
     """
 
     region: Region
-    tensor: torch.Tensor | None
     own: Region
+    halo: tuple[Region, ...]
     axes: Axes
     dtype: torch.dtype
     kind: str
-    halo: Sequence[tuple[Region, torch.Tensor]]
-    arrive: Callable[[], None]
-    _whole: torch.Tensor | None = field(default=None, init=False)
 
-    def has(self, region: Region) -> bool:
-        """Whether a region is at hand, in one piece."""
-        return self._whole is not None or region in self.own  # as an empty one is
+    def assembly(self, region: Region) -> Callable[[Sequence[torch.Tensor | None]], torch.Tensor]:
+        """How a region is put together from the pieces, this rank's own first."""
+        axes, dtype = self.axes, self.dtype
+        held = (self.own, *self.halo)
+        shared = [(number, piece & region) for number, piece in enumerate(held)]
+        for number, met in shared:
+            if met == region and number:
+                take = taker(axes, held[number], region)
+                return lambda pieces: take(pieces[number])
+        moves = [
+            (number, taker(axes, held[number], met), putter(axes, region, met))
+            for number, met in shared
+            if not met.empty
+        ]
+        full = sum(met.size for _, met in shared) == region.size  # pieces do not overlap
 
-    def piece(self, region: Region) -> torch.Tensor:
-        """The piece that covers a region: a view where it was computed here, else assembled."""
-        if self._whole is not None:
-            return self.axes.piece(self._whole, self.region, region)
-        if region.empty:
-            return room(self.axes, region, self.dtype)
-        if region in self.own:
-            return cut(self.tensor, self.own, region, self.axes)
-        self.arrive()
-        for held, tensor in self.halo:
-            if region in held:
-                return self.axes.piece(tensor, held, region)
-        found = room(self.axes, region, self.dtype)
-        if not self.halo:  # nothing comes: see spnb.program.without_exchange
-            found.zero_()
-        for held, tensor in ((self.own, self.tensor), *self.halo):
-            shared = held & region
-            if not shared.empty:
-                self.axes.put(found, region, shared, self.axes.piece(tensor, held, shared))
-        if region == self.region:
-            self._whole = found
-        return found
+        def assemble(pieces: Sequence[torch.Tensor | None]) -> torch.Tensor:
+            found = room(axes, region, dtype)
+            if not full:  # nothing comes: see spnb.program.without_exchange
+                found.zero_()
+            for number, take, put in moves:
+                put(found, take(pieces[number]))
+            return found
+
+        return assemble
+
+
+@dataclass(slots=True)
+class Pieces:
+    """The pieces of a value, this rank's own first, of which some are on their way."""
+
+    tensors: list[torch.Tensor | None]
+    arrivals: list[Arrival] = field(default_factory=list)
+
+
+def taker(axes: Axes, held: Region, region: Region) -> Take:
+    """What gives the part of a value over ``held`` that covers a region."""
+    if held == region:
+        return lambda value: value
+    if axes.plain:
+        index = axes.within(held, region)
+        take = lambda tensor: tensor[index]  # noqa: E731
+    else:
+        take = lambda tensor: axes.piece(tensor, held, region)  # noqa: E731
+
+    def of_each(value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return type(value)(map(take, value))
+        return take(value)
+
+    return of_each
+
+
+def putter(axes: Axes, held: Region, region: Region) -> Callable[[torch.Tensor, Any], None]:
+    """What writes the piece that covers a region into a tensor over ``held``."""
+    if not axes.plain:
+        return lambda target, piece: axes.put(target, held, region, piece)
+    index = axes.within(held, region)
+
+    def put(target: torch.Tensor, piece: torch.Tensor) -> None:
+        target[index].copy_(piece)
+
+    return put
 
 
 def cut(value: Any, held: Region, region: Region, axes: Axes) -> Any:
     """The part of a value that covers a region; of each part where the value is a tuple."""
-    if isinstance(value, Patchwork):
-        return value.piece(region)
-    if held == region:
-        return value
-    if isinstance(value, (tuple, list)):
-        return type(value)(axes.piece(part, held, region) for part in value)
-    return axes.piece(value, held, region)
+    return taker(axes, held, region)(value)
 
 
 def room(axes: Axes, region: Region, dtype: torch.dtype) -> torch.Tensor:

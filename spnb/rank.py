@@ -22,12 +22,13 @@ from .exchange import Exchange, Spans, region_at
 from .patchwork import cut
 from .program import Part
 from .region import Region
+from .routine import Piece
 from .rules import has_rule
 from .sources import Source
 from .store import Store
 from .trace import Event
 from .transport import Transport
-from .worker import Piece, Tell, Worker
+from .worker import Tell, Worker
 
 SMALL = 1 << 20
 """Output pieces of a rank up to this many bytes come back with its report."""

@@ -17,10 +17,10 @@ import torch
 from .memory import keep_blocks
 from .program import Part
 from .rank import Report, here, share_cores
+from .routine import Piece
 from .sources import Source
 from .store import Store
 from .weights import read_weights
-from .worker import Piece
 
 TELL_EACH = 0.2  # seconds between two words on how far a run is
 

@@ -22,10 +22,10 @@ from .planning import JobPlan
 from .progress import Bar, shown_by_module
 from .rank import Report, read_tensor
 from .region import Region
+from .routine import Piece
 from .sources import Source
 from .store import Store
 from .weights import tensors_of
-from .worker import Piece
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

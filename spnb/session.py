@@ -25,11 +25,11 @@ from .images import resident
 from .planning import JobPlan
 from .rank import Here, Report
 from .result import Result
+from .routine import Piece
 from .sources import ArraySource, Repeated, Source
 from .store import Store
 from .transport.local import World
 from .weights import read_weights, tensors_of
-from .worker import Piece
 
 
 class Session(ABC):

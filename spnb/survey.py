@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from .plan import Plan
 from .program import Compute, Free, Receive
 from .region import Region, Tiling, length
 from .rules import rule_of
-from .rules.windows import Convolution
+from .rules.windows import Window
 
 
 @dataclass(frozen=True)
@@ -136,9 +135,11 @@ def activation_bytes(plan: Plan, rank: int) -> int:
     for step in plan.program(rank, max(plan.batches)).steps:
         if isinstance(step, Compute):
             node = nodes[step.node]
-            for value in node.operands:
-                if value in apart and not _reads_apart(node, value, computed, step):
-                    held[value] += value_bytes(plan, value, apart.pop(value))
+            for number, value in enumerate(node.operands):
+                if value in apart and not _reads_apart(node, number, computed[value], step):
+                    whole = value_bytes(plan, value, apart.pop(value))
+                    peak = max(peak, sum(held.values()) + whole)
+                    held[value] = whole
             if step.overwrites:
                 held.pop(node.operands[-1])
             held[node.name] = value_bytes(plan, node.name, step.region)
@@ -151,16 +152,16 @@ def activation_bytes(plan: Plan, rank: int) -> int:
         elif isinstance(step, Free):
             for value in step.values:
                 held.pop(value, None)
+                apart.pop(value, None)
         peak = max(peak, sum(held.values()))
     return peak
 
 
-def _reads_apart(node: Node, value: str, computed: Mapping[str, Region], step: Compute) -> bool:
-    """Whether a call reads a value with no need to put tile and halo together."""
-    if value == node.operands[0]:
-        rule, own = rule_of(node), computed[value]
-        return isinstance(rule, Convolution) and rule.alone(own, step.region) is not None
-    return step.clipped[node.operands.index(value)] in computed[value]
+def _reads_apart(node: Node, number: int, own: Region, step: Compute) -> bool:
+    """Whether a call reads an operand with no need to put tile and halo together."""
+    rule = rule_of(node)
+    alone = isinstance(rule, Window) and number == 0 and rule.alone(own, step.region)
+    return bool(alone) or step.clipped[number] in own
 
 
 def value_bytes(plan: Plan, value: str, region: Region) -> int:

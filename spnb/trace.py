@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -57,13 +56,13 @@ class Recorder:
         """Count the time from now on."""
         self.origin = time.perf_counter()
 
-    @contextmanager
-    def span(self, kind: str, layer: str, what: str, size: int = 0) -> Iterator[None]:
-        """Record how long the body takes; nothing if it raises."""
-        start = time.perf_counter() - self.origin
-        yield
-        stop = time.perf_counter() - self.origin
-        self.events.append(Event(self.micro_batch, layer, kind, what, start, stop, size))
+    def now(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.origin
+
+    def note(self, start: float, kind: str, layer: str, what: str, size: int = 0) -> None:
+        """Record what began at ``start`` and ends now."""
+        self.events.append(Event(self.micro_batch, layer, kind, what, start, self.now(), size))
 
 
 def table(events: Iterable[tuple[int, int, Iterable[Event]]]) -> pd.DataFrame:

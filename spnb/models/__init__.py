@@ -11,6 +11,7 @@ from torch import nn
 from .amoebanet import amoebanet_d
 from .resnet import imagenet_resnet, resnet_v1, resnet_v2
 from .unet import UNet
+from .workloads import convolutions, first_groups
 
 __all__ = ["build", "names"]
 
@@ -53,14 +54,30 @@ _FAMILIES = (
         lambda num_classes, **_: UNet(num_classes),
     ),
     _Family("amoebanet", "AmoebaNet-D of any number of layers and filters", amoebanet_d),
+    _Family(
+        "w1",
+        "nine 3×3 convolutions of 64 channels: a workload bound by arithmetic",
+        lambda **_: convolutions(),
+    ),
+    _Family(
+        "w2",
+        "the part of ResNet-29 v2 at full size: a workload bound by memory traffic",
+        lambda **_: first_groups(29, 1),
+    ),
+    _Family(
+        "w3",
+        "ResNet-110 v2 down to half size, the part that is tiled: a workload of many layers",
+        lambda **_: first_groups(110, 2),
+    ),
 )
 
 
 def names() -> list[tuple[str, str]]:
     """Names that `build` takes, ``<D>`` standing for a number, and what each builds.
 
-    >>> [name for name, text in names()]
-    ['resnet', 'resnet<D>_v1', 'resnet<D>_v2', 'resnet50', 'resnet101', 'unet', 'amoebanet']
+    >>> [name for name, text in names()]          # doctest: +NORMALIZE_WHITESPACE
+    ['resnet', 'resnet<D>_v1', 'resnet<D>_v2', 'resnet50', 'resnet101', 'unet', 'amoebanet', 'w1',
+     'w2', 'w3']
     """
     return [(family.name, family.text) for family in _FAMILIES]
 

@@ -16,6 +16,8 @@ from ..region import Region, Span, Tiling
 Tensors = Sequence[Any]
 Weights = Mapping[str, torch.Tensor]
 Spans = tuple[tuple[Span, ...], ...]
+Call = Callable[..., Any]
+"""Computes a region of a result from its operands."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,20 @@ class Rule:
         operands = [fitted(tensor, axes, self.axes, region) for tensor, axes in pairs]
         local = {w.name: self._fitted_weight(w, weights, region) for w in self.node.weights}
         return invoke(self.node.op, self.node.bind(operands, local))
+
+    def bound(
+        self, given: Sequence[Region], needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Call:
+        """`apply` for one region: what does not depend on numbers is worked out here, once.
+
+        Parameters
+        ----------
+        given
+            The region that each operand will cover.
+        needs, region, weights
+            As for `apply`.
+        """
+        return lambda *tensors: self.apply(tensors, needs, region, weights)
 
     def prepare(self, weights: Weights, shape: Sequence[int]) -> Weights:
         """The call's weights as `apply` likes them best; called once, before the first run.

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from ..node import Node, invoke
-from .base import Rule, Weights, rule
+from ..node import Node, invoke, overload
+from ..region import Region
+from .base import Call, Rule, Weights, rule
 from .windows import Convolution, convolution
 
 ACTIVATIONS = {
@@ -59,28 +60,45 @@ class Fused(Convolution):
         )
         return {**weights, args["weight"].name: packed}
 
-    def slide(self, args: dict[str, Any], padding: list[int], region: Any) -> Any:
-        if not args["weight"].is_mkldnn:
-            return self._one_by_one(args, super().slide(args, padding, region))
-        x, weight, bias = args["input"], args["weight"], args["bias"]
-        windows = (padding, list(self.stride), list(self.dilation), args["groups"])
-        name, options = ACTIVATIONS.get(args["activation"], (None, ()))
-        scalars = [args["options"][option] for option in options]
+    def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
+        args = self.node.args
+        weight, bias = (args[n] and weights[args[n].name] for n in ("weight", "bias"))
+        kind, options = args["activation"], args["options"]
+        windows = (list(self.stride), list(self.dilation), args["groups"])
+        if not weight.is_mkldnn:
+            return self._one_by_one(weight, bias, padding)
+        name, given = ACTIVATIONS.get(kind, (None, ()))
+        scalars = [options[option] for option in given]
+        alone, onto, with_other = (
+            torch.ops.mkldnn._convolution_pointwise.default,
+            torch.ops.mkldnn._convolution_pointwise_.binary,
+            torch.ops.mkldnn._convolution_pointwise.binary,
+        )
         if args["other"] is None:
-            return torch.ops.mkldnn._convolution_pointwise(
-                x, weight, bias, *windows, name or "none", scalars, None
-            )
-        more = (weight, bias, *windows, "add", 1.0, name, scalars, None)
+            more = (weight, bias, padding, *windows, name or "none", scalars, None)
+            return lambda x: alone(x, *more)
+        more = (weight, bias, padding, *windows, "add", 1.0, name, scalars, None)
         if self.overwrites:
-            return torch.ops.mkldnn._convolution_pointwise_.binary(args["other"], x, *more)
-        return torch.ops.mkldnn._convolution_pointwise.binary(x, args["other"], *more)
+            return lambda x, other: onto(other, x, *more)
+        return lambda x, other: with_other(x, other, *more)
 
-    def _one_by_one(self, args: dict[str, Any], result: torch.Tensor) -> torch.Tensor:
-        if args["other"] is not None:
-            result = result + args["other"]
-        if kind := args["activation"]:
-            result = invoke(f"aten.{kind}.default", {"self": result, **args["options"]})
-        return result
+    def _one_by_one(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, padding: list[int]
+    ) -> Call:
+        args = self.node.args
+        convolution = overload(f"aten.{self.node.kind}.default")
+        windows = (list(self.stride), padding, list(self.dilation), args["groups"])
+        activation = args["activation"]
+
+        def call(x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+            result = convolution(x, weight, bias, *windows)
+            if other is not None:
+                result = result + other
+            if activation:
+                result = invoke(f"aten.{activation}.default", {"self": result, **args["options"]})
+            return result
+
+        return call
 
 
 @rule("spnb.conv2d", "spnb.conv3d")

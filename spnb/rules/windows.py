@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import torch
 
 from ..axes import Axes, axes_in, dim
-from ..node import Node, Ref, invoke
+from ..machine import CORE
+from ..node import Node, Ref
 from ..region import Region, Span, Tiling, length
-from .base import Rule, Tensors, Weights, rule
+from .base import Call, Rule, Tensors, Weights, rule
 from .reductions import over_last
 from .spatial import Spatial, margins, pad, per_dim, places, uncut_weight, window_counts
 from .whole import Whole
@@ -45,27 +46,69 @@ class Window(Spatial):
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
+        return self._over(tensors[0].shape[-len(self.places) :], region, weights)(*tensors)
+
+    def bound(
+        self, given: Sequence[Region], needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Call:
+        shape = self.node.operand_axes[0].local_shape(given[0])
+        return self._over(shape[-len(self.places) :], region, weights)
+
+    def _over(self, sizes: Sequence[int], region: Region, weights: Weights) -> Call:
+        """The operator on a first operand of these sizes, for a region of the result.
+
+        The operand may be longer, after the last window, by less than a stride.
+        """
         around, native = margins(self.needed(region), self.sizes()), []
         for number, (start, stop) in enumerate(self.spans(region)):
             # The operator pads both sides for itself, with no copy, where it may: where they are
             # alike, or no window reaches what is added after the last.
             low, high = around[number]
-            size = tensors[0].shape[number - len(around)]
-            counts = {self.count(number, size + low + end) for end in (low, high)}
-            alike = low >= high and size > 0 and counts == {stop - start}
+            counts = {self.count(number, sizes[number] + low + end) for end in (low, high)}
+            alike = low >= high and sizes[number] > 0 and counts == {stop - start}
             native.append(low if alike else 0)
             around[number] = (0, 0) if alike else (low, high)
-        x = pad(tensors[0], around, self.fill)
-        return self.slide(self.node.bind([x, *tensors[1:]], weights), native, region)
+        call = self.sliding(native, region, weights)
+        if not any(map(any, around)):
+            return call
+        return lambda x, *others: call(pad(x, around, self.fill), *others)
 
     def count(self, number: int, size: int) -> int:
         """Windows along a spatial dimension of this size, its padding included."""
         reach = self.dilation[number] * (self.kernel[number] - 1)
         return (size - reach - 1) // self.stride[number] + 1
 
-    def slide(self, args: dict[str, Any], padding: list[int], region: Region | None) -> Any:
-        """Run the operator on an operand that is padded but for a symmetric ``padding``."""
-        return invoke(self.node.op, args | {"padding": padding})
+    def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
+        """The operator on an operand that is padded but for a symmetric ``padding``."""
+        return self.node.caller(weights, padding=padding)
+
+    def left_over(self, held: Region, clipped: Region) -> Region:
+        """What of the first operand may be handed over in place of its need, if it is at hand.
+
+        A stride leaves over what lies after the last window, which need not be cut off then.
+        """
+        spans = list(clipped.spans)
+        for number, axis in enumerate(self.places):
+            if axis is not None:
+                start, stop = spans[axis]
+                reach = stop + self.stride[number] - 1
+                spans[axis] = (start, max(stop, min(reach, held.spans[axis][1])))
+        return Region(tuple(spans))
+
+    def alone(self, own: Region, region: Region) -> Alone | None:
+        """How to compute a region from what a tile owns of the operand, before its halo is here.
+
+        ``None`` where that gives no result of the region's size, or takes longer than to put the
+        operand together.
+
+        Parameters
+        ----------
+        own
+            What the tile has of the operand.
+        region
+            What is wanted of the result.
+        """
+        return None
 
 
 FEW = 64
@@ -73,7 +116,7 @@ FEW = 64
 
 
 class Alone(NamedTuple):
-    """How a convolution is computed from what a tile has of its operand, and what is wrong then.
+    """How windows slide over what a tile has of their operand, and what is wrong then.
 
     Attributes
     ----------
@@ -88,24 +131,11 @@ class Alone(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Convolution(Window):
-    """Convolution; the overload with a padding word is run as the one with numbers."""
-
-    any_layout = True
+class Early(Window):
+    """A window that may slide over what is here, as if that were all, and over the rest later."""
 
     def alone(self, own: Region, region: Region) -> Alone | None:
-        """How to compute a region from what a tile owns of the operand, as if that were all.
-
-        ``None`` where that gives no result of the region's size, or too little of it is right.
-
-        Parameters
-        ----------
-        own
-            What the tile has of the operand.
-        region
-            What is wanted of the result.
-        """
-        if own.spans[0] != region.spans[0]:
+        if own.empty or own.spans[0] != region.spans[0]:
             return None
         padding, wrong, right = [], [], region
         for number, (start, stop) in enumerate(self.spans(region)):
@@ -122,14 +152,28 @@ class Convolution(Window):
                 strips = ((start, first), (last, stop))
                 wrong += [right.along(axis, strip) for strip in strips if length(strip)]
                 right = right.along(axis, (first, last))
-        return Alone(padding, wrong) if 20 * right.size > 19 * region.size else None
+        return Alone(padding, wrong) if self._pays(own, region, wrong) else None
 
-    def apply_alone(self, tensors: Tensors, alone: Alone, weights: Weights) -> Any:
+    def _pays(self, own: Region, region: Region, wrong: Sequence[Region]) -> bool:
+        """Whether to compute strips anew takes less than to move the tile for their sake."""
+        share = sum(strip.size for strip in wrong) / math.prod(self.node.axes.extent)
+        anew = len(wrong) * CORE.launch + share * self.node.flops / CORE.flops
+        moved = 2 * own.size * self.node.operand_axes[0].channels * self.node.dtype.itemsize
+        return anew < CORE.latency + moved / CORE.memory
+
+    def bound_alone(self, alone: Alone, weights: Weights) -> Call:
         """Compute a region from what a tile owns; parts of it are wrong then."""
-        return self.slide(self.node.bind(tensors, weights), alone.padding, None)
+        return self.sliding(alone.padding, None, weights)
 
-    def slide(self, args: dict[str, Any], padding: list[int], region: Region | None) -> Any:
-        return invoke(f"aten.{self.node.kind}.default", args | {"padding": padding})
+
+@dataclass(frozen=True)
+class Convolution(Early):
+    """Convolution; the overload with a padding word is run as the one with numbers."""
+
+    any_layout = True
+
+    def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
+        return self.node.caller(weights, f"aten.{self.node.kind}.default", padding=padding)
 
 
 @dataclass(frozen=True)
@@ -143,19 +187,28 @@ class Pool(Window):
 
 
 @dataclass(frozen=True)
-class MaxPool(Pool):
+class MaxPool(Pool, Early):
     """Max pooling: with ceil_mode the last window may run past the padding, onto ``-inf``."""
 
     any_layout = True
 
     fill: float = -math.inf
 
-    def slide(self, args: dict[str, Any], padding: list[int], region: Region) -> Any:
-        plain = args | self.plain | {"padding": padding}
-        result = invoke(self.node.op, plain)
-        if not isinstance(result, tuple):
-            return result
-        return result[0], self._in_image(result[1], plain["self"].shape, padding, region)
+    def alone(self, own: Region, region: Region) -> Alone | None:
+        alone = None if self.node.parts else super().alone(own, region)
+        kernel = enumerate(self.kernel)  # PyTorch pads by half a kernel at most
+        return alone if alone and all(2 * alone.padding[k] <= n for k, n in kernel) else None
+
+    def sliding(self, padding: list[int], region: Region, weights: Weights) -> Call:
+        call = self.node.caller(weights, **self.plain, padding=padding)
+        if not self.node.parts:
+            return call
+
+        def with_indices(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            largest, flat = call(x)
+            return largest, self._in_image(flat, x.shape, padding, region)
+
+        return with_indices
 
     def _in_image(
         self, flat: torch.Tensor, local: Sequence[int], padding: list[int], region: Region
@@ -184,21 +237,33 @@ class AvgPool(Pool):
     def any_layout(self) -> bool:
         return math.prod(self.kernel) <= FEW
 
-    def slide(self, args: dict[str, Any], padding: list[int], region: Region) -> Any:
-        plain = args | self.plain | {"padding": padding, "count_include_pad": True}
-        mean = invoke(self.node.op, plain)
-        if args.get("divisor_override"):
+    def sliding(self, padding: list[int], region: Region, weights: Weights) -> Call:
+        plain = {**self.plain, "padding": padding, "count_include_pad": True}
+        call = self.node.caller(weights, **plain)
+        if self.node.args.get("divisor_override"):
+            return call
+        factors = self._divisors(region)
+
+        def divided(x: torch.Tensor) -> torch.Tensor:
+            mean = call(x)
+            for factor in factors:
+                mean = mean * factor
             return mean
-        sizes, spans = self.sizes(), self.spans(region)
+
+        return divided
+
+    def _divisors(self, region: Region) -> list[torch.Tensor]:
+        """What makes means over whole windows means over what counts of them."""
+        sizes, spans, found = self.sizes(), self.spans(region), []
         for number, (span, n) in enumerate(zip(spans, sizes, strict=True)):
             k, s, p = self.kernel[number], self.stride[number], self.padding[number]
-            low, high = (-p, n + p) if args["count_include_pad"] else (0, n)
-            first = torch.arange(*span, device=mean.device) * s - p
+            low, high = (-p, n + p) if self.node.args["count_include_pad"] else (0, n)
+            first = torch.arange(*span) * s - p
             counted = (first + k).clamp(max=high) - first.clamp(min=low)
             if not bool((counted == k).all()):
                 shape = [-1] + [1] * (len(sizes) - number - 1)
-                mean = mean * (k / counted.to(mean.dtype)).reshape(shape)
-        return mean
+                found.append((k / counted.to(self.node.dtype)).reshape(shape))
+        return found
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
         """One window over all of space is a mean over space: computed in part by each tile."""
@@ -242,6 +307,11 @@ class Sliding(Window):
 
     def result_sizes(self) -> tuple[int, ...]:
         return (self.node.shape[self.number],)
+
+    def bound(
+        self, given: Sequence[Region], needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Call:
+        return Spatial.bound(self, given, needs, region, weights)
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights

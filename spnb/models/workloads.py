@@ -1,0 +1,32 @@
+"""Networks to measure with: each bound by something else, and dense from end to end."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .resnet import conv, resnet_v2
+
+
+def convolutions(count: int = 8, channels: int = 64) -> nn.Sequential:
+    """A 3×3 convolution to 64 channels, and eight more with norm and ReLU: bound by arithmetic.
+
+    >>> sum(isinstance(layer, nn.Conv2d) for layer in convolutions().modules())
+    9
+    """
+    gain = 2**-0.5  # the first has no ReLU after it
+    layers: list[nn.Module] = [conv(3, channels, 3, bias=True, gain=gain)]
+    for _ in range(count):
+        layers += [conv(channels, channels, 3, bias=True), nn.BatchNorm2d(channels), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def first_groups(depth: int, groups: int) -> nn.Sequential:
+    """The stem of a ResNet v2 and its first groups of blocks, of 64, 128 and 256 channels.
+
+    The first group is of few channels at full size, so it is bound by memory traffic.
+
+    >>> len(first_groups(29, groups=1))                     # stem, norm, ReLU, three blocks
+    6
+    """
+    stem, each = 3, (depth - 2) // 9
+    return resnet_v2(depth, num_classes=10)[: stem + groups * each]

@@ -1,0 +1,349 @@
+"""A rank's program made ready to run: a list of calls in which only the numbers are missing.
+
+Every region, slice and argument is known from the plan, so all of it is worked out once, when the
+plan is loaded; a step of a run is little more than the operator's own time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .axes import Axes
+from .exchange import HOST
+from .node import Node
+from .patchwork import (
+    Patchwork,
+    Pieces,
+    channels_last,
+    in_order,
+    message,
+    packed,
+    putter,
+    room,
+    taker,
+)
+from .program import Compute, Free, Part, Program, Receive, Send
+from .region import Region
+from .rules import Rule
+from .rules.windows import Alone, Window
+from .trace import Recorder
+from .transport import Transport
+
+Read = Callable[[str, Region], torch.Tensor]
+"""Reads a region, over the batch and space of the whole batch, of one of the network's inputs."""
+
+NOTHING = Region(((0, 0),))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A region of one of the network's outputs, held by the rank that computed it."""
+
+    value: str
+    region: Region
+    tensor: torch.Tensor
+
+
+@dataclass
+class Run:
+    """State of one pass over the batch: the values in hand.
+
+    Attributes
+    ----------
+    values
+        Each a tensor or a tuple of them; `Pieces` while its halo lies beside it.
+    at
+        What is being done, to say so where it fails.
+    first_image
+        Of the micro-batch, in the batch.
+    """
+
+    transport: Transport
+    read: Read
+    told: Callable[[int], None] = lambda node: None
+    recorder: Recorder = field(default_factory=Recorder)
+    values: dict[str, Any] = field(default_factory=dict)
+    pieces: list[Piece] = field(default_factory=list)
+    at: str = "start"
+    first_image: int = 0
+
+
+Action = Callable[[Run], Any]
+
+
+class Routine:
+    """A program with all worked out but the numbers.
+
+    Parameters
+    ----------
+    program
+        The rank's steps.
+    part
+        The rank's part of the plan.
+    rules, weights
+        Of each of the part's nodes.
+    held
+        Regions of values that are at hand before.
+
+    Attributes
+    ----------
+    actions
+        What is done, in order.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        part: Part,
+        rules: Sequence[Rule],
+        weights: Sequence[Mapping[str, torch.Tensor]],
+        held: Mapping[str, Region] | None = None,
+    ):
+        self.part, self.rules, self.weights = part, rules, weights
+        self._held: dict[str, Region] = dict(held or {})
+        self._apart: dict[str, Patchwork] = {}  # values whose halo lies beside them
+        self._awaited: dict[str, Action] = {}  # halos that nobody has waited for
+        prepare = {
+            Compute: self._compute,
+            Send: self.send,
+            Receive: self.receive,
+            Free: self._free,
+        }
+        self.actions: list[Action] = [prepare[type(step)](step) for step in program.steps]
+
+    # --- computing --------------------------------------------------------------------------
+
+    def _compute(self, step: Compute) -> Action:
+        node, rule = self.part.nodes[step.node], self.rules[step.node]
+        if step.region.empty:  # only padding is read here further on, or nothing at all
+            action = self._store(node, lambda: _nothing(node, step.region))
+        else:
+            action = self._before_the_halo(step, node, rule) or self._whole(step, node, rule)
+        self._held[node.name] = step.region
+        number = step.node
+
+        def compute(run: Run) -> None:
+            run.at = node.label
+            action(run)
+            run.told(number)
+
+        return compute
+
+    def _store(self, node: Node, make: Callable[[], Any]) -> Action:
+        def store(run: Run) -> None:
+            run.values[node.name] = make()
+
+        return store
+
+    def _whole(self, step: Compute, node: Node, rule: Rule) -> Action:
+        given = self._given(step, node, rule)
+        operands = self._operands(node, given)
+        call = rule.bound(given, step.needs, step.region, self.weights[step.node])
+        name, path, kind, any_layout = node.name, node.path, node.kind, rule.any_layout
+
+        def apply(run: Run) -> None:
+            tensors = [operand(run) for operand in operands]
+            start = run.recorder.now()
+            if not any_layout:
+                tensors = map(in_order, tensors)
+            run.values[name] = call(*tensors)
+            run.recorder.note(start, "compute", path, kind)
+
+        return apply
+
+    def _given(self, step: Compute, node: Node, rule: Rule) -> list[Region]:
+        """The region of each operand to hand over: what is needed, or a little more of it."""
+        given = list(step.clipped)
+        if isinstance(rule, Window) and node.operands[0] not in self._apart:
+            given[0] = rule.left_over(self._held[node.operands[0]], given[0])
+        return given
+
+    def _before_the_halo(self, step: Compute, node: Node, rule: Rule) -> Action | None:
+        """Compute from what is here, and anew what reads the halo, once that has come."""
+        value = node.operands[0] if node.operands else ""
+        apart = self._apart.get(value)
+        if apart is None or not (alone := alone_of(rule, apart.own, step.region)):
+            return None
+        others = self._operands(node, step.clipped, first=1)
+        weights = self.weights[step.node]
+        main = rule.bound_alone(alone, weights)
+        strips = []
+        for strip in alone.wrong:
+            needs, clipped = _needs(rule, strip, step.clipped)
+            strips.append(
+                (
+                    apart.assembly(clipped[0]),
+                    self._operands(node, clipped, first=1),
+                    rule.bound(clipped, needs, strip, weights),
+                    putter(node.axes, step.region, strip),
+                )
+            )
+        arrive = self._arrival(value) if strips else None
+        name, path, kind = node.name, node.path, node.kind
+        layer = self.part.paths.get(value, value)
+
+        def apply(run: Run) -> None:
+            recorder, held = run.recorder, run.values[value].tensors
+            more = [other(run) for other in others]
+            start = recorder.now()
+            result = run.values[name] = main(held[0], *more)
+            recorder.note(start, "compute", path, kind)
+            if not strips:
+                return
+            arrive(run)
+            start = recorder.now()
+            pieces = [(assemble(held), *(o(run) for o in more)) for assemble, more, _, _ in strips]
+            recorder.note(start, "unpack", layer, apart.kind)
+            start = recorder.now()
+            for tensors, (_, _, call, put) in zip(pieces, strips, strict=True):
+                put(result, call(*tensors))
+            recorder.note(start, "compute", path, kind)
+
+        return apply
+
+    # --- operands ---------------------------------------------------------------------------
+
+    def _operands(self, node: Node, regions: Sequence[Region], first: int = 0) -> list[Action]:
+        """What gives each operand of a call, from one on, over a region."""
+        operands = list(zip(node.operands, regions, node.operand_axes, strict=True))
+        return [self.operand(*operand) for operand in operands[first:]]
+
+    def operand(self, value: str, region: Region, axes: Axes) -> Action:
+        """What gives a value over a region: as it is, or put together from its pieces."""
+        apart = self._apart.get(value)
+        if apart is None:
+            take = taker(axes, self._held[value], region)
+            return lambda run: take(run.values[value])
+        if region.empty:
+            return lambda run: room(axes, region, apart.dtype)
+        if region in apart.own:
+            take = taker(axes, apart.own, region)
+            return lambda run: take(run.values[value].tensors[0])
+        arrive, assemble = self._arrival(value), apart.assembly(apart.region)
+        take = taker(axes, apart.region, region)
+        layer = self.part.paths.get(value, value)
+        # From now on, and for whoever reads it later, the value is in one piece.
+        del self._apart[value]
+        self._held[value] = apart.region
+
+        def assembled(run: Run) -> torch.Tensor:
+            arrive(run)
+            start = run.recorder.now()
+            whole = run.values[value] = assemble(run.values[value].tensors)
+            run.recorder.note(start, "unpack", layer, apart.kind)
+            return take(whole)
+
+        return assembled
+
+    def _arrival(self, value: str) -> Action:
+        """What waits for the halo of a value, the first time."""
+        return self._awaited.pop(value, lambda run: None)
+
+    # --- moving -----------------------------------------------------------------------------
+
+    def send(self, step: Send) -> Action:
+        """What sends regions of a value to other ranks, or keeps them for the host."""
+        layer = self.part.paths.get(step.value, step.value)
+        parts = [
+            (t.target, t.region, self.operand(step.value, t.region, step.axes))
+            for t in step.transfers
+        ]
+
+        def send(run: Run) -> None:
+            run.at = layer
+            for target, region, take in parts:
+                if target == HOST:
+                    region = self._in_batch(run, region, step.axes)
+                    run.pieces.append(Piece(step.value, region, take(run)))
+                    continue
+                start = run.recorder.now()
+                # A piece in one run of memory is still a view of a value that is freed: safe,
+                # since the transport keeps it until it is sent, and what is sent stays unchanged.
+                piece = packed(take(run), step.axes)
+                run.transport.send(target, step.tag, piece)
+                run.recorder.note(start, "pack", layer, step.kind, piece.nbytes)
+
+        return send
+
+    def receive(self, step: Receive) -> Action:
+        """What reads a value of the image, or receives what other ranks send of it."""
+        layer = self.part.paths.get(step.value, step.value)
+        own = self._held.get(step.value, NOTHING)
+        self._held[step.value] = step.region
+        if any(t.source == HOST for t in step.transfers):
+            size = math.prod(step.axes.local_shape(step.region)) * step.dtype.itemsize
+
+            def read(run: Run) -> None:
+                run.at, start = layer, run.recorder.now()
+                image = run.read(step.value, self._in_batch(run, step.region, step.axes))
+                run.values[step.value] = channels_last(image, step.axes)
+                run.recorder.note(start, "read", layer, step.kind, size)
+
+            return read
+        halo = tuple(t.region for t in step.transfers)
+        self._apart[step.value] = Patchwork(
+            step.region, own, halo, step.axes, step.dtype, step.kind
+        )
+
+        def receive(run: Run) -> None:
+            run.at = layer
+            pieces = Pieces([run.values.get(step.value)])
+            for t in step.transfers:
+                buffer, piece = message(step.axes, t.region, step.dtype)
+                pieces.arrivals.append(run.transport.receive(t.source, step.tag, buffer))
+                pieces.tensors.append(piece)
+            run.values[step.value] = pieces
+
+        def arrive(run: Run) -> None:
+            pieces, start = run.values[step.value], run.recorder.now()
+            run.transport.wait(pieces.arrivals)
+            size = sum(tensor.nbytes for tensor in pieces.tensors[1:])
+            run.recorder.note(start, "wait", layer, step.kind, size)
+
+        if halo:
+            self._awaited[step.value] = arrive
+        return receive
+
+    def _free(self, step: Free) -> Action:
+        # A halo that nobody read must come first: a later receive might take it for its own.
+        arrivals = [self._awaited.pop(v) for v in step.values if v in self._awaited]
+        for value in step.values:
+            self._apart.pop(value, None)
+
+        def free(run: Run) -> None:
+            for arrive in arrivals:
+                arrive(run)
+            for value in step.values:
+                run.values.pop(value, None)
+
+        return free
+
+    def _in_batch(self, run: Run, region: Region, axes: Axes) -> Region:
+        """A region of a micro-batch's value, of that of the whole batch."""
+        images, batch = axes.extent[0], sum(self.part.batches)
+        return region.moved(0 if images % batch else run.first_image * (images // batch))
+
+
+def alone_of(rule: Rule, own: Region, region: Region) -> Alone | None:
+    """How a rule computes a region from what a tile owns, if it does."""
+    return rule.alone(own, region) if isinstance(rule, Window) else None
+
+
+def _needs(rule: Rule, strip: Region, held: Sequence[Region]) -> tuple[list[Region], list[Region]]:
+    """What a part of a result reads of each operand; of the same images as the whole."""
+    needs, clipped = [], []
+    for number, (axes, region) in enumerate(zip(rule.node.operand_axes, held, strict=True)):
+        need = Region(tuple(rule.need(number, axis, s) for axis, s in enumerate(strip.spans)))
+        needs.append(need)
+        clipped.append(need & Region((region.spans[0], *((0, n) for n in axes.extent[1:]))))
+    return needs, clipped
+
+
+def _nothing(node: Node, region: Region) -> Any:
+    empty = room(node.axes, region, node.dtype)
+    return (empty,) * len(node.parts) if node.parts else empty
