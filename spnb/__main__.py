@@ -1,4 +1,4 @@
-"""The command line: ``python -m spnb {plan,infer,bench} MODEL --flags``."""
+"""The command line: ``python -m spnb {plan,infer,bench,suite,sweep,halo} … --flags``."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.verb == "plan":
             print(planning.plan(_job(args)))
             return 0
-        if args.verb == "bench":
-            return _bench(args)
+        if args.verb in MEASURING:
+            return _measured(args)
         if under_mpi():
             return run_launched(lambda post: _drive(args, post))
         return _drive(args, None)
@@ -65,24 +65,34 @@ def _parser() -> argparse.ArgumentParser:
         description="Spatial parallelism of convolutional networks, exactly.",
     )
     parser.add_argument("--version", action="version", version=f"spnb {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{plan,infer,bench}")
+    metavar = "{plan,infer,bench,suite,sweep,halo}"
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar=metavar)
     for verb, text in (
         ("plan", "show stages, tiles, messages, bytes and memory; starts nothing"),
         ("infer", "run on MPI ranks: those of mpiexec or srun, else ranks it starts itself"),
         ("bench", "measure against plain torch and others in one process, and no messages at all"),
+        ("suite", "measure the workloads that spnb is judged by, as bench does"),
+        ("sweep", "measure halos that are fused over more and more blocks"),
+        ("halo", "measure halo exchange alone, against bare MPI messages and a copy"),
     ):
+        of_network = verb not in ("suite", "halo")
         sub = verbs.add_parser(
             verb,
             allow_abbrev=False,
             help=text,
             description=text,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            epilog=f"models:\n{names}\n  package.module:factory   any torch.nn.Module",
+            epilog=f"models:\n{names}\n  package.module:factory   any torch.nn.Module"
+            if of_network
+            else None,
         )
-        sub.add_argument("model", metavar="MODEL", help="a built-in name or package.module:factory")
-        flags.add_flags(sub)
-        if verb == "bench":
-            flags.add_bench_flags(sub)
+        if of_network:
+            sub.add_argument(
+                "model", metavar="MODEL", help="a built-in name or package.module:factory"
+            )
+            flags.add_flags(sub)
+        if verb in MEASURING:
+            flags.add_measuring_flags(sub, verb)
         else:
             flags.add_image(sub)
         if verb == "infer":
@@ -134,18 +144,46 @@ def _drive(args: argparse.Namespace, post: Post | None) -> int:
     return 0 if check is None or check.passed else 1
 
 
-def _bench(args: argparse.Namespace) -> int:
+def _measured(args: argparse.Namespace) -> int:
+    """Run a verb that measures; it prints, draws and writes what it found."""
+    if under_mpi():
+        raise ValueError(f"{args.verb} starts its own ranks: run it without mpiexec or srun")
+    found = MEASURING[args.verb](args)
+    print(found)
+    if args.save_plots:
+        _save_picture(found.plot, Path(args.save_plots) / f"{args.verb}.png")
+    if args.report:
+        _save_report(found.report(), Path(args.report))
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> Any:
     from .benchmark import bench
 
-    if under_mpi():
-        raise ValueError("bench starts its own ranks: run it without mpiexec or srun")
-    measured = bench(_job(args), args.baselines, args.rounds)
-    print(measured)
-    if args.save_plots:
-        _save_picture(measured.plot, Path(args.save_plots) / "bench.png")
-    if args.report:
-        _save_report(measured.report(), Path(args.report))
-    return 0
+    return bench(_job(args), args.baselines, args.rounds)
+
+
+def _suite(args: argparse.Namespace) -> Any:
+    from .suite import suite
+
+    return suite(args.workloads, args.sizes, args.tiles, args.baselines, args.rounds)
+
+
+def _sweep(args: argparse.Namespace) -> Any:
+    from .sweep import sweep
+
+    return sweep(_job(args), args.lengths, args.tiles, args.rounds)
+
+
+def _halo(args: argparse.Namespace) -> Any:
+    from .halospeed import halo_speed
+
+    cut = (args.tiles, args.slice_method)
+    return halo_speed(args.sizes, args.halos, *cut, args.channels, args.repeats)
+
+
+MEASURING = {"bench": _bench, "suite": _suite, "sweep": _sweep, "halo": _halo}
+"""Verbs that measure, and what each finds."""
 
 
 def _session(plan: JobPlan, post: Post | None) -> Session:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -25,13 +26,19 @@ from .program import Part, without_exchange
 from .progress import Bar
 from .region import Region
 from .sources import ArraySource
+from .survey import memory
 from .values import OptionError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from .result import Result
+
 LIMIT = "no exchange"
 """The same tiles with no message between ranks."""
+
+SOLO = "one rank, one thread"
+"""The whole image on a single rank that has one core."""
 
 
 class Alone(JobPlan):
@@ -44,6 +51,106 @@ class Alone(JobPlan):
         found = super().part(rank)
         programs = {images: without_exchange(p) for images, p in found.programs.items()}
         return replace(found, programs=programs)
+
+
+class Solo(JobPlan):
+    """A job's whole network and image on one rank with one thread."""
+
+    def __init__(self, job: Job):
+        kept = {"parts": job.parts, "input_shapes": job.input_shapes, "precision": job.precision}
+        kept |= {n: getattr(job, n) for n in ("batch_size", "image_size", "seed", "checkpoint")}
+        kept |= {n: getattr(job, n) for n in ("num_classes", "num_layers", "num_filters")}
+        whole = Job(job.model, split_size=1, spatial_size=0, **kept)
+        if whole.network == job.network:
+            whole.__dict__["network"] = job.network
+        super().__init__(whole)
+
+    def part(self, rank: int) -> Part:
+        return replace(super().part(rank), threads=1)
+
+
+@dataclass
+class Measured:
+    """What `measure` found, by contestant.
+
+    Attributes
+    ----------
+    seconds
+        A step in each round.
+    exchange
+        Share of a step that the rank which exchanges longest packs, waits and unpacks: by round.
+    sent
+        Bytes that ranks sent each other.
+    prepare
+        Seconds that a baseline took to get ready, its compilation included.
+    peaks
+        Most memory of a baseline's process above its idle one, and of a plan's largest rank.
+    skipped
+        Why a baseline could not be measured.
+    """
+
+    seconds: dict[str, list[float]]
+    exchange: dict[str, list[float]]
+    sent: dict[str, int]
+    prepare: dict[str, float]
+    peaks: dict[str, int]
+    skipped: dict[str, str]
+
+
+def measure(plans: Mapping[str, JobPlan], names: Sequence[str], rounds: int, bar: Bar) -> Measured:
+    """Let plans of one network and image, and baselines, take turns on this machine.
+
+    Parameters
+    ----------
+    plans
+        By what they are called; each takes its turn on the same engines.
+    names
+        Baselines.
+    rounds
+        Steps of each.
+    bar
+        Shows how far it is.
+    """
+    from .cluster import Cluster  # starts engines, which planning shall not need
+
+    largest = max(plans.values(), key=lambda each: each.num_ranks)
+    found = Measured({name: [] for name in plans}, {name: [] for name in plans}, {}, {}, {}, {})
+    processes: dict[str, BaselineProcess] = {}
+    with ExitStack() as stack:
+        for number, name in enumerate(names):
+            bar.show("prepare", number, len(names), name)
+            try:
+                processes[name] = BaselineProcess(name, largest.job)
+                stack.callback(processes[name].stop)
+                found.seconds[name] = []
+            except Unavailable as error:
+                found.skipped[name] = str(error)
+        cluster = stack.enter_context(Cluster(largest, progress=False))
+        image = None
+        if len(largest.graph.inputs) == 1:  # in memory, as the baselines have it
+            extent = Region.whole(largest.graph.extent(*largest.graph.inputs))
+            image = ArraySource(largest.open().read(extent), "noise")
+        for number in range(rounds):
+            bar.show("rounds", number, rounds)
+            for name, each in plans.items():
+                cluster.load(each)
+                cluster.infer(image)  # ranks are warm, as the baselines are
+                _note(found, name, cluster.infer(image))
+            for name, process in processes.items():
+                found.seconds[name].append(process.step())
+        found.peaks |= {name: process.peak_bytes() for name, process in processes.items()}
+        found.prepare |= {name: process.prepare_seconds for name, process in processes.items()}
+    return found
+
+
+def _note(found: Measured, name: str, result: Result) -> None:
+    """Add what a step showed."""
+    ranks, step = result.per_rank, result.seconds["step"]
+    found.seconds[name].append(step)
+    found.exchange[name].append((ranks.pack_s + ranks.wait_s + ranks.unpack_s).max() / step)
+    found.sent[name] = int(ranks.bytes_sent.sum())
+    peak = int(ranks.peak_memory_bytes.max())
+    found.peaks[name] = max(peak, found.peaks.get(name, 0))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -62,6 +169,10 @@ class Bench(Shown):
         Most memory of a baseline's process above its idle one, and of spnb's largest rank.
     skipped
         Why a baseline could not be measured.
+    exchange
+        Share of a step that ranks pack, wait and unpack, of the one that does so longest; median.
+    sent
+        Bytes that ranks sent each other.
     """
 
     plan: JobPlan
@@ -69,6 +180,24 @@ class Bench(Shown):
     prepare: Mapping[str, float]
     peak_bytes: Mapping[str, int]
     skipped: Mapping[str, str]
+    exchange: float = 0.0
+    sent: int = 0
+
+    @classmethod
+    def of(cls, planned: JobPlan, found: Measured, name: str, limit: str) -> Bench:
+        """Of one plan among those that were measured, and of all that are none of spnb's plans."""
+        called = {name: "spnb", limit: LIMIT}
+        others = [n for n in found.seconds if n not in found.exchange or n == SOLO]
+        called |= {other: other for other in others}
+        return cls(
+            planned,
+            {text: tuple(found.seconds[n]) for n, text in called.items()},
+            found.prepare,
+            {text: found.peaks[n] for n, text in called.items()},
+            found.skipped,
+            median(found.exchange[name]),
+            found.sent[name],
+        )
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -109,8 +238,14 @@ class Bench(Shown):
             f"{self.plan.job.name} on {size}, {self.plan.num_ranks} ranks,"
             f" {os.cpu_count()} cores, {rounds} rounds"
         )
+        planned = max(sum(each) for each in memory(self.plan))
+        facts = [
+            f"pack, wait and unpack: {self.exchange:.1%} of the step; {size_text(self.sent)} sent,"
+            f" {size_text(self.plan.totals.bytes)} planned",
+            f"memory of the largest rank: {size_text(planned)} planned",
+        ]
         left_out = [f"not measured: {name}: {why}" for name, why in self.skipped.items()]
-        return Card(title, [Table(headings, rows), *left_out])
+        return Card(title, [Table(headings, rows), *facts, *left_out])
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw how many times as long as spnb's a step of each contestant takes."""
@@ -131,6 +266,10 @@ class Bench(Shown):
             "seconds": {name: list(each) for name, each in self.seconds.items()},
             "prepare_seconds": dict(self.prepare),
             "peak_memory_bytes": dict(self.peak_bytes),
+            "planned_memory_bytes": max(sum(each) for each in memory(self.plan)),
+            "exchange_share": self.exchange,
+            "bytes_sent": self.sent,
+            "planned_bytes": self.plan.totals.bytes,
             "skipped": dict(self.skipped),
         }
 
@@ -166,45 +305,29 @@ def bench(
 
         spnb.bench(spnb.Job("resnet50", image_size=512, batch_size=1, split_size=1)).plot()
     """
-    names = list(BASELINES) if baselines is None else list(baselines)
-    for name in names:
+    names = checked(baselines, rounds)
+    planned = plan(job)
+    with Bar(progress) as bar:
+        found = measure(contestants(planned, "spnb", LIMIT) | {SOLO: Solo(job)}, names, rounds, bar)
+    return Bench.of(planned, found, "spnb", LIMIT)
+
+
+def checked(baselines: Sequence[str] | None, rounds: int) -> list[str]:
+    """The baselines to measure; all where none are given.
+
+    Raises
+    ------
+    OptionError
+        If one is unknown, or there are no rounds.
+    """
+    for name in baselines or ():
         if name not in BASELINES:
             raise OptionError(f"unknown baseline {name!r}: use some of {', '.join(BASELINES)}")
     if rounds < 1:
         raise OptionError(f"rounds is {rounds}, but must be at least 1")
-    planned = plan(job)
-    from .cluster import Cluster  # starts engines, which planning shall not need
+    return list(BASELINES if baselines is None else baselines)
 
-    skipped: dict[str, str] = {}
-    processes: dict[str, BaselineProcess] = {}
-    with ExitStack() as stack:
-        bar = stack.enter_context(Bar(progress))
-        for number, name in enumerate(names):
-            bar.show("prepare", number, len(names), name)
-            try:
-                processes[name] = BaselineProcess(name, job)
-                stack.callback(processes[name].stop)
-            except Unavailable as error:
-                skipped[name] = str(error)
-        cluster = stack.enter_context(Cluster(planned, progress=False))
-        image = None
-        if len(planned.graph.inputs) == 1:  # in memory, as the baselines have it
-            extent = Region.whole(planned.graph.extent(*planned.graph.inputs))
-            image = ArraySource(planned.open().read(extent), "noise")
-        plans = {"spnb": planned, LIMIT: Alone(planned)}
-        seconds: dict[str, list[float]] = {name: [] for name in [*plans, *processes]}
-        peaks: dict[str, int] = {}
-        for number in range(rounds):
-            bar.show("rounds", number, rounds)
-            for name, each in plans.items():
-                cluster.load(each)
-                cluster.infer(image)  # ranks are warm, as the baselines are
-                result = cluster.infer(image)
-                seconds[name].append(result.seconds["step"])
-                peak = max(report.peak_memory_bytes for report in result.reports)
-                peaks[name] = max(peak, peaks.get(name, 0))
-            for name, process in processes.items():
-                seconds[name].append(process.step())
-        peaks |= {name: process.peak_bytes() for name, process in processes.items()}
-        prepare = {name: process.prepare_seconds for name, process in processes.items()}
-    return Bench(planned, {n: tuple(each) for n, each in seconds.items()}, prepare, peaks, skipped)
+
+def contestants(planned: JobPlan, name: str, limit: str) -> dict[str, JobPlan]:
+    """A plan, and the same without messages, by what they are called."""
+    return {name: planned, limit: Alone(planned)}

@@ -75,17 +75,60 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_bench_flags(parser: argparse.ArgumentParser) -> None:
-    """Give a parser what is asked of a comparison."""
-    parser.add_argument(
-        "--baselines",
-        metavar="NAME[,NAME]",
-        type=lambda text: text.split(","),
-        help="plain, tuned, compiled, onnxruntime, openvino (default: all that are installed)",
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=5, metavar="N", help="steps of each (default: 5)"
-    )
+def add_measuring_flags(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Give a parser what is asked of a verb that measures."""
+
+    def listed(name: str, default: str, text: str) -> None:
+        parser.add_argument(
+            name, type=_numbers, default=_numbers(default), metavar="N[,N]",
+            help=f"{text} (default: {default})",
+        )  # fmt: skip
+
+    if verb in ("bench", "suite"):
+        parser.add_argument(
+            "--baselines",
+            metavar="NAME[,NAME]",
+            type=_names,
+            help="plain, tuned, compiled, onnxruntime, openvino (default: all that are installed)",
+        )
+    if verb == "suite":
+        workloads = "w1,w2,w3,resnet50"
+        parser.add_argument(
+            "--workloads",
+            metavar="NAME[,NAME]",
+            type=_names,
+            default=_names(workloads),
+            help=f"built-in networks (default: {workloads})",
+        )
+        listed("--sizes", "512,1024", "sizes of square images")
+        listed("--tiles", "2,4", "numbers of tiles")
+    if verb == "sweep":
+        listed("--lengths", "0,1,2,3,4,6,8", "fused blocks; 0: before each window operator")
+        listed("--tiles", "2,4,9", "numbers of tiles")
+    if verb == "halo":
+        listed("--sizes", "512,1024,2048", "sizes of square images")
+        listed("--halos", "1,2,4,8", "positions that a tile grows on each side")
+        listed("--tiles", "2,4", "numbers of tiles")
+        parser.add_argument(
+            "--slice-method", default="square", metavar="METHOD", help="as for plan"
+        )
+        parser.add_argument("--channels", type=int, default=64, metavar="N", help="(default: 64)")
+        parser.add_argument("--repeats", type=int, default=50, metavar="N", help="(default: 50)")
+    else:
+        parser.add_argument(
+            "--rounds", type=int, default=5, metavar="N", help="steps of each (default: 5)"
+        )
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(n) for n in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers") from None
 
 
 def given(args: argparse.Namespace) -> dict[str, Any]:

@@ -104,6 +104,11 @@ def lay_out(
             computed[name] = _hull(own[name], wanted)
         else:
             computed[name] = wanted
+            if _nearly(wanted, own[name]):
+                needs = operand_needs(graph, node, rule, own[name], batch)
+                extents = (extent_in(graph, operand, batch) for operand in node.operands)
+                if all(map(_inside, needs, map(tiling.spans, extents))):
+                    computed[name] = own[name]  # a row more, of nobody else's: tiles stay alike
         for operand, spans in zip(
             node.operands, operand_needs(graph, node, rule, computed[name], batch), strict=True
         ):
@@ -137,6 +142,12 @@ def _inside(spans: Spans, own: Spans) -> bool:
         for axis, owned in zip(spans, own, strict=True)
         for span, mine in zip(axis, owned, strict=True)
     )
+
+
+def _nearly(spans: Spans, own: Spans) -> bool:
+    """Whether spans are all but a 20th of what tiles own, and nothing else, as under a stride."""
+    pairs = [pair for axes in zip(spans, own, strict=True) for pair in zip(*axes, strict=True)]
+    return _inside(spans, own) and all(20 * length(s) >= 19 * length(o) for s, o in pairs)
 
 
 def _hull(a: Spans, b: Spans | None) -> Spans:

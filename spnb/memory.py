@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -35,9 +37,8 @@ def keep_blocks() -> None:
     It would give each back to the system, and every new activation would be paged in again, which
     takes longer than to compute it.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
+    mallopt = _of_libc("mallopt")
+    if mallopt is None:
         return
     for parameter, value in (
         (_MMAP_THRESHOLD, 2**31 - 1),
@@ -45,6 +46,19 @@ def keep_blocks() -> None:
         (_TOP_PAD, 2**26),
     ):
         mallopt(parameter, value)
+
+
+def give_back() -> None:
+    """Return to the system what is kept and not in use, where the allocator is glibc's."""
+    if trim := _of_libc("malloc_trim"):
+        trim(0)
+
+
+def _of_libc(name: str) -> Callable[..., Any] | None:
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError, TypeError):
+        return None
 
 
 def _status(field: str) -> int:

@@ -81,6 +81,31 @@ class Patchwork:
 
         return assemble
 
+    def message(self, region: Region) -> tuple[torch.Tensor, torch.Tensor]:
+        """Memory for a piece on its way: as it travels, in one run, and as a piece of the value."""
+        return message(self.axes, region, self.dtype)
+
+
+@dataclass(frozen=True)
+class Framed(Patchwork):
+    """A value that lies between the rows of its halo from the start.
+
+    Parameters
+    ----------
+    whole
+        The memory of all of it, into which what is computed here and what arrives is written.
+    """
+
+    whole: torch.Tensor
+
+    def assembly(self, region: Region) -> Callable[[Sequence[torch.Tensor | None]], torch.Tensor]:
+        found = self.axes.piece(self.whole, self.region, region)
+        return lambda pieces: found
+
+    def message(self, region: Region) -> tuple[torch.Tensor, torch.Tensor]:
+        piece = self.axes.piece(self.whole, self.region, region)
+        return piece.movedim(1, -1), piece
+
 
 @dataclass(slots=True)
 class Pieces:
@@ -142,13 +167,17 @@ def message(axes: Axes, region: Region, dtype: torch.dtype) -> tuple[torch.Tenso
 
 
 def packed(piece: torch.Tensor, axes: Axes) -> torch.Tensor:
-    """A piece of a value in one run of memory, as it travels."""
-    return (piece.movedim(1, -1) if _is_image(axes) else piece).contiguous()
+    """A copy of a piece of a value in one run of memory, as it travels.
+
+    The value's own memory may be in other use before the piece is sent.
+    """
+    ordered = piece.movedim(1, -1) if _is_image(axes) else piece
+    return ordered.clone(memory_format=torch.contiguous_format)
 
 
 def channels_last(piece: torch.Tensor, axes: Axes) -> torch.Tensor:
     """A piece of a value, its channels last in memory if it is of an image."""
-    return packed(piece, axes).movedim(-1, 1) if _is_image(axes) else piece
+    return piece.movedim(1, -1).contiguous().movedim(-1, 1) if _is_image(axes) else piece
 
 
 def in_order(value: Any) -> Any:

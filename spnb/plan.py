@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from .buffers import is_fresh
 from .exchange import HOST, Exchange, Team, region_at
 from .fusion import joined
 from .graph import Graph
@@ -289,6 +290,8 @@ class Plan:
         last_use = {value: node.name for node in live for value in node.operands}
         steps: list[Step] = []
         number = {node.name: k for k, node in enumerate(stage.nodes)}
+        kept = {v for v, exchanges in outgoing.items() for e in exchanges if e.target is self.host}
+        kept |= {v for v, exchange in incoming.items() if exchange.source is not stage.team}
         moved = {*incoming, *outgoing}
         for node in live:
             for operand in dict.fromkeys(node.operands):
@@ -302,7 +305,7 @@ class Plan:
                 need & Region.whole(extent_in(self.graph, operand, images))
                 for need, operand in zip(needs, node.operands, strict=True)
             )
-            over = self._overwritten(node, live, moved)
+            over = self._overwritten(node, live, moved, kept)
             overwrites = (
                 over is not None
                 and last_use[over] == node.name
@@ -320,19 +323,24 @@ class Plan:
                 steps.append(Free(tuple(done)))
         return Program(tuple(steps))
 
-    def _overwritten(self, node: Node, live: Sequence[Node], moved: Collection[str]) -> str | None:
+    def _overwritten(
+        self, node: Node, live: Sequence[Node], moved: Collection[str], kept: Collection[str]
+    ) -> str | None:
         """What is added to a convolution, if the result may take its place after its last use.
 
-        That is safe for what a convolution made, which only convolutions read (others might hold
-        a view of it), and which is not on its way to another rank.
+        That is safe for what was made here and is not ``kept`` by others, host or stage, and of
+        which nobody holds a view.  What the convolution reads must not be ``moved``: of a tile
+        whose halo comes later the result is computed twice in part.
         """
         if not isinstance(rule_of(node), Fused) or node.args["other"] is None:
             return None
         value, made = node.args["other"].value, self.graph.by_name
+        if value not in made or value in kept or node.operands[0] in moved:
+            return None
         readers = (reader for reader in live if value in reader.operands)
-        calls = [made[value], *readers] if value in made else []
-        alone = not {value, *node.operands} & set(moved) and node.operands.count(value) == 1
-        return value if calls and alone and all(map(_is_convolution, calls)) else None
+        calls = [made[value], *readers]
+        alone = node.operands.count(value) == 1
+        return value if alone and all(is_fresh(rule_of(call)) for call in calls) else None
 
     def _needs(self, node: Node, region: Region) -> tuple[Region, ...]:
         """What a region of a call reads of its operands; ranks of a row or column share spans."""
@@ -352,10 +360,6 @@ class Plan:
         stage = self.stage_of(rank)
         extent = self.graph.extent(self._entry(stage))
         return stage.team.tiling.region(extent, self.tile_of(rank))
-
-
-def _is_convolution(node: Node) -> bool:
-    return isinstance(rule_of(node), Fused)
 
 
 def _stages(graph: Graph, tilings: Sequence[Tiling], blocks: Sequence[int]) -> list[Stage]:

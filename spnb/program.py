@@ -149,6 +149,8 @@ class Part:
         Custom operators that the plan has rules for.
     dtype
         Floating type that the network is run in.
+    threads
+        That it computes with; by default its share of its host's cores.
     """
 
     rank: int
@@ -168,6 +170,7 @@ class Part:
     imports: tuple[str, ...]
     ruled: tuple[str, ...]
     dtype: torch.dtype
+    threads: int | None = None
 
     def __repr__(self) -> str:
         steps = sum(len(program.steps) for program in self.programs.values())

@@ -56,7 +56,8 @@ def share_cores(part: Part, ranks_here: int) -> None:
     ranks_here
         Ranks on this host.
     """
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // min(ranks_here, part.at_once)))
+    share = max(1, (os.cpu_count() or 1) // min(ranks_here, part.at_once))
+    torch.set_num_threads(part.threads or share)
 
 
 @dataclass
@@ -192,8 +193,9 @@ class Here(Shown):
                     f"rank {part.rank} has no rule for the operator {op.rsplit('.', 1)[0]}: define"
                     " operator and rule in a module, or in a cell that begins with %%px --local"
                 )
-        self.outputs.clear()
-        self._idle_bytes = self._idle_bytes or memory.resident_bytes()
+        self.unload()
+        memory.give_back()
+        self._idle_bytes = self._idle_bytes or _idle_bytes()
         self.plan, self.transport = part, transport
         self.worker = Worker(part, weights, transport)
 
@@ -332,6 +334,13 @@ class Here(Shown):
         if self.plan is None:
             raise RuntimeError("no plan is loaded on this rank: cluster.load(plan) first")
         return self.plan
+
+
+def _idle_bytes() -> int:
+    """What the process holds before any network: what PyTorch loads to compute is not of it."""
+    x = torch.zeros(1, 8, 8, 8)
+    torch.nn.functional.conv2d(x, torch.zeros(8, 8, 3, 3))
+    return memory.resident_bytes()
 
 
 here = Here()

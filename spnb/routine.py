@@ -8,28 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from .axes import Axes
+from .buffers import Place, kept_by_host, rows_beside, spot_names
 from .exchange import HOST
 from .node import Node
 from .patchwork import (
+    Framed,
     Patchwork,
     Pieces,
     channels_last,
     in_order,
-    message,
     packed,
     putter,
     room,
     taker,
 )
+from .placement import Arena, Pool
 from .program import Compute, Free, Part, Program, Receive, Send
 from .region import Region
 from .rules import Rule
+from .rules.base import Call
+from .rules.fused import Fused
 from .rules.windows import Alone, Window
 from .trace import Recorder
 from .transport import Transport
@@ -38,6 +42,9 @@ Read = Callable[[str, Region], torch.Tensor]
 """Reads a region, over the batch and space of the whole batch, of one of the network's inputs."""
 
 NOTHING = Region(((0, 0),))
+
+LARGE = 1 << 20
+"""Bytes of an output that lies in memory of its own."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,8 @@ class Routine:
         Of each of the part's nodes.
     held
         Regions of values that are at hand before.
+    places, arena
+        Where results lie that have a place, and the memory that it is in.
 
     Attributes
     ----------
@@ -103,9 +112,13 @@ class Routine:
         rules: Sequence[Rule],
         weights: Sequence[Mapping[str, torch.Tensor]],
         held: Mapping[str, Region] | None = None,
+        places: Mapping[str, Place] | None = None,
+        arena: Arena | None = None,
     ):
         self.part, self.rules, self.weights = part, rules, weights
+        self._places, self._arena, self._pool = places or {}, arena, Pool()
         self._held: dict[str, Region] = dict(held or {})
+        self._kept = set(kept_by_host(program, part.nodes))
         self._apart: dict[str, Patchwork] = {}  # values whose halo lies beside them
         self._awaited: dict[str, Action] = {}  # halos that nobody has waited for
         prepare = {
@@ -142,8 +155,11 @@ class Routine:
 
     def _whole(self, step: Compute, node: Node, rule: Rule) -> Action:
         given = self._given(step, node, rule)
+        if step.overwrites and self._in_one_run(node, given[-1]):
+            rule = replace(rule, overwrites=True)
         operands = self._operands(node, given)
         call = rule.bound(given, step.needs, step.region, self.weights[step.node])
+        call = self._placed(call, node, rule, step.region)
         name, path, kind, any_layout = node.name, node.path, node.kind, rule.any_layout
 
         def apply(run: Run) -> None:
@@ -163,6 +179,13 @@ class Routine:
             given[0] = rule.left_over(self._held[node.operands[0]], given[0])
         return given
 
+    def _in_one_run(self, node: Node, region: Region) -> bool:
+        """Whether a region of the last operand is one run of memory, which may be written into."""
+        value, axes = node.operands[-1], node.operand_axes[-1]
+        apart = self._apart.get(value)
+        held = apart.own if apart else self._held[value]
+        return held == region or rows_beside(held, region, axes)
+
     def _before_the_halo(self, step: Compute, node: Node, rule: Rule) -> Action | None:
         """Compute from what is here, and anew what reads the halo, once that has come."""
         value = node.operands[0] if node.operands else ""
@@ -171,7 +194,7 @@ class Routine:
             return None
         others = self._operands(node, step.clipped, first=1)
         weights = self.weights[step.node]
-        main = rule.bound_alone(alone, weights)
+        main = self._placed(rule.bound_alone(alone, weights), node, rule, step.region)
         strips = []
         for strip in alone.wrong:
             needs, clipped = _needs(rule, strip, step.clipped)
@@ -183,7 +206,7 @@ class Routine:
                     putter(node.axes, step.region, strip),
                 )
             )
-        arrive = self._arrival(value) if strips else None
+        arrive = self.arrival(value) if strips else None
         name, path, kind = node.name, node.path, node.kind
         layer = self.part.paths.get(value, value)
 
@@ -206,6 +229,31 @@ class Routine:
 
         return apply
 
+    def _placed(self, call: Call, node: Node, rule: Rule, region: Region) -> Call:
+        """A call whose result lies where it has a place, if it has one."""
+        if node.name in self._places:
+            spots = [
+                self._piece(self._places[name], node.axes, region, dtype)
+                for name, dtype in zip(spot_names(rule), rule.spots, strict=True)
+            ]
+            return rule.into(call, spots)
+        shape = node.axes.local_shape(region)
+        size = math.prod(shape) * node.dtype.itemsize
+        fused = isinstance(rule, Fused) and rule.spots and not rule.overwrites
+        if not (fused and node.name in self._kept and size > LARGE):
+            return call
+
+        def by_itself(*operands: torch.Tensor) -> torch.Tensor:
+            # The host keeps it as long as it likes: on the heap it would leave a hole.
+            return rule.into(call, [self._pool.arena(size).tensor(0, shape, node.dtype)])(*operands)
+
+        return by_itself
+
+    def _piece(self, place: Place, axes: Axes, region: Region, dtype: torch.dtype) -> torch.Tensor:
+        """The part of a place that covers a region."""
+        whole = self._arena.tensor(place.offset, axes.local_shape(place.region), dtype)
+        return axes.piece(whole, place.region, region)
+
     # --- operands ---------------------------------------------------------------------------
 
     def _operands(self, node: Node, regions: Sequence[Region], first: int = 0) -> list[Action]:
@@ -224,7 +272,7 @@ class Routine:
         if region in apart.own:
             take = taker(axes, apart.own, region)
             return lambda run: take(run.values[value].tensors[0])
-        arrive, assemble = self._arrival(value), apart.assembly(apart.region)
+        arrive, assemble = self.arrival(value), apart.assembly(apart.region)
         take = taker(axes, apart.region, region)
         layer = self.part.paths.get(value, value)
         # From now on, and for whoever reads it later, the value is in one piece.
@@ -240,7 +288,7 @@ class Routine:
 
         return assembled
 
-    def _arrival(self, value: str) -> Action:
+    def arrival(self, value: str) -> Action:
         """What waits for the halo of a value, the first time."""
         return self._awaited.pop(value, lambda run: None)
 
@@ -262,8 +310,6 @@ class Routine:
                     run.pieces.append(Piece(step.value, region, take(run)))
                     continue
                 start = run.recorder.now()
-                # A piece in one run of memory is still a view of a value that is freed: safe,
-                # since the transport keeps it until it is sent, and what is sent stays unchanged.
                 piece = packed(take(run), step.axes)
                 run.transport.send(target, step.tag, piece)
                 run.recorder.note(start, "pack", layer, step.kind, piece.nbytes)
@@ -286,15 +332,19 @@ class Routine:
 
             return read
         halo = tuple(t.region for t in step.transfers)
-        self._apart[step.value] = Patchwork(
-            step.region, own, halo, step.axes, step.dtype, step.kind
+        facts = (step.region, own, halo, step.axes, step.dtype, step.kind)
+        place, whole = self._places.get(step.value), None
+        if place and rows_beside(step.region, own, step.axes) and step.region in place.region:
+            whole = self._piece(place, step.axes, step.region, step.dtype)
+        self._apart[step.value] = apart = (
+            Framed(*facts, whole) if whole is not None else Patchwork(*facts)
         )
 
         def receive(run: Run) -> None:
             run.at = layer
             pieces = Pieces([run.values.get(step.value)])
             for t in step.transfers:
-                buffer, piece = message(step.axes, t.region, step.dtype)
+                buffer, piece = apart.message(t.region)
                 pieces.arrivals.append(run.transport.receive(t.source, step.tag, buffer))
                 pieces.tensors.append(piece)
             run.values[step.value] = pieces

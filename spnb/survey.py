@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .buffers import plan_buffers
 from .exchange import HOST
 from .layout import extent_in
 from .node import Node
 from .plan import Plan
-from .program import Compute, Free, Receive
+from .program import Compute, Free, Receive, Send
 from .region import Region, Tiling, length
 from .rules import rule_of
 from .rules.windows import Window
@@ -125,27 +126,50 @@ def weight_bytes(plan: Plan, stage: int) -> int:
 def activation_bytes(plan: Plan, rank: int) -> int:
     """Most bytes of values that a rank holds at once, from their lifetimes in its program.
 
-    What an operator needs besides its operands and its result (workspace) is not counted.
+    Results of convolutions have their places for good (see `spnb.buffers`), outputs are kept, and
+    all else comes and goes.  What an operator needs besides its operands and its result
+    (workspace) is not counted.
     """
     nodes = plan.stage_of(rank).nodes
+    program = plan.program(rank, max(plan.batches))
+    buffers = plan_buffers(program, nodes, [rule_of(node) for node in nodes])
     held: dict[str, int] = {}
     computed: dict[str, Region] = {}
     apart: dict[str, Region] = {}  # values whose halo lies beside them: see spnb.patchwork
     peak = 0
-    for step in plan.program(rank, max(plan.batches)).steps:
+
+    def note(value: str, size: int, moment: int = 0) -> None:
+        nonlocal peak
+        if value not in buffers.places or value in apart:
+            peak = max(peak, sum(held.values()) + size + moment)
+            held[value] = size
+
+    for step in program.steps:
         if isinstance(step, Compute):
             node = nodes[step.node]
             for number, value in enumerate(node.operands):
                 if value in apart and not _reads_apart(node, number, computed[value], step):
-                    whole = value_bytes(plan, value, apart.pop(value))
-                    peak = max(peak, sum(held.values()) + whole)
-                    held[value] = whole
+                    whole = value_bytes(plan, value, apart[value])
+                    note(value, whole)
+                    del apart[value]
             if step.overwrites:
-                held.pop(node.operands[-1])
-            held[node.name] = value_bytes(plan, node.name, step.region)
+                held.pop(node.operands[-1], None)
+            note(node.name, value_bytes(plan, node.name, step.region))
             computed[node.name] = step.region
+        elif isinstance(step, Send):
+            if any(t.target == HOST for t in step.transfers):
+                size = value_bytes(plan, step.value, computed[step.value])
+                held[f"output {step.value}"] = size * len(plan.batches)
+                held.pop(step.value, None)
         elif isinstance(step, Receive):
+            place = buffers.places.get(step.value)
+            if place and step.region in place.region:
+                continue  # it arrives in its place
             arriving = sum(value_bytes(plan, step.value, t.region) for t in step.transfers)
+            if any(
+                t.source == HOST for t in step.transfers
+            ):  # as it is read, and as it is laid out
+                peak = max(peak, sum(held.values()) + 2 * arriving)
             held[step.value] = held.get(step.value, 0) + arriving
             if step.value in computed:
                 apart[step.value] = step.region
@@ -154,7 +178,7 @@ def activation_bytes(plan: Plan, rank: int) -> int:
                 held.pop(value, None)
                 apart.pop(value, None)
         peak = max(peak, sum(held.values()))
-    return peak
+    return buffers.size + peak
 
 
 def _reads_apart(node: Node, number: int, own: Region, step: Compute) -> bool:

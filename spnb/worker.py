@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from .axes import Axes
+from .buffers import plan_buffers
 from .exchange import Exchange, region_at
 from .machine import CORE
+from .placement import Arena, placing
 from .program import Compute, Part, Program, Send, receive_step
 from .routine import Piece, Read, Routine, Run
 from .rules import rule_of
@@ -50,18 +52,38 @@ class Worker:
         self.part, self.transport = part, transport
         self.rules = [rule_of(node) for node in part.nodes]
         self.weights = [{w.name: weights[w.name] for w in node.weights} for node in part.nodes]
+        packed = False
         for step in part.programs[max(part.batches)].steps:
             if isinstance(step, Compute) and not step.region.empty:
                 shape = part.nodes[step.node].operand_axes[0].local_shape(step.clipped[0])
                 rule = self.rules[step.node]
-                self.weights[step.node] = rule.prepare(self.weights[step.node], shape)
-                if step.overwrites:
-                    self.rules[step.node] = replace(rule, overwrites=True)
+                prepared = rule.prepare(self.weights[step.node], shape)
+                packed |= prepared is not self.weights[step.node]
+                self.weights[step.node] = prepared
+        if packed:  # then what is left of the file that they were mapped from is let go
+            self.weights = [
+                {name: w if w.is_mkldnn else w.clone() for name, w in each.items()}
+                for each in self.weights
+            ]
+        self._make_routines()
+        self.costs = [CORE.seconds(node) for node in part.nodes]
+
+    def _make_routines(self) -> None:
+        self._stale = False
+        part = self.part
+        buffers = {n: plan_buffers(p, part.nodes, self.rules) for n, p in part.programs.items()}
+        arena = Arena(max(each.size for each in buffers.values()))
         self.routines = {
-            images: Routine(program, part, self.rules, self.weights)
+            images: Routine(
+                program,
+                part,
+                self.rules,
+                self.weights,
+                places=buffers[images].places,
+                arena=arena,
+            )
             for images, program in part.programs.items()
         }
-        self.costs = [CORE.seconds(node) for node in part.nodes]
 
     @torch.inference_mode()
     def infer(self, read: Read, tell: Tell = lambda done, share: None) -> Outcome:
@@ -81,6 +103,9 @@ class Worker:
         PeerFailed
             If another rank fails.
         """
+        if self._stale:  # what was to arrive in a run that failed may do so still, in that memory
+            self._make_routines()
+        self._stale = True
         batches, done, cost = self.part.batches, 0, 0.0
         cost_of_all = sum(self.costs) * len(batches) or 1.0
 
@@ -90,7 +115,7 @@ class Worker:
             tell(done, cost / cost_of_all)
 
         run = Run(self.transport, read, told)
-        with self._heard(run):
+        with self._heard(run), placing():
             self.transport.barrier()
             run.recorder.start()
             for number in self.part.order:
@@ -100,6 +125,7 @@ class Worker:
                 done += 1
             tell(done, 1.0)
             self.transport.flush()
+        self._stale = False
         return Outcome(run.pieces, run.recorder.events)
 
     @torch.inference_mode()

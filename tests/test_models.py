@@ -244,7 +244,7 @@ def test_factorized_reduction_reads_all_positions():
             "resnet34",
             {},
             "unknown model 'resnet34'; there are resnet, resnet<D>_v1, resnet<D>_v2, resnet50,"
-            " resnet101, unet, amoebanet",
+            " resnet101, unet, amoebanet, w1, w2, w3",
         ),
     ],
 )

@@ -6,8 +6,11 @@ and differ in lightness too, for print.  A tile has the same colour in every pic
 
 from .difference import difference
 from .halo import halo, plan_halo, rank_halo
+from .lengths import lengths
 from .loads import memory, traffic
 from .ratios import ratios
+from .speed import halo_speed
+from .suite import suite
 from .tiles import plan_tiles, tiles
 from .time import clock, layers, timeline
 
@@ -15,12 +18,15 @@ __all__ = [
     "clock",
     "difference",
     "halo",
+    "halo_speed",
     "layers",
+    "lengths",
     "memory",
     "plan_halo",
     "plan_tiles",
     "rank_halo",
     "ratios",
+    "suite",
     "tiles",
     "timeline",
     "traffic",

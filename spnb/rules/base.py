@@ -105,6 +105,18 @@ class Rule:
         """
         return lambda *tensors: self.apply(tensors, needs, region, weights)
 
+    @property
+    def spots(self) -> tuple[torch.dtype, ...]:
+        """Types of the tensors over its result, itself first, that `into` writes; none if it can't.
+
+        Their memory is given by a plan of buffers (see `spnb.buffers`).
+        """
+        return ()
+
+    def into(self, call: Call, spots: Sequence[torch.Tensor]) -> Call:
+        """A call of this rule whose result is written into spots."""
+        raise TypeError(f"{self.node.kind} writes into no memory but its own")
+
     def prepare(self, weights: Weights, shape: Sequence[int]) -> Weights:
         """The call's weights as `apply` likes them best; called once, before the first run.
 

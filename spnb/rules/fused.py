@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..node import Node, invoke, overload
+from ..placement import placed
 from ..region import Region
 from .base import Call, Rule, Weights, rule
 from .windows import Convolution, convolution
@@ -59,6 +60,13 @@ class Fused(Convolution):
             [max(1, shape[0]), shape[1], *size],
         )
         return {**weights, args["weight"].name: packed}
+
+    @property
+    def spots(self) -> tuple[torch.dtype, ...]:
+        return (torch.float32,) if self.node.dtype == torch.float32 else ()
+
+    def into(self, call: Call, spots: Sequence[torch.Tensor]) -> Call:
+        return placed(call, spots[0])
 
     def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
         args = self.node.args

@@ -12,7 +12,7 @@ import torch
 
 from ..axes import Axes, axes_in, dim
 from ..machine import CORE
-from ..node import Node, Ref
+from ..node import Node, Ref, overload
 from ..region import Region, Span, Tiling, length
 from .base import Call, Rule, Tensors, Weights, rule
 from .reductions import over_last
@@ -71,7 +71,7 @@ class Window(Spatial):
         call = self.sliding(native, region, weights)
         if not any(map(any, around)):
             return call
-        return lambda x, *others: call(pad(x, around, self.fill), *others)
+        return lambda x, *more, **where: call(pad(x, around, self.fill), *more, **where)
 
     def count(self, number: int, size: int) -> int:
         """Windows along a spatial dimension of this size, its padding included."""
@@ -199,8 +199,21 @@ class MaxPool(Pool, Early):
         kernel = enumerate(self.kernel)  # PyTorch pads by half a kernel at most
         return alone if alone and all(2 * alone.padding[k] <= n for k, n in kernel) else None
 
-    def sliding(self, padding: list[int], region: Region, weights: Weights) -> Call:
+    @property
+    def spots(self) -> tuple[torch.dtype, ...]:
+        image = len(self.places) == 2 and self.node.axes.plain and len(self.node.shape) == 4
+        return (self.node.dtype, torch.int64) if image and not self.node.parts else ()
+
+    def into(self, call: Call, spots: Sequence[torch.Tensor]) -> Call:
+        largest, where = spots  # PyTorch notes where each maximum lies, whether asked for or not
+        return lambda x: call(x, out=largest, indices=where)[0]
+
+    def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
         call = self.node.caller(weights, **self.plain, padding=padding)
+        if self.spots:
+            noting = "aten.max_pool2d_with_indices.out"
+            args = (self.kernel, self.stride, padding, self.dilation)
+            return lambda x, **out: overload(noting)(x, *args, **out) if out else call(x)
         if not self.node.parts:
             return call
 

@@ -14,6 +14,7 @@ new generation, and a message is only received in its own::
 
 from __future__ import annotations
 
+import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +39,9 @@ def politely(done: Callable[[], bool], check: Callable[[], None], timeout: float
     start = time.perf_counter()
     while not done():
         waited = time.perf_counter() - start
-        if waited > _SPIN:
+        if waited <= _SPIN:
+            os.sched_yield()
+        else:
             check()
             if waited > timeout:
                 return False

@@ -1,0 +1,186 @@
+"""Where results lie in a rank's memory: planned once from their lifetimes, and reused.
+
+An allocator that is asked for blocks of many sizes, one after the other, ends with a heap of holes
+two or three times as large as what it holds.  A plan knows every size and lifetime beforehand::
+
+    step      0   1   2   3   4   5          bytes
+    x        ├───────────┤                   0      ┐
+    y            ├───────────────┤           │ x │ y │      x and y live together, z begins when
+    z                        ├───────┤       │ z │          x has ended: it takes its place
+
+A value whose halo is rows above and below it lies between them from the start: what computes it
+writes into the middle, messages arrive at the ends, and nothing is ever put together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .axes import Axes
+from .exchange import HOST
+from .node import Node
+from .program import Compute, Free, Program, Receive, Send
+from .region import Region
+from .rules import Rule
+from .rules.windows import AvgPool, Early
+
+ALIGNMENT = 64
+"""Bytes: of a cache line, and what PyTorch's own memory has."""
+
+FRESH = {"add", "cat", "div", "elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mul", "relu"}
+FRESH |= {"sigmoid", "silu", "sub", "tanh"}
+"""Operators whose result never shares memory with an operand: more do not, but these are sure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value lies.
+
+    Attributes
+    ----------
+    offset
+        First byte of the buffer.
+    region
+        What the buffer covers: the value, perhaps between the rows of its halo.
+    """
+
+    offset: int
+    region: Region
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """The places of the values that have one, in a run of ``size`` bytes."""
+
+    places: Mapping[str, Place] = field(default_factory=dict)
+    size: int = 0
+
+
+@dataclass
+class _Buffer:
+    """A buffer to be, and the steps between which it is in use."""
+
+    region: Region
+    axes: Axes
+    itemsize: int
+    first: int
+    last: int
+
+    @property
+    def bytes(self) -> int:
+        size = math.prod(self.axes.local_shape(self.region)) * self.itemsize
+        return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def plan_buffers(program: Program, nodes: Sequence[Node], rules: Sequence[Rule]) -> Buffers:
+    """Give places to the results of a program's convolutions, and others that can be placed.
+
+    Not to those that the host gets, nor to those that others may hold a view of: their memory is
+    theirs as long as they like.
+
+    Parameters
+    ----------
+    program
+        A rank's steps.
+    nodes, rules
+        Of its stage.
+    """
+    candidates = _candidates(program, nodes, rules)
+    buffers: list[_Buffer] = []
+    of_value: dict[str, _Buffer] = {}
+    for number, step in enumerate(program.steps):
+        if isinstance(step, Compute):
+            node = nodes[step.node]
+            if node.name not in candidates:
+                continue
+            if not step.overwrites:
+                rule = rules[step.node]
+                for name, dtype in zip(spot_names(rule), rule.spots, strict=True):
+                    buffer = _Buffer(step.region, node.axes, dtype.itemsize, number, number)
+                    buffers.append(buffer)
+                    of_value[name] = buffer
+            elif node.operands[-1] in of_value:
+                of_value[node.name] = of_value[node.operands[-1]]
+        elif isinstance(step, Receive) and (buffer := of_value.get(step.value)):
+            if rows_beside(step.region, candidates[step.value], step.axes):
+                buffer.region = buffer.region | step.region
+        elif isinstance(step, Free):
+            for value in step.values:
+                if value in of_value:
+                    of_value[value].last = number
+    offsets = _offsets(buffers)
+    size = max((offset + b.bytes for b, offset in offsets), default=0)
+    where = {id(buffer): offset for buffer, offset in offsets}
+    places = {v: Place(where[id(b)], b.region) for v, b in of_value.items()}
+    return Buffers(places, size)
+
+
+def spot_names(rule: Rule) -> list[str]:
+    """Names of the tensors that a rule writes: of its value, and of what comes with it."""
+    return [rule.node.name, *(f"{rule.node.name}, {k}" for k in range(1, len(rule.spots)))]
+
+
+def rows_beside(need: Region, own: Region, axes: Axes) -> bool:
+    """Whether a need is what a tile owns and rows above and below, in one run of memory.
+
+    So it is of a single image with its channels last.
+    """
+    same = need.spans[0] == own.spans[0] and need.spans[2:] == own.spans[2:]
+    return same and need.shape[0] == 1 and own in need and len(axes.dims) in (4, 5) and axes.plain
+
+
+def _candidates(
+    program: Program, nodes: Sequence[Node], rules: Sequence[Rule]
+) -> dict[str, Region]:
+    """What each value covers that may have a place."""
+    made: dict[str, Region] = {}
+    for step in program.steps:
+        if isinstance(step, Compute):
+            node = nodes[step.node]
+            for value in node.operands:
+                if not is_fresh(rules[step.node]):
+                    made.pop(value, None)
+            if rules[step.node].spots and not step.region.empty:
+                made[node.name] = step.region
+    for value in kept_by_host(program, nodes):
+        made.pop(value, None)
+    return made
+
+
+def kept_by_host(program: Program, nodes: Sequence[Node]) -> list[str]:
+    """Values whose memory the host keeps: outputs, and what they took the place of."""
+    found = [
+        step.value
+        for step in program.steps
+        if isinstance(step, Send) and any(t.target == HOST for t in step.transfers)
+    ]
+    for step in reversed(program.steps):
+        if isinstance(step, Compute) and step.overwrites and nodes[step.node].name in found:
+            found.append(nodes[step.node].operands[-1])
+    return found
+
+
+def is_fresh(rule: Rule) -> bool:
+    """Whether an operator's result never shares memory with an operand."""
+    return isinstance(rule, (Early, AvgPool)) or rule.node.kind in FRESH
+
+
+def _offsets(buffers: Iterable[_Buffer]) -> list[tuple[_Buffer, int]]:
+    """Places for buffers, so that none overlap which are in use at the same time.
+
+    The largest first, each at the lowest offset that is free as long as it lives: greedy by size
+    (Pisarchyk and Lee, *Efficient memory management for deep neural net inference*, 2020).
+    """
+    placed: list[tuple[_Buffer, int]] = []
+    for buffer in sorted(buffers, key=lambda b: (-b.bytes, b.first)):
+        offset = 0
+        for other, start in sorted(placed, key=lambda each: each[1]):
+            if other.first > buffer.last or other.last < buffer.first:
+                continue
+            if offset + buffer.bytes <= start:
+                break
+            offset = max(offset, start + other.bytes)
+        placed.append((buffer, offset))
+    return placed
