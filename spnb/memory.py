@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import resource
 import sys
 from collections.abc import Callable
@@ -49,7 +50,8 @@ def keep_blocks() -> None:
 
 
 def give_back() -> None:
-    """Return to the system what is kept and not in use, where the allocator is glibc's."""
+    """Return to the system what is kept and not in use; where it can, what the allocator keeps."""
+    gc.collect()
     if trim := _of_libc("malloc_trim"):
         trim(0)
 

@@ -139,7 +139,9 @@ def suite(
     --------
     ::
 
-        spnb.suite(["w1"], sizes=[512], tiles=[2]).plot()
+        from spnb.suite import suite
+
+        suite(["w1"], sizes=[512], tiles=[2]).plot()
     """
     names = checked(baselines, rounds)
     found: dict[Key, Bench] = {}

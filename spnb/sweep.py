@@ -128,7 +128,9 @@ def sweep(
     --------
     ::
 
-        spnb.sweep.sweep(spnb.Job("w3", image_size=512, batch_size=1, split_size=1)).plot()
+        from spnb.sweep import sweep
+
+        sweep(spnb.Job("w3", image_size=512, batch_size=1, split_size=1)).plot()
     """
     checked((), rounds)
     plans: dict[Key, JobPlan] = {}
