@@ -24,6 +24,7 @@ from .node import Node
 from .program import Compute, Free, Program, Receive, Send
 from .region import Region
 from .rules import Rule
+from .rules.elementwise import Joined
 from .rules.windows import AvgPool, Early
 
 ALIGNMENT = 64
@@ -164,7 +165,9 @@ def kept_by_host(program: Program, nodes: Sequence[Node]) -> list[str]:
 
 def is_fresh(rule: Rule) -> bool:
     """Whether an operator's result never shares memory with an operand."""
-    return isinstance(rule, (Early, AvgPool)) or rule.node.kind in FRESH
+    if isinstance(rule, (Early, AvgPool)):
+        return True
+    return type(rule) in (Rule, Joined) and rule.node.kind in FRESH
 
 
 def _offsets(buffers: Iterable[_Buffer]) -> list[tuple[_Buffer, int]]:

@@ -104,6 +104,8 @@ NETWORKS = [
     lambda layers, x: layers[1](layers[0](x).mean((2, 3), keepdim=True) + x),
     lambda layers, x: layers[1](layers[0](x))[:, :, 3:] + layers[0](x)[:, :, :-3],
     view,
+    # of two images one above the other, a tile of two has one alone: it is not copied
+    lambda layers, x: layers[1](layers[0](y := torch.cat([layers[0](x), layers[1](x)], 2))) + y,
 ]
 
 
