@@ -25,7 +25,8 @@ from .program import Compute, Free, Program, Receive, Send
 from .region import Region
 from .rules import Rule
 from .rules.elementwise import Joined
-from .rules.windows import AvgPool, Early
+from .rules.pools import AvgPool
+from .rules.windows import Early
 
 ALIGNMENT = 64
 """Bytes: of a cache line, and what PyTorch's own memory has."""

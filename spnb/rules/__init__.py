@@ -19,7 +19,8 @@ There is one module for each family of operators:
 
 =============  ====================================================================================
 elementwise    every element for itself, with broadcasting; along channels
-windows        convolution, pooling, unfolding
+windows        convolution, unfolding
+pools          pooling
 fused          a convolution with what follows it
 transposed     transposed convolution, folding
 resize         interpolation, adaptive pooling, pixel shuffle
@@ -47,6 +48,7 @@ from . import (
     fused,
     moving,
     norms,
+    pools,
     products,
     reductions,
     resize,
@@ -75,6 +77,7 @@ __all__ = [
     "moving",
     "norms",
     "places",
+    "pools",
     "products",
     "reductions",
     "registered",

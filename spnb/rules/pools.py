@@ -1,0 +1,155 @@
+"""Pooling: windows without weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..node import Node, overload
+from ..region import Region, Tiling
+from .base import Call, Rule, Weights, rule
+from .reductions import over_last
+from .spatial import per_dim, places
+from .whole import Whole
+from .windows import Alone, Early, Window
+
+FEW = 64
+"""Numbers whose sum is as exact in any order of memory."""
+
+
+@dataclass(frozen=True)
+class Pool(Window):
+    """A window without weights."""
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """Arguments as numbers, where ceil_mode has nothing left to do."""
+        return {"kernel_size": self.kernel, "stride": self.stride, "ceil_mode": False}
+
+
+@dataclass(frozen=True)
+class MaxPool(Pool, Early):
+    """Max pooling: with ceil_mode the last window may run past the padding, onto ``-inf``."""
+
+    any_layout = True
+
+    fill: float = -math.inf
+
+    def alone(self, own: Region, region: Region) -> Alone | None:
+        alone = None if self.node.parts else super().alone(own, region)
+        kernel = enumerate(self.kernel)  # PyTorch pads by half a kernel at most
+        return alone if alone and all(2 * alone.padding[k] <= n for k, n in kernel) else None
+
+    @property
+    def spots(self) -> tuple[torch.dtype, ...]:
+        image = len(self.places) == 2 and self.node.axes.plain and len(self.node.shape) == 4
+        return (self.node.dtype, torch.int64) if image and not self.node.parts else ()
+
+    def into(self, call: Call, spots: Sequence[torch.Tensor]) -> Call:
+        largest, where = spots  # PyTorch notes where each maximum lies, whether asked for or not
+        return lambda x: call(x, out=largest, indices=where)[0]
+
+    def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
+        call = self.node.caller(weights, **self.plain, padding=padding)
+        if self.spots:
+            noting = "aten.max_pool2d_with_indices.out"
+            args = (self.kernel, self.stride, padding, self.dilation)
+            return lambda x, **out: overload(noting)(x, *args, **out) if out else call(x)
+        if not self.node.parts:
+            return call
+
+        def with_indices(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            largest, flat = call(x)
+            return largest, self._in_image(flat, x.shape, padding, region)
+
+        return with_indices
+
+    def _in_image(
+        self, flat: torch.Tensor, local: Sequence[int], padding: list[int], region: Region
+    ) -> torch.Tensor:
+        """Where each maximum lies in the image, from where it lies in what the window slid over."""
+        sizes, position = self.sizes(), torch.zeros_like(flat)
+        inner = math.prod(local[-len(sizes) :])
+        for number, ((start, _), n) in enumerate(zip(self.needed(region), sizes, strict=True)):
+            width = local[len(local) - len(sizes) + number]
+            inner //= width
+            # padding that the operator adds itself is not part of what it slid over
+            first = max(start, 0) if padding[number] else start
+            position = position * n + flat // inner % width + first
+        return position
+
+
+@dataclass(frozen=True)
+class AvgPool(Pool):
+    """Average pooling: at the border the divisor depends on where the window lies.
+
+    PyTorch divides by the window's positions inside the image, or inside image and padding with
+    ``count_include_pad``; positions that only ``ceil_mode`` reaches count in neither case.
+    """
+
+    @property
+    def any_layout(self) -> bool:
+        return math.prod(self.kernel) <= FEW
+
+    def sliding(self, padding: list[int], region: Region, weights: Weights) -> Call:
+        plain = {**self.plain, "padding": padding, "count_include_pad": True}
+        call = self.node.caller(weights, **plain)
+        if self.node.args.get("divisor_override"):
+            return call
+        factors = self._divisors(region)
+
+        def divided(x: torch.Tensor) -> torch.Tensor:
+            mean = call(x)
+            for factor in factors:
+                mean = mean * factor
+            return mean
+
+        return divided
+
+    def _divisors(self, region: Region) -> list[torch.Tensor]:
+        """What makes means over whole windows means over what counts of them."""
+        sizes, spans, found = self.sizes(), self.spans(region), []
+        for number, (span, n) in enumerate(zip(spans, sizes, strict=True)):
+            k, s, p = self.kernel[number], self.stride[number], self.padding[number]
+            low, high = (-p, n + p) if self.node.args["count_include_pad"] else (0, n)
+            first = torch.arange(*span) * s - p
+            counted = (first + k).clamp(max=high) - first.clamp(min=low)
+            if not bool((counted == k).all()):
+                shape = [-1] + [1] * (len(sizes) - number - 1)
+                found.append((k / counted.to(self.node.dtype)).reshape(shape))
+        return found
+
+    def lower(self, tiling: Tiling) -> Sequence[Node]:
+        """One window over all of space is a mean over space: computed in part by each tile."""
+        sizes = self.sizes()
+        if self.kernel != sizes or any(self.padding) or self.node.args.get("divisor_override"):
+            return (self.node,)
+        return over_last(self.node, "mean", len(sizes)).lower(tiling)
+
+
+POOLS = {"max_pool": MaxPool, "avg_pool": AvgPool}
+
+
+@rule(*(f"{kind}{n}d{suffix}" for n in (1, 2, 3) for kind, suffix in (
+    ("max_pool", ""), ("max_pool", "_with_indices"), ("avg_pool", "")
+)))  # fmt: skip
+def pool(node: Node) -> Rule | None:
+    """Windows over ``-inf`` (max) or zeros (average) where they leave the image."""
+    count = int(node.kind[8])
+    where = places(node.operand_axes[0], count)
+    if where is None:
+        return Whole(node)
+    kernel = per_dim(node.args["kernel_size"], count)
+    stride = per_dim(node.args["stride"] or kernel, count)
+    dilation = per_dim(node.args.get("dilation", 1), count)
+    padding = per_dim(node.args["padding"], count)
+    sizes = zip(node.operand_shapes[0][-count:], node.shape[-count:], strict=True)
+    kernel = tuple(
+        min(k, n + 2 * p) if m == d == 1 else k  # with ceil_mode a window may reach far outside
+        for k, d, p, (n, m) in zip(kernel, dilation, padding, sizes, strict=True)
+    )
+    return POOLS[node.kind[:8]](node, where, kernel, stride, dilation, padding)
