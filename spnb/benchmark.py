@@ -57,13 +57,8 @@ class Solo(JobPlan):
     """A job's whole network and image on one rank with one thread."""
 
     def __init__(self, job: Job):
-        kept = {"parts": job.parts, "input_shapes": job.input_shapes, "precision": job.precision}
-        kept |= {n: getattr(job, n) for n in ("batch_size", "image_size", "seed", "checkpoint")}
-        kept |= {n: getattr(job, n) for n in ("num_classes", "num_layers", "num_filters")}
-        whole = Job(job.model, split_size=1, spatial_size=0, **kept)
-        if whole.network == job.network:
-            whole.__dict__["network"] = job.network
-        super().__init__(whole)
+        one = {"split_size": 1, "spatial_size": 1, "num_spatial_parts": 1, "local_DP": 1}
+        super().__init__(job.replace(**one, slice_method="square", balance=None))
 
     def part(self, rank: int) -> Part:
         return replace(super().part(rank), threads=1)

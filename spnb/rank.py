@@ -194,8 +194,7 @@ class Here(Shown):
                     " operator and rule in a module, or in a cell that begins with %%px --local"
                 )
         self.unload()
-        memory.give_back()
-        self._idle_bytes = self._idle_bytes or _idle_bytes()
+        self._idle_bytes = self._idle_bytes or _before_any_network()
         self.plan, self.transport = part, transport
         self.worker = Worker(part, weights, transport)
 
@@ -336,7 +335,7 @@ class Here(Shown):
         return self.plan
 
 
-def _idle_bytes() -> int:
+def _before_any_network() -> int:
     """What the process holds before any network: what PyTorch loads to compute is not of it."""
     x = torch.zeros(1, 8, 8, 8)
     torch.nn.functional.conv2d(x, torch.zeros(8, 8, 3, 3))

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .memory import keep_blocks
+from .memory import give_back, keep_blocks
 from .program import Part
 from .rank import Report, here, share_cores
 from .routine import Piece
@@ -48,8 +48,9 @@ def load(
     part: Part | None, weights: Path | Mapping[str, torch.Tensor] | None, ranks_here: int
 ) -> None:
     """Take a part of a plan, or none; as one of so many ranks of this host."""
+    here.unload()
+    give_back()
     if part is None:
-        here.unload()
         return
     _transport.num_ranks = part.num_ranks
     share_cores(part, ranks_here)

@@ -138,10 +138,10 @@ def activation_bytes(plan: Plan, rank: int) -> int:
     apart: dict[str, Region] = {}  # values whose halo lies beside them: see spnb.patchwork
     peak = 0
 
-    def note(value: str, size: int, moment: int = 0) -> None:
+    def note(value: str, size: int) -> None:
         nonlocal peak
         if value not in buffers.places or value in apart:
-            peak = max(peak, sum(held.values()) + size + moment)
+            peak = max(peak, sum(held.values()) + size)
             held[value] = size
 
     for step in program.steps:
@@ -149,8 +149,7 @@ def activation_bytes(plan: Plan, rank: int) -> int:
             node = nodes[step.node]
             for number, value in enumerate(node.operands):
                 if value in apart and not _reads_apart(node, number, computed[value], step):
-                    whole = value_bytes(plan, value, apart[value])
-                    note(value, whole)
+                    note(value, value_bytes(plan, value, apart[value]))
                     del apart[value]
             if step.overwrites:
                 held.pop(node.operands[-1], None)
@@ -166,9 +165,8 @@ def activation_bytes(plan: Plan, rank: int) -> int:
             if place and step.region in place.region:
                 continue  # it arrives in its place
             arriving = sum(value_bytes(plan, step.value, t.region) for t in step.transfers)
-            if any(
-                t.source == HOST for t in step.transfers
-            ):  # as it is read, and as it is laid out
+            # An image is held twice for a moment: as it was read, and as it is laid out.
+            if any(t.source == HOST for t in step.transfers):
                 peak = max(peak, sum(held.values()) + 2 * arriving)
             held[step.value] = held.get(step.value, 0) + arriving
             if step.value in computed:

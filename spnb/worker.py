@@ -61,8 +61,10 @@ class Worker:
                 packed |= prepared is not self.weights[step.node]
                 self.weights[step.node] = prepared
         if packed:  # then what is left of the file that they were mapped from is let go
+            plain = [(n, w) for each in self.weights for n, w in each.items() if not w.is_mkldnn]
+            copies = {name: weight.clone() for name, weight in dict(plain).items()}
             self.weights = [
-                {name: w if w.is_mkldnn else w.clone() for name, w in each.items()}
+                {name: w if w.is_mkldnn else copies[name] for name, w in each.items()}
                 for each in self.weights
             ]
         self._make_routines()
