@@ -275,3 +275,8 @@ def fitted(tensor: torch.Tensor, axes: Axes, result: Axes, region: Region) -> An
         for k, (s, w) in enumerate(zip(region.spans, whole.spans, strict=True))
     )
     return loose_axes.piece(tensor, whole, Region(tuple(spans)))
+
+
+def is_image(axes: Axes) -> bool:
+    """Whether a value is a batch of images, or volumes: these lie with their channels last."""
+    return len(axes.dims) in (4, 5) and axes.plain

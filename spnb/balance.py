@@ -67,13 +67,14 @@ def stage_blocks(
     cut_batch: bool,
     given: Sequence[int] | None,
     allow_gather: bool = False,
+    patches: int = 1,
 ) -> list[int]:
     """Number of blocks in each stage.
 
     Parameters
     ----------
     tilings
-        Grid of each stage.
+        Grid of each stage: of tiles, or of their patches.
     cut_batch
         Whether batches are cut into micro-batches or slices.
     given
@@ -81,6 +82,8 @@ def stage_blocks(
         smallest largest cost per rank, among those that can run.
     allow_gather
         Whether a tile may gather the whole of a value that an operator looks at whole.
+    patches
+        How many parts of the first stage's grid one rank computes.
 
     Raises
     ------
@@ -105,14 +108,15 @@ def stage_blocks(
                 if found := _block_obstacle(graph, block, tilings[stage], cut_batch, allow_gather):
                     raise _refusal(graph, stage, block, tilings, found)
         return list(given)
-    return _even(graph, tilings, cut_batch, allow_gather)
+    return _even(graph, tilings, cut_batch, allow_gather, patches)
 
 
 def _even(
-    graph: Graph, tilings: Sequence[Tiling], cut_batch: bool, allow_gather: bool
+    graph: Graph, tilings: Sequence[Tiling], cut_batch: bool, allow_gather: bool, patches: int
 ) -> list[int]:
     stages, blocks = len(tilings), len(graph.blocks)
     costs = [_shares(graph, tiling) for tiling in tilings]
+    costs[0] = [cost * patches for cost in costs[0]]
     first_obstacle = [
         next(
             (

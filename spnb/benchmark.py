@@ -49,7 +49,7 @@ class Alone(JobPlan):
 
     def part(self, rank: int) -> Part:
         found = super().part(rank)
-        programs = {images: without_exchange(p) for images, p in found.programs.items()}
+        programs = {n: tuple(map(without_exchange, each)) for n, each in found.programs.items()}
         return replace(found, programs=programs)
 
 

@@ -18,22 +18,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .axes import Axes
+from .axes import Axes, is_image
 from .exchange import HOST
 from .node import Node
-from .program import Compute, Free, Program, Receive, Send
+from .program import Compute, Free, Keep, Program, Receive, Send
 from .region import Region
 from .rules import Rule
-from .rules.elementwise import Joined
-from .rules.pools import AvgPool
-from .rules.windows import Early
 
 ALIGNMENT = 64
 """Bytes: of a cache line, and what PyTorch's own memory has."""
-
-FRESH = {"add", "cat", "div", "elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mul", "relu"}
-FRESH |= {"sigmoid", "silu", "sub", "tanh"}
-"""Operators whose result never shares memory with an operand: more do not, but these are sure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +87,16 @@ def plan_buffers(program: Program, nodes: Sequence[Node], rules: Sequence[Rule])
     of_value: dict[str, _Buffer] = {}
     for number, step in enumerate(program.steps):
         if isinstance(step, Compute):
-            node = nodes[step.node]
+            node, rule = nodes[step.node], rules[step.node]
+            computes = step.clipped and not step.region.empty
+            if computes and (found := rule.scratch(step.clipped[0], step.region)):
+                axes, region = found
+                scratch = _Buffer(region, axes, node.dtype.itemsize, number, number)
+                buffers.append(scratch)
+                of_value[scratch_name(rule)] = scratch
             if node.name not in candidates:
                 continue
             if not step.overwrites:
-                rule = rules[step.node]
                 for name, dtype in zip(spot_names(rule), rule.spots, strict=True):
                     buffer = _Buffer(step.region, node.axes, dtype.itemsize, number, number)
                     buffers.append(buffer)
@@ -112,6 +110,8 @@ def plan_buffers(program: Program, nodes: Sequence[Node], rules: Sequence[Rule])
             for value in step.values:
                 if value in of_value:
                     of_value[value].last = number
+        elif isinstance(step, Keep) and step.value in of_value:
+            of_value[step.value].last = number
     offsets = _offsets(buffers)
     size = max((offset + b.bytes for b, offset in offsets), default=0)
     where = {id(buffer): offset for buffer, offset in offsets}
@@ -124,13 +124,18 @@ def spot_names(rule: Rule) -> list[str]:
     return [rule.node.name, *(f"{rule.node.name}, {k}" for k in range(1, len(rule.spots)))]
 
 
+def scratch_name(rule: Rule) -> str:
+    """Name of the tensor that a rule writes on the way."""
+    return f"{rule.node.name}, on the way"
+
+
 def rows_beside(need: Region, own: Region, axes: Axes) -> bool:
     """Whether a need is what a tile owns and rows above and below, in one run of memory.
 
     So it is of a single image with its channels last.
     """
     same = need.spans[0] == own.spans[0] and need.spans[2:] == own.spans[2:]
-    return same and need.shape[0] == 1 and own in need and len(axes.dims) in (4, 5) and axes.plain
+    return same and need.shape[0] == 1 and own in need and is_image(axes)
 
 
 def _candidates(
@@ -142,7 +147,7 @@ def _candidates(
         if isinstance(step, Compute):
             node = nodes[step.node]
             for value in node.operands:
-                if not is_fresh(rules[step.node]):
+                if not rules[step.node].fresh:
                     made.pop(value, None)
             if rules[step.node].spots and not step.region.empty:
                 made[node.name] = step.region
@@ -162,13 +167,6 @@ def kept_by_host(program: Program, nodes: Sequence[Node]) -> list[str]:
         if isinstance(step, Compute) and step.overwrites and nodes[step.node].name in found:
             found.append(nodes[step.node].operands[-1])
     return found
-
-
-def is_fresh(rule: Rule) -> bool:
-    """Whether an operator's result never shares memory with an operand."""
-    if isinstance(rule, (Early, AvgPool)):
-        return True
-    return type(rule) in (Rule, Joined) and rule.node.kind in FRESH
 
 
 def _offsets(buffers: Iterable[_Buffer]) -> list[tuple[_Buffer, int]]:

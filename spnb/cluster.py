@@ -13,7 +13,7 @@ from . import remote
 from .cards import Card, Shown, Table, counted
 from .engines import EngineError, Engines
 from .planning import JobPlan
-from .program import Part, Receive
+from .program import Part
 from .progress import Bar, notebook, show_output, show_run
 from .rank import Report
 from .region import Region
@@ -198,12 +198,9 @@ class Cluster(Shown, Session):
 
     def _for_rank(self, sources: dict[str, Source], part: Part) -> dict[str, Source]:
         """What a rank reads of the inputs: by name where it sees our files, else its part."""
-        steps = (step for program in part.programs.values() for step in program.steps)
         needs: dict[str, Region] = {}
-        for step in steps:
-            if isinstance(step, Receive) and step.kind == "input":
-                region = needs.get(step.value, step.region) | step.region
-                needs[step.value] = region
+        for step in part.received("input"):
+            needs[step.value] = needs.get(step.value, step.region) | step.region
         if self.shares_files:
             return {name: sources[name] for name in needs}
         return {name: HeldSource.of(sources[name], region) for name, region in needs.items()}

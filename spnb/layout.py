@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from .axes import Extent
 from .exchange import Spans
@@ -50,6 +51,21 @@ class Layout:
     computed: Mapping[str, Spans]
     need: Mapping[str, Spans]
     points: frozenset[str]
+
+    def merged(self, grid: Sequence[int]) -> Layout:
+        """The layout of tiles that are each a grid of the parts of this one."""
+
+        def merge(values: Mapping[str, Spans]) -> dict[str, Spans]:
+            return {
+                value: tuple(
+                    tuple(reduce(join, axis[k : k + n]) for k in range(0, len(axis), n))
+                    for axis, n in zip(spans, grid, strict=True)
+                )
+                for value, spans in values.items()
+            }
+
+        own, computed, need = map(merge, (self.own, self.computed, self.need))
+        return Layout(own, computed, need, self.points)
 
 
 def extent_in(graph: Graph, value: str, batch: int) -> Extent:

@@ -15,7 +15,7 @@ from . import weights
 from .cards import Card, Shown, Table
 from .graph import Graph
 from .network import Network
-from .region import Tiling, grid_of
+from .region import Tiling, grid_of, grids_of
 from .values import PRECISIONS, OptionError, blocks_fused, precision, shapes, whole_numbers
 
 BACKENDS = ("mpi", "gloo", "nccl")
@@ -67,6 +67,11 @@ class Job(Shown):
     fused_layers: int | str = _option(
         1, "with --halo-D2: blocks that share an exchange, or all", blocks_fused, "N"
     )
+    patches: int = _option(
+        1,
+        "parts of each tile, computed one after the other in the memory of one; with one tiled"
+        " stage and --halo-D2 --fused-layers all",
+    )
     balance: tuple[int, ...] | None = _option(
         None, "blocks in each stage, as 30,9 (default: even by cost)", whole_numbers, "N,N"
     )
@@ -105,7 +110,8 @@ class Job(Shown):
             whole = option.metadata["read"] in (int, bool)
             if whole and not isinstance(value, int):
                 raise OptionError(f"{option.name} must be a whole number, not {value!r}")
-        for name in ("batch_size", "parts", "split_size", "local_DP", "num_layers", "num_filters"):
+        counts = ("batch_size", "parts", "split_size", "patches", "local_DP")
+        for name in (*counts, "num_layers", "num_filters"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} is {getattr(self, name)}, but must be at least 1")
         object.__setattr__(self, "precision", precision(self.precision))
@@ -184,6 +190,12 @@ class Job(Shown):
         for name in ("halo_D2", "allow_gather"):
             if getattr(self, name) and not self.spatial_size:
                 raise OptionError(f"{name} has no tiled stage to serve (spatial_size 0)")
+        if self.patches > 1 and (self.spatial_size, self.fused_layers) != (1, "all"):
+            raise OptionError(
+                f"patches is {self.patches}, which needs one tiled stage (spatial_size is"
+                f" {self.spatial_size}) with halos fused over all of it: halo_D2 and fused_layers"
+                " all"
+            )
         amoebanet = isinstance(self.model, str) and self.model.startswith("amoebanet")
         if (self.num_layers, self.num_filters) != (18, 416) and not amoebanet:
             raise OptionError("num_layers and num_filters are AmoebaNet's: leave them out")
@@ -307,6 +319,13 @@ class Job(Shown):
             raise OptionError(str(error)) from None
         untiled = (self.local_DP, *(1,) * axes)
         return tuple(map(Tiling.even, [*grids, *[untiled] * (self.split_size - self.spatial_size)]))
+
+    @property
+    def patch_grid(self) -> tuple[int, ...]:
+        """Grid over space that cuts each tile into patches: those with the least border."""
+        tile = [n / k for n, k in zip(self.input_shape[2:], self.tilings[0].grid[1:], strict=True)]
+        grids = grids_of(self.patches, len(tile))
+        return min(grids, key=lambda grid: sum(k / n for k, n in zip(grid, tile, strict=True)))
 
     def values(self) -> dict[str, Any]:
         """Every option by name."""

@@ -64,9 +64,19 @@ def describe(plan: Plan, name: str) -> Card:
     )
     return Card(
         head,
-        [sums, Table(HEADINGS, rows(plan)), *gathered_text(plan)],
+        [sums, Table(HEADINGS, rows(plan)), *patches_text(plan), *gathered_text(plan)],
         [stage_grid(stage.index, stage.team) for stage in plan.stages],
     )
+
+
+def patches_text(plan: Plan) -> list[str]:
+    """A line for a stage whose tiles are computed in patches."""
+    return [
+        f"stage {stage.index}: each tile in {'×'.join(map(str, stage.patches[1:]))} patches, one"
+        " after the other"
+        for stage in plan.stages
+        if stage.num_patches > 1
+    ]
 
 
 def gathered_text(plan: Plan) -> list[str]:

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from .axes import Axes
+from .axes import Axes, is_image
 from .region import Region
 from .transport import Arrival
 
@@ -158,7 +158,7 @@ def room(axes: Axes, region: Region, dtype: torch.dtype) -> torch.Tensor:
 def message(axes: Axes, region: Region, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Memory for a piece on its way: as it travels, in one run, and as a piece of the value."""
     shape = axes.local_shape(region)
-    if not _is_image(axes):
+    if not is_image(axes):
         run = torch.empty(shape, dtype=dtype)
         return run, run
     batch, channels, *space = shape
@@ -171,13 +171,13 @@ def packed(piece: torch.Tensor, axes: Axes) -> torch.Tensor:
 
     The value's own memory may be in other use before the piece is sent.
     """
-    ordered = piece.movedim(1, -1) if _is_image(axes) else piece
+    ordered = piece.movedim(1, -1) if is_image(axes) else piece
     return ordered.clone(memory_format=torch.contiguous_format)
 
 
 def channels_last(piece: torch.Tensor, axes: Axes) -> torch.Tensor:
     """A piece of a value, its channels last in memory if it is of an image."""
-    return piece.movedim(1, -1).contiguous().movedim(-1, 1) if _is_image(axes) else piece
+    return piece.movedim(1, -1).contiguous().movedim(-1, 1) if is_image(axes) else piece
 
 
 def in_order(value: Any) -> Any:
@@ -185,7 +185,3 @@ def in_order(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(map(in_order, value))
     return value.contiguous()
-
-
-def _is_image(axes: Axes) -> bool:
-    return len(axes.dims) in (4, 5) and axes.plain

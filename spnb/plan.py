@@ -7,22 +7,22 @@ seconds and little memory, and a rank is sent its own part only.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from .buffers import is_fresh
-from .exchange import HOST, Exchange, Team, region_at
+from .exchange import HOST, Exchange, Team
 from .fusion import joined
 from .graph import Graph
 from .layout import Layout, PlanError, extent_in, lay_out, needed
 from .lowering import lowered
 from .node import Node
-from .program import Compute, Free, Part, Program, Send, Step, receive_step
+from .program import Part, Program
+from .programs import programs
 from .region import Region, Span, Tiling
 from .rules import has_rule, home_of, rule_of, whole_axes
-from .rules.fused import Fused
 from .schedule import forward_clock, micro_batches
 
 
@@ -40,17 +40,30 @@ class Stage:
         Its operator calls.
     team
         Its ranks in their grid over ``(batch, *spatial)``.
+    patches
+        Grid over the same axes that cuts each tile into what its rank computes at one time.
     """
 
     index: int
     blocks: Span
     nodes: tuple[Node, ...]
     team: Team
+    patches: tuple[int, ...]
 
     @property
     def tiled(self) -> bool:
-        """Whether the image is cut in this stage."""
-        return any(n > 1 for n in self.team.tiling.grid[1:])
+        """Whether the image is cut in this stage, into tiles or patches."""
+        return any(n > 1 for n in self.cuts.grid[1:])
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of each tile."""
+        return math.prod(self.patches)
+
+    @property
+    def cuts(self) -> Tiling:
+        """What is computed at one time: the tiles, or their patches."""
+        return self.team.tiling.refined(self.patches)
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -81,11 +94,15 @@ class Plan:
         Exchange once for this many consecutive blocks; 0 for one exchange before each window op.
     home
         The module that defines the network: ranks import it for its custom operators.
+    patches
+        Grid over the spatial axes that cuts each tile of the first stage into what its rank
+        computes at one time; with halos fused over all blocks.
 
     Raises
     ------
     PlanError
-        If a micro-batch has fewer images than a stage has batch slices.
+        If a micro-batch has fewer images than a stage has batch slices, or an operator of a stage
+        in patches needs what other patches compute.
     """
 
     def __init__(
@@ -96,14 +113,17 @@ class Plan:
         parts: int = 1,
         fused: int = 0,
         home: str | None = None,
+        patches: Sequence[int] = (),
     ):
         self.captured = graph
-        graph = joined(lowered(graph, tilings, blocks), blocks)
+        patches = tuple(patches or (1,) * (len(tilings[0].grid) - 1))
+        cuts = [tilings[0].refined((1, *patches)), *tilings[1:]]
+        graph = joined(lowered(graph, cuts, blocks), blocks)
         self.graph, self.fused, self.home = graph, fused, home
         batch, *extent = graph.extent(next(iter(graph.inputs)))
         self.extent = tuple(extent)
         self.batches = micro_batches(batch, parts)
-        self.stages = tuple(_stages(graph, tilings, blocks))
+        self.stages = tuple(_stages(graph, tilings, blocks, patches))
         self.num_ranks = self.stages[-1].team.ranks[-1] + 1
         for stage in self.stages:
             slices = stage.team.tiling.grid[0]
@@ -116,6 +136,7 @@ class Plan:
         self._spans_needed: dict[str, dict[tuple, Span]] = defaultdict(dict)
         self.host = Team((HOST,), Tiling.even((1,) * len((batch, *extent))))
         self.layouts: dict[tuple[int, int], Layout] = {}
+        self.patch_layouts: dict[int, Layout] = {}
         self.exchanges: dict[int, tuple[Exchange, ...]] = {}
         for images in sorted(set(self.batches)):
             for stage in self.stages:
@@ -157,7 +178,27 @@ class Plan:
                     self.graph.blocks[number].start : self.graph.blocks[number].stop
                 ]
             }
-        return lay_out(self.graph, stage.nodes, stage.team.tiling, images, exported, groups)
+        layout = lay_out(self.graph, stage.nodes, stage.cuts, images, exported, groups)
+        if stage.num_patches > 1:
+            self._require_alone(stage, layout)
+            self.patch_layouts[images] = layout
+            layout = layout.merged(stage.patches)
+        return layout
+
+    def _require_alone(self, stage: Stage, layout: Layout) -> None:
+        """Refuse patches that need what other patches compute, of the same rank or of others."""
+        whole = [reader for (index, _), reader in self.gathered.items() if index == stage.index]
+        found = whole + [node for node in stage.nodes if node.name in layout.points]
+        if found:
+            extent = "×".join(map(str, found[0].operand_axes[0].extent[1:]))
+            after, written = stage.nodes[stage.nodes.index(found[0]) :], self.captured.by_name
+            label = next(written[node.name].label for node in after if node.name in written)
+            raise PlanError(
+                f"stage {stage.index}, {label}: it needs what all patches compute of"
+                f" {extent} positions, but the {stage.num_patches} patches of a tile are computed"
+                " one by one: leave out patches, or let the tiled stage end before this layer"
+                " (split_size, balance)"
+            )
 
     def _exchanges(self, images: int) -> list[Exchange]:
         found: list[Exchange] = []
@@ -201,7 +242,7 @@ class Plan:
             if stage.tiled
             for node in stage.nodes
             for index, value in enumerate(node.operands)
-            if whole_axes(rule_of(node), index, stage.team.tiling)
+            if whole_axes(rule_of(node), index, stage.cuts)
         }
 
     # --- one rank ---------------------------------------------------------------------------
@@ -241,7 +282,7 @@ class Plan:
             paths=self.paths(stage),
             batches=self.batches,
             order=self.order(stage),
-            programs={images: self.program(rank, images) for images in set(self.batches)},
+            programs={images: self.programs(rank, images) for images in set(self.batches)},
             imports=self._imports(stage),
             ruled=self._ruled(stage),
             dtype=self.graph.dtype,
@@ -275,74 +316,11 @@ class Plan:
         outside = (value for value in read if self._producer[value] != stage.index)
         return next(outside, next(iter(self.graph.inputs)))
 
-    def program(self, rank: int, images: int) -> Program:
-        """A rank's steps for a micro-batch of this many images."""
-        stage = self.stage_of(rank)
-        layout = self.layouts[stage.index, images]
-        position = stage.team.position(rank)
-        incoming, outgoing = {}, defaultdict(list)
-        for exchange in self.exchanges[images]:
-            if exchange.target is stage.team:
-                incoming[exchange.value] = exchange
-            if exchange.source is stage.team:
-                outgoing[exchange.value].append(exchange)
-        live = [node for node in stage.nodes if node.name in layout.computed]
-        last_use = {value: node.name for node in live for value in node.operands}
-        steps: list[Step] = []
-        number = {node.name: k for k, node in enumerate(stage.nodes)}
-        kept = {v for v, exchanges in outgoing.items() for e in exchanges if e.target is self.host}
-        kept |= {v for v, exchange in incoming.items() if exchange.source is not stage.team}
-        moved = {*incoming, *outgoing}
-        for node in live:
-            for operand in dict.fromkeys(node.operands):
-                if operand in incoming:
-                    exchange, axes = incoming.pop(operand), self.graph.axes[operand]
-                    dtype = self.graph.dtype_of(operand)
-                    steps.append(receive_step(exchange, rank, axes, dtype))
-            region = region_at(layout.computed[node.name], position)
-            needs = self._needs(node, region)
-            clipped = tuple(
-                need & Region.whole(extent_in(self.graph, operand, images))
-                for need, operand in zip(needs, node.operands, strict=True)
-            )
-            over = self._overwritten(node, live, moved, kept)
-            overwrites = (
-                over is not None
-                and last_use[over] == node.name
-                and layout.computed[over] == layout.computed[node.name]
-            )
-            steps.append(Compute(number[node.name], region, needs, clipped, overwrites))
-            for exchange in outgoing[node.name]:
-                if transfers := exchange.sends(rank):
-                    kind = exchange.kind
-                    steps.append(Send(exchange.tag, node.name, kind, transfers, node.axes))
-            done = [v for v in dict.fromkeys(node.operands) if last_use[v] == node.name]
-            if node.name not in last_use:
-                done.append(node.name)
-            if done:
-                steps.append(Free(tuple(done)))
-        return Program(tuple(steps))
+    def programs(self, rank: int, images: int) -> tuple[Program, ...]:
+        """What a rank runs for a micro-batch of this many images, one program after the other."""
+        return programs(self, rank, images)
 
-    def _overwritten(
-        self, node: Node, live: Sequence[Node], moved: Collection[str], kept: Collection[str]
-    ) -> str | None:
-        """What is added to a convolution, if the result may take its place after its last use.
-
-        That is safe for what was made here and is not ``kept`` by others, host or stage, and of
-        which nobody holds a view.  What the convolution reads must not be ``moved``: of a tile
-        whose halo comes later the result is computed twice in part.
-        """
-        if not isinstance(rule_of(node), Fused) or node.args["other"] is None:
-            return None
-        value, made = node.args["other"].value, self.graph.by_name
-        if value not in made or value in kept or node.operands[0] in moved:
-            return None
-        readers = (reader for reader in live if value in reader.operands)
-        calls = [made[value], *readers]
-        alone = node.operands.count(value) == 1
-        return value if alone and all(is_fresh(rule_of(call)) for call in calls) else None
-
-    def _needs(self, node: Node, region: Region) -> tuple[Region, ...]:
+    def needs(self, node: Node, region: Region) -> tuple[Region, ...]:
         """What a region of a call reads of its operands; ranks of a row or column share spans."""
         rule, known = rule_of(node), self._spans_needed[node.name]
         found = []
@@ -362,12 +340,15 @@ class Plan:
         return stage.team.tiling.region(extent, self.tile_of(rank))
 
 
-def _stages(graph: Graph, tilings: Sequence[Tiling], blocks: Sequence[int]) -> list[Stage]:
+def _stages(
+    graph: Graph, tilings: Sequence[Tiling], blocks: Sequence[int], patches: Sequence[int]
+) -> list[Stage]:
     stages, rank, block = [], 0, 0
     for index, (tiling, count) in enumerate(zip(tilings, blocks, strict=True)):
         first, last = graph.blocks[block], graph.blocks[block + count - 1]
         team = Team(range(rank, rank + tiling.num_tiles), tiling)
         nodes = graph.nodes[first.start : last.stop]
-        stages.append(Stage(index, (block, block + count), nodes, team))
+        grid = (1, *patches) if index == 0 else (1,) * len(tiling.grid)
+        stages.append(Stage(index, (block, block + count), nodes, team, grid))
         rank, block = rank + tiling.num_tiles, block + count
     return stages

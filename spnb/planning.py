@@ -40,17 +40,21 @@ class JobPlan(Shown, Plan):
     """
 
     def __init__(self, job: Job):
-        tilings, sizes = job.tilings, job.input_shape[2:]
-        for stage, tiling in enumerate(tilings):
+        tilings, sizes, patches = job.tilings, job.input_shape[2:], job.patch_grid
+        cuts = [tilings[0].refined((1, *patches)), *tilings[1:]]
+        for stage, tiling in enumerate(cuts):
             if any(n > size for n, size in zip(tiling.grid[1:], sizes, strict=True)):
                 raise PlanError(
                     f"stage {stage}: an image of {shape_text(sizes)} pixels cannot be cut into"
-                    f" {shape_text(tiling.grid[1:])} tiles: use fewer tiles or a larger image"
+                    f" {shape_text(tiling.grid[1:])} {'patches' if job.patches > 1 else 'tiles'}:"
+                    " use fewer or a larger image"
                 )
         graph = job.graph
         cut_batch = job.parts > 1 or job.local_DP > 1
-        balance = stage_blocks(graph, tilings, cut_batch, job.balance, job.allow_gather)
-        super().__init__(graph, tilings, balance, job.parts, job.fused, job.network.home)
+        balance = stage_blocks(
+            graph, cuts, cut_batch, job.balance, job.allow_gather, patches=job.patches
+        )
+        super().__init__(graph, tilings, balance, job.parts, job.fused, job.network.home, patches)
         self.job = job
 
     @cached_property

@@ -89,12 +89,36 @@ class Free:
     values: tuple[str, ...]
 
 
-Step = Receive | Send | Compute | Free
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Copy what a patch computed of a value to its place in the tile, and drop it.
+
+    Attributes
+    ----------
+    value
+        Which.
+    own, whole
+        What the patch owns, and what the tile does.
+    axes, dtype
+        Of the value.
+    last
+        Whether the tile is complete then, and is the value from now on.
+    """
+
+    value: str
+    own: Region
+    whole: Region
+    axes: Axes
+    dtype: torch.dtype
+    last: bool
+
+
+Step = Receive | Send | Compute | Free | Keep
 
 
 @dataclass(frozen=True)
 class Program:
-    """One rank's steps for a micro-batch of a given number of images, in order."""
+    """Steps of one rank for a micro-batch of a given number of images, in order."""
 
     steps: tuple[Step, ...]
 
@@ -142,7 +166,7 @@ class Part:
     order
         Micro-batches in the order in which the stage runs them.
     programs
-        Program for each number of images that occurs in ``batches``.
+        For each number of images that occurs in ``batches`` the programs to run, in order.
     imports
         Modules that define the custom operators among the nodes.
     ruled
@@ -166,18 +190,24 @@ class Part:
     paths: Mapping[str, str]
     batches: tuple[int, ...]
     order: tuple[int, ...]
-    programs: Mapping[int, Program]
+    programs: Mapping[int, tuple[Program, ...]]
     imports: tuple[str, ...]
     ruled: tuple[str, ...]
     dtype: torch.dtype
     threads: int | None = None
 
     def __repr__(self) -> str:
-        steps = sum(len(program.steps) for program in self.programs.values())
+        steps = sum(len(program.steps) for each in self.programs.values() for program in each)
         return (
             f"Part of rank {self.rank} of {self.num_ranks}: stage {self.stage}, tile {self.tile},"
             f" {self.region} of {self.extent}, {len(self.nodes)} operators, {steps} steps"
         )
+
+    def received(self, kind: str) -> list[Receive]:
+        """Every step that receives in an exchange of a kind."""
+        programs = (program for each in self.programs.values() for program in each)
+        steps = (step for program in programs for step in program.steps)
+        return [step for step in steps if isinstance(step, Receive) and step.kind == kind]
 
     @property
     def at_once(self) -> int:

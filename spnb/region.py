@@ -148,6 +148,15 @@ class Tiling:
         """A grid of as nearly equal parts as whole positions allow."""
         return cls(tuple((1,) * n for n in grid))
 
+    def refined(self, grid: Sequence[int]) -> Tiling:
+        """The tiling that cuts each tile of this one into a grid of parts.
+
+        >>> Tiling.even((1, 2)).refined((1, 2)).spans((3, 7))[1]
+        ((0, 1), (1, 3), (3, 5), (5, 7))
+        """
+        pairs = zip(self.weights, grid, strict=True)
+        return Tiling(tuple(tuple(w for w in axis for _ in range(n)) for axis, n in pairs))
+
     @property
     def grid(self) -> tuple[int, ...]:
         """Number of parts along each axis of ``(batch, *spatial)``."""
@@ -199,6 +208,18 @@ def _cuts(n: int, weights: tuple[int, ...]) -> tuple[Span, ...]:
         spans.append((n * done // total, n * (done + w) // total))
         done += w
     return tuple(spans)
+
+
+def grids_of(tiles: int, axes: int) -> list[tuple[int, ...]]:
+    """Every grid of a number of tiles.
+
+    >>> grids_of(4, axes=2)
+    [(1, 4), (2, 2), (4, 1)]
+    """
+    if axes == 1:
+        return [(tiles,)]
+    first = (n for n in range(1, tiles + 1) if tiles % n == 0)
+    return [(n, *rest) for n in first for rest in grids_of(tiles // n, axes - 1)]
 
 
 def grid_of(method: str, tiles: int, axes: int) -> tuple[int, ...]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from .axes import Axes
-from .buffers import Place, kept_by_host, rows_beside, spot_names
+from .axes import Axes, is_image
+from .buffers import Place, kept_by_host, rows_beside, scratch_name, spot_names
 from .exchange import HOST
 from .node import Node
 from .patchwork import (
@@ -29,7 +29,7 @@ from .patchwork import (
     taker,
 )
 from .placement import Arena, Pool
-from .program import Compute, Free, Part, Program, Receive, Send
+from .program import Compute, Free, Keep, Part, Program, Receive, Send
 from .region import Region
 from .rules import Rule
 from .rules.base import Call
@@ -64,6 +64,8 @@ class Run:
     ----------
     values
         Each a tensor or a tuple of them; `Pieces` while its halo lies beside it.
+    tiles
+        Values of a tile that is computed in patches, as far as they are.
     at
         What is being done, to say so where it fails.
     first_image
@@ -75,6 +77,7 @@ class Run:
     told: Callable[[int], None] = lambda node: None
     recorder: Recorder = field(default_factory=Recorder)
     values: dict[str, Any] = field(default_factory=dict)
+    tiles: dict[str, torch.Tensor] = field(default_factory=dict)
     pieces: list[Piece] = field(default_factory=list)
     at: str = "start"
     first_image: int = 0
@@ -103,6 +106,8 @@ class Routine:
     ----------
     actions
         What is done, in order.
+    left
+        Regions of values that are at hand after.
     """
 
     def __init__(
@@ -126,7 +131,9 @@ class Routine:
             Send: self.send,
             Receive: self.receive,
             Free: self._free,
+            Keep: self._keep,
         }
+        self.left: dict[str, Region] = {}
         self.actions: list[Action] = [prepare[type(step)](step) for step in program.steps]
 
     # --- computing --------------------------------------------------------------------------
@@ -158,7 +165,8 @@ class Routine:
         if step.overwrites and self._in_one_run(node, given[-1]):
             rule = replace(rule, overwrites=True)
         operands = self._operands(node, given)
-        call = rule.bound(given, step.needs, step.region, self.weights[step.node])
+        scratch = self._scratch(rule, given, step.region)
+        call = rule.bound(given, step.needs, step.region, self.weights[step.node], scratch)
         call = self._placed(call, node, rule, step.region)
         name, path, kind, any_layout = node.name, node.path, node.kind, rule.any_layout
 
@@ -176,8 +184,16 @@ class Routine:
         """The region of each operand to hand over: what is needed, or a little more of it."""
         given = list(step.clipped)
         if isinstance(rule, Window) and node.operands[0] not in self._apart:
-            given[0] = rule.left_over(self._held[node.operands[0]], given[0])
+            longer = rule.left_over(self._held[node.operands[0]], given[0])
+            if not rule.scratch(longer, step.region):  # what is copied is cut as well
+                given[0] = longer
         return given
+
+    def _scratch(self, rule: Rule, given: Sequence[Region], region: Region) -> torch.Tensor | None:
+        """Memory for what a call writes on the way, if it has a place."""
+        found = rule.scratch(given[0], region) if given else None
+        place = self._places.get(scratch_name(rule))
+        return self._piece(place, *found, rule.node.dtype) if found and place else None
 
     def _in_one_run(self, node: Node, region: Region) -> bool:
         """Whether a region of the last operand is one run of memory, which may be written into."""
@@ -244,8 +260,7 @@ class Routine:
             return call
 
         def by_itself(*operands: torch.Tensor) -> torch.Tensor:
-            # The host keeps it as long as it likes: on the heap it would leave a hole.
-            return rule.into(call, [self._pool.arena(size).tensor(0, shape, node.dtype)])(*operands)
+            return rule.into(call, [self._own_memory(node.axes, region, node.dtype)])(*operands)
 
         return by_itself
 
@@ -372,6 +387,36 @@ class Routine:
                 run.values.pop(value, None)
 
         return free
+
+    def _keep(self, step: Keep) -> Action:
+        layer = self.part.paths.get(step.value, step.value)
+        take = self.operand(step.value, step.own, step.axes)
+        put = putter(step.axes, step.whole, step.own)
+        size = math.prod(step.axes.local_shape(step.own)) * step.dtype.itemsize
+        if step.last:
+            self.left[step.value] = step.whole
+
+        def keep(run: Run) -> None:
+            run.at = layer
+            if step.value not in run.tiles:
+                run.tiles[step.value] = self._own_memory(step.axes, step.whole, step.dtype)
+            patch = take(run)
+            start = run.recorder.now()
+            put(run.tiles[step.value], patch)
+            run.recorder.note(start, "unpack", layer, "patch", size)
+            del run.values[step.value]
+            if step.last:
+                run.values[step.value] = run.tiles.pop(step.value)
+
+        return keep
+
+    def _own_memory(self, axes: Axes, region: Region, dtype: torch.dtype) -> torch.Tensor:
+        """Memory for what others may keep as long as they like; on the heap it leaves a hole."""
+        shape = axes.local_shape(region)
+        size = math.prod(shape) * dtype.itemsize
+        if size <= LARGE or not is_image(axes):
+            return room(axes, region, dtype)
+        return self._pool.arena(size).tensor(0, shape, dtype)
 
     def _in_batch(self, run: Run, region: Region, axes: Axes) -> Region:
         """A region of a micro-batch's value, of that of the whole batch."""

@@ -19,7 +19,7 @@ from .exchange import HOST
 from .layout import extent_in
 from .machine import CORE, Machine
 from .plan import Plan
-from .program import Compute, Receive, Send
+from .program import Compute, Keep, Receive, Send
 from .survey import untiled
 from .trace import Event
 
@@ -161,17 +161,22 @@ class _Rank:
         """A program, reduced to what takes time."""
         plan, machine, found = self.plan, self.machine, []
         graph = plan.graph
-        for step in plan.program(self.rank, images).steps:
+        steps = (s for each in plan.programs(self.rank, images) for s in each.steps)
+        for step in steps:
             if isinstance(step, Compute):
                 node = self.stage.nodes[step.node]
                 share = step.region.size / math.prod(extent_in(graph, node.name, graph.batch))
                 seconds = machine.seconds(node, share) if share else 0.0
                 found.append(("compute", node.path, node.kind, seconds, 0, ()))
                 continue
-            if not isinstance(step, (Send, Receive)):
+            if not isinstance(step, (Send, Receive, Keep)):
                 continue
             layer = self.paths.get(step.value, step.value)
             bytes_each = graph.channels(step.value) * graph.itemsize(step.value)
+            if isinstance(step, Keep):
+                size = step.own.size * bytes_each
+                found.append(("unpack", layer, "patch", size / machine.memory, size, ()))
+                continue
             sizes = [(t, t.region.size * bytes_each) for t in step.transfers]
             if isinstance(step, Send):
                 for t, size in sizes:

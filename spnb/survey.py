@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .buffers import plan_buffers
+from .buffers import Buffers, plan_buffers
 from .exchange import HOST
 from .layout import extent_in
 from .node import Node
 from .plan import Plan
-from .program import Compute, Free, Receive, Send
+from .program import Compute, Free, Keep, Receive, Send
 from .region import Region, Tiling, length
 from .rules import rule_of
 from .rules.windows import Window
@@ -58,7 +58,10 @@ def totals(plan: Plan) -> Totals:
             exchanges += more > 0
             messages, size = messages + more, size + sent
         for stage in plan.stages:
-            computed = plan.layouts[stage.index, images].computed
+            layout = plan.layouts[stage.index, images]
+            if stage.num_patches > 1:
+                layout = plan.patch_layouts[images]
+            computed = layout.computed
             for node in stage.nodes:
                 extent = extent_in(plan.graph, node.name, images)
                 share = node.flops / math.prod(node.axes.extent)
@@ -131,12 +134,12 @@ def activation_bytes(plan: Plan, rank: int) -> int:
     (workspace) is not counted.
     """
     nodes = plan.stage_of(rank).nodes
-    program = plan.program(rank, max(plan.batches))
-    buffers = plan_buffers(program, nodes, [rule_of(node) for node in nodes])
+    rules = [rule_of(node) for node in nodes]
     held: dict[str, int] = {}
     computed: dict[str, Region] = {}
     apart: dict[str, Region] = {}  # values whose halo lies beside them: see spnb.patchwork
     peak = 0
+    buffers = Buffers()
 
     def note(value: str, size: int) -> None:
         nonlocal peak
@@ -144,7 +147,14 @@ def activation_bytes(plan: Plan, rank: int) -> int:
             peak = max(peak, sum(held.values()) + size)
             held[value] = size
 
-    for step in program.steps:
+    programs = plan.programs(rank, max(plan.batches))
+    places = [plan_buffers(program, nodes, rules) for program in programs]
+    arena = max(each.size for each in places)
+    for buffers, step in (
+        (each, step)
+        for each, program in zip(places, programs, strict=True)
+        for step in program.steps
+    ):
         if isinstance(step, Compute):
             node = nodes[step.node]
             for number, value in enumerate(node.operands):
@@ -160,6 +170,11 @@ def activation_bytes(plan: Plan, rank: int) -> int:
                 size = value_bytes(plan, step.value, computed[step.value])
                 held[f"output {step.value}"] = size * len(plan.batches)
                 held.pop(step.value, None)
+                held.pop(f"tile {step.value}", None)
+        elif isinstance(step, Keep):
+            held[f"tile {step.value}"] = value_bytes(plan, step.value, step.whole)
+            computed[step.value] = step.whole
+            held.pop(step.value, None)
         elif isinstance(step, Receive):
             place = buffers.places.get(step.value)
             if place and step.region in place.region:
@@ -176,7 +191,7 @@ def activation_bytes(plan: Plan, rank: int) -> int:
                 held.pop(value, None)
                 apart.pop(value, None)
         peak = max(peak, sum(held.values()))
-    return buffers.size + peak
+    return arena + peak
 
 
 def _reads_apart(node: Node, number: int, own: Region, step: Compute) -> bool:

@@ -14,6 +14,7 @@ from .exchange import Exchange, region_at
 from .machine import CORE
 from .placement import Arena, placing
 from .program import Compute, Part, Program, Send, receive_step
+from .region import Region
 from .routine import Piece, Read, Routine, Run
 from .rules import rule_of
 from .trace import Event
@@ -52,8 +53,8 @@ class Worker:
         self.part, self.transport = part, transport
         self.rules = [rule_of(node) for node in part.nodes]
         self.weights = [{w.name: weights[w.name] for w in node.weights} for node in part.nodes]
-        packed = False
-        for step in part.programs[max(part.batches)].steps:
+        packed, programs = False, part.programs[max(part.batches)]
+        for step in programs[0].steps:
             if isinstance(step, Compute) and not step.region.empty:
                 shape = part.nodes[step.node].operand_axes[0].local_shape(step.clipped[0])
                 rule = self.rules[step.node]
@@ -69,23 +70,25 @@ class Worker:
             ]
         self._make_routines()
         self.costs = [CORE.seconds(node) for node in part.nodes]
+        computed = (s.node for p in programs for s in p.steps if isinstance(s, Compute))
+        self._cost = sum(self.costs[node] for node in computed)
 
     def _make_routines(self) -> None:
         self._stale = False
         part = self.part
-        buffers = {n: plan_buffers(p, part.nodes, self.rules) for n, p in part.programs.items()}
-        arena = Arena(max(each.size for each in buffers.values()))
-        self.routines = {
-            images: Routine(
-                program,
-                part,
-                self.rules,
-                self.weights,
-                places=buffers[images].places,
-                arena=arena,
-            )
-            for images, program in part.programs.items()
+        buffers = {
+            images: [plan_buffers(program, part.nodes, self.rules) for program in programs]
+            for images, programs in part.programs.items()
         }
+        arena = Arena(max(each.size for several in buffers.values() for each in several))
+        self.routines: dict[int, list[Routine]] = {}
+        for images, programs in part.programs.items():
+            held: dict[str, Region] = {}
+            self.routines[images] = []
+            for program, each in zip(programs, buffers[images], strict=True):
+                known = (program, part, self.rules, self.weights, held, each.places, arena)
+                self.routines[images].append(Routine(*known))
+                held = self.routines[images][-1].left
 
     @torch.inference_mode()
     def infer(self, read: Read, tell: Tell = lambda done, share: None) -> Outcome:
@@ -109,7 +112,7 @@ class Worker:
             self._make_routines()
         self._stale = True
         batches, done, cost = self.part.batches, 0, 0.0
-        cost_of_all = sum(self.costs) * len(batches) or 1.0
+        cost_of_all = self._cost * len(batches) or 1.0
 
         def told(node: int) -> None:
             nonlocal cost
@@ -122,8 +125,9 @@ class Worker:
             run.recorder.start()
             for number in self.part.order:
                 run.recorder.micro_batch, run.first_image = number, sum(batches[:number])
-                for action in self.routines[batches[number]].actions:
-                    action(run)
+                for routine in self.routines[batches[number]]:
+                    for action in routine.actions:
+                        action(run)
                 done += 1
             tell(done, 1.0)
             self.transport.flush()

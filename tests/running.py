@@ -14,12 +14,21 @@ from spnb.worker import Worker
 
 
 def planned(
-    net, shape, tilings, parts=1, fused=0, balance=None, dtype=torch.float64, allow_gather=False
+    net,
+    shape,
+    tilings,
+    parts=1,
+    fused=0,
+    balance=None,
+    dtype=torch.float64,
+    allow_gather=False,
+    patches=(),
 ):
     graph = capture(net, shape, dtype)
     cut_batch = parts > 1 or any(t.grid[0] > 1 for t in tilings)
-    blocks = stage_blocks(graph, tilings, cut_batch, balance, allow_gather)
-    return Plan(graph, tilings, blocks, parts, fused)
+    cuts = [tilings[0].refined((1, *patches)), *tilings[1:]] if patches else tilings
+    blocks = stage_blocks(graph, cuts, cut_batch, balance, allow_gather)
+    return Plan(graph, tilings, blocks, parts, fused, patches=patches)
 
 
 def run(plan, net, *inputs):

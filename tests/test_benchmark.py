@@ -22,7 +22,7 @@ def job(**options):
 
 
 def messages(plan, rank):
-    steps = (s for p in plan.part(rank).programs.values() for s in p.steps)
+    steps = (s for (p,) in plan.part(rank).programs.values() for s in p.steps)
     steps = [s for s in steps if isinstance(s, (Send, Receive))]
     return [t for s in steps for t in s.transfers if HOST not in (t.source, t.target)]
 
@@ -34,7 +34,7 @@ def test_the_limit_sends_nothing_and_computes_the_same():
         assert messages(plan, rank)
         assert not messages(alone, rank)
     (own,), (its,) = (
-        [len(p.steps) for p in each.part(0).programs.values()] for each in (plan, alone)
+        [len(p.steps) for (p,) in each.part(0).programs.values()] for each in (plan, alone)
     )
     assert own == its
     result = spnb.InProcess(alone).infer()

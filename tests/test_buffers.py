@@ -52,7 +52,7 @@ def parts(net, size="40x36", channels=4, **options):
 def planned(plan, rank=1):
     part = plan.part(rank)
     rules = [rule_of(node) for node in part.nodes]
-    (program,) = part.programs.values()
+    ((program,),) = part.programs.values()
     return program, plan_buffers(program, part.nodes, rules), part
 
 

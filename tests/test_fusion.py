@@ -158,7 +158,7 @@ def test_a_tile_is_computed_before_its_halo_is_here():
 
 
 def overwriting(plan, rank=0):
-    steps = plan.part(rank).programs[plan.batches[0]].steps
+    steps = plan.part(rank).programs[plan.batches[0]][0].steps
     names = [node.name for node in plan.part(rank).nodes]
     return [names[s.node] for s in steps if isinstance(s, Compute) and s.overwrites]
 

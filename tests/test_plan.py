@@ -71,7 +71,7 @@ def test_every_send_has_its_receive_in_the_programs():
     for images in set(plan.batches):
         sent, received = [], []
         for rank in range(plan.num_ranks):
-            for step in plan.program(rank, images).steps:
+            for step in (s for each in plan.programs(rank, images) for s in each.steps):
                 if isinstance(step, Send):
                     sent += [(step.tag, t.source, t.target, t.region) for t in step.transfers]
                 elif isinstance(step, Receive):
@@ -86,7 +86,8 @@ def test_values_are_freed_after_their_last_use():
     plan = planned(net, (1, 4, 32, 32), [grid("square", 4), WHOLE])
     for rank in range(plan.num_ranks):
         held, nodes = set(), plan.stage_of(rank).nodes
-        for step in plan.program(rank, 1).steps:
+        (program,) = plan.programs(rank, 1)
+        for step in program.steps:
             if isinstance(step, Compute):
                 assert set(nodes[step.node].operands) <= held
                 held.add(nodes[step.node].name)
@@ -315,7 +316,7 @@ assert plan.num_ranks == 4097
 print(plan)
 total = sum(traffic(plan, rank)[1] for rank in range(4097))
 assert total > 1e9
-assert len(plan.part(2000).programs[1].steps) > 300
+assert len(plan.part(2000).programs[1][0].steps) > 300
 print("MiB", memory.peak_bytes() // 2**20)
 """
 

@@ -16,7 +16,7 @@ from ..exchange import Exchange, Team, Transfer
 from ..halos import halo_of
 from ..images import thumbnail
 from ..plan import Plan
-from ..program import Part, Receive
+from ..program import Part
 from ..region import Region, Span
 from ..sources import Source
 from .colours import colour_of
@@ -60,10 +60,7 @@ def plan_halo(
 def rank_halo(part: Part, pixels: torch.Tensor | None, ax: Axes | None) -> Axes:
     """Draw the widest halo of a rank: see `spnb.rank.Here.plot`."""
     found: list[tuple[Region, Region, Sequence[Transfer]]] = [
-        (step.kept, step.region, step.transfers)
-        for program in part.programs.values()
-        for step in program.steps
-        if isinstance(step, Receive) and step.kind == "halo"
+        (step.kept, step.region, step.transfers) for step in part.received("halo")
     ]
     if part.entry_needs is not None:  # of the image each rank reads its halo itself
         team, has = part.home, part.home.tiling.spans(part.extent)

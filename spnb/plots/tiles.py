@@ -31,12 +31,26 @@ def plan_tiles(plan: Plan, source: Source, stage: int | None, ax: Axes | None) -
         raise ValueError("no stage of this plan is tiled (spatial_size 0): nothing to draw")
     picture = thumbnail(source)
     if len(stages) == 1:
-        return tiles(widest_halo(plan, stages[0]), plan.extent, picture, stages[0], source.name, ax)
+        return _stage_tiles(plan, stages[0], picture, source.name, ax)
     width = 6.4 * len(stages)
     _, axes = plt.subplots(1, len(stages), figsize=(width, 7.3), layout="constrained")
     for number, each in zip(stages, axes, strict=True):
-        tiles(widest_halo(plan, number), plan.extent, picture, number, source.name, each)
+        _stage_tiles(plan, number, picture, source.name, each)
     return axes
+
+
+def _stage_tiles(plan: Plan, stage: int, picture: np.ndarray, name: str, ax: Axes | None) -> Axes:
+    """One stage's tiles, and the patches that they are computed in."""
+    ax = tiles(widest_halo(plan, stage), plan.extent, picture, stage, name, ax)
+    found = plan.stages[stage]
+    if found.num_patches > 1:
+        rows, columns = found.cuts.spans((1, *plan.extent))[1:]
+        style = {"color": "white", "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1.5}
+        ax.hlines([start for start, _ in rows[1:]], 0, plan.extent[1], **style)
+        ax.vlines([start for start, _ in columns[1:]], 0, plan.extent[0], **style)
+        grid = "×".join(map(str, found.patches[1:]))
+        ax.set_title(f"{ax.get_title()} of {grid} patches", fontsize=11)
+    return ax
 
 
 def tiles(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..axes import Axes, aligned, axes_in, broadcast, fitted
+from ..axes import Axes, aligned, axes_in, broadcast, fitted, is_image
 from ..node import Node, Weight, invoke
 from ..region import Region, Span, Tiling
 
@@ -18,6 +18,10 @@ Weights = Mapping[str, torch.Tensor]
 Spans = tuple[tuple[Span, ...], ...]
 Call = Callable[..., Any]
 """Computes a region of a result from its operands."""
+
+FRESH = {"add", "cat", "div", "elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mul", "relu"}
+FRESH |= {"sigmoid", "silu", "sub", "tanh"}
+"""Operators whose result never shares memory with an operand: more do not, but these are sure."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,11 @@ class Rule:
         extent = self.node.operand_axes[operand].extent[axis]
         return (0, extent) if extent == 1 or self.gathers(operand, axis) else span
 
+    @property
+    def fresh(self) -> bool:
+        """Whether the result never shares memory with an operand."""
+        return type(self) is Rule and self.node.kind in FRESH
+
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
@@ -86,13 +95,32 @@ class Rule:
         weights
             Parameters, buffers and constants by name, whole.
         """
+        return invoke(self.node.op, self._arguments(tensors, region, weights))
+
+    def _arguments(self, tensors: Tensors, region: Region, weights: Weights) -> dict[str, Any]:
+        """What the operator is called with."""
         pairs = zip(tensors, self.node.operand_axes, strict=True)
         operands = [fitted(tensor, axes, self.axes, region) for tensor, axes in pairs]
         local = {w.name: self._fitted_weight(w, weights, region) for w in self.node.weights}
-        return invoke(self.node.op, self.node.bind(operands, local))
+        return self.node.bind(operands, local)
+
+    def scratch(self, given: Region, region: Region) -> tuple[Axes, Region] | None:
+        """What a call for a region writes on the way to it, from this part of its first operand.
+
+        Returns
+        -------
+        (Axes, Region) or None
+            Of a tensor of the result's type: memory for it may be given to `bound`.
+        """
+        return None
 
     def bound(
-        self, given: Sequence[Region], needs: Sequence[Region], region: Region, weights: Weights
+        self,
+        given: Sequence[Region],
+        needs: Sequence[Region],
+        region: Region,
+        weights: Weights,
+        scratch: torch.Tensor | None = None,
     ) -> Call:
         """`apply` for one region: what does not depend on numbers is worked out here, once.
 
@@ -102,8 +130,27 @@ class Rule:
             The region that each operand will cover.
         needs, region, weights
             As for `apply`.
+        scratch
+            Memory for what `scratch` tells of.
         """
-        return lambda *tensors: self.apply(tensors, needs, region, weights)
+        if not self._writes:
+            return lambda *tensors: self.apply(tensors, needs, region, weights)
+        plain, writing = self.node.op, f"aten.{self.node.kind}.out"
+
+        def call(*tensors: Any, **out: torch.Tensor) -> torch.Tensor:
+            arguments = self._arguments(tensors, region, weights)
+            return invoke(writing if out else plain, arguments | out)
+
+        return call
+
+    @property
+    def _writes(self) -> bool:
+        """Whether the operator has an overload of the same arguments that takes ``out``."""
+        namespace, _, variant = self.node.op.split(".")
+        image = is_image(self.node.axes)
+        real = self.node.dtype in (torch.float32, torch.float64)
+        known = type(self).apply is Rule.apply and self.fresh and namespace == "aten"
+        return known and variant in ("default", "Tensor") and image and real
 
     @property
     def spots(self) -> tuple[torch.dtype, ...]:
@@ -111,11 +158,11 @@ class Rule:
 
         Their memory is given by a plan of buffers (see `spnb.buffers`).
         """
-        return ()
+        return (self.node.dtype,) if self._writes else ()
 
     def into(self, call: Call, spots: Sequence[torch.Tensor]) -> Call:
         """A call of this rule whose result is written into spots."""
-        raise TypeError(f"{self.node.kind} writes into no memory but its own")
+        return lambda *tensors: call(*tensors, out=spots[0])
 
     def prepare(self, weights: Weights, shape: Sequence[int]) -> Weights:
         """The call's weights as `apply` likes them best; called once, before the first run.

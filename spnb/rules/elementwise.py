@@ -10,7 +10,7 @@ from typing import Any
 from ..axes import Axes, axes_in, dim, joined_along, size_of
 from ..node import Node
 from ..region import Region
-from .base import Local, Rule, Tensors, Weights, rule
+from .base import FRESH, Local, Rule, Tensors, Weights, rule
 from .whole import Whole
 
 ELEMENTWISE = """
@@ -102,6 +102,10 @@ class Joined(Rule):
     any_layout = True
 
     along: int
+
+    @property
+    def fresh(self) -> bool:
+        return self.node.kind in FRESH
 
     @cached_property
     def axes(self) -> Axes:

@@ -91,6 +91,8 @@ class AvgPool(Pool):
     ``count_include_pad``; positions that only ``ceil_mode`` reaches count in neither case.
     """
 
+    fresh = True
+
     @property
     def any_layout(self) -> bool:
         return math.prod(self.kernel) <= FEW

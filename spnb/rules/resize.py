@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 
-from ..axes import axes_in
+from ..axes import Axes, axes_in, is_image
 from ..node import Node, overload
 from ..region import Region, Span, Tiling
-from .base import Rule, Tensors, Weights, rule
+from .base import Call, Rule, Tensors, Weights, rule
 from .reductions import over_last
 from .spatial import Spatial, places
 from .whole import Whole
@@ -95,6 +95,7 @@ class Interpolation(Spatial):
     """
 
     any_layout = True
+    fresh = True
 
     align_corners: bool | None
     scales: tuple[float | None, ...]
@@ -110,23 +111,95 @@ class Interpolation(Spatial):
         taps = self.taps(number)
         return (int(taps.first[slice(*span)].min()), int(taps.last[slice(*span)].max()) + 1)
 
+    @cached_property
+    def doublings(self) -> list[int] | None:
+        """How many times as large each dimension becomes, where those are powers of two.
+
+        Then a position's weights do not depend on where in the image it lies, not even by rounding.
+        """
+        found = []
+        for number, (n, m) in enumerate(zip(self.sizes(), self.result_sizes(), strict=True)):
+            factor = m // n
+            plain = m == n * factor and factor.bit_count() == 1 and not self.align_corners
+            if not plain or self.scales[number] not in (None, factor):
+                return None
+            found.append(factor)
+        return found if self.node.dtype in (torch.float32, torch.float64) else None
+
+    @property
+    def spots(self) -> tuple[torch.dtype, ...]:
+        return (self.node.dtype,) if self.doublings and is_image(self.node.axes) else ()
+
+    def into(self, call: Call, spots: Sequence[torch.Tensor]) -> Call:
+        return lambda x: call(x, spots[0])
+
+    def scratch(self, given: Region, region: Region) -> tuple[Axes, Region] | None:
+        grown = self._grown(region) if self.spots else region
+        return None if grown == region else (self.node.axes, grown)
+
+    def _grown(self, region: Region) -> Region:
+        """What the operator itself makes of all that a region reads."""
+        for number, axis in enumerate(self.places):
+            if axis is not None:
+                start, stop = self.reads(number, region.spans[axis])
+                factor = self.doublings[number]
+                region = region.along(axis, (start * factor, stop * factor))
+        return region
+
+    def bound(
+        self,
+        given: Sequence[Region],
+        needs: Sequence[Region],
+        region: Region,
+        weights: Weights,
+        scratch: torch.Tensor | None = None,
+    ) -> Call:
+        if self.doublings is None:
+            return super().bound(given, needs, region, weights)
+        axes, grown = self.node.axes, self._grown(region)
+        operator, corners = f"aten.{self.node.kind}", [False] * (self.align_corners is not None)
+        sizes = axes.local_shape(grown)[-len(self.places) :]
+
+        def call(x: torch.Tensor, spot: torch.Tensor | None = None) -> torch.Tensor:
+            out = spot if grown == region else scratch
+            if out is None:
+                whole = overload(f"{operator}.default")(x, sizes, *corners)
+            else:
+                whole = overload(f"{operator}.out")(x, sizes, *corners, out=out)
+            if grown == region:
+                return whole
+            piece = axes.piece(whole, grown, region)
+            return piece if spot is None else spot.copy_(piece)
+
+        return call
+
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
-        x = tensors[0]
-        for number, span in enumerate(self.spans(region)):
-            taps, at = self.taps(number), number - len(self.places)
-            start = 0 if self.places[number] is None else self.reads(number, span)[0]
-            result: Any = 0
+        if self.doublings is not None:
+            return self.bound(needs, needs, region, weights)(*tensors)
+        x, spans = tensors[0], self.spans(region)
+        starts = [
+            0 if place is None else self.reads(number, spans[number])[0]
+            for number, place in enumerate(self.places)
+        ]
+        channels_last = self.node.axes.plain and x.ndim == len(self.places) + 2
+        if channels_last:  # then what is picked is a run of memory
+            x = x.movedim(1, -1)
+        for number in reversed(range(len(spans))):
+            span, taps = slice(*spans[number]), self.taps(number)
+            at = number - len(self.places) - channels_last
+            result: Any = None
             for share, source in zip(taps.shares, taps.sources, strict=True):
-                local = (source[slice(*span)] - start).clamp(0, x.shape[at] - 1)
+                local = (source[span] - starts[number]).clamp(0, x.shape[at] - 1)
                 picked = x.index_select(at, local.to(x.device))
-                if len(taps.shares) == 1:
-                    result = picked
+                along = share[span].to(x.device).reshape(-1, *[1] * (-at - 1))
+                if result is None:
+                    result = picked if len(taps.shares) == 1 else picked * along
                 else:
-                    along = share[slice(*span)].to(x.device).reshape(-1, *[1] * (-at - 1))
-                    result = result + picked * along
+                    result = result.addcmul_(picked, along)
             x = result
+        x = x.movedim(-1, 1) if channels_last else x
         return x.to(self.node.dtype)
 
 

@@ -110,6 +110,43 @@ def pad(x: torch.Tensor, around: Sequence[tuple[int, int]], fill: float) -> torc
     return F.pad(x, [n for margin in reversed(around) for n in margin], value=fill)
 
 
+class Padded:
+    """Pads a tensor each time in the same way, in memory that is given for it if any is.
+
+    Parameters
+    ----------
+    around
+        Before and after each of the last dimensions.
+    fill
+        What is added.
+    whole
+        Memory of the padded tensor, in which something else may lie between two calls.
+    """
+
+    def __init__(
+        self, around: Sequence[tuple[int, int]], fill: float, whole: torch.Tensor | None = None
+    ):
+        self.around, self.fill, self.whole = list(around), fill, whole
+        if whole is None:
+            return
+        self.strips, self.inner = [], whole
+        for number, (low, high) in enumerate(self.around):
+            at = number - len(self.around)
+            n = self.inner.shape[at]
+            strips = ((0, low), (n - high, high))
+            self.strips += [self.inner.narrow(at, *strip) for strip in strips if strip[1]]
+            self.inner = self.inner.narrow(at, low, n - low - high)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """The tensor, padded."""
+        if self.whole is None:
+            return pad(x, self.around, self.fill)
+        for strip in self.strips:
+            strip.fill_(self.fill)
+        self.inner.copy_(x)
+        return self.whole
+
+
 def per_dim(value: int | Sequence[int], count: int) -> tuple[int, ...]:
     """One number for each of some dimensions."""
     numbers = [value] if isinstance(value, int) else list(value)

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from ..axes import Axes, axes_in, dim
+import torch
+
+from ..axes import Axes, axes_in, dim, is_image
 from ..machine import CORE
 from ..node import Node, Ref
 from ..region import Region, Span, length
 from .base import Call, Rule, Tensors, Weights, rule
-from .spatial import Spatial, margins, pad, per_dim, places, uncut_weight, window_counts
+from .spatial import Padded, Spatial, margins, per_dim, places, uncut_weight, window_counts
 from .whole import Whole
 
 
@@ -45,17 +47,54 @@ class Window(Spatial):
     ) -> Any:
         return self._over(tensors[0].shape[-len(self.places) :], region, weights)(*tensors)
 
-    def bound(
-        self, given: Sequence[Region], needs: Sequence[Region], region: Region, weights: Weights
-    ) -> Call:
-        shape = self.node.operand_axes[0].local_shape(given[0])
-        return self._over(shape[-len(self.places) :], region, weights)
+    def scratch(self, given: Region, region: Region) -> tuple[Axes, Region] | None:
+        axes, spans = self.node.operand_axes[0], list(given.spans)
+        _, around = self._margins(self._sizes(given), region)
+        if not any(map(any, around)) or not is_image(axes) or 1 in self.sizes():
+            return None  # a single position is no axis of an image that could grow
+        for axis, (low, high) in zip(self.places, around, strict=True):
+            if axis is None:
+                return None
+            start, stop = spans[axis]
+            spans[axis] = (start - low, stop + high)
+        return axes, Region(tuple(spans))
 
-    def _over(self, sizes: Sequence[int], region: Region, weights: Weights) -> Call:
+    def bound(
+        self,
+        given: Sequence[Region],
+        needs: Sequence[Region],
+        region: Region,
+        weights: Weights,
+        scratch: torch.Tensor | None = None,
+    ) -> Call:
+        return self._over(self._sizes(given[0]), region, weights, scratch)
+
+    def _sizes(self, given: Region) -> tuple[int, ...]:
+        """Sizes of a part of the first operand along its spatial dimensions."""
+        return self.node.operand_axes[0].local_shape(given)[-len(self.places) :]
+
+    def _over(
+        self,
+        sizes: Sequence[int],
+        region: Region,
+        weights: Weights,
+        scratch: torch.Tensor | None = None,
+    ) -> Call:
         """The operator on a first operand of these sizes, for a region of the result.
 
         The operand may be longer, after the last window, by less than a stride.
         """
+        native, around = self._margins(sizes, region)
+        call = self.sliding(native, region, weights)
+        if not any(map(any, around)):
+            return call
+        padded = Padded(around, self.fill, scratch)
+        return lambda x, *more, **where: call(padded(x), *more, **where)
+
+    def _margins(
+        self, sizes: Sequence[int], region: Region
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """Padding that the operator adds itself on both sides, and what is to be added before."""
         around, native = margins(self.needed(region), self.sizes()), []
         for number, (start, stop) in enumerate(self.spans(region)):
             # The operator pads both sides for itself, with no copy, where it may: where they are
@@ -65,10 +104,7 @@ class Window(Spatial):
             alike = low >= high and sizes[number] > 0 and counts == {stop - start}
             native.append(low if alike else 0)
             around[number] = (0, 0) if alike else (low, high)
-        call = self.sliding(native, region, weights)
-        if not any(map(any, around)):
-            return call
-        return lambda x, *more, **where: call(pad(x, around, self.fill), *more, **where)
+        return native, around
 
     def count(self, number: int, size: int) -> int:
         """Windows along a spatial dimension of this size, its padding included."""
@@ -126,6 +162,8 @@ class Alone(NamedTuple):
 @dataclass(frozen=True)
 class Early(Window):
     """A window that may slide over what is here, as if that were all, and over the rest later."""
+
+    fresh = True
 
     def alone(self, own: Region, region: Region) -> Alone | None:
         if own.empty or own.spans[0] != region.spans[0]:
@@ -204,8 +242,16 @@ class Sliding(Window):
     def result_sizes(self) -> tuple[int, ...]:
         return (self.node.shape[self.number],)
 
+    def scratch(self, given: Region, region: Region) -> tuple[Axes, Region] | None:
+        return None
+
     def bound(
-        self, given: Sequence[Region], needs: Sequence[Region], region: Region, weights: Weights
+        self,
+        given: Sequence[Region],
+        needs: Sequence[Region],
+        region: Region,
+        weights: Weights,
+        scratch: torch.Tensor | None = None,
     ) -> Call:
         return Spatial.bound(self, given, needs, region, weights)
 

@@ -7,6 +7,8 @@ from tiled import Call, check
 from torch import nn
 from torch.nn import functional as F
 
+from spnb.rules import rule_of
+
 FEW = settings(max_examples=15, deadline=None, derandomize=True)
 SIZES = {1: (2, 4, 23), 2: (2, 4, 13, 11), 3: (1, 2, 5, 6, 4)}
 METHODS = {
@@ -29,6 +31,16 @@ def test_interpolation(data, axes):
         options["scale_factor"] = data.draw(st.tuples(*[st.floats(0.4, 3.1)] * axes))
         options["recompute_scale_factor"] = data.draw(st.sampled_from([None, True]))
     check(Call(lambda x: F.interpolate(x, **options)), SIZES[axes])
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_doubling_is_done_by_the_operator_itself(axes, factor):
+    factors = (factor, *[2] * (axes - 1))
+    for method in METHODS[axes]:
+        net = Call(lambda x, mode=method: F.interpolate(x, scale_factor=factors, mode=mode))
+        plans = check(net, SIZES[axes])
+        assert all(rule_of(node).doublings == list(factors) for node in plans[0].graph.nodes)
 
 
 def test_a_long_line_keeps_its_weights():
