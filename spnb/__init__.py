@@ -18,9 +18,9 @@ from .rank import here
 from .rules import rule
 
 if TYPE_CHECKING:
-    from .benchmark import bench
     from .cluster import Cluster
     from .explorer import explore
+    from .measuring.benchmark import bench
     from .notebook import start, stop
     from .session import InProcess
 
@@ -44,7 +44,7 @@ __all__ = [
 _LATER = {
     "Cluster": ".cluster",
     "InProcess": ".session",
-    "bench": ".benchmark",
+    "bench": ".measuring.benchmark",
     "explore": ".explorer",
     "start": ".notebook",
     "stop": ".notebook",

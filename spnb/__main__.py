@@ -158,25 +158,25 @@ def _measured(args: argparse.Namespace) -> int:
 
 
 def _bench(args: argparse.Namespace) -> Any:
-    from .benchmark import bench
+    from .measuring.benchmark import bench
 
     return bench(_job(args), args.baselines, args.rounds)
 
 
 def _suite(args: argparse.Namespace) -> Any:
-    from .suite import suite
+    from .measuring.suite import suite
 
     return suite(args.workloads, args.sizes, args.tiles, args.baselines, args.rounds)
 
 
 def _sweep(args: argparse.Namespace) -> Any:
-    from .sweep import sweep
+    from .measuring.sweep import sweep
 
     return sweep(_job(args), args.lengths, args.tiles, args.rounds)
 
 
 def _halo(args: argparse.Namespace) -> Any:
-    from .halospeed import halo_speed
+    from .measuring.halospeed import halo_speed
 
     cut = (args.tiles, args.slice_method)
     return halo_speed(args.sizes, args.halos, *cut, args.channels, args.repeats)

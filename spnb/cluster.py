@@ -17,7 +17,7 @@ from .program import Part
 from .progress import Bar, notebook, show_output, show_run
 from .rank import Report
 from .region import Region
-from .routine import Piece
+from .run import Piece
 from .session import Session
 from .sources import HeldSource, Source
 from .store import Store

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from . import measuring
 from .capture import CaptureError
 from .images import open_source
 from .layout import PlanError
@@ -78,10 +79,11 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
 def add_measuring_flags(parser: argparse.ArgumentParser, verb: str) -> None:
     """Give a parser what is asked of a verb that measures."""
 
-    def listed(name: str, default: str, text: str) -> None:
+    def listed(name: str, default: Sequence[int], text: str) -> None:
+        shown = ",".join(map(str, default))
         parser.add_argument(
-            name, type=_numbers, default=_numbers(default), metavar="N[,N]",
-            help=f"{text} (default: {default})",
+            name, type=_numbers, default=list(default), metavar="N[,N]",
+            help=f"{text} (default: {shown})",
         )  # fmt: skip
 
     if verb in ("bench", "suite"):
@@ -92,23 +94,22 @@ def add_measuring_flags(parser: argparse.ArgumentParser, verb: str) -> None:
             help="plain, tuned, compiled, onnxruntime, openvino (default: all that are installed)",
         )
     if verb == "suite":
-        workloads = "w1,w2,w3,resnet50"
         parser.add_argument(
             "--workloads",
             metavar="NAME[,NAME]",
             type=_names,
-            default=_names(workloads),
-            help=f"built-in networks (default: {workloads})",
+            default=list(measuring.WORKLOADS),
+            help=f"built-in networks (default: {','.join(measuring.WORKLOADS)})",
         )
-        listed("--sizes", "512,1024", "sizes of square images")
-        listed("--tiles", "2,4", "numbers of tiles")
+        listed("--sizes", measuring.SIZES, "sizes of square images")
+        listed("--tiles", measuring.TILES, "numbers of tiles")
     if verb == "sweep":
-        listed("--lengths", "0,1,2,3,4,6,8", "fused blocks; 0: before each window operator")
-        listed("--tiles", "2,4,9", "numbers of tiles")
+        listed("--lengths", measuring.LENGTHS, "fused blocks; 0: before each window operator")
+        listed("--tiles", measuring.LENGTH_TILES, "numbers of tiles")
     if verb == "halo":
-        listed("--sizes", "512,1024,2048", "sizes of square images")
-        listed("--halos", "1,2,4,8", "positions that a tile grows on each side")
-        listed("--tiles", "2,4", "numbers of tiles")
+        listed("--sizes", measuring.HALO_SIZES, "sizes of square images")
+        listed("--halos", measuring.HALOS, "positions that a tile grows on each side")
+        listed("--tiles", measuring.TILES, "numbers of tiles")
         parser.add_argument(
             "--slice-method", default="square", metavar="METHOD", help="as for plan"
         )

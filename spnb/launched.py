@@ -14,7 +14,7 @@ from typing import Any
 from .memory import keep_blocks
 from .planning import JobPlan
 from .rank import Report, here, share_cores
-from .routine import Piece
+from .run import Piece
 from .session import Session
 from .sources import Source
 from .store import Store

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -208,6 +208,23 @@ class Part:
         programs = (program for each in self.programs.values() for program in each)
         steps = (step for program in programs for step in program.steps)
         return [step for step in steps if isinstance(step, Receive) and step.kind == kind]
+
+    def grown(self, halo: int | Sequence[int]) -> Spans:
+        """What the stage's tiles are when they grow inside the image, on each spatial axis alike.
+
+        Parameters
+        ----------
+        halo
+            Positions on both sides: one number for all spatial axes, or one for each.
+        """
+        axes = len(self.extent) - 1
+        widths = (0, *((halo,) * axes if isinstance(halo, int) else halo))
+        return tuple(
+            tuple((max(0, a - w), min(n, b + w)) for a, b in spans)
+            for spans, w, n in zip(
+                self.home.tiling.spans(self.extent), widths, self.extent, strict=True
+            )
+        )
 
     @property
     def at_once(self) -> int:

@@ -22,8 +22,8 @@ from .exchange import Exchange, Spans, region_at
 from .patchwork import cut
 from .program import Part
 from .region import Region
-from .routine import Piece
 from .rules import has_rule
+from .run import Piece
 from .sources import Source
 from .store import Store
 from .trace import Event
@@ -183,8 +183,10 @@ class Here(Shown):
             f" tile {self.tile} of {grid}, owns {self.region}"
         )
 
-    def load(self, part: Part, weights: Mapping[str, torch.Tensor], transport: Transport) -> None:
-        """Make this rank ready to run its part."""
+    def load(
+        self, part: Part, weights: Mapping[str, torch.Tensor], transport: Transport | None
+    ) -> None:
+        """Make this rank ready to run its part; it may be connected with the others later."""
         for module in part.imports:
             importlib.import_module(module)
         for op in part.ruled:
@@ -197,6 +199,10 @@ class Here(Shown):
         self._idle_bytes = self._idle_bytes or _before_any_network()
         self.plan, self.transport = part, transport
         self.worker = Worker(part, weights, transport)
+
+    def connect(self, transport: Transport) -> None:
+        """Reach the other ranks through a transport."""
+        self.transport = self.worker.transport = transport
 
     def unload(self) -> None:
         """Forget the plan: this rank takes no part in the one that is loaded now."""
@@ -296,16 +302,7 @@ class Here(Shown):
         torch.Tensor
             The tile with its halo; nothing is added at the border of the image.
         """
-        part = self._loaded()
-        axes = len(part.extent) - 1
-        widths = (0, *((halo,) * axes if isinstance(halo, int) else halo))
-        needs = tuple(
-            tuple((max(0, a - w), min(n, b + w)) for a, b in spans)
-            for spans, w, n in zip(
-                part.home.tiling.spans(part.extent), widths, part.extent, strict=True
-            )
-        )
-        return self._grow(x, needs)
+        return self._grow(x, self._loaded().grown(halo))
 
     def _grow(self, x: torch.Tensor | None, needs: Spans) -> torch.Tensor:
         part = self._loaded()

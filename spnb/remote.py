@@ -17,7 +17,7 @@ import torch
 from .memory import give_back, keep_blocks
 from .program import Part
 from .rank import Report, here, share_cores
-from .routine import Piece
+from .run import Piece
 from .sources import Source
 from .store import Store
 from .weights import read_weights

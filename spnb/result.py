@@ -22,7 +22,7 @@ from .planning import JobPlan
 from .progress import Bar, shown_by_module
 from .rank import Report, read_tensor
 from .region import Region
-from .routine import Piece
+from .run import Piece
 from .sources import Source
 from .store import Store
 from .weights import tensors_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,56 +34,13 @@ from .region import Region
 from .rules import Rule
 from .rules.base import Call
 from .rules.fused import Fused
-from .rules.windows import Alone, Window
-from .trace import Recorder
-from .transport import Transport
-
-Read = Callable[[str, Region], torch.Tensor]
-"""Reads a region, over the batch and space of the whole batch, of one of the network's inputs."""
+from .rules.windows import Window
+from .run import Action, Piece, Run
 
 NOTHING = Region(((0, 0),))
 
 LARGE = 1 << 20
 """Bytes of an output that lies in memory of its own."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A region of one of the network's outputs, held by the rank that computed it."""
-
-    value: str
-    region: Region
-    tensor: torch.Tensor
-
-
-@dataclass
-class Run:
-    """State of one pass over the batch: the values in hand.
-
-    Attributes
-    ----------
-    values
-        Each a tensor or a tuple of them; `Pieces` while its halo lies beside it.
-    tiles
-        Values of a tile that is computed in patches, as far as they are.
-    at
-        What is being done, to say so where it fails.
-    first_image
-        Of the micro-batch, in the batch.
-    """
-
-    transport: Transport
-    read: Read
-    told: Callable[[int], None] = lambda node: None
-    recorder: Recorder = field(default_factory=Recorder)
-    values: dict[str, Any] = field(default_factory=dict)
-    tiles: dict[str, torch.Tensor] = field(default_factory=dict)
-    pieces: list[Piece] = field(default_factory=list)
-    at: str = "start"
-    first_image: int = 0
-
-
-Action = Callable[[Run], Any]
 
 
 class Routine:
@@ -206,7 +163,7 @@ class Routine:
         """Compute from what is here, and anew what reads the halo, once that has come."""
         value = node.operands[0] if node.operands else ""
         apart = self._apart.get(value)
-        if apart is None or not (alone := alone_of(rule, apart.own, step.region)):
+        if apart is None or not (alone := rule.alone(apart.own, step.region)):
             return None
         others = self._operands(node, step.clipped, first=1)
         weights = self.weights[step.node]
@@ -422,11 +379,6 @@ class Routine:
         """A region of a micro-batch's value, of that of the whole batch."""
         images, batch = axes.extent[0], sum(self.part.batches)
         return region.moved(0 if images % batch else run.first_image * (images // batch))
-
-
-def alone_of(rule: Rule, own: Region, region: Region) -> Alone | None:
-    """How a rule computes a region from what a tile owns, if it does."""
-    return rule.alone(own, region) if isinstance(rule, Window) else None
 
 
 def _needs(rule: Rule, strip: Region, held: Sequence[Region]) -> tuple[list[Region], list[Region]]:

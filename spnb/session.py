@@ -13,11 +13,11 @@ import tempfile
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 
@@ -25,11 +25,13 @@ from .images import resident
 from .planning import JobPlan
 from .rank import Here, Report
 from .result import Result
-from .routine import Piece
+from .run import Piece
 from .sources import ArraySource, Repeated, Source
 from .store import Store
 from .transport.local import World
 from .weights import read_weights, tensors_of
+
+T = TypeVar("T")
 
 
 class Session(ABC):
@@ -166,15 +168,13 @@ class InProcess(Session):
 
     def _load(self, plan: JobPlan, parts: Sequence[tuple[Any, Path]]) -> None:
         self._ranks = [Here() for _ in parts]
-        self._parts = [(part, read_weights(path)) for part, path in parts]
+        for here, (part, path) in zip(self._ranks, parts, strict=True):
+            here.load(part, read_weights(path), None)
 
     def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
-        def work(transport: Any) -> Report:
-            here = self._ranks[transport.rank]
-            here.load(*self._parts[transport.rank], transport)
-            return here.infer(sources, run)
-
-        reports = World(self.plan.num_ranks, self.deadline).run(work)
+        for here, old in itertools.product(self._ranks, released):
+            here.outputs.pop(old, None)
+        reports = self.run(lambda here: here.infer(sources, run))
         for report, here in zip(reports, self._ranks, strict=True):
             report.pieces = here.outputs[run]  # no need to leave them behind: one process
             report.peak_memory_bytes = 0  # not known: all ranks share the process
@@ -184,10 +184,14 @@ class InProcess(Session):
         return [self._ranks[rank].kept(run) for rank in ranks]
 
     def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
-        def work(transport: Any) -> None:
-            here = self._ranks[transport.rank]
-            here.worker.transport = transport
-            if transport.rank in ranks:
-                here.save(run, value, store)
+        self.run(lambda here: here.save(run, value, store) if here.rank in ranks else None)
 
-        World(self.plan.num_ranks, self.deadline).run(work)
+    def run(self, work: Callable[[Here], T]) -> list[T]:
+        """Have every rank do something, each in a thread of its own; results in rank order."""
+
+        def at_rank(transport: Any) -> T:
+            here = self._ranks[transport.rank]
+            here.connect(transport)
+            return work(here)
+
+        return World(self.plan.num_ranks, self.deadline).run(at_rank)

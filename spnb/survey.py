@@ -15,7 +15,6 @@ from .plan import Plan
 from .program import Compute, Free, Keep, Receive, Send
 from .region import Region, Tiling, length
 from .rules import rule_of
-from .rules.windows import Window
 
 
 @dataclass(frozen=True)
@@ -196,8 +195,7 @@ def activation_bytes(plan: Plan, rank: int) -> int:
 
 def _reads_apart(node: Node, number: int, own: Region, step: Compute) -> bool:
     """Whether a call reads an operand with no need to put tile and halo together."""
-    rule = rule_of(node)
-    alone = isinstance(rule, Window) and number == 0 and rule.alone(own, step.region)
+    alone = number == 0 and rule_of(node).alone(own, step.region)
     return bool(alone) or step.clipped[number] in own
 
 

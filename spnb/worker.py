@@ -15,8 +15,9 @@ from .machine import CORE
 from .placement import Arena, placing
 from .program import Compute, Part, Program, Send, receive_step
 from .region import Region
-from .routine import Piece, Read, Routine, Run
+from .routine import Routine
 from .rules import rule_of
+from .run import Action, Piece, Read, Run
 from .trace import Event
 from .transport import PeerFailed, Transport
 
@@ -45,11 +46,13 @@ class Worker:
     weights
         The parameters and buffers that its stage reads, in the plan's dtype.
     transport
-        Its end of the carrier.
+        Its end of the carrier; ``None`` until it is connected.
     """
 
     @torch.inference_mode()
-    def __init__(self, part: Part, weights: Mapping[str, torch.Tensor], transport: Transport):
+    def __init__(
+        self, part: Part, weights: Mapping[str, torch.Tensor], transport: Transport | None
+    ):
         self.part, self.transport = part, transport
         self.rules = [rule_of(node) for node in part.nodes]
         self.weights = [{w.name: weights[w.name] for w in node.weights} for node in part.nodes]
@@ -137,17 +140,26 @@ class Worker:
     @torch.inference_mode()
     def exchange(self, exchange: Exchange, x: torch.Tensor, axes: Axes) -> torch.Tensor:
         """Take part in an exchange of a tensor that this rank's tile covers; what it then needs."""
+        run = Run(self.transport, _no_image, values={exchange.value: x})
+        routine, send, receive = self.moving(exchange, axes, x.dtype)
+        whole = routine.operand(exchange.value, exchange.need(self.part.rank), axes)
+        with self._heard(run):
+            send(run)
+            receive(run)
+            result = whole(run)
+            self.transport.flush()
+        return result
+
+    def moving(
+        self, exchange: Exchange, axes: Axes, dtype: torch.dtype
+    ) -> tuple[Routine, Action, Action]:
+        """A routine that has this rank's tile of a value, and how it sends of it and receives."""
         rank, value = self.part.rank, exchange.value
-        run = Run(self.transport, _no_image, values={value: x})
         own = region_at(exchange.has, exchange.source.position(rank))
         routine = Routine(Program(()), self.part, self.rules, self.weights, {value: own})
-        with self._heard(run):
-            sends = exchange.sends(rank)
-            routine.send(Send(exchange.tag, value, exchange.kind, sends, axes))(run)
-            routine.receive(receive_step(exchange, rank, axes, x.dtype))(run)
-            whole = routine.operand(value, exchange.need(rank), axes)(run)
-            self.transport.flush()
-        return whole
+        send = Send(exchange.tag, value, exchange.kind, exchange.sends(rank), axes)
+        receive = receive_step(exchange, rank, axes, dtype)
+        return routine, routine.send(send), routine.receive(receive)
 
     @contextmanager
     def _heard(self, run: Run) -> Iterator[None]:

@@ -9,9 +9,9 @@ from torch import nn
 
 import spnb
 from spnb.__main__ import main
-from spnb.baselines import BASELINES, BaselineProcess, Unavailable
-from spnb.benchmark import LIMIT, SOLO, Alone, Bench, Solo
 from spnb.exchange import HOST
+from spnb.measuring.baselines import BASELINES, BaselineProcess, Unavailable
+from spnb.measuring.benchmark import LIMIT, SOLO, Alone, Bench, Solo
 from spnb.program import Receive, Send
 
 mpl.use("Agg")

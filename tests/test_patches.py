@@ -166,13 +166,11 @@ def test_a_rank_can_be_given_its_tile_by_hand():
     session = spnb.InProcess(plan)
     result = session.infer(x)
 
-    def work(transport):
-        here = session._ranks[transport.rank]
-        here.worker.transport = transport
+    def work(here):
         (_, *tile) = here.region.slices_in(Region.whole((1, 97, 131)))
         return here.forward(torch.from_numpy(x[:, :, *tile].copy()))
 
-    pieces = [p for each in spnb.transport.local.World(2).run(work) for p in each]
+    pieces = [piece for each in session.run(work) for piece in each]
     for piece in pieces:
         index = piece.region.slices_in(Region.whole((1, 97, 131)))[1:]
         assert torch.equal(piece.tensor, result.output[:, :, *index])

@@ -18,7 +18,7 @@ def lengths(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table
-        As `spnb.sweep.Sweep.table`.
+        As `spnb.measuring.sweep.Sweep.table`.
     ax
         Where to draw; a new figure by default.
     """

@@ -16,7 +16,8 @@ def ratios(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table
-        As `spnb.benchmark.Bench.table`: ``ratio``, ``lowest``, ``highest`` and ``seconds`` by name.
+        As `spnb.measuring.benchmark.Bench.table`: ``ratio``, ``lowest``, ``highest`` and
+        ``seconds`` by name.
     ax
         Where to draw; a new figure by default.
     """

@@ -18,7 +18,7 @@ def halo_speed(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     table
-        As `spnb.halospeed.HaloSpeed.table`.
+        As `spnb.measuring.halospeed.HaloSpeed.table`.
     ax
         Where to draw; a new figure by default.
     """

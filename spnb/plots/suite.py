@@ -11,32 +11,31 @@ from .colours import open_frame
 MARKS = "os^DvPX*"
 
 
-def suite(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def suite(ratios: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw how many times as long as spnb's a step of each contestant takes, on a log scale.
 
     Parameters
     ----------
-    table
-        As `spnb.suite.Suite.table`.
+    ratios
+        As `spnb.measuring.suite.Suite.ratios`.
     ax
         Where to draw; a new figure by default.
     """
     if ax is None:
-        height = 1.6 + 0.32 * len(table)
+        height = 1.6 + 0.32 * len(ratios)
         _, ax = plt.subplots(figsize=(8.0, height), layout="constrained")
-    others = [n for n in table.columns if n not in ("seconds", "exchange", "planned", "peak")]
-    places = range(len(table))
+    places = range(len(ratios))
     for place in places:
         ax.axhline(place, color="0.9", linewidth=0.8, zorder=0)
-    for number, name in enumerate(others):
+    for number, name in enumerate(ratios.columns):
         mark = MARKS[number % len(MARKS)]
-        ax.plot(table[name], places, mark, color=f"C{number}", label=name, markersize=6)
+        ax.plot(ratios[name], places, mark, color=f"C{number}", label=name, markersize=6)
     ax.axvline(1.0, color="black", linestyle="--", linewidth=1.0)
-    names = [f"{w} {size}², {tiles} tiles" for w, size, tiles in table.index]
+    names = [f"{w} {size}², {tiles} tiles" for w, size, tiles in ratios.index]
     ax.set_yticks(places, names)
     ax.invert_yaxis()
     ax.set_xscale("log", base=2)
-    low, high = table[others].min().min(), table[others].max().max()
+    low, high = ratios.min().min(), ratios.max().max()
     ticks = [t for t in (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0) if t <= high]
     ticks = [t for t in ticks if t >= low] or [1.0]
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks], minor=False)

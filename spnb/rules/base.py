@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,6 +22,21 @@ Call = Callable[..., Any]
 FRESH = {"add", "cat", "div", "elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mul", "relu"}
 FRESH |= {"sigmoid", "silu", "sub", "tanh"}
 """Operators whose result never shares memory with an operand: more do not, but these are sure."""
+
+
+class Alone(NamedTuple):
+    """How windows slide over what a tile has of their operand, and what is wrong then.
+
+    Attributes
+    ----------
+    padding
+        On both sides of each spatial dimension.
+    wrong
+        Regions of the result that read what others have, apart from each other.
+    """
+
+    padding: list[int]
+    wrong: list[Region]
 
 
 @dataclass(frozen=True)
@@ -163,6 +178,21 @@ class Rule:
     def into(self, call: Call, spots: Sequence[torch.Tensor]) -> Call:
         """A call of this rule whose result is written into spots."""
         return lambda *tensors: call(*tensors, out=spots[0])
+
+    def alone(self, own: Region, region: Region) -> Alone | None:
+        """How to compute a region from what a tile owns of the first operand, its halo not here.
+
+        ``None`` where that gives no result of the region's size, or takes longer than to put the
+        operand together.
+
+        Parameters
+        ----------
+        own
+            What the tile has of the operand.
+        region
+            What is wanted of the result.
+        """
+        return None
 
     def prepare(self, weights: Weights, shape: Sequence[int]) -> Weights:
         """The call's weights as `apply` likes them best; called once, before the first run.

@@ -11,11 +11,11 @@ import torch
 
 from ..node import Node, overload
 from ..region import Region, Tiling
-from .base import Call, Rule, Weights, rule
+from .base import Alone, Call, Rule, Weights, rule
 from .reductions import over_last
 from .spatial import per_dim, places
 from .whole import Whole
-from .windows import Alone, Early, Window
+from .windows import Early, Window
 
 FEW = 64
 """Numbers whose sum is as exact in any order of memory."""

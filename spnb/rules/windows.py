@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -14,7 +14,7 @@ from ..axes import Axes, axes_in, dim, is_image
 from ..machine import CORE
 from ..node import Node, Ref
 from ..region import Region, Span, length
-from .base import Call, Rule, Tensors, Weights, rule
+from .base import Alone, Call, Rule, Tensors, Weights, rule
 from .spatial import Padded, Spatial, margins, per_dim, places, uncut_weight, window_counts
 from .whole import Whole
 
@@ -127,36 +127,6 @@ class Window(Spatial):
                 reach = stop + self.stride[number] - 1
                 spans[axis] = (start, max(stop, min(reach, held.spans[axis][1])))
         return Region(tuple(spans))
-
-    def alone(self, own: Region, region: Region) -> Alone | None:
-        """How to compute a region from what a tile owns of the operand, before its halo is here.
-
-        ``None`` where that gives no result of the region's size, or takes longer than to put the
-        operand together.
-
-        Parameters
-        ----------
-        own
-            What the tile has of the operand.
-        region
-            What is wanted of the result.
-        """
-        return None
-
-
-class Alone(NamedTuple):
-    """How windows slide over what a tile has of their operand, and what is wrong then.
-
-    Attributes
-    ----------
-    padding
-        On both sides of each spatial dimension.
-    wrong
-        Regions of the result that read what others have, apart from each other.
-    """
-
-    padding: list[int]
-    wrong: list[Region]
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from .axes import Axes as ValueAxes
-from .cards import Card, Shown, Table, size_text, time_text
-from .exchange import Exchange, region_at
-from .options import Job
-from .planning import plan
-from .progress import Bar
-from .region import Region
-from .values import OptionError
+from ..axes import Axes as ValueAxes
+from ..cards import Card, Shown, Table, size_text, time_text
+from ..exchange import Exchange, region_at
+from ..options import Job
+from ..planning import plan
+from ..progress import Bar
+from ..region import Region
+from ..values import OptionError
+from . import HALO_SIZES, HALOS, TILES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +69,7 @@ class HaloSpeed(Shown):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw seconds over bytes; see `spnb.plots.halo_speed`."""
-        from . import plots
+        from .. import plots
 
         return plots.halo_speed(self.table, ax)
 
@@ -79,9 +80,9 @@ class HaloSpeed(Shown):
 
 
 def halo_speed(
-    sizes: Sequence[int] = (512, 1024, 2048),
-    halos: Sequence[int] = (1, 2, 4, 8),
-    tiles: Sequence[int] = (2, 4),
+    sizes: Sequence[int] = HALO_SIZES,
+    halos: Sequence[int] = HALOS,
+    tiles: Sequence[int] = TILES,
     slice_method: str = "square",
     channels: int = 64,
     repeats: int = 50,
@@ -111,7 +112,7 @@ def halo_speed(
     AssertionError
         If something else arrives than what was sent.
     """
-    from .cluster import Cluster
+    from ..cluster import Cluster
 
     for name, least in (("halos", min(halos)), ("channels", channels), ("repeats", repeats)):
         if least < 1:
@@ -134,27 +135,20 @@ def halo_speed(
 
 def _time(halo: int, channels: int, repeats: int) -> dict[str, Any] | None:
     """On every rank: exchange a halo around this rank's tile, and prove that it is right."""
-    from .program import Program, Send, receive_step
-    from .rank import here
-    from .routine import Routine, Run
+    from ..rank import here
+    from ..run import Run
 
     part, worker = here.plan, here.worker
     if part is None:  # there are more engines than tiles
         return None
     team, extent = part.home, part.extent
-    has = team.tiling.spans(extent)
-    needs = tuple(
-        tuple((max(0, a - w), min(n, b + w)) for a, b in spans)
-        for spans, w, n in zip(has, (0, *[halo] * (len(extent) - 1)), extent, strict=True)
-    )
+    has, needs = team.tiling.spans(extent), part.grown(halo)
     exchange = Exchange(TAG, "x", "halo", team, team, has, needs, channels * 4)
     own, need = (region_at(spans, part.position) for spans in (has, needs))
     axes = ValueAxes.image((2, channels, *[2] * (len(extent) - 1)))
     x, expected = (_coded(region, extent, channels) for region in (own, need))
-    sends, receives = exchange.sends(part.rank), exchange.receives(part.rank)
-    routine = Routine(Program(()), part, worker.rules, worker.weights, {"x": own})
-    send = routine.send(Send(TAG, "x", "halo", sends, axes))
-    receive = routine.receive(receive_step(exchange, part.rank, axes, x.dtype))
+    receives = exchange.receives(part.rank)
+    routine, send, receive = worker.moving(exchange, axes, x.dtype)
     arrive = routine.arrival("x")
 
     def once() -> list[torch.Tensor]:
@@ -188,7 +182,7 @@ def _coded(region: Region, extent: Sequence[int], channels: int) -> torch.Tensor
 
 
 def _median(act: Any, repeats: int) -> float:
-    from .rank import here
+    from ..rank import here
 
     taken = []
     for _ in range(repeats):
@@ -203,7 +197,7 @@ def _ping(size: int, messages: int, repeats: int) -> float:
     """As many messages of as many bytes, by bare mpi4py: to a neighbour, and one back."""
     from mpi4py import MPI
 
-    from .rank import here
+    from ..rank import here
 
     rank, world = here.plan.rank, here.plan.num_ranks
     partner = rank ^ 1

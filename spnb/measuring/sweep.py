@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ..cards import Card, Shown, Table, size_text, time_text
+from ..options import Job
+from ..planning import JobPlan, plan
+from ..progress import Bar
+from . import LENGTH_TILES, LENGTHS
 from .benchmark import checked, measure
-from .cards import Card, Shown, Table, size_text, time_text
-from .options import Job
-from .planning import JobPlan, plan
-from .progress import Bar
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +86,7 @@ class Sweep(Shown):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw time and redundant work over the length; see `spnb.plots.lengths`."""
-        from . import plots
+        from .. import plots
 
         return plots.lengths(self.table, ax)
 
@@ -98,8 +99,8 @@ class Sweep(Shown):
 
 def sweep(
     job: Job,
-    lengths: Sequence[int | str] = (0, 1, 2, 3, 4, 6, 8),
-    tiles: Sequence[int] = (2, 4, 9),
+    lengths: Sequence[int | str] = LENGTHS,
+    tiles: Sequence[int] = LENGTH_TILES,
     rounds: int = 5,
     progress: bool = True,
 ) -> Sweep:
@@ -128,7 +129,7 @@ def sweep(
     --------
     ::
 
-        from spnb.sweep import sweep
+        from spnb.measuring.sweep import sweep
 
         sweep(spnb.Job("w3", image_size=512, batch_size=1, split_size=1)).plot()
     """

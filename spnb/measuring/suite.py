@@ -15,18 +15,15 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
+from ..cards import Card, Shown, Table, size_text, time_text
+from ..options import Job
+from ..planning import plan
+from ..progress import Bar
+from . import SIZES, TILES, WORKLOADS
 from .benchmark import LIMIT, SOLO, Bench, Solo, checked, contestants, measure
-from .cards import Card, Shown, Table, size_text, time_text
-from .options import Job
-from .planning import plan
-from .progress import Bar
-from .survey import memory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-WORKLOADS = ("w1", "w2", "w3", "resnet50")
-"""Bound by arithmetic, by memory traffic, by the number of layers, and a bit of each."""
 
 Key = tuple[str, int, int]
 """Workload, image size, tiles."""
@@ -45,34 +42,31 @@ class Suite(Shown):
     benches: Mapping[Key, Bench]
 
     @property
-    def table(self) -> pd.DataFrame:
-        """A row for each workload, size and number of tiles.
+    def ratios(self) -> pd.DataFrame:
+        """How many times as long each contestant takes: by workload, size and number of tiles."""
+        rows = {key: bench.table["ratio"].drop("spnb") for key, bench in self.benches.items()}
+        found = pd.DataFrame.from_dict(rows, orient="index")
+        found.index = pd.MultiIndex.from_tuples(rows, names=["workload", "size", "tiles"])
+        return found[list(next(iter(rows.values())).index)]
 
-        ``seconds`` of a step; how many times as long each contestant takes; ``exchange``, the share
-        of the step; ``planned`` and ``peak`` bytes of the largest rank.
+    @property
+    def table(self) -> pd.DataFrame:
+        """The ratios, and what spnb itself takes.
+
+        ``seconds`` of a step; ``exchange``, its share of the step; ``planned`` and ``peak`` bytes
+        of the largest rank.
         """
-        rows = []
-        for (workload, size, tiles), bench in self.benches.items():
-            ratios = bench.table["ratio"].drop("spnb").to_dict()
-            rows.append(
-                {
-                    "workload": workload,
-                    "size": size,
-                    "tiles": tiles,
-                    "seconds": bench.table.seconds["spnb"],
-                    **ratios,
-                    "exchange": bench.exchange,
-                    "planned": max(sum(each) for each in memory(bench.plan)),
-                    "peak": bench.peak_bytes["spnb"],
-                }
-            )
-        return pd.DataFrame(rows).set_index(["workload", "size", "tiles"])
+        benches, found = self.benches.values(), self.ratios
+        found.insert(0, "seconds", [bench.table.seconds["spnb"] for bench in benches])
+        found["exchange"] = [bench.exchange for bench in benches]
+        found["planned"] = [bench.planned_memory for bench in benches]
+        found["peak"] = [bench.peak_bytes["spnb"] for bench in benches]
+        return found
 
     @property
     def card(self) -> Card:
         """The table, in words."""
-        table = self.table
-        others = [n for n in table.columns if n not in ("seconds", "exchange", "planned", "peak")]
+        table, others = self.table, list(self.ratios.columns)
         headings = ("", "tiles", "a step", *others, "exchange", "memory", "planned")
         rows = [
             (
@@ -93,9 +87,9 @@ class Suite(Shown):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the ratios; see `spnb.plots.suite`."""
-        from . import plots
+        from .. import plots
 
-        return plots.suite(self.table, ax)
+        return plots.suite(self.ratios, ax)
 
     def report(self) -> dict[str, Any]:
         """Every figure, ready for JSON."""
@@ -112,8 +106,8 @@ class Suite(Shown):
 
 def suite(
     workloads: Sequence[str] = WORKLOADS,
-    sizes: Sequence[int] = (512, 1024),
-    tiles: Sequence[int] = (2, 4),
+    sizes: Sequence[int] = SIZES,
+    tiles: Sequence[int] = TILES,
     baselines: Sequence[str] | None = None,
     rounds: int = 5,
     progress: bool = True,
@@ -129,7 +123,7 @@ def suite(
     tiles
         Numbers of tiles.
     baselines
-        Names in `spnb.baselines.BASELINES`; all by default.
+        Names in `spnb.measuring.baselines.BASELINES`; all by default.
     rounds
         Steps of each contestant.
     progress
@@ -139,7 +133,7 @@ def suite(
     --------
     ::
 
-        from spnb.suite import suite
+        from spnb.measuring.suite import suite
 
         suite(["w1"], sizes=[512], tiles=[2]).plot()
     """

@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
+from ..cards import Card, Shown, Table, size_text, time_text
+from ..options import Job
+from ..planning import JobPlan, plan
+from ..program import Part, without_exchange
+from ..progress import Bar
+from ..region import Region
+from ..sources import ArraySource
+from ..survey import memory
+from ..values import OptionError
 from .baselines import BASELINES, BaselineProcess, Unavailable
-from .cards import Card, Shown, Table, size_text, time_text
-from .options import Job
-from .planning import JobPlan, plan
-from .program import Part, without_exchange
-from .progress import Bar
-from .region import Region
-from .sources import ArraySource
-from .survey import memory
-from .values import OptionError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from .result import Result
+    from ..result import Result
 
 LIMIT = "no exchange"
 """The same tiles with no message between ranks."""
@@ -106,7 +106,7 @@ def measure(plans: Mapping[str, JobPlan], names: Sequence[str], rounds: int, bar
     bar
         Shows how far it is.
     """
-    from .cluster import Cluster  # starts engines, which planning shall not need
+    from ..cluster import Cluster  # starts engines, which planning shall not need
 
     largest = max(plans.values(), key=lambda each: each.num_ranks)
     found = Measured({name: [] for name in plans}, {name: [] for name in plans}, {}, {}, {}, {})
@@ -233,18 +233,22 @@ class Bench(Shown):
             f"{self.plan.job.name} on {size}, {self.plan.num_ranks} ranks,"
             f" {os.cpu_count()} cores, {rounds} rounds"
         )
-        planned = max(sum(each) for each in memory(self.plan))
         facts = [
             f"pack, wait and unpack: {self.exchange:.1%} of the step; {size_text(self.sent)} sent,"
             f" {size_text(self.plan.totals.bytes)} planned",
-            f"memory of the largest rank: {size_text(planned)} planned",
+            f"memory of the largest rank: {size_text(self.planned_memory)} planned",
         ]
         left_out = [f"not measured: {name}: {why}" for name, why in self.skipped.items()]
         return Card(title, [Table(headings, rows), *facts, *left_out])
 
+    @property
+    def planned_memory(self) -> int:
+        """Bytes that the plan foresees for its largest rank."""
+        return max(sum(each) for each in memory(self.plan))
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw how many times as long as spnb's a step of each contestant takes."""
-        from . import plots
+        from .. import plots
 
         return plots.ratios(self.table, ax)
 
@@ -261,7 +265,7 @@ class Bench(Shown):
             "seconds": {name: list(each) for name, each in self.seconds.items()},
             "prepare_seconds": dict(self.prepare),
             "peak_memory_bytes": dict(self.peak_bytes),
-            "planned_memory_bytes": max(sum(each) for each in memory(self.plan)),
+            "planned_memory_bytes": self.planned_memory,
             "exchange_share": self.exchange,
             "bytes_sent": self.sent,
             "planned_bytes": self.plan.totals.bytes,
@@ -282,8 +286,8 @@ def bench(
     job
         What to run; on random numbers.
     baselines
-        Names in `spnb.baselines.BASELINES`; all of them by default.  One that cannot run here is
-        left out, and the result says why.
+        Names in `spnb.measuring.baselines.BASELINES`; all of them by default.  One that
+        cannot run here is left out, and the result says why.
     rounds
         Steps of each contestant.
     progress

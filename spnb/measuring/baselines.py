@@ -1,8 +1,8 @@
 """What a user with one machine would run instead: one process, timed step by step.
 
-``python -m spnb.baselines`` is that process.  It reads, pickled, the name of a baseline and a job,
-and then lines from its standard input: each ``step`` is answered with the seconds of one pass
-over a batch.
+``python -m spnb.measuring.baselines`` is that process.  It reads, pickled, the name of a baseline
+and a job, and then lines from its standard input: each ``step`` is answered with the seconds of one
+pass over a batch.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import memory
-from .options import Job
+from .. import memory
+from ..options import Job
 
 Step = Callable[[], Any]
 
