@@ -17,7 +17,7 @@ from .options import Job
 from .plan import Plan
 from .simulate import Simulation, simulate
 from .sources import RowSource, Source
-from .survey import Totals, totals
+from .survey import Totals, memory, totals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,6 +61,11 @@ class JobPlan(Shown, Plan):
     def totals(self) -> Totals:
         """Exchanges, messages, bytes and work of all ranks in one pass over the batch."""
         return totals(self)
+
+    @cached_property
+    def memory_bytes(self) -> tuple[int, ...]:
+        """Most bytes that a rank of each stage holds: its weights, and values at one time."""
+        return tuple(map(sum, memory(self)))
 
     def open(self, image: Any = None) -> Source:
         """An image as a source that fits the plan: see `spnb.images.open_source`.

@@ -25,7 +25,6 @@ from ..program import Part, without_exchange
 from ..progress import Bar
 from ..region import Region
 from ..sources import ArraySource
-from ..survey import memory
 from ..values import OptionError
 from .baselines import BASELINES, BaselineProcess, Unavailable
 
@@ -244,7 +243,7 @@ class Bench(Shown):
     @property
     def planned_memory(self) -> int:
         """Bytes that the plan foresees for its largest rank."""
-        return max(sum(each) for each in memory(self.plan))
+        return max(self.plan.memory_bytes)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw how many times as long as spnb's a step of each contestant takes."""
