@@ -46,7 +46,8 @@ def obstacle(
             + (", give the operator a rule (spnb.rule)" if not rule.known else "")
             + ", or let the tiled stages end before this layer",
         )
-    if cut_batch and not rule_of(node).keeps_images_apart:
+    rule = rule_of(node)
+    if cut_batch and not (rule.keeps_images_apart or getattr(rule, "by_micro_batch", False)):
         return Obstacle(
             node,
             f"it is not known that {node.kind}, used like this, treats the {graph.batch} images of"

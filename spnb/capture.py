@@ -49,8 +49,8 @@ class _DataIsDetached(TorchFunctionMode):
 Shapes = Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Sequence[int]]
 
 
-def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype) -> Graph:
-    """Capture a network, in evaluation mode, at one shape of its inputs.
+def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype, training: bool = False) -> Graph:
+    """Capture a network, in evaluation mode or as it is trained, at one shape of its inputs.
 
     Parameters
     ----------
@@ -61,6 +61,8 @@ def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype) -> Graph:
         where there are several.  The first has the axes of the image.
     dtype
         Floating type that the network is run in.
+    training
+        Whether norms take the statistics of the batch, and dropout drops.
 
     Raises
     ------
@@ -83,7 +85,7 @@ def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype) -> Graph:
         with mode:
             return torch.empty(tuple(shape), dtype=kind)
 
-    fake = rebuilt(module, lambda t: empty(t.shape, cast(t, dtype)))
+    fake = rebuilt(module, lambda t: empty(t.shape, cast(t, dtype))).train(training)
     examples = {name: empty(shape, dtype) for name, shape in shapes.items()}
     named = {name: t for name, t in examples.items() if isinstance(name, str)}
     positional = tuple(t for name, t in examples.items() if not isinstance(name, str))
@@ -104,7 +106,7 @@ def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype) -> Graph:
         ) from error
     sys.stderr.write(said.getvalue())
     try:
-        return _translate(program, fake, dtype)
+        return replace(_translate(program, fake, dtype), training=training)
     except WritesIntoView:  # what PyTorch can make ordinary calls of, in more time
         return _translate(program.run_decompositions({}), fake, dtype)
 
@@ -155,7 +157,7 @@ def _translate(
                 " of torch.export, and what is computed of it would be lost: use x.detach() and"
                 " tensor operators only"
             )
-    reader = ExportReader(program)
+    reader = ExportReader(program, _one_name_each(module))
     for fx in program.graph.nodes:
         reader.read(fx)
     inputs = reader.input_axes()
@@ -193,6 +195,16 @@ def _translate(
         reader.literals,
         program.call_spec.out_spec,
     )
+
+
+def _one_name_each(module: nn.Module) -> dict[str, str]:
+    """The first name of each parameter and buffer, by each of its names."""
+    first: dict[int, str] = {}
+    named = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
 
 
 def _known(known: Mapping[str, Weight]) -> Callable[[Any], Any]:

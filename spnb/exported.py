@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +18,18 @@ class WritesIntoView(Exception):
 
 
 class ExportReader:
-    """Reads the calls of an exported program one by one."""
+    """Reads the calls of an exported program one by one.
 
-    def __init__(self, program: torch.export.ExportedProgram):
+    Parameters
+    ----------
+    names
+        What each parameter and buffer is called here: one that has several names has one.
+    """
+
+    def __init__(self, program: torch.export.ExportedProgram, names: Mapping[str, str]):
         signature = program.graph_signature
-        self.weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        known = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self.weights = {value: names.get(name, name) for value, name in known.items()}
         self.given = signature.inputs_to_lifted_tensor_constants
         self.constants = program.constants
         self.user_inputs = set(signature.user_inputs)
@@ -41,6 +49,8 @@ class ExportReader:
         value = fx.meta.get("val")
         if fx.op == "placeholder":
             self._placeholder(fx, value)
+        elif fx.op == "call_function" and self._counts(fx):
+            pass  # a norm counts the batches that it has seen: the rank does so, too
         elif fx.op == "call_function" and isinstance(value, (torch.Tensor, tuple, list)):
             node = self._node(fx, value)
             self.nodes.append(node if node.op == GETITEM else self.renamed.add(node))
@@ -51,6 +61,13 @@ class ExportReader:
         if isinstance(leaf, Ref):
             leaf = self.leaves[leaf.value]
         return self.renamed.now(leaf)
+
+    def _counts(self, fx: torch.fx.Node) -> bool:
+        """Whether a call adds one to a norm's number of batches."""
+        target = fx.args[0] if fx.args else None
+        if fx.target is not torch.ops.aten.add_.Tensor or not isinstance(target, torch.fx.Node):
+            return False
+        return self.weights.get(target.name, "").endswith("num_batches_tracked")
 
     def _placeholder(self, fx: torch.fx.Node, value: Any) -> None:
         if fx.name in self.weights:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -36,6 +36,8 @@ class Graph:
         Tensors that the network makes of numbers in its code, by name.
     structure
         How the flattened outputs are put together again (a pytree specification).
+    training
+        Whether it was captured as it is trained: see `spnb.capture.capture`.
     """
 
     inputs: Mapping[str, Axes]
@@ -46,6 +48,7 @@ class Graph:
     constants: tuple[Node, ...] = ()
     literals: Mapping[str, torch.Tensor] = field(default_factory=dict)
     structure: Any = field(repr=False, default=None)
+    training: bool = False
 
     @cached_property
     def by_name(self) -> dict[str, Node]:
@@ -66,6 +69,16 @@ class Graph:
     def batch(self) -> int:
         """Images in a batch."""
         return next(iter(self.inputs.values())).extent[0]
+
+    def made_of(self, names: Iterable[str]) -> tuple[list[str], list[Node]]:
+        """What weights are made of: parameters, buffers and literals, and the calls in order."""
+        wanted, calls = dict.fromkeys(names), []
+        for node in reversed(self.constants):
+            if f"={node.name}" in wanted:
+                calls.insert(0, node)
+                del wanted[f"={node.name}"]
+                wanted |= dict.fromkeys(weight.name for weight in node.weights)
+        return list(wanted), calls
 
     def shape(self, value: str) -> tuple[int, ...]:
         """Shape of a value, whole."""

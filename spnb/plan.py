@@ -118,7 +118,9 @@ class Plan:
         self.captured = graph
         patches = tuple(patches or (1,) * (len(tilings[0].grid) - 1))
         cuts = [tilings[0].refined((1, *patches)), *tilings[1:]]
-        graph = joined(lowered(graph, cuts, blocks), blocks)
+        graph = lowered(graph, cuts, blocks)
+        if not graph.training:
+            graph = joined(graph, blocks)
         self.graph, self.fused, self.home = graph, fused, home
         batch, *extent = graph.extent(next(iter(graph.inputs)))
         self.extent = tuple(extent)
@@ -286,6 +288,26 @@ class Plan:
             imports=self._imports(stage),
             ruled=self._ruled(stage),
             dtype=self.graph.dtype,
+            num_stages=len(self.stages),
+            positions={v: math.prod(self.graph.extent(v)) for v in self.graph.outputs},
+            constants=tuple(self.graph.made_of(stage.weights)[1]),
+            sharers=self._sharers(stage),
+        )
+
+    def _sharers(self, stage: Stage) -> tuple[tuple[Sequence[int], tuple[str, ...]], ...]:
+        """Ranks that have weights in common with those of a stage, and the weights' names."""
+        found: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        read = {s.index: self.graph.made_of(s.weights)[0] for s in self.stages}
+        for name in read[stage.index]:
+            found[tuple(index for index, names in read.items() if name in names)].append(name)
+        return tuple(
+            (
+                self.stages[users[0]].team.ranks
+                if len(users) == 1
+                else [rank for index in users for rank in self.stages[index].team.ranks],
+                tuple(names),
+            )
+            for users, names in found.items()
         )
 
     def paths(self, stage: Stage) -> dict[str, str]:

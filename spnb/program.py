@@ -173,6 +173,14 @@ class Part:
         Custom operators that the plan has rules for.
     dtype
         Floating type that the network is run in.
+    num_stages
+        Stages of the plan.
+    positions
+        Of each of the network's outputs, over the batch and space: a mean over it divides by them.
+    constants
+        Calls that make weights of others.
+    sharers
+        Ranks that have weights in common with this one, itself included, and the weights' names.
     threads
         That it computes with; by default its share of its host's cores.
     """
@@ -194,6 +202,10 @@ class Part:
     imports: tuple[str, ...]
     ruled: tuple[str, ...]
     dtype: torch.dtype
+    num_stages: int
+    positions: Mapping[str, int]
+    constants: tuple[Node, ...]
+    sharers: tuple[tuple[Sequence[int], tuple[str, ...]], ...]
     threads: int | None = None
 
     def __repr__(self) -> str:
@@ -208,6 +220,17 @@ class Part:
         programs = (program for each in self.programs.values() for program in each)
         steps = (step for program in programs for step in program.steps)
         return [step for step in steps if isinstance(step, Receive) and step.kind == kind]
+
+    def in_batch(self, region: Region, axes: Axes, first_image: int) -> Region:
+        """A region of a micro-batch's value, of that of the whole batch.
+
+        Parameters
+        ----------
+        first_image
+            Of the micro-batch, in the batch.
+        """
+        images, batch = axes.extent[0], sum(self.batches)
+        return region.moved(0 if images % batch else first_image * (images // batch))
 
     def grown(self, halo: int | Sequence[int]) -> Spans:
         """What the stage's tiles are when they grow inside the image, on each spatial axis alike.

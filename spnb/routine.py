@@ -278,7 +278,7 @@ class Routine:
             run.at = layer
             for target, region, take in parts:
                 if target == HOST:
-                    region = self._in_batch(run, region, step.axes)
+                    region = self.part.in_batch(region, step.axes, run.first_image)
                     run.pieces.append(Piece(step.value, region, take(run)))
                     continue
                 start = run.recorder.now()
@@ -298,7 +298,8 @@ class Routine:
 
             def read(run: Run) -> None:
                 run.at, start = layer, run.recorder.now()
-                image = run.read(step.value, self._in_batch(run, step.region, step.axes))
+                region = self.part.in_batch(step.region, step.axes, run.first_image)
+                image = run.read(step.value, region)
                 run.values[step.value] = channels_last(image, step.axes)
                 run.recorder.note(start, "read", layer, step.kind, size)
 
@@ -374,11 +375,6 @@ class Routine:
         if size <= LARGE or not is_image(axes):
             return room(axes, region, dtype)
         return self._pool.arena(size).tensor(0, shape, dtype)
-
-    def _in_batch(self, run: Run, region: Region, axes: Axes) -> Region:
-        """A region of a micro-batch's value, of that of the whole batch."""
-        images, batch = axes.extent[0], sum(self.part.batches)
-        return region.moved(0 if images % batch else run.first_image * (images // batch))
 
 
 def _needs(rule: Rule, strip: Region, held: Sequence[Region]) -> tuple[list[Region], list[Region]]:

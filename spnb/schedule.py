@@ -34,3 +34,53 @@ def micro_batches(batch: int, parts: int) -> tuple[int, ...]:
     (1, 2, 2)
     """
     return tuple(batch * (k + 1) // parts - batch * k // parts for k in range(parts))
+
+
+Pass = tuple[str, int]
+"""``"forward"`` or ``"backward"``, and the number of a micro-batch."""
+
+
+def all_forward_first(parts: int, stages: int, stage: int) -> list[Pass]:
+    """Passes of a stage in training: every forward pass, then every backward pass.
+
+    Two stages, three micro-batches (``B`` marks backward)::
+
+        tick      0   1   2   3   4   5   6   7
+        stage 0   0   1   2       ·   B2  B1  B0
+        stage 1       0   1   2   B2  B1  B0
+
+    All micro-batches are held at once (Huang et al., *GPipe*, 2019).
+
+    >>> all_forward_first(2, stages=2, stage=0)
+    [('forward', 0), ('forward', 1), ('backward', 1), ('backward', 0)]
+    """
+    forward = [("forward", number) for number in range(parts)]
+    return forward + [("backward", number) for number in reversed(range(parts))]
+
+
+def one_forward_one_backward(parts: int, stages: int, stage: int) -> list[Pass]:
+    """Passes of a stage in training: as soon as a micro-batch can go back, it does.
+
+    Two stages, three micro-batches (``B`` marks backward)::
+
+        tick      0   1   2   3   4   5   6   7
+        stage 0   0   1       B0  2   B1      B2
+        stage 1       0   B0  1   B1  2   B2
+
+    A stage holds no more micro-batches than there are stages from it on (Narayanan et al.,
+    *PipeDream*, 2019).
+
+    >>> one_forward_one_backward(2, stages=2, stage=1)
+    [('forward', 0), ('backward', 0), ('forward', 1), ('backward', 1)]
+    """
+    ahead = min(parts, stages - stage)
+    found = [("forward", number) for number in range(ahead)]
+    for number in range(parts):
+        found.append(("backward", number))
+        if ahead + number < parts:
+            found.append(("forward", ahead + number))
+    return found
+
+
+SCHEDULES = {"gpipe": all_forward_first, "1f1b": one_forward_one_backward}
+"""Orders of passes, by the names that they go by."""

@@ -115,14 +115,8 @@ def tensors_of(
     }
     if graph is not None:
         every |= graph.literals
-        wanted = set(names)
-        calls = []
-        for node in reversed(graph.constants):
-            if f"={node.name}" in wanted:
-                calls.append(node)
-                wanted |= {weight.name for weight in node.weights}
         with torch.no_grad():
-            for node in reversed(calls):
+            for node in graph.made_of(names)[1]:
                 every[f"={node.name}"] = invoke(node.op, node.bind([], every))
     return {name: every[name].detach() for name in names}
 

@@ -41,6 +41,11 @@ class OverSpace(Whole):
     def axes(self) -> Axes:
         return self.node.operand_axes[0]
 
+    @property
+    def by_micro_batch(self) -> bool:
+        """Whether it takes the statistics of a micro-batch, as batch norm does in training."""
+        return self.node.kind == "batch_norm"
+
     @cached_property
     def grouped(self) -> Axes:
         """Axes of the operand with its channels in groups."""
@@ -56,7 +61,8 @@ class OverSpace(Whole):
     def lower(self, tiling: Tiling) -> Sequence[Node]:
         """Statistics of each tile, merged; then every position for itself."""
         node = self.node
-        if not cut_axes(self.grouped, self.dims, tiling) or not node.dtype.is_floating_point:
+        cut = cut_axes(self.grouped, self.dims, tiling)
+        if not (cut or self.by_micro_batch) or not node.dtype.is_floating_point:
             return (node,)
         operand, before = Ref(node.operands[0]), []
         if self.groups is not None:

@@ -1,0 +1,205 @@
+"""Training steps: losses, parameters and running statistics follow those of the untiled network."""
+
+import copy
+
+import pytest
+import torch
+from test_tape import conv, noise, planned
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+from torch.utils import _pytree as pytree
+
+from spnb import models
+from spnb.losses import LOSSES
+from spnb.region import Region, Tiling
+from spnb.schedule import SCHEDULES, all_forward_first, one_forward_one_backward
+from spnb.training import Learner
+from spnb.transport.local import World
+from spnb.weights import tensors_of
+
+
+def train(plan, net, x, target, loss="mse", steps=3, rate=0.1, schedule="1f1b"):
+    """Losses, and the parameters and buffers after so many steps of SGD."""
+    graph = plan.graph
+    (output,) = graph.outputs
+    axes = graph.axes[output]
+
+    def read(value, region):
+        return graph.axes[value].piece(x, Region.whole(graph.extent(value)), region).contiguous()
+
+    def wanted(value, region):
+        if target.is_floating_point():
+            return axes.piece(target, Region.whole(axes.extent), region)
+        return target[region.slices_in(Region.whole(axes.extent))[: target.ndim]]
+
+    def work(transport):
+        part = plan.part(transport.rank)
+        names, _ = graph.made_of(part.weights)
+        weights = tensors_of(net, names, graph)
+        trained = {n for n, p in net.named_parameters() if p.requires_grad}
+        learner = Learner(part, weights, trained, transport, LOSSES[loss], schedule)
+        named = list(learner.parameters.values())
+        optimizer = named and torch.optim.SGD(named, rate, momentum=0.9)
+        told = []
+        for _ in range(steps):
+            told.append(learner.step(read, wanted))
+            if optimizer:
+                optimizer.step()
+        return told, learner.weights
+
+    found = World(plan.num_ranks, deadline=60).run(work)
+    losses = [sum(step.loss for step in each) for each in zip(*(told for told, _ in found))]
+    return losses, [weights for _, weights in found], [told[0].held for told, _ in found]
+
+
+def check(net, x, target, tilings, parts=1, fused=0, loss="mse", balance=None, **options):
+    plan = planned(net, tuple(x.shape), tilings, parts, fused, balance)
+    steps = options.get("steps", 3)
+    reference = copy.deepcopy(net).train()
+    optimizer = torch.optim.SGD(reference.parameters(), options.get("rate", 0.1), momentum=0.9)
+    function = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy, "l1": F.l1_loss}[loss]
+    untiled = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        total, first = 0.0, 0
+        for images in plan.batches:
+            piece = slice(first, first + images)
+            each = function(pytree.tree_leaves(reference(x[piece]))[0], target[piece])
+            (each * images / len(x)).backward()
+            total, first = total + float(each.detach()) * images / len(x), first + images
+        untiled.append(total)
+        optimizer.step()
+    losses, weights, held = train(plan, net, x, target, loss, **options)
+    assert losses == pytest.approx(untiled, rel=1e-9)
+    wanted = {**dict(reference.named_parameters()), **dict(reference.named_buffers())}
+    for rank, known in enumerate(weights):
+        tile, tiles = plan.tile_of(rank), len(plan.stage_of(rank).team.ranks)
+        for name, tensor in known.items():
+            buffer = name not in dict(reference.named_parameters())
+            if name.startswith("=") or (buffer and tile + 1 < tiles):
+                continue
+            error = float((tensor.detach() - wanted[name].detach()).abs().max())
+            scale = float(wanted[name].detach().abs().max())
+            assert error <= 1e-9 * max(scale, 1e-3), f"rank {rank}, {name}: {error:.1e}"
+    assert {name for known in weights for name in known} >= set(dict(net.named_parameters()))
+    return plan, held
+
+
+def grid(*tiles):
+    return Tiling.even((1, *tiles))
+
+
+SQUARE, WHOLE = grid(2, 2), grid(1, 1)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("parts", "fused"), [(1, 0), (3, 0), (2, 100)])
+def test_dense_networks_follow_the_untiled_one(schedule, parts, fused):
+    net = nn.Sequential(
+        conv(3, 4),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        conv(),
+        nn.BatchNorm2d(4, momentum=0.3),
+        conv(4, 2),
+    ).double()
+    x, target = noise(3, 3, 17, 14), noise(3, 2, 17, 14)
+    check(net, x, target, [SQUARE, grid(1, 3), WHOLE], parts, fused, schedule=schedule)
+
+
+def test_classes_of_images_and_of_pixels():
+    pooled = nn.Sequential(
+        conv(3, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    )
+    labels = torch.tensor([0, 3, 4, 1])
+    check(pooled.double(), noise(4, 3, 9, 13), labels, [SQUARE, WHOLE], 2, loss="cross_entropy")
+    pixels = torch.randint(0, 4, (2, 9, 13), generator=torch.Generator().manual_seed(0))
+    check(conv(3, 4).double(), noise(2, 3, 9, 13), pixels, [SQUARE], loss="cross_entropy")
+
+
+def test_a_batch_shared_by_ranks_of_the_last_stage():
+    net = nn.Sequential(
+        conv(3, 4), nn.BatchNorm2d(4), nn.ReLU(), conv(), nn.BatchNorm2d(4)
+    ).double()
+    tilings = [SQUARE, Tiling.even((2, 1, 1))]
+    check(net, noise(4, 3, 9, 8), noise(4, 4, 9, 8), tilings, loss="l1")
+
+
+class Tied(nn.Module):
+    """Convolutions at the beginning and at the end that have one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.between, self.last = conv(3, 3), conv(3, 3), conv(3, 3)
+        self.last.weight = self.first.weight
+
+    def forward(self, x):
+        return self.last(self.between(self.first(x)).relu())
+
+
+def test_a_weight_of_several_stages_is_one_weight():
+    net = Tied().double()
+    x = noise(2, 3, 9, 8)
+    plan, _ = check(net, x, noise(2, 3, 9, 8), [SQUARE, WHOLE, WHOLE], balance=[1, 1, 1])
+    (shared,) = [ranks for ranks, names in plan.part(0).sharers if "first.weight" in names]
+    assert list(shared) == [0, 1, 2, 3, 5]
+
+
+def test_what_is_made_of_parameters_is_made_anew_in_each_step():
+    net = nn.Sequential(parametrizations.weight_norm(conv(3, 4)), nn.ReLU(), conv(4, 2)).double()
+    check(net, noise(2, 3, 9, 8), noise(2, 2, 9, 8), [SQUARE, WHOLE])
+
+
+def test_frozen_parameters_stay():
+    net = nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 2)).double()
+    net[0].requires_grad_(False)  # all that the first stage has
+    check(net, noise(2, 3, 9, 8), noise(2, 2, 9, 8), [SQUARE, WHOLE])
+
+
+def test_twenty_steps_of_a_resnet():
+    net = models.build("resnet20_v1", num_classes=10, num_layers=0, num_filters=0).double()
+    x, labels = noise(4, 3, 32, 32), torch.tensor([1, 7, 7, 0])
+    options = {"loss": "cross_entropy", "steps": 20, "rate": 0.02}
+    check(net, x, labels, [SQUARE, WHOLE], 2, **options)
+
+
+def test_one_forward_one_backward_holds_less():
+    net = nn.Sequential(conv(3, 4), conv(), conv(), conv(4, 2)).double()
+    x, target = noise(6, 3, 8, 8), noise(6, 2, 8, 8)
+    stages = [WHOLE, WHOLE, WHOLE]
+    _, held = check(net, x, target, stages, 6, schedule="1f1b", balance=[1, 1, 2])
+    assert held == [3, 2, 1]
+    _, held = check(net, x, target, stages, 6, schedule="gpipe", balance=[1, 1, 2])
+    assert held == [6, 6, 6]
+
+
+def clock(order, parts, stages):
+    """The clock table of an order of passes, as its docstring draws it: one unit for each pass."""
+    queues = {stage: order(parts, stages, stage) for stage in range(stages)}
+    done, rows, tick = set(), {stage: [] for stage in range(stages)}, 0
+    while any(queues.values()):
+        now = []
+        for stage, queue in queues.items():
+            kind, number = queue[0] if queue else ("", 0)
+            before = (kind, number, stage - 1 if kind == "forward" else stage + 1)
+            ready = kind and (before in done or not 0 <= before[2] < stages)
+            ready = ready and (kind == "forward" or ("forward", number, stage) in done)
+            rows[stage].append(f"{'B' * (kind == 'backward')}{number}" if ready else "")
+            if ready:
+                now.append((*queue.pop(0), stage))
+        done.update(now)
+        tick += 1
+        assert tick < 100, "two stages wait for each other"
+    return rows
+
+
+def test_clock_tables_are_those_of_the_docstrings():
+    assert clock(all_forward_first, 3, 2) == {
+        0: ["0", "1", "2", "", "", "B2", "B1", "B0"][:8],
+        1: ["", "0", "1", "2", "B2", "B1", "B0", ""],
+    }
+    assert clock(one_forward_one_backward, 3, 2) == {
+        0: ["0", "1", "", "B0", "2", "B1", "", "B2"],
+        1: ["", "0", "B0", "1", "B1", "2", "B2", ""],
+    }
