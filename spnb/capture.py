@@ -29,6 +29,7 @@ from .graph import Graph
 from .idioms import ordinary
 from .node import Node, Ref, Weight, map_leaves, overload
 from .rules import rule_of
+from .rules.noise import DROPOUTS
 
 
 class CaptureError(ValueError):
@@ -106,9 +107,9 @@ def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype, training: boo
         ) from error
     sys.stderr.write(said.getvalue())
     try:
-        return replace(_translate(program, fake, dtype), training=training)
+        return _translate(program, fake, dtype, training)
     except WritesIntoView:  # what PyTorch can make ordinary calls of, in more time
-        return _translate(program.run_decompositions({}), fake, dtype)
+        return _translate(program.run_decompositions({}), fake, dtype, training)
 
 
 @contextmanager
@@ -141,7 +142,7 @@ def cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
 
 
 def _translate(
-    program: torch.export.ExportedProgram, module: nn.Module, dtype: torch.dtype
+    program: torch.export.ExportedProgram, module: nn.Module, dtype: torch.dtype, training: bool
 ) -> Graph:
     signature = program.graph_signature
     if signature.buffers_to_mutate:
@@ -167,7 +168,8 @@ def _translate(
     outputs = [reader.returned(leaf) for leaf in _outputs(program)]
     for node in ordinary(reader.nodes, outputs):
         node = replace(node, args={k: map_leaves(_known(known), v) for k, v in node.args.items()})
-        _refuse_noise(node)
+        if not (training and node.kind in DROPOUTS):
+            _refuse_noise(node)
         if not node.operands:
             constants.append(node)
             known[node.name] = Weight(f"={node.name}", node.shape)
@@ -194,6 +196,7 @@ def _translate(
         tuple(constants),
         reader.literals,
         program.call_spec.out_spec,
+        training,
     )
 
 

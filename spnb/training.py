@@ -14,6 +14,7 @@ from .node import Node, Weight, invoke
 from .program import Part
 from .region import Region
 from .rules import rule_of
+from .rules.noise import noise
 from .run import Piece, Read
 from .schedule import SCHEDULES
 from .tape import Tape
@@ -86,7 +87,7 @@ class Learner:
         }
         self.passes = SCHEDULES[schedule](len(part.batches), part.num_stages, part.stage)
 
-    def step(self, read: Read, wanted: Wanted) -> Step:
+    def step(self, read: Read, wanted: Wanted, seed: int = 0) -> Step:
         """Forward and backward over the batch; then each parameter has its gradient.
 
         Parameters
@@ -95,6 +96,8 @@ class Learner:
             Where the image comes from.
         wanted
             What the outputs should be.
+        seed
+            Of what dropout drops.
 
         Raises
         ------
@@ -107,7 +110,7 @@ class Learner:
         tapes: dict[int, Tape] = {}
         at = ["start"]
         try:
-            return self._step(read, wanted, tapes, at)
+            return self._step(read, wanted, seed, tapes, at)
         except PeerFailed:
             raise
         except BaseException as error:
@@ -119,7 +122,9 @@ class Learner:
                 raise RankError(text) from error
             raise
 
-    def _step(self, read: Read, wanted: Wanted, tapes: dict[int, Tape], at: list[str]) -> Step:
+    def _step(
+        self, read: Read, wanted: Wanted, seed: int, tapes: dict[int, Tape], at: list[str]
+    ) -> Step:
         part, batches = self.part, self.part.batches
         made, weights = self._with_constants()
         sums = {name: torch.zeros_like(weights[name]) for name in (*self.parameters, *made)}
@@ -134,8 +139,10 @@ class Learner:
             if kind == "forward":
                 (program,) = part.programs[batches[number]]
                 facts = (part, self.rules, program, weights, self.transport)
-                tapes[number] = tape = Tape(*facts, sum(batches[:number]))
-                tape.forward(read, self._note_statistics)
+                first_image = sum(batches[:number])
+                tapes[number] = tape = Tape(*facts, first_image)
+                with noise(seed, first_image, sum(batches)):
+                    tape.forward(read, self._note_statistics)
                 shares = [self._share(piece, wanted) for piece in tape.pieces]
                 total += sum(share for share, _ in shares)
                 losses[number] = [gradient for _, gradient in shares]

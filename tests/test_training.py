@@ -1,6 +1,7 @@
 """Training steps: losses, parameters and running statistics follow those of the untiled network."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ from torch.nn.utils import parametrizations
 from torch.utils import _pytree as pytree
 
 from spnb import models
+from spnb.axes import Axes
 from spnb.losses import LOSSES
 from spnb.region import Region, Tiling
+from spnb.rules.noise import kept
+from spnb.rules.noise import noise as noise_of
 from spnb.schedule import SCHEDULES, all_forward_first, one_forward_one_backward
 from spnb.training import Learner
 from spnb.transport.local import World
@@ -149,6 +153,55 @@ def test_a_weight_of_several_stages_is_one_weight():
 def test_what_is_made_of_parameters_is_made_anew_in_each_step():
     net = nn.Sequential(parametrizations.weight_norm(conv(3, 4)), nn.ReLU(), conv(4, 2)).double()
     check(net, noise(2, 3, 9, 8), noise(2, 2, 9, 8), [SQUARE, WHOLE])
+
+
+class Dropped(nn.Module):
+    """Dropout by positions in the whole batch: what the untiled network does with one mask."""
+
+    def __init__(self, dropout):
+        super().__init__()
+        self.first, self.dropout, self.last = conv(3, 4), dropout, conv(4, 2)
+        self.mask = None
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        return self.last(self.dropout(x) if self.mask is None else x * self.mask)
+
+
+@pytest.mark.parametrize("dropout", [nn.Dropout(0.3), nn.Dropout2d(0.5)], ids=str)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_dropout_drops_the_same_on_all_grids(dropout, parts):
+    net = Dropped(dropout).double()
+    x, target = noise(4, 3, 9, 14), noise(4, 2, 9, 14)
+    seeds = []
+    for tilings in [[WHOLE, WHOLE], [SQUARE, WHOLE], [grid(1, 3), Tiling.even((2, 1, 1))]]:
+        for fused in (0, 100):
+            plan = planned(net, tuple(x.shape), tilings, parts, fused)
+            losses, _, _ = train(plan, net, x, target, steps=2)
+            seeds.append(losses)
+    for losses in seeds:
+        assert losses == pytest.approx(seeds[0], rel=1e-12)
+
+
+def test_what_is_dropped_is_as_much_as_was_asked_and_differs():
+    axes = Axes.image((8, 16, 32, 32))
+    whole = Region.whole(axes.extent)
+    masks = {}
+    for seed, layer in itertools.product((0, 1), ("a", "b")):
+        with noise_of(seed, 0, 8):
+            masks[seed, layer] = kept(layer, 0.25, axes, whole, features=False)
+            features = kept(layer, 0.25, axes, whole, features=True)
+        assert masks[seed, layer].double().mean() == pytest.approx(0.75, abs=0.01)
+        assert bool((features == features[:, :, :1, :1]).all())
+        assert 0.6 < features.double().mean() < 0.9
+        for dim in range(4):  # neighbours along each dimension know nothing of each other
+            a, b = (
+                masks[seed, layer].double().narrow(dim, 0, 7),
+                masks[seed, layer].double().narrow(dim, 1, 7),
+            )
+            assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 0.02
+    for (a, x), (b, y) in itertools.combinations(masks.items(), 2):
+        assert a != b and (x == y).double().mean() == pytest.approx(0.625, abs=0.01)
 
 
 def test_frozen_parameters_stay():

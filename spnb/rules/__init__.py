@@ -19,6 +19,7 @@ There is one module for each family of operators:
 
 =============  ====================================================================================
 elementwise    every element for itself, with broadcasting; along channels
+noise          dropout in training, by position
 windows        convolution, unfolding
 pools          pooling
 fused          a convolution with what follows it
@@ -47,6 +48,7 @@ from . import (
     elementwise,
     fused,
     moving,
+    noise,
     norms,
     pools,
     products,
@@ -75,6 +77,7 @@ __all__ = [
     "has_rule",
     "home_of",
     "moving",
+    "noise",
     "norms",
     "places",
     "pools",

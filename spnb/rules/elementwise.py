@@ -24,20 +24,12 @@ ELEMENTWISE = """
     sinh softplus softshrink special_erf special_expit sqrt square sub tan tanh tanhshrink
     threshold to trunc type_as where xlogy zeros_like _to_copy
 """
-NOTHING_IN_EVALUATION = "dropout feature_dropout alpha_dropout feature_alpha_dropout"
 
 
 @rule(*ELEMENTWISE.split(), *(f"__{name}__" for name in ["and", "or", "xor", "lshift", "rshift"]))
 def elementwise(node: Node) -> Rule | None:
     """Every element for itself, with broadcasting."""
     return Rule(node)
-
-
-@rule("rrelu", *NOTHING_IN_EVALUATION.split())
-def no_noise(node: Node) -> Rule | None:
-    """What is random in training, and elementwise in evaluation."""
-    random = node.args.get("train") or node.args.get("training")
-    return None if random else Rule(node)
 
 
 @rule("prelu")
