@@ -307,7 +307,7 @@ class Plan:
                 else [rank for index in users for rank in self.stages[index].team.ranks],
                 tuple(names),
             )
-            for users, names in found.items()
+            for users, names in sorted(found.items())  # in one order: all take part in each sum
         )
 
     def paths(self, stage: Stage) -> dict[str, str]:

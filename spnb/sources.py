@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from .hashing import mixed
 from .region import Region
 
 
@@ -98,14 +99,14 @@ class SyntheticSource:
         ]
         strides = [math.prod(self.shape[k + 1 :]) for k in range(len(self.shape))]
         # offset by a hash of the seed: neighbouring seeds must not give shifted copies of one noise
-        rows = _mix(np.array([self.seed % 2**64], np.uint64))
+        rows = mixed(np.array([self.seed % 2**64], np.uint64))
         for axis, stride in zip(axes[:-1], strides, strict=False):
             rows = (rows[:, None] + axis * np.uint64(stride)).reshape(-1)
         out = np.empty((len(rows), len(axes[-1])), np.float32)
         step = max(1, 2**16 // max(1, len(axes[-1])))  # the hash's integers stay in cache
         for k in range(0, len(rows), step):
             # 24 bits are what a float32 holds: so 1.0 is never reached
-            bits = _mix(rows[k : k + step, None] + axes[-1]) >> np.uint64(40)
+            bits = mixed(rows[k : k + step, None] + axes[-1]) >> np.uint64(40)
             np.multiply(bits, np.float32(2**-24), out=out[k : k + step], casting="same_kind")
         return out.reshape(tuple(map(len, axes)))
 
@@ -256,12 +257,3 @@ def as_numpy(image: Any) -> np.ndarray:
     if not isinstance(image, np.ndarray):
         raise ValueError(f"cannot open a {type(image).__name__}: give an array, a path or a sample")
     return image
-
-
-def _mix(counter: np.ndarray) -> np.ndarray:
-    """The splitmix64 hash of each counter."""
-    z = counter * np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        z ^= z >> np.uint64(shift)
-        z *= np.uint64(factor)
-    return z ^ (z >> np.uint64(31))

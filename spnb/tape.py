@@ -44,7 +44,7 @@ class _Call:
 
 
 @dataclass
-class _Gradient:
+class Gradient:
     """The gradient of a value, of each part of it, as far as it is summed up."""
 
     region: Region
@@ -71,6 +71,8 @@ class Tape:
     ----------
     pieces
         The regions of the network's outputs that this rank computed.
+    gradients
+        Of values, as far as they are summed up on the way back.
     """
 
     def __init__(
@@ -91,8 +93,7 @@ class Tape:
         self._shapes: dict[str, list[tuple[int, ...]]] = {}
         self._calls: dict[str, _Call] = {}
         self._own: dict[int, Region] = {}  # what each receiving step had before
-        self._gradients: dict[str, _Gradient] = {}
-        self._arrivals: dict[int, tuple[Patchwork, list, list[torch.Tensor]]] = {}
+        self.gradients: dict[str, Gradient] = {}
 
     # --- forward ----------------------------------------------------------------------------
 
@@ -119,11 +120,13 @@ class Tape:
                 for value in step.values:
                     self._values.pop(value, None)
 
-    def _hold(self, value: str, region: Region, tensor: Any) -> None:
+    def hold(self, value: str, region: Region, tensor: Any) -> None:
+        """Have a value, or a tuple of them, over a region."""
         self._values[value], self._held[value] = tensor, region
         self._shapes[value] = [tuple(part.shape) for part in _parts(tensor)]
 
-    def _piece(self, value: str, region: Region, axes: Axes) -> Any:
+    def piece(self, value: str, region: Region, axes: Axes) -> Any:
+        """A region of a value at hand."""
         return cut(self._values[value], self._held[value], region, axes)
 
     def _compute(self, step: Compute, computed: Callable[[Node, Sequence[Any]], None]) -> None:
@@ -132,21 +135,21 @@ class Tape:
         if step.region.empty:
             shape = node.axes.local_shape(step.region)
             empty = torch.empty(shape, dtype=node.dtype)
-            self._hold(node.name, step.region, (empty,) * len(node.parts) or empty)
+            self.hold(node.name, step.region, (empty,) * len(node.parts) or empty)
             return
         operands = zip(node.operands, step.clipped, node.operand_axes, strict=True)
-        given = [_leaves(self._piece(*operand)) for operand in operands]
+        given = [_leaves(self.piece(*operand)) for operand in operands]
         tensors = [leaf if rule.any_layout else in_order(leaf) for leaf in given]
         with torch.enable_grad():
             known = {w.name: self.weights[w.name] for w in node.weights}
             result = rule.apply(tensors, step.needs, step.region, known)
         computed(node, given)
         self._calls[node.name] = _Call(step, [_parts(leaf) for leaf in given], _parts(result))
-        self._hold(node.name, step.region, _detached(result))
+        self.hold(node.name, step.region, _detached(result))
 
     def _send(self, step: Send) -> None:
         for t in step.transfers:
-            piece = self._piece(step.value, t.region, step.axes)
+            piece = self.piece(step.value, t.region, step.axes)
             if t.target == HOST:
                 region = self.part.in_batch(t.region, step.axes, self.first_image)
                 self.pieces.append(Piece(step.value, region, piece))
@@ -156,7 +159,7 @@ class Tape:
     def _receive(self, number: int, step: Receive, read: Read) -> None:
         if any(t.source == HOST for t in step.transfers):
             region = self.part.in_batch(step.region, step.axes, self.first_image)
-            self._hold(step.value, step.region, read(step.value, region))
+            self.hold(step.value, step.region, read(step.value, region))
             return
         own = self._held.get(step.value)
         self._own[number] = own or Region(((0, 0),) * len(step.region.spans))
@@ -171,7 +174,7 @@ class Tape:
             pieces.append(piece)
         self.at = f"{step.kind} of {self.part.paths.get(step.value, step.value)}"
         self.transport.wait(arrivals)
-        self._hold(step.value, step.region, patchwork.assembly(step.region)(pieces))
+        self.hold(step.value, step.region, patchwork.assembly(step.region)(pieces))
 
     # --- backward ---------------------------------------------------------------------------
 
@@ -201,7 +204,7 @@ class Tape:
     def _compute_back(self, step: Compute, learn: Callable[[str, torch.Tensor], None]) -> None:
         node = self.part.nodes[step.node]
         self.at = f"the gradient of {node.label}"
-        gradient, call = self._gradients.pop(node.name, None), self._calls.pop(node.name, None)
+        gradient, call = self.gradients.pop(node.name, None), self._calls.pop(node.name, None)
         if gradient is None or call is None:
             return
         pairs = zip(call.results, gradient.parts, strict=True)
@@ -241,7 +244,7 @@ class Tape:
             self._add(step.value, step.axes, t.region, [piece])
 
     def _receive_back(self, number: int, step: Receive) -> None:
-        gradient = self._gradients.pop(step.value, None)
+        gradient = self.gradients.pop(step.value, None)
         whole = gradient and gradient.parts[0]
         for t in step.transfers:
             if whole is None:
@@ -265,7 +268,7 @@ class Tape:
         if all(part is None for part in parts) or value not in self._shapes:
             return
         held = self._held[value]
-        known = self._gradients.setdefault(value, _Gradient(held, [None] * len(parts)))
+        known = self.gradients.setdefault(value, Gradient(held, [None] * len(parts)))
         for k, part in enumerate(parts):
             if part is None:
                 continue

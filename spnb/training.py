@@ -108,23 +108,20 @@ class Learner:
         """
         self.transport.hear()
         tapes: dict[int, Tape] = {}
-        at = ["start"]
         try:
-            return self._step(read, wanted, seed, tapes, at)
+            return self._step(read, wanted, seed, tapes)
         except PeerFailed:
             raise
         except BaseException as error:
-            place = next((tape.at for tape in reversed(tapes.values())), at[0])
-            text = f"rank {self.part.rank}, stage {self.part.stage}, {place}"
-            text = f"{text}: {type(error).__name__}: {error}"
+            place = next((tape.at for tape in reversed(tapes.values())), "between micro-batches")
+            place = f"rank {self.part.rank}, stage {self.part.stage}, {place}"
+            text = f"{place}: {type(error).__name__}: {error}"
             self.transport.fail(text)
             if isinstance(error, Exception):
                 raise RankError(text) from error
             raise
 
-    def _step(
-        self, read: Read, wanted: Wanted, seed: int, tapes: dict[int, Tape], at: list[str]
-    ) -> Step:
+    def _step(self, read: Read, wanted: Wanted, seed: int, tapes: dict[int, Tape]) -> Step:
         part, batches = self.part, self.part.batches
         made, weights = self._with_constants()
         sums = {name: torch.zeros_like(weights[name]) for name in (*self.parameters, *made)}

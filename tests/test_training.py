@@ -21,6 +21,7 @@ from spnb.schedule import SCHEDULES, all_forward_first, one_forward_one_backward
 from spnb.training import Learner
 from spnb.transport.local import World
 from spnb.weights import tensors_of
+from spnb.worker import RankError
 
 
 def train(plan, net, x, target, loss="mse", steps=3, rate=0.1, schedule="1f1b"):
@@ -128,6 +129,8 @@ def test_a_batch_shared_by_ranks_of_the_last_stage():
     ).double()
     tilings = [SQUARE, Tiling.even((2, 1, 1))]
     check(net, noise(4, 3, 9, 8), noise(4, 4, 9, 8), tilings, loss="l1")
+    check(net, noise(7, 3, 9, 8), noise(7, 4, 9, 8), tilings, parts=3)
+    check(net, noise(3, 3, 9, 8), noise(3, 4, 9, 8), [WHOLE, Tiling.even((3, 1, 1))])
 
 
 class Tied(nn.Module):
@@ -148,6 +151,50 @@ def test_a_weight_of_several_stages_is_one_weight():
     plan, _ = check(net, x, noise(2, 3, 9, 8), [SQUARE, WHOLE, WHOLE], balance=[1, 1, 1])
     (shared,) = [ranks for ranks, names in plan.part(0).sharers if "first.weight" in names]
     assert list(shared) == [0, 1, 2, 3, 5]
+
+
+class Woven(nn.Module):
+    """Four convolutions, of which each pair of stages shares one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(conv(3, 3) for _ in range(6))
+        for one, other in ((0, 3), (1, 4), (2, 5)):  # of stages 0 and 1, 0 and 2, 1 and 2
+            self.layers[other].weight = self.layers[one].weight
+
+    def forward(self, x):
+        for number in (0, 1, 2, 3, 5, 4):
+            x = x + self.layers[number](x).tanh()
+        return x
+
+
+def test_sums_over_pairs_of_stages_do_not_wait_for_each_other():
+    x, target = noise(1, 3, 9, 8), noise(1, 3, 9, 8)
+    plan, _ = check(Woven().double(), x, target, [SQUARE, grid(1, 2), WHOLE], balance=[2, 2, 2])
+    groups = {tuple(names) for rank in (0, 4, 6) for _, names in plan.part(rank).sharers}
+    assert {(f"layers.{k}.weight",) for k in range(3)} <= groups
+
+
+def test_a_rank_that_fails_is_named_and_the_others_hear_of_it():
+    plan = planned(nn.Sequential(conv(3, 4), conv(4, 2)).double(), (1, 3, 9, 8), [SQUARE, WHOLE])
+
+    def read(value, region):
+        raise FileNotFoundError("the image is gone")
+
+    def work(transport):
+        part = plan.part(transport.rank)
+        weights = {
+            n: torch.zeros(w.shape).double()
+            for node in part.nodes
+            for w in node.weights
+            for n in [w.name]
+        }
+        Learner(part, weights, weights, transport, LOSSES["mse"]).step(read, read)
+
+    with pytest.raises(
+        RankError, match=r"rank \d, stage 0, .*: FileNotFoundError: the image is gone"
+    ):
+        World(plan.num_ranks, deadline=60).run(work)
 
 
 def test_what_is_made_of_parameters_is_made_anew_in_each_step():

@@ -16,9 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..axes import Axes
+from ..hashing import mixed
 from ..node import Node
 from ..region import Region
 from .base import Rule, Tensors, Weights, rule
@@ -65,36 +67,17 @@ def kept(layer: str, share: float, axes: Axes, region: Region, features: bool) -
     seed, first_image, batch = getattr(_here, "noise", (0, 0, 1))
     images = axes.extent[0]
     later = 0 if images % batch else first_image * (images // batch)
-    index = torch.zeros((), dtype=torch.int64)
+    index = np.zeros((), np.uint64)
     for factor in (factor for factors in axes.dims for factor in factors):
         start, stop = (0, factor.size) if factor.axis is None else region.spans[factor.axis]
-        moved = later if factor.axis == 0 else 0
-        along = torch.arange(start + moved, stop + moved)
-        size = factor.size
+        moved, size = later if factor.axis == 0 else 0, factor.size
+        along = np.arange(start + moved, stop + moved, dtype=np.uint64)
         if features and factor.axis:  # positions of space have one number
-            along, size = torch.zeros_like(along), 1
-        index = index[..., None] * size + along
+            along, size = np.zeros_like(along), 1
+        index = index[..., None] * np.uint64(size) + along
     key = zlib.crc32(f"{layer} {seed}".encode()) << 32 | zlib.crc32(f"{seed} {layer}".encode())
-    dropped = _hashed(index + _signed(key)) < int(share * (1 << 24))
-    return (~dropped).reshape(axes.local_shape(region))
-
-
-def _hashed(z: torch.Tensor) -> torch.Tensor:
-    """24 bits of each number, as good as random."""
-    z = z * _signed(0x9E3779B97F4A7C15)
-    z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
-    return _shifted(z ^ _shifted(z, 31), 40)
-
-
-def _shifted(z: torch.Tensor, bits: int) -> torch.Tensor:
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _signed(number: int) -> int:
-    """A 64-bit number as PyTorch holds it."""
-    number %= 1 << 64
-    return number - (1 << 64) if number >> 63 else number
+    bits = mixed(index + np.uint64(key)) >> np.uint64(40)  # 24 of them
+    return torch.from_numpy(bits >= int(share * (1 << 24))).reshape(axes.local_shape(region))
 
 
 @dataclass(frozen=True)

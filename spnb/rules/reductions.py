@@ -49,8 +49,11 @@ def merged(
     kind
         A key of `REDUCTIONS`, or of `STATISTICS`.
     """
-    spans = tiling.spans(axes.extent)
-    parts = {axis: spans[axis] for axis in cut_axes(axes, dims, tiling)}
+    spans, cut = tiling.spans(axes.extent), cut_axes(axes, dims, tiling)
+    images = [d for d in dims if axes.axes_of(d) == (0,)] if 0 in cut else []
+    if images:  # each has its own figures until all are merged: micro-batches differ in number
+        dims, cut = [d for d in dims if d not in images], [a for a in cut if a]
+    parts = {axis: spans[axis] for axis in cut}
     args = {"self": operand, "dims": dims, "kind": kind, "parts": parts, "options": _options(node)}
     call = replace(
         node,
@@ -61,7 +64,7 @@ def merged(
         operand_axes=(axes,),
     )
     nodes = [replace(call, axes=Partial(call).axes)]
-    for axis in reversed(parts):
+    for axis in (*reversed(parts), *[0] * len(images)):
         last = nodes[-1]
         args = {"self": Ref(last.name), "axis": axis, "statistic": _statistic(kind)}
         args["unmerged"] = [a for a in parts if a < axis]
@@ -166,7 +169,8 @@ class Combined(Direct):
         factors = [factor for factors in operand.dims for factor in factors]
         at = next(k for k, factor in enumerate(factors) if factor.axis == axis)
         here = region.shape
-        sizes = [f.size if f.axis in (None, axis) else here[f.axis] for f in factors]
+        sizes = [f.size if f.axis is None else here[f.axis] for f in factors]
+        sizes[at] = -1
         if not operand.dims[-1]:
             sizes.append(1)  # a single figure has no factor
         figures = list(tensors[0].reshape(sizes).unbind(-1))
