@@ -47,7 +47,8 @@ def obstacle(
             + ", or let the tiled stages end before this layer",
         )
     rule = rule_of(node)
-    if cut_batch and not (rule.keeps_images_apart or getattr(rule, "by_micro_batch", False)):
+    each = graph.training and rule.by_micro_batch
+    if cut_batch and not (rule.keeps_images_apart or each):
         return Obstacle(
             node,
             f"it is not known that {node.kind}, used like this, treats the {graph.batch} images of"

@@ -85,11 +85,15 @@ def plan_buffers(program: Program, nodes: Sequence[Node], rules: Sequence[Rule])
     candidates = _candidates(program, nodes, rules)
     buffers: list[_Buffer] = []
     of_value: dict[str, _Buffer] = {}
+    made: dict[str, Region] = {}
+    apart: dict[str, Region] = {}  # of values whose halo lies beside them, what is no halo
     for number, step in enumerate(program.steps):
+        if isinstance(step, Receive) and step.value in made:
+            apart[step.value] = made[step.value]
         if isinstance(step, Compute):
             node, rule = nodes[step.node], rules[step.node]
-            computes = step.clipped and not step.region.empty
-            if computes and (found := rule.scratch(step.clipped[0], step.region)):
+            made[node.name] = step.region
+            if found := _scratch(step, node, rule, apart):
                 axes, region = found
                 scratch = _Buffer(region, axes, node.dtype.itemsize, number, number)
                 buffers.append(scratch)
@@ -117,6 +121,17 @@ def plan_buffers(program: Program, nodes: Sequence[Node], rules: Sequence[Rule])
     where = {id(buffer): offset for buffer, offset in offsets}
     places = {v: Place(where[id(b)], b.region) for v, b in of_value.items()}
     return Buffers(places, size)
+
+
+def _scratch(
+    step: Compute, node: Node, rule: Rule, apart: Mapping[str, Region]
+) -> tuple[Axes, Region] | None:
+    """What a call writes on the way, unless it computes before its halo is here."""
+    if not step.clipped or step.region.empty:
+        return None
+    own = apart.get(node.operands[0])
+    early = own is not None and rule.alone(own, step.region)
+    return None if early else rule.scratch(step.clipped[0], step.region)
 
 
 def spot_names(rule: Rule) -> list[str]:

@@ -179,9 +179,9 @@ def activation_bytes(plan: Plan, rank: int) -> int:
             if place and step.region in place.region:
                 continue  # it arrives in its place
             arriving = sum(value_bytes(plan, step.value, t.region) for t in step.transfers)
-            # An image is held twice for a moment: as it was read, and as it is laid out.
+            # An image is held three times for a moment: mapped, read, and laid out.
             if any(t.source == HOST for t in step.transfers):
-                peak = max(peak, sum(held.values()) + 2 * arriving)
+                peak = max(peak, sum(held.values()) + 3 * arriving)
             held[step.value] = held.get(step.value, 0) + arriving
             if step.value in computed:
                 apart[step.value] = step.region

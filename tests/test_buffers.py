@@ -92,6 +92,10 @@ def view(layers, x):
     return layers[1](y.transpose(2, 3)).transpose(2, 3) + y
 
 
+def twice(x):
+    return F.interpolate(x, scale_factor=2, mode="bilinear")
+
+
 NETWORKS = [
     lambda layers, x: F.relu(layers[1](F.relu(layers[0](x)))),
     lambda layers, x: layers[1](F.relu(layers[0](x))) + layers[0](x),
@@ -104,6 +108,15 @@ NETWORKS = [
     lambda layers, x: layers[1](layers[0](x).mean((2, 3), keepdim=True) + x),
     lambda layers, x: layers[1](layers[0](x))[:, :, 3:] + layers[0](x)[:, :, :-3],
     view,
+    # what the operator makes of all that a tile reads is more than the tile's: others see a part
+    lambda layers, x: layers[1](y := twice(layers[0](x))[..., :77, :71]) + y.sigmoid(),
+    lambda layers, x: layers[1](twice(layers[0](x))) * twice(layers[1](F.silu(x))),
+    lambda layers, x: (
+        layers[1](F.max_pool2d(twice(layers[0](x)), 3, 2)) + twice(x)[..., ::2, ::2][..., :-1, :-1]
+    ),
+    lambda layers, x: torch.cat([twice(layers[0](x)), twice(layers[1](x)).tanh()], 1),
+    lambda layers, x: layers[1](F.interpolate(layers[0](x), scale_factor=(1, 2))) * 0.5,
+    lambda layers, x: layers[1](y := F.silu(layers[0](x))) * y.mean((2, 3), keepdim=True).sigmoid(),
     # of two images one above the other, a tile of two has one alone: it is not copied
     lambda layers, x: layers[1](layers[0](y := torch.cat([layers[0](x), layers[1](x)], 2))) + y,
 ]

@@ -57,6 +57,9 @@ class Rule:
     known = True
     """False for an operator that spnb knows nothing of: it may mix the images of a batch."""
 
+    by_micro_batch = False
+    """True where training takes a micro-batch for all there is, as a batch norm does."""
+
     pinned = False
     """True where each tile must compute what it owns of the result, and not more."""
 

@@ -43,7 +43,6 @@ class OverSpace(Whole):
 
     @property
     def by_micro_batch(self) -> bool:
-        """Whether it takes the statistics of a micro-batch, as batch norm does in training."""
         return self.node.kind == "batch_norm"
 
     @cached_property

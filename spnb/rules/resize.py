@@ -161,7 +161,8 @@ class Interpolation(Spatial):
         sizes = axes.local_shape(grown)[-len(self.places) :]
 
         def call(x: torch.Tensor, spot: torch.Tensor | None = None) -> torch.Tensor:
-            out = spot if grown == region else scratch
+            # What lies in scratch memory is gone with this call: only a copy of it may be returned.
+            out = spot if grown == region or spot is None else scratch
             if out is None:
                 whole = overload(f"{operator}.default")(x, sizes, *corners)
             else:
