@@ -117,6 +117,7 @@ NETWORKS = [
     lambda layers, x: torch.cat([twice(layers[0](x)), twice(layers[1](x)).tanh()], 1),
     lambda layers, x: layers[1](F.interpolate(layers[0](x), scale_factor=(1, 2))) * 0.5,
     lambda layers, x: layers[1](y := F.silu(layers[0](x))) * y.mean((2, 3), keepdim=True).sigmoid(),
+    lambda layers, x: layers[1](F.interpolate(layers[0](x), (77, 71), mode="bicubic"))[..., 1:, :],
     # of two images one above the other, a tile of two has one alone: it is not copied
     lambda layers, x: layers[1](layers[0](y := torch.cat([layers[0](x), layers[1](x)], 2))) + y,
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -16,6 +17,9 @@ from .base import Call, Rule, Tensors, Weights, rule
 from .reductions import over_last
 from .spatial import Spatial, places
 from .whole import Whole
+
+BAND = 1 << 20
+"""Bytes of a result that are summed at one time."""
 
 
 @dataclass(frozen=True)
@@ -128,13 +132,13 @@ class Interpolation(Spatial):
 
     @property
     def spots(self) -> tuple[torch.dtype, ...]:
-        return (self.node.dtype,) if self.doublings and is_image(self.node.axes) else ()
+        return (self.node.dtype,) if is_image(self.node.axes) else ()
 
     def into(self, call: Call, spots: Sequence[torch.Tensor]) -> Call:
         return lambda x: call(x, spots[0])
 
     def scratch(self, given: Region, region: Region) -> tuple[Axes, Region] | None:
-        grown = self._grown(region) if self.spots else region
+        grown = self._grown(region) if self.doublings and self.spots else region
         return None if grown == region else (self.node.axes, grown)
 
     def _grown(self, region: Region) -> Region:
@@ -155,7 +159,7 @@ class Interpolation(Spatial):
         scratch: torch.Tensor | None = None,
     ) -> Call:
         if self.doublings is None:
-            return super().bound(given, needs, region, weights)
+            return lambda x, spot=None: self._in_bands(x, region, spot)
         axes, grown = self.node.axes, self._grown(region)
         operator, corners = f"aten.{self.node.kind}", [False] * (self.align_corners is not None)
         sizes = axes.local_shape(grown)[-len(self.places) :]
@@ -177,13 +181,36 @@ class Interpolation(Spatial):
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
-        if self.doublings is not None:
-            return self.bound(needs, needs, region, weights)(*tensors)
-        x, spans = tensors[0], self.spans(region)
+        return self.bound(needs, needs, region, weights)(*tensors)
+
+    def _in_bands(self, x: torch.Tensor, region: Region, spot: torch.Tensor | None) -> torch.Tensor:
+        """The sum, band after band along the first dimension: what a band takes stays in cache."""
+        spans = self.spans(region)
         starts = [
             0 if place is None else self.reads(number, spans[number])[0]
             for number, place in enumerate(self.places)
         ]
+        (first, last), *others = spans
+        shape = self.node.axes.local_shape(region)
+        rows = max(1, BAND * (last - first) // (math.prod(shape) * self.node.dtype.itemsize or 1))
+        if first + rows >= last and spot is None:
+            return self._summed(x, spans, starts)
+        dim, bands = len(shape) - len(spans), []
+        for start in range(first, last, rows):
+            stop = min(start + rows, last)
+            low, high = (max(0, end - starts[0]) for end in self.reads(0, (start, stop)))
+            band = x.narrow(dim, low, min(high, x.shape[dim]) - low)
+            found = self._summed(band, [(start, stop), *others], [low + starts[0], *starts[1:]])
+            if spot is None:
+                bands.append(found)
+            else:
+                spot.narrow(dim, start - first, stop - start).copy_(found)
+        return torch.cat(bands, dim) if spot is None else spot
+
+    def _summed(
+        self, x: torch.Tensor, spans: Sequence[Span], starts: Sequence[int]
+    ) -> torch.Tensor:
+        """The sum of what each tap reads, along one dimension after another."""
         channels_last = self.node.axes.plain and x.ndim == len(self.places) + 2
         if channels_last:  # then what is picked is a run of memory
             x = x.movedim(1, -1)

@@ -1,13 +1,13 @@
 """Interpolation, adaptive pooling, pixel shuffle."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiled import Call, check
 from torch import nn
 from torch.nn import functional as F
 
-from spnb.rules import rule_of
+from spnb.rules import resize, rule_of
 
 FEW = settings(max_examples=15, deadline=None, derandomize=True)
 SIZES = {1: (2, 4, 23), 2: (2, 4, 13, 11), 3: (1, 2, 5, 6, 4)}
@@ -18,7 +18,13 @@ METHODS = {
 }
 
 
-@FEW
+@pytest.fixture(params=[1 << 20, 300], ids=["at once", "in bands"])
+def band(request, monkeypatch):
+    monkeypatch.setattr(resize, "BAND", request.param)
+
+
+@pytest.mark.usefixtures("band")
+@settings(FEW, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
 def test_interpolation(data, axes):
     method = data.draw(st.sampled_from(METHODS[axes]))
