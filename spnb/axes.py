@@ -112,6 +112,10 @@ class Axes:
         """Shape of the piece that covers a region."""
         return tuple(math.prod(sizes) for sizes in self._local(region))
 
+    def local_bytes(self, region: Region, itemsize: int) -> int:
+        """Bytes of the piece that covers a region, with elements of this size."""
+        return math.prod(self.local_shape(region)) * itemsize
+
     def _local(self, region: Region) -> list[list[int]]:
         extents = region.shape
         return [[f.size if f.axis is None else extents[f.axis] for f in d] for d in self.dims]

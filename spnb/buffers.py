@@ -14,7 +14,6 @@ writes into the middle, messages arrive at the ends, and nothing is ever put tog
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -65,7 +64,7 @@ class _Buffer:
 
     @property
     def bytes(self) -> int:
-        size = math.prod(self.axes.local_shape(self.region)) * self.itemsize
+        size = self.axes.local_bytes(self.region, self.itemsize)
         return -(-size // ALIGNMENT) * ALIGNMENT
 
 

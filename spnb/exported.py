@@ -49,9 +49,9 @@ class ExportReader:
         value = fx.meta.get("val")
         if fx.op == "placeholder":
             self._placeholder(fx, value)
-        elif fx.op == "call_function" and self._counts(fx):
-            pass  # a norm counts the batches that it has seen: the rank does so, too
-        elif fx.op == "call_function" and isinstance(value, (torch.Tensor, tuple, list)):
+        elif fx.op != "call_function" or self._counts_batches(fx):
+            return
+        elif isinstance(value, (torch.Tensor, tuple, list)):
             node = self._node(fx, value)
             self.nodes.append(node if node.op == GETITEM else self.renamed.add(node))
             self.leaves[fx.name] = Ref(fx.name)
@@ -62,8 +62,8 @@ class ExportReader:
             leaf = self.leaves[leaf.value]
         return self.renamed.now(leaf)
 
-    def _counts(self, fx: torch.fx.Node) -> bool:
-        """Whether a call adds one to a norm's number of batches."""
+    def _counts_batches(self, fx: torch.fx.Node) -> bool:
+        """Whether a call adds one to a norm's number of batches, which no value depends on."""
         target = fx.args[0] if fx.args else None
         if fx.target is not torch.ops.aten.add_.Tensor or not isinstance(target, torch.fx.Node):
             return False

@@ -18,14 +18,16 @@ def cross_entropy(output: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 def squares(output: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Squared differences, averaged over the channels of each position."""
-    channels = output.shape[1] if output.ndim > 1 else 1
-    return F.mse_loss(output, wanted, reduction="sum") / channels
+    return F.mse_loss(output, wanted, reduction="sum") / _channels(output)
 
 
 def differences(output: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Absolute differences, averaged over the channels of each position."""
-    channels = output.shape[1] if output.ndim > 1 else 1
-    return F.l1_loss(output, wanted, reduction="sum") / channels
+    return F.l1_loss(output, wanted, reduction="sum") / _channels(output)
+
+
+def _channels(output: torch.Tensor) -> int:
+    return output.shape[1] if output.ndim > 1 else 1
 
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "mse": squares, "l1": differences}

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from .axes import Axes, is_image
+from .node import Node, map_leaves
 from .region import Region
 from .transport import Arrival
 
@@ -155,6 +156,12 @@ def room(axes: Axes, region: Region, dtype: torch.dtype) -> torch.Tensor:
     return message(axes, region, dtype)[1]
 
 
+def nothing(node: Node, region: Region) -> Any:
+    """What a call gives over a region that has no positions."""
+    empty = room(node.axes, region, node.dtype)
+    return (empty,) * len(node.parts) if node.parts else empty
+
+
 def message(axes: Axes, region: Region, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Memory for a piece on its way: as it travels, in one run, and as a piece of the value."""
     shape = axes.local_shape(region)
@@ -182,6 +189,4 @@ def channels_last(piece: torch.Tensor, axes: Axes) -> torch.Tensor:
 
 def in_order(value: Any) -> Any:
     """A piece of a value, or each part of it, as PyTorch lays out tensors by default."""
-    if isinstance(value, (tuple, list)):
-        return type(value)(map(in_order, value))
-    return value.contiguous()
+    return map_leaves(torch.Tensor.contiguous, value)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 from .exchange import HOST, Exchange, Team
@@ -21,60 +20,10 @@ from .lowering import lowered
 from .node import Node
 from .program import Part, Program
 from .programs import programs
-from .region import Region, Span, Tiling
+from .region import Region, Span, Tiling, in_patches
 from .rules import has_rule, home_of, rule_of, whole_axes
 from .schedule import forward_clock, micro_batches
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A run of consecutive blocks on a team of ranks.
-
-    Attributes
-    ----------
-    index
-        Number of the stage.
-    blocks
-        First and last (excluded) block of the graph.
-    nodes
-        Its operator calls.
-    team
-        Its ranks in their grid over ``(batch, *spatial)``.
-    patches
-        Grid over the same axes that cuts each tile into what its rank computes at one time.
-    """
-
-    index: int
-    blocks: Span
-    nodes: tuple[Node, ...]
-    team: Team
-    patches: tuple[int, ...]
-
-    @property
-    def tiled(self) -> bool:
-        """Whether the image is cut in this stage, into tiles or patches."""
-        return any(n > 1 for n in self.cuts.grid[1:])
-
-    @property
-    def num_patches(self) -> int:
-        """Patches of each tile."""
-        return math.prod(self.patches)
-
-    @property
-    def cuts(self) -> Tiling:
-        """What is computed at one time: the tiles, or their patches."""
-        return self.team.tiling.refined(self.patches)
-
-    @property
-    def weights(self) -> tuple[str, ...]:
-        """Names of the parameters and buffers that the stage reads."""
-        return tuple(dict.fromkeys(w.name for node in self.nodes for w in node.weights))
-
-    @property
-    def custom(self) -> list[Node]:
-        """Calls of operators that neither PyTorch nor spnb has."""
-        known = ("aten", "_operator", "spnb")
-        return [node for node in self.nodes if node.op.split(".")[0] not in known]
+from .stage import Stage, stages_of
 
 
 class Plan:
@@ -117,15 +66,14 @@ class Plan:
     ):
         self.captured = graph
         patches = tuple(patches or (1,) * (len(tilings[0].grid) - 1))
-        cuts = [tilings[0].refined((1, *patches)), *tilings[1:]]
-        graph = lowered(graph, cuts, blocks)
+        graph = lowered(graph, in_patches(tilings, patches), blocks)
         if not graph.training:
             graph = joined(graph, blocks)
         self.graph, self.fused, self.home = graph, fused, home
         batch, *extent = graph.extent(next(iter(graph.inputs)))
         self.extent = tuple(extent)
         self.batches = micro_batches(batch, parts)
-        self.stages = tuple(_stages(graph, tilings, blocks, patches))
+        self.stages = tuple(stages_of(graph, tilings, blocks, patches))
         self.num_ranks = self.stages[-1].team.ranks[-1] + 1
         for stage in self.stages:
             slices = stage.team.tiling.grid[0]
@@ -360,17 +308,3 @@ class Plan:
         stage = self.stage_of(rank)
         extent = self.graph.extent(self._entry(stage))
         return stage.team.tiling.region(extent, self.tile_of(rank))
-
-
-def _stages(
-    graph: Graph, tilings: Sequence[Tiling], blocks: Sequence[int], patches: Sequence[int]
-) -> list[Stage]:
-    stages, rank, block = [], 0, 0
-    for index, (tiling, count) in enumerate(zip(tilings, blocks, strict=True)):
-        first, last = graph.blocks[block], graph.blocks[block + count - 1]
-        team = Team(range(rank, rank + tiling.num_tiles), tiling)
-        nodes = graph.nodes[first.start : last.stop]
-        grid = (1, *patches) if index == 0 else (1,) * len(tiling.grid)
-        stages.append(Stage(index, (block, block + count), nodes, team, grid))
-        rank, block = rank + tiling.num_tiles, block + count
-    return stages

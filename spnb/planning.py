@@ -15,6 +15,7 @@ from .layout import PlanError
 from .machine import CORE, Machine
 from .options import Job
 from .plan import Plan
+from .region import in_patches
 from .simulate import Simulation, simulate
 from .sources import RowSource, Source
 from .survey import Totals, memory, totals
@@ -41,7 +42,7 @@ class JobPlan(Shown, Plan):
 
     def __init__(self, job: Job):
         tilings, sizes, patches = job.tilings, job.input_shape[2:], job.patch_grid
-        cuts = [tilings[0].refined((1, *patches)), *tilings[1:]]
+        cuts = in_patches(tilings, patches)
         for stage, tiling in enumerate(cuts):
             if any(n > size for n, size in zip(tiling.grid[1:], sizes, strict=True)):
                 raise PlanError(

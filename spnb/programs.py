@@ -25,7 +25,8 @@ from .rules import rule_of
 from .rules.fused import Fused
 
 if TYPE_CHECKING:
-    from .plan import Plan, Stage
+    from .plan import Plan
+    from .stage import Stage
 
 
 def programs(plan: Plan, rank: int, images: int) -> tuple[Program, ...]:

@@ -202,6 +202,12 @@ class Tiling:
         return Region(tuple(s[k] for s, k in zip(self.spans(extent), position, strict=True)))
 
 
+def in_patches(tilings: Sequence[Tiling], patches: Sequence[int]) -> list[Tiling]:
+    """Tilings of stages, of which each tile of the first is cut into a grid over space."""
+    first, *others = tilings
+    return [first.refined((1, *patches)), *others]
+
+
 def _cuts(n: int, weights: tuple[int, ...]) -> tuple[Span, ...]:
     total, done, spans = sum(weights), 0, []
     for w in weights:

@@ -6,7 +6,6 @@ plan is loaded; a step of a run is little more than the operator's own time.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,6 +22,7 @@ from .patchwork import (
     Pieces,
     channels_last,
     in_order,
+    nothing,
     packed,
     putter,
     room,
@@ -98,7 +98,7 @@ class Routine:
     def _compute(self, step: Compute) -> Action:
         node, rule = self.part.nodes[step.node], self.rules[step.node]
         if step.region.empty:  # only padding is read here further on, or nothing at all
-            action = self._store(node, lambda: _nothing(node, step.region))
+            action = self._store(node, lambda: nothing(node, step.region))
         else:
             action = self._before_the_halo(step, node, rule) or self._whole(step, node, rule)
         self._held[node.name] = step.region
@@ -210,8 +210,7 @@ class Routine:
                 for name, dtype in zip(spot_names(rule), rule.spots, strict=True)
             ]
             return rule.into(call, spots)
-        shape = node.axes.local_shape(region)
-        size = math.prod(shape) * node.dtype.itemsize
+        size = node.axes.local_bytes(region, node.dtype.itemsize)
         fused = isinstance(rule, Fused) and rule.spots and not rule.overwrites
         if not (fused and node.name in self._kept and size > LARGE):
             return call
@@ -294,7 +293,7 @@ class Routine:
         own = self._held.get(step.value, NOTHING)
         self._held[step.value] = step.region
         if any(t.source == HOST for t in step.transfers):
-            size = math.prod(step.axes.local_shape(step.region)) * step.dtype.itemsize
+            size = step.axes.local_bytes(step.region, step.dtype.itemsize)
 
             def read(run: Run) -> None:
                 run.at, start = layer, run.recorder.now()
@@ -350,7 +349,7 @@ class Routine:
         layer = self.part.paths.get(step.value, step.value)
         take = self.operand(step.value, step.own, step.axes)
         put = putter(step.axes, step.whole, step.own)
-        size = math.prod(step.axes.local_shape(step.own)) * step.dtype.itemsize
+        size = step.axes.local_bytes(step.own, step.dtype.itemsize)
         if step.last:
             self.left[step.value] = step.whole
 
@@ -370,11 +369,10 @@ class Routine:
 
     def _own_memory(self, axes: Axes, region: Region, dtype: torch.dtype) -> torch.Tensor:
         """Memory for what others may keep as long as they like; on the heap it leaves a hole."""
-        shape = axes.local_shape(region)
-        size = math.prod(shape) * dtype.itemsize
+        size = axes.local_bytes(region, dtype.itemsize)
         if size <= LARGE or not is_image(axes):
             return room(axes, region, dtype)
-        return self._pool.arena(size).tensor(0, shape, dtype)
+        return self._pool.arena(size).tensor(0, axes.local_shape(region), dtype)
 
 
 def _needs(rule: Rule, strip: Region, held: Sequence[Region]) -> tuple[list[Region], list[Region]]:
@@ -385,8 +383,3 @@ def _needs(rule: Rule, strip: Region, held: Sequence[Region]) -> tuple[list[Regi
         needs.append(need)
         clipped.append(need & Region((region.spans[0], *((0, n) for n in axes.extent[1:]))))
     return needs, clipped
-
-
-def _nothing(node: Node, region: Region) -> Any:
-    empty = room(node.axes, region, node.dtype)
-    return (empty,) * len(node.parts) if node.parts else empty

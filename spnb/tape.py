@@ -22,8 +22,8 @@ import torch
 
 from .axes import Axes
 from .exchange import HOST, Transfer
-from .node import Node
-from .patchwork import Patchwork, cut, in_order, message, packed
+from .node import Node, map_leaves
+from .patchwork import Patchwork, cut, in_order, message, nothing, packed
 from .program import Compute, Free, Part, Program, Receive, Send
 from .region import Region
 from .rules import Rule
@@ -38,17 +38,12 @@ BACK = 1 << 14
 class _Call:
     """A call that was computed, with what it takes to differentiate it."""
 
-    step: Compute
     inputs: list[list[torch.Tensor]]
     results: list[torch.Tensor]
 
 
-@dataclass
-class Gradient:
-    """The gradient of a value, of each part of it, as far as it is summed up."""
-
-    region: Region
-    parts: list[torch.Tensor | None]
+Gradient = list[torch.Tensor | None]
+"""Of a value, of each part of it, as far as it is summed up."""
 
 
 class Tape:
@@ -133,19 +128,17 @@ class Tape:
         node, rule = self.part.nodes[step.node], self.rules[step.node]
         self.at = node.label
         if step.region.empty:
-            shape = node.axes.local_shape(step.region)
-            empty = torch.empty(shape, dtype=node.dtype)
-            self.hold(node.name, step.region, (empty,) * len(node.parts) or empty)
+            self.hold(node.name, step.region, nothing(node, step.region))
             return
         operands = zip(node.operands, step.clipped, node.operand_axes, strict=True)
-        given = [_leaves(self.piece(*operand)) for operand in operands]
+        given = [map_leaves(_leaf, self.piece(*operand)) for operand in operands]
         tensors = [leaf if rule.any_layout else in_order(leaf) for leaf in given]
         with torch.enable_grad():
             known = {w.name: self.weights[w.name] for w in node.weights}
             result = rule.apply(tensors, step.needs, step.region, known)
         computed(node, given)
-        self._calls[node.name] = _Call(step, [_parts(leaf) for leaf in given], _parts(result))
-        self.hold(node.name, step.region, _detached(result))
+        self._calls[node.name] = _Call([_parts(leaf) for leaf in given], _parts(result))
+        self.hold(node.name, step.region, map_leaves(torch.Tensor.detach, result))
 
     def _send(self, step: Send) -> None:
         for t in step.transfers:
@@ -207,7 +200,7 @@ class Tape:
         gradient, call = self.gradients.pop(node.name, None), self._calls.pop(node.name, None)
         if gradient is None or call is None:
             return
-        pairs = zip(call.results, gradient.parts, strict=True)
+        pairs = zip(call.results, gradient, strict=True)
         known = [(r, g) for r, g in pairs if g is not None and r.requires_grad]
         if not known:
             return
@@ -245,7 +238,7 @@ class Tape:
 
     def _receive_back(self, number: int, step: Receive) -> None:
         gradient = self.gradients.pop(step.value, None)
-        whole = gradient and gradient.parts[0]
+        whole = gradient and gradient[0]
         for t in step.transfers:
             if whole is None:
                 piece = torch.zeros(step.axes.local_shape(t.region), dtype=step.dtype)
@@ -268,13 +261,13 @@ class Tape:
         if all(part is None for part in parts) or value not in self._shapes:
             return
         held = self._held[value]
-        known = self.gradients.setdefault(value, Gradient(held, [None] * len(parts)))
+        known = self.gradients.setdefault(value, [None] * len(parts))
         for k, part in enumerate(parts):
             if part is None:
                 continue
-            if known.parts[k] is None:
-                known.parts[k] = torch.zeros(self._shapes[value][k], dtype=part.dtype)
-            whole = known.parts[k]
+            if known[k] is None:
+                known[k] = torch.zeros(self._shapes[value][k], dtype=part.dtype)
+            whole = known[k]
             axes.put(whole, held, region, axes.piece(whole, held, region) + part)
 
     def _dtype(self, value: str) -> torch.dtype:
@@ -285,14 +278,6 @@ def _parts(value: Any) -> list[torch.Tensor]:
     return list(value) if isinstance(value, (tuple, list)) else [value]
 
 
-def _leaves(value: Any) -> Any:
-    """A value as one that gradients are taken of, of each part that has floating numbers."""
-    if isinstance(value, (tuple, list)):
-        return type(value)(map(_leaves, value))
-    return value.detach().requires_grad_(value.is_floating_point())
-
-
-def _detached(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return type(value)(map(_detached, value))
-    return value.detach()
+def _leaf(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that gradients are taken of, if it has floating numbers."""
+    return tensor.detach().requires_grad_(tensor.is_floating_point())

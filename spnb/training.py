@@ -10,7 +10,7 @@ import torch
 
 from .collectives import summed
 from .losses import Loss
-from .node import Node, Weight, invoke
+from .node import Node, Weight
 from .program import Part
 from .region import Region
 from .rules import rule_of
@@ -18,8 +18,9 @@ from .rules.noise import noise
 from .run import Piece, Read
 from .schedule import SCHEDULES
 from .tape import Tape
-from .transport import PeerFailed, Transport
-from .worker import RankError
+from .transport import Transport
+from .weights import add_constants
+from .worker import heard
 
 Wanted = Callable[[str, Region], torch.Tensor]
 """What an output should be over a region of the whole batch, by its name."""
@@ -106,20 +107,13 @@ class Learner:
         PeerFailed
             If another rank fails.
         """
-        self.transport.hear()
         tapes: dict[int, Tape] = {}
-        try:
+
+        def at() -> str:
+            return next((tape.at for tape in reversed(tapes.values())), "between micro-batches")
+
+        with heard(self.transport, self.part, at):
             return self._step(read, wanted, seed, tapes)
-        except PeerFailed:
-            raise
-        except BaseException as error:
-            place = next((tape.at for tape in reversed(tapes.values())), "between micro-batches")
-            place = f"rank {self.part.rank}, stage {self.part.stage}, {place}"
-            text = f"{place}: {type(error).__name__}: {error}"
-            self.transport.fail(text)
-            if isinstance(error, Exception):
-                raise RankError(text) from error
-            raise
 
     def _step(self, read: Read, wanted: Wanted, seed: int, tapes: dict[int, Tape]) -> Step:
         part, batches = self.part, self.part.batches
@@ -156,8 +150,7 @@ class Learner:
         """What is made of parameters, as it is now; and all weights, with it."""
         every: dict[str, Any] = dict(self.weights)
         with torch.enable_grad():
-            for node in self.part.constants:
-                every[f"={node.name}"] = invoke(node.op, node.bind([], every))
+            add_constants(every, self.part.constants)
         made = {
             name: tensor
             for name, tensor in every.items()

@@ -13,7 +13,7 @@ from torch import nn
 
 from .capture import cast, rebuilt
 from .graph import Graph
-from .node import invoke
+from .node import Node, invoke
 
 DEFAULT_CHECKPOINT = "./checkpoint.pth"
 
@@ -116,9 +116,14 @@ def tensors_of(
     if graph is not None:
         every |= graph.literals
         with torch.no_grad():
-            for node in graph.made_of(names)[1]:
-                every[f"={node.name}"] = invoke(node.op, node.bind([], every))
+            add_constants(every, graph.made_of(names)[1])
     return {name: every[name].detach() for name in names}
+
+
+def add_constants(known: dict[str, Any], calls: Sequence[Node]) -> None:
+    """Add to weights what calls make of them, by its names."""
+    for node in calls:
+        known[f"={node.name}"] = invoke(node.op, node.bind([], known))
 
 
 def read_weights(path: Path) -> Mapping[str, torch.Tensor]:

@@ -123,7 +123,7 @@ class Worker:
             tell(done, cost / cost_of_all)
 
         run = Run(self.transport, read, told)
-        with self._heard(run), placing():
+        with heard(self.transport, self.part, lambda: run.at), placing():
             self.transport.barrier()
             run.recorder.start()
             for number in self.part.order:
@@ -143,7 +143,7 @@ class Worker:
         run = Run(self.transport, _no_image, values={exchange.value: x})
         routine, send, receive = self.moving(exchange, axes, x.dtype)
         whole = routine.operand(exchange.value, exchange.need(self.part.rank), axes)
-        with self._heard(run):
+        with heard(self.transport, self.part, lambda: run.at):
             send(run)
             receive(run)
             result = whole(run)
@@ -161,21 +161,28 @@ class Worker:
         receive = receive_step(exchange, rank, axes, dtype)
         return routine, routine.send(send), routine.receive(receive)
 
-    @contextmanager
-    def _heard(self, run: Run) -> Iterator[None]:
-        """Begin with no memory of earlier failures, and let the other ranks hear of one here."""
-        self.transport.hear()
-        try:
-            yield
-        except PeerFailed:
-            raise
-        except BaseException as error:
-            place = f"rank {self.part.rank}, stage {self.part.stage}, {run.at}"
-            text = f"{place}: {type(error).__name__}: {error}"
-            self.transport.fail(text)
-            if isinstance(error, Exception):
-                raise RankError(text) from error
-            raise
+
+@contextmanager
+def heard(transport: Transport, part: Part, at: Callable[[], str]) -> Iterator[None]:
+    """Begin with no memory of earlier failures, and let the other ranks hear of one here.
+
+    Parameters
+    ----------
+    at
+        Says what was being done.
+    """
+    transport.hear()
+    try:
+        yield
+    except PeerFailed:
+        raise
+    except BaseException as error:
+        place = f"rank {part.rank}, stage {part.stage}, {at()}"
+        text = f"{place}: {type(error).__name__}: {error}"
+        transport.fail(text)
+        if isinstance(error, Exception):
+            raise RankError(text) from error
+        raise
 
 
 def _no_image(name: str, region: object) -> torch.Tensor:

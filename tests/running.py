@@ -7,7 +7,7 @@ from spnb.axes import Axes
 from spnb.balance import stage_blocks
 from spnb.capture import capture
 from spnb.plan import Plan
-from spnb.region import Region
+from spnb.region import Region, in_patches
 from spnb.transport.local import World
 from spnb.weights import tensors_of
 from spnb.worker import Worker
@@ -23,10 +23,11 @@ def planned(
     dtype=torch.float64,
     allow_gather=False,
     patches=(),
+    training=False,
 ):
-    graph = capture(net, shape, dtype)
+    graph = capture(net, shape, dtype, training)
     cut_batch = parts > 1 or any(t.grid[0] > 1 for t in tilings)
-    cuts = [tilings[0].refined((1, *patches)), *tilings[1:]] if patches else tilings
+    cuts = in_patches(tilings, patches) if patches else tilings
     blocks = stage_blocks(graph, cuts, cut_batch, balance, allow_gather)
     return Plan(graph, tilings, blocks, parts, fused, patches=patches)
 

@@ -1,17 +1,19 @@
 """Gradients: those of every parameter, and of the input, equal the untiled ones."""
 
+from functools import partial
+
 import pytest
+import running
 import torch
 from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
 from networks import chains
+from tiled import noise
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from spnb.balance import stage_blocks
-from spnb.capture import CaptureError, capture
+from spnb.capture import CaptureError
 from spnb.layout import PlanError
-from spnb.plan import Plan
 from spnb.region import Region, Tiling
 from spnb.rules import rule_of
 from spnb.tape import Tape
@@ -21,11 +23,7 @@ from spnb.weights import tensors_of
 CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
 
-def planned(net, shape, tilings, parts=1, fused=0, balance=None):
-    graph = capture(net, shape, torch.float64, training=True)
-    cut_batch = parts > 1 or any(t.grid[0] > 1 for t in tilings)
-    blocks = stage_blocks(graph, tilings, cut_batch, balance)
-    return Plan(graph, tilings, blocks, parts, fused)
+planned = partial(running.planned, training=True)
 
 
 def tiled_gradients(plan, net, x, targets):
@@ -100,10 +98,6 @@ def check(net, x, tilings, parts=1, fused=0, balance=None):
 
 def conv(a=4, b=4, kernel=3, **options):
     return nn.Conv2d(a, b, kernel, padding=kernel // 2, **options)
-
-
-def noise(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1)).double()
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=CHECKS)

@@ -212,9 +212,6 @@ class Sliding(Window):
     def result_sizes(self) -> tuple[int, ...]:
         return (self.node.shape[self.number],)
 
-    def scratch(self, given: Region, region: Region) -> tuple[Axes, Region] | None:
-        return None
-
     def bound(
         self,
         given: Sequence[Region],
