@@ -7,6 +7,7 @@ pickle, a path or a seed; each rank then reads its own tile straight from storag
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -71,11 +72,24 @@ class FileSource:
 
     def _array(self) -> np.ndarray:
         with reading(self.path):
-            return batched(np.lib.format.open_memmap(self.path, "r"), self.layout)
+            return batched(mapped(self.path, "r"), self.layout)
 
     def read(self, region: Region) -> np.ndarray:
         """Read a region; see `Source`."""
         return floats(self._array()[index_in(self.shape, region)])
+
+
+_parsing = threading.Lock()
+
+
+def mapped(path: str | Path, mode: str) -> np.ndarray:
+    """A ``.npy`` file as an array that lies there; ranks may be threads, and open it at once.
+
+    NumPy parses the header with Python's own parser, which Python 3.11 cannot do in two threads at
+    a time ("AST constructor recursion depth mismatch").
+    """
+    with _parsing:
+        return np.lib.format.open_memmap(path, mode)
 
 
 @dataclass(frozen=True)

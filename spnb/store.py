@@ -13,6 +13,7 @@ import torch
 from .axes import Axes
 from .exchange import Spans
 from .region import Region
+from .sources import mapped
 
 CHUNK = 256
 """Positions of a zarr chunk along each axis of the image; in 3-D a quarter of it."""
@@ -93,7 +94,7 @@ class Store:
             zarr.open_array(str(self.path), mode="r+")[self.axes.index(region)] = values.numpy()
             return
         if self.path.suffix == ".npy":
-            target = np.lib.format.open_memmap(self.path, "r+")
+            target = mapped(self.path, "r+")
         else:
             from tifffile import memmap
 
