@@ -126,7 +126,7 @@ def _scratch(
     step: Compute, node: Node, rule: Rule, apart: Mapping[str, Region]
 ) -> tuple[Axes, Region] | None:
     """What a call writes on the way, unless it computes before its halo is here."""
-    if not step.clipped or step.region.empty:
+    if not step.clipped or step.region.empty or step.padding is not None:
         return None
     own = apart.get(node.operands[0])
     early = own is not None and rule.alone(own, step.region)

@@ -72,7 +72,9 @@ class Compute:
 
     ``needs`` are as the rule gave them (they may run past the extent), ``clipped`` the part inside.
     ``overwrites`` is whether the result may take the place of what is added to it (see
-    `spnb.rules.fused`), which nobody reads any more.
+    `spnb.rules.fused`), which nobody reads any more.  ``padding``, if given, is what windows are to
+    add on both sides by themselves: the region is then more than is needed, and what of it reads
+    beyond the needs is wrong (see `spnb.widening`).
     """
 
     node: int
@@ -80,6 +82,7 @@ class Compute:
     needs: tuple[Region, ...]
     clipped: tuple[Region, ...]
     overwrites: bool = False
+    padding: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

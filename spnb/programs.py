@@ -23,6 +23,7 @@ from .program import Compute, Free, Keep, Program, Receive, Send, Step, receive_
 from .region import Region
 from .rules import rule_of
 from .rules.fused import Fused
+from .widening import widened
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -145,7 +146,8 @@ def _steps(
             done.append(node.name)
         if done := tuple(v for v in done if v not in held):
             steps.append(Free(done))
-    return steps
+    # Without fused halos a value that is held wider would soon be cut again, to be exchanged.
+    return widened(steps, stage.nodes) if plan.fused and not plan.graph.training else steps
 
 
 def _overwritten(

@@ -32,7 +32,7 @@ from .placement import Arena, Pool
 from .program import Compute, Free, Keep, Part, Program, Receive, Send
 from .region import Region
 from .rules import Rule
-from .rules.base import Call
+from .rules.base import Alone, Call
 from .rules.fused import Fused
 from .rules.windows import Window
 from .run import Action, Piece, Run
@@ -122,8 +122,12 @@ class Routine:
         if step.overwrites and self._in_one_run(node, given[-1]):
             rule = replace(rule, overwrites=True)
         operands = self._operands(node, given)
-        scratch = self._scratch(rule, given, step.region)
-        call = rule.bound(given, step.needs, step.region, self.weights[step.node], scratch)
+        weights = self.weights[step.node]
+        if step.padding is not None:
+            call = rule.bound_alone(Alone(list(step.padding), []), weights)
+        else:
+            scratch = self._scratch(rule, given, step.region)
+            call = rule.bound(given, step.needs, step.region, weights, scratch)
         call = self._placed(call, node, rule, step.region)
         name, path, kind, any_layout = node.name, node.path, node.kind, rule.any_layout
 
@@ -140,7 +144,8 @@ class Routine:
     def _given(self, step: Compute, node: Node, rule: Rule) -> list[Region]:
         """The region of each operand to hand over: what is needed, or a little more of it."""
         given = list(step.clipped)
-        if isinstance(rule, Window) and node.operands[0] not in self._apart:
+        fixed = step.padding is not None
+        if isinstance(rule, Window) and not fixed and node.operands[0] not in self._apart:
             longer = rule.left_over(self._held[node.operands[0]], given[0])
             if not rule.scratch(longer, step.region):  # what is copied is cut as well
                 given[0] = longer
@@ -163,7 +168,9 @@ class Routine:
         """Compute from what is here, and anew what reads the halo, once that has come."""
         value = node.operands[0] if node.operands else ""
         apart = self._apart.get(value)
-        if apart is None or not (alone := rule.alone(apart.own, step.region)):
+        if apart is None or step.padding is not None:
+            return None
+        if not (alone := rule.alone(apart.own, step.region)):
             return None
         others = self._operands(node, step.clipped, first=1)
         weights = self.weights[step.node]

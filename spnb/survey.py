@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .buffers import Buffers, plan_buffers
+from .buffers import Buffers, kept_by_host, plan_buffers
 from .exchange import HOST
 from .layout import extent_in
 from .node import Node
@@ -72,6 +72,10 @@ def totals(plan: Plan) -> Totals:
     return Totals(exchanges, messages, size, flops, untiled)
 
 
+PROCESS = 24 << 20
+"""Bytes that an engine takes for any plan: its program, oneDNN's kernels, messages (measured)."""
+
+
 def memory(plan: Plan) -> list[tuple[int, int]]:
     """Bytes of weights, and most bytes of values at once, of a rank of each stage.
 
@@ -128,27 +132,31 @@ def weight_bytes(plan: Plan, stage: int) -> int:
 def activation_bytes(plan: Plan, rank: int) -> int:
     """Most bytes of values that a rank holds at once, from their lifetimes in its program.
 
-    Results of convolutions have their places for good (see `spnb.buffers`), outputs are kept, and
-    all else comes and goes.  What an operator needs besides its operands and its result
-    (workspace) is not counted.
+    Results of convolutions have their places for good (see `spnb.buffers`), outputs have memory of
+    their own, and all else comes and goes on the heap, which keeps its size.  What an operator
+    needs besides its operands and its result (workspace) is not counted.
     """
     nodes = plan.stage_of(rank).nodes
     rules = [rule_of(node) for node in nodes]
     held: dict[str, int] = {}
     computed: dict[str, Region] = {}
     apart: dict[str, Region] = {}  # values whose halo lies beside them: see spnb.patchwork
+    outputs: dict[str, int] = {}
     peak = 0
     buffers = Buffers()
 
     def note(value: str, size: int) -> None:
         nonlocal peak
-        if value not in buffers.places or value in apart:
+        if value in kept:
+            outputs[value] = size * len(plan.batches)
+        elif value not in buffers.places or value in apart:
             peak = max(peak, sum(held.values()) + size)
             held[value] = size
 
     programs = plan.programs(rank, max(plan.batches))
     places = [plan_buffers(program, nodes, rules) for program in programs]
     arena = max(each.size for each in places)
+    kept = {value for program in programs for value in kept_by_host(program, nodes)}
     for buffers, step in (
         (each, step)
         for each, program in zip(places, programs, strict=True)
@@ -162,13 +170,13 @@ def activation_bytes(plan: Plan, rank: int) -> int:
                     del apart[value]
             if step.overwrites:
                 held.pop(node.operands[-1], None)
+                outputs.pop(node.operands[-1], None)
             note(node.name, value_bytes(plan, node.name, step.region))
             computed[node.name] = step.region
         elif isinstance(step, Send):
             if any(t.target == HOST for t in step.transfers):
                 size = value_bytes(plan, step.value, computed[step.value])
-                held[f"output {step.value}"] = size * len(plan.batches)
-                held.pop(step.value, None)
+                outputs[step.value] = size * len(plan.batches)
                 held.pop(f"tile {step.value}", None)
         elif isinstance(step, Keep):
             held[f"tile {step.value}"] = value_bytes(plan, step.value, step.whole)
@@ -190,12 +198,13 @@ def activation_bytes(plan: Plan, rank: int) -> int:
                 held.pop(value, None)
                 apart.pop(value, None)
         peak = max(peak, sum(held.values()))
-    return arena + peak
+    return arena + peak + sum(outputs.values())
 
 
 def _reads_apart(node: Node, number: int, own: Region, step: Compute) -> bool:
     """Whether a call reads an operand with no need to put tile and halo together."""
-    alone = number == 0 and rule_of(node).alone(own, step.region)
+    early = number == 0 and step.padding is None
+    alone = early and rule_of(node).alone(own, step.region)
     return bool(alone) or step.clipped[number] in own
 
 

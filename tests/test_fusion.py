@@ -29,9 +29,9 @@ def calls(plan):
     return [(node.op.split(".", 1)[1], node.args.get("activation")) for node in plan.graph.nodes]
 
 
-def checked(plan):
+def checked(plan, tolerance=None):
     result = spnb.InProcess(plan).infer()
-    assert result.check().passed
+    assert result.check(tolerance).passed
     return result
 
 
@@ -145,7 +145,8 @@ def test_joined_chains_are_exact(chain, data):
         "halo_D2": data.draw(st.booleans()),
         "precision": data.draw(st.sampled_from(["fp32", "fp64"])),
     }
-    checked(planned(net, size, **options))
+    # What is drawn here may cancel, which rounds worse than a network that was made for something.
+    checked(planned(net, size, **options), 1e-10 if options["precision"] == "fp64" else 5e-5)
 
 
 def test_a_tile_is_computed_before_its_halo_is_here():
