@@ -1,4 +1,4 @@
-"""The command line: ``python -m spnb {plan,infer,bench,suite,sweep,halo} … --flags``."""
+"""The command line: ``python -m spnb {plan,infer,train,bench,suite,sweep,halo} … --flags``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from typing import Any, NoReturn
 from . import __version__, flags, models, planning
 from .flags import BAD_INPUT
 from .launched import Launched, Post, run_launched, under_mpi
-from .options import Job
+from .options import RECIPE, Job
 from .planning import JobPlan
 from .result import Result
 from .session import Session
 from .sources import Source
 from .transport import PeerFailed, WaitTimeout
+from .values import OptionError
 from .worker import RankError
 
 FAILED = (RankError, PeerFailed, WaitTimeout, RuntimeError)
@@ -65,11 +66,15 @@ def _parser() -> argparse.ArgumentParser:
         description="Spatial parallelism of convolutional networks, exactly.",
     )
     parser.add_argument("--version", action="version", version=f"spnb {__version__}")
-    metavar = "{plan,infer,bench,suite,sweep,halo}"
+    metavar = "{plan,infer,train,bench,suite,sweep,halo}"
     verbs = parser.add_subparsers(dest="verb", required=True, metavar=metavar)
     for verb, text in (
         ("plan", "show stages, tiles, messages, bytes and memory; starts nothing"),
         ("infer", "run on MPI ranks: those of mpiexec or srun, else ranks it starts itself"),
+        (
+            "train",
+            "train on MPI ranks; goes on from the checkpoint, and writes it after each epoch",
+        ),
         ("bench", "measure against plain torch and others in one process, and no messages at all"),
         ("suite", "measure the workloads that spnb is judged by, as bench does"),
         ("sweep", "measure halos that are fused over more and more blocks"),
@@ -93,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
             flags.add_flags(sub)
         if verb in MEASURING:
             flags.add_measuring_flags(sub, verb)
-        else:
+        elif verb != "train":
             flags.add_image(sub)
         if verb == "infer":
             flags.add_run_flags(sub)
@@ -105,10 +110,35 @@ def _parser() -> argparse.ArgumentParser:
 
 def _job(args: argparse.Namespace) -> Job:
     job = flags.job_of(args.model, flags.given(args), getattr(args, "image", None) or ())
-    return job if args.verb == "plan" else dataclasses.replace(job, enable_evaluation=True)
+    if args.verb == "plan" and (useless := [name for name in RECIPE if name in job.given()]):
+        raise OptionError(f"{useless[0]} is for training: plan does without it")
+    return (
+        job if args.verb in ("plan", "train") else dataclasses.replace(job, enable_evaluation=True)
+    )
 
 
 def _drive(args: argparse.Namespace, post: Post | None) -> int:
+    return (_train if args.verb == "train" else _infer)(args, post)
+
+
+def _train(args: argparse.Namespace, post: Post | None) -> int:
+    job = _job(args)
+    plan = planning.plan(job, training=True)
+    print(f"{plan}\nweights: {job.weights_origin}", flush=True)
+    plan.module  # noqa: B018 - built here, so that a bad checkpoint is refused before ranks start
+    with _session(plan, post) as session:
+        found = session.train()
+    print(f"\n{found}\nwrote {found.checkpoint}", flush=True)
+    if job.verbose:
+        print(found.history.to_string(index=False))
+    if args.save_plots:
+        _save_picture(found.plot, Path(args.save_plots) / "loss.png")
+    if args.report:
+        _save_report(found.report(), Path(args.report))
+    return 0
+
+
+def _infer(args: argparse.Namespace, post: Post | None) -> int:
     clock = _Clock()
     job = _job(args)
     plan = planning.plan(job)
@@ -116,7 +146,7 @@ def _drive(args: argparse.Namespace, post: Post | None) -> int:
     print(f"{plan}\nweights: {job.weights_origin}", flush=True)
     images = args.image[0] if args.image and len(plan.graph.inputs) == 1 else args.image
     sources = plan.open_inputs(images)
-    job.module  # noqa: B018 - built here, so that a bad checkpoint is refused before ranks start
+    plan.module  # noqa: B018 - built here, so that a bad checkpoint is refused before ranks start
     clock.lap("weights")
     session = _session(plan, post)
     clock.lap("start")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from . import remote
 from .cards import Card, Shown, Table, counted
 from .engines import EngineError, Engines
+from .examples import Examples, Unread
 from .planning import JobPlan
 from .program import Part
 from .progress import Bar, notebook, show_output, show_run
@@ -21,6 +23,7 @@ from .run import Piece
 from .session import Session
 from .sources import HeldSource, Source
 from .store import Store
+from .trainer import EpochReport
 from .weights import read_weights
 
 OWN_ERRORS = ("RankError", "PeerFailed", "WaitTimeout")
@@ -185,6 +188,32 @@ class Cluster(Shown, Session):
             return self._call(
                 remote.infer, each, lambda told: show_run(bar, told, run, len(self.plan.batches))
             )
+
+    def _each(self, name: str, args: Sequence[tuple]) -> list[Any]:
+        if self._failed:
+            self._recover()
+        return self._call(remote.each, [(name, each) for each in args])
+
+    def epoch(self, examples: Examples, epoch: int) -> list[EpochReport]:
+        """Train on all examples once; what each rank tells."""
+        if self._failed:
+            self._recover()
+        images = self._resident(examples.images)
+        if self.shares_files and not isinstance(examples.targets, Path):
+            examples = examples.filed(self.scratch)
+        each = []
+        for part in self._parts:
+            seen = self._for_rank(dict.fromkeys(self.plan.graph.inputs, images), part)
+            own = next(iter(seen.values()), None)
+            each.append((replace(examples, images=own or Unread(examples.images.shape)), epoch))
+        steps = len(examples) // self.plan.job.batch_size
+        with Bar(self.progress) as bar:
+
+            def show(told: list[dict]) -> None:
+                done = [t["steps"] for t in told if t.get("epoch") == epoch]
+                bar.show(f"epoch {epoch + 1}", min(done, default=0), steps)
+
+            return self._call(remote.epoch, each, show)
 
     def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
         found = self._call(remote.fetch, [(run,)] * self.plan.num_ranks)

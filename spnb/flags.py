@@ -12,6 +12,8 @@ from .capture import CaptureError
 from .images import open_source
 from .layout import PlanError
 from .options import Job, options
+from .recipe import OPTIMIZERS
+from .schedule import SCHEDULES
 from .store import check_suffix
 from .values import PRECISIONS, OptionError
 from .weights import WeightsError
@@ -160,6 +162,8 @@ def choices(name: str) -> tuple[str, ...]:
         "slice_method": ("square", "vertical", "horizontal"),
         "precision": tuple(PRECISIONS),
         "backend": ("mpi",),
+        "optimizer": tuple(OPTIMIZERS),
+        "schedule": tuple(SCHEDULES),
         "fused_layers": ("1", "2", "4", "all"),
     }
     return known.get(name, ())

@@ -47,6 +47,12 @@ class Launched(Session):
         idle = [None] * (self.post.comm.size - plan.num_ranks)
         self.post.order("load", [*loads, *idle])
 
+    def _each(self, name: str, args: Sequence[tuple]) -> list[Any]:
+        idle = [None] * (self.post.comm.size - self.plan.num_ranks)
+        return self.post.order("each", [*((name, each) for each in args), *idle])[
+            : self.plan.num_ranks
+        ]
+
     def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
         ranks = self.plan.num_ranks
         orders = [(sources, run)] * ranks + [None] * (self.post.comm.size - ranks)
@@ -130,6 +136,9 @@ class Post:
             return here.load(part, weights, self.transport)
         if what == "infer":
             return here.infer(*item)
+        if what == "each":
+            name, args = item
+            return getattr(here, name)(*args)
         return here.save(*item) if what == "save" else here.kept(item)
 
 

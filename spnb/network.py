@@ -94,11 +94,21 @@ class Network:
             self.__dict__["_module"] = (dtype, file), module
         return module
 
-    def graph(self, shapes: Shapes, dtype: torch.dtype) -> Graph:
+    @property
+    def trained(self) -> list[str]:
+        """Parameters that take part in training, by each name that they have."""
+        every = self.skeleton.named_parameters(remove_duplicate=False)
+        return [name for name, parameter in every if parameter.requires_grad]
+
+    def keep(self, module: nn.Module, dtype: torch.dtype, file: Path | None) -> None:
+        """Have `module` give this one from now on: it has been trained."""
+        self.__dict__["_module"] = (dtype, file), module
+
+    def graph(self, shapes: Shapes, dtype: torch.dtype, training: bool = False) -> Graph:
         """The network as operator calls, captured without memory for inputs of such shapes.
 
-        It is captured once, and again for other shapes, another type, or where operators have
-        been given rules since.
+        In evaluation mode, or as it is trained.  It is captured once, and again for other shapes,
+        another type, or where operators have been given rules since.
 
         Raises
         ------
@@ -107,11 +117,12 @@ class Network:
         """
         if self._built_in and isinstance(shapes, tuple):
             # Another object, since the cache shall keep no weights; of those is the seed.
-            return _built_in_graph(replace(self, seed=0), shapes, dtype, registered())
-        asked = (shapes, dtype, registered())
+            seedless = replace(self, seed=0)
+            return _built_in_graph(seedless, shapes, dtype, training, registered())
+        asked = (shapes, dtype, training, registered())
         known, graph = self.__dict__.get("_graph", (None, None))
         if known != asked:
-            graph = capture(self.skeleton, shapes, dtype)
+            graph = capture(self.skeleton, shapes, dtype, training)
             self.__dict__["_graph"] = asked, graph
         return graph
 
@@ -135,6 +146,8 @@ class Network:
 
 
 @lru_cache(maxsize=8)
-def _built_in_graph(network: Network, shapes: tuple, dtype: torch.dtype, rules: int) -> Graph:
+def _built_in_graph(
+    network: Network, shapes: tuple, dtype: torch.dtype, training: bool, rules: int
+) -> Graph:
     """A built-in network is the same whenever it is asked for: once for each set of rules."""
-    return capture(network.skeleton, shapes, dtype)
+    return capture(network.skeleton, shapes, dtype, training)

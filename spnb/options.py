@@ -15,8 +15,20 @@ from . import weights
 from .cards import Card, Shown, Table
 from .graph import Graph
 from .network import Network
+from .recipe import OPTIMIZERS
 from .region import Tiling, grid_of, grids_of
+from .schedule import SCHEDULES
 from .values import PRECISIONS, OptionError, blocks_fused, precision, shapes, whole_numbers
+
+RECIPE = (
+    "num_epochs",
+    "optimizer",
+    "learning_rate",
+    "weight_decay",
+    "learning_rate_decay",
+    "schedule",
+)
+"""Options of training alone."""
 
 BACKENDS = ("mpi", "gloo", "nccl")
 
@@ -96,7 +108,24 @@ class Job(Shown):
     backend: str = _option("mpi", "what carries halos: mpi", str)
     precision: str = _option("fp32", "fp32, fp64, fp16 or bf16 (also fp_16, bfp_16, …)", str)
     checkpoint: str | None = _option(
-        None, "weights to read (default: ./checkpoint.pth where it exists)", str, "FILE"
+        None,
+        "weights to read, and what training writes and goes on from (default: ./checkpoint.pth"
+        " where it exists)",
+        str,
+        "FILE",
+    )
+    num_epochs: int = _option(1, "training: how often all examples are taken")
+    optimizer: str = _option("adam", f"training: {', '.join(OPTIMIZERS)}", str)
+    learning_rate: float = _option(0.001, "training: of the first epoch", float)
+    weight_decay: float = _option(0.0001, "training: of the optimizer", float)
+    learning_rate_decay: float = _option(
+        0.85, "training: factor on the learning rate after each epoch", float
+    )
+    schedule: str = _option(
+        "1f1b",
+        "training: 1f1b (a micro-batch goes back as soon as it can) or gpipe (all go forward"
+        " first)",
+        str,
     )
     seed: int = _option(0, "of the weights where there is no checkpoint, and of synthetic images")
     verbose: bool = _option(False, "print per-rank figures", bool)
@@ -121,6 +150,7 @@ class Job(Shown):
         self._check_stages()
         self._check_effects()
         self._check_backend()
+        self._check_recipe()
 
     def _read(self, name: str) -> None:
         """Take a value as it would be written on a command line, or as numbers."""
@@ -210,6 +240,41 @@ class Job(Shown):
         if self.backend != "mpi":
             raise OptionError(f"this version carries no halos over {self.backend}: use mpi")
 
+    def _check_recipe(self) -> None:
+        if self.num_epochs < 1:
+            raise OptionError(f"num_epochs is {self.num_epochs}, but must be at least 1")
+        for name in ("learning_rate", "weight_decay", "learning_rate_decay"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+                raise OptionError(f"{name} is {value!r}, but must be a number, 0 or more")
+        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in known:
+                value = getattr(self, name)
+                raise OptionError(f"unknown {name} {value!r}: use {', '.join(known)}")
+        useless = [name for name in RECIPE if name in self.given()]
+        if self.enable_evaluation and useless:
+            raise OptionError(f"{useless[0]} is for training, not for inference: leave it out")
+
+    def check_training(self) -> None:
+        """Refuse what training cannot do.
+
+        Raises
+        ------
+        OptionError
+            Naming the option.
+        """
+        if self.enable_evaluation:
+            raise OptionError("enable_evaluation is for inference: use infer, or leave it out")
+        if self.patches > 1:
+            raise OptionError(
+                f"patches is {self.patches}, but training holds all of a tile for the way back:"
+                " leave it out"
+            )
+        if self.precision not in ("fp32", "fp64"):
+            raise OptionError(
+                f"precision is {self.precision}, but this version trains in fp32 or fp64: use one"
+            )
+
     # --- what the options mean --------------------------------------------------------------
 
     @property
@@ -271,6 +336,13 @@ class Job(Shown):
             return Path(self.checkpoint)
         default = Path(weights.DEFAULT_CHECKPOINT)
         return default if isinstance(self.model, str) and default.exists() else None
+
+    @property
+    def checkpoint_file(self) -> Path | None:
+        """What training writes, and goes on from: none for a module of your own, unless named."""
+        if self.checkpoint is None and not isinstance(self.model, str):
+            return None
+        return Path(self.checkpoint or weights.DEFAULT_CHECKPOINT)
 
     @property
     def weights_origin(self) -> str:

@@ -240,6 +240,7 @@ class Plan:
             positions={v: math.prod(self.graph.extent(v)) for v in self.graph.outputs},
             constants=tuple(self.graph.made_of(stage.weights)[1]),
             sharers=self._sharers(stage),
+            training=self.graph.training,
         )
 
     def _sharers(self, stage: Stage) -> tuple[tuple[Sequence[int], tuple[str, ...]], ...]:

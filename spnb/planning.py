@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from . import overview
 from .balance import shape_text, stage_blocks
 from .cards import Card, Shown
@@ -31,6 +33,8 @@ class JobPlan(Shown, Plan):
     ----------
     job
         What to plan; kept as ``plan.job``.
+    training
+        Whether to train the network, rather than to run it.
 
     Raises
     ------
@@ -40,7 +44,7 @@ class JobPlan(Shown, Plan):
         If the network cannot be captured.
     """
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, training: bool = False):
         tilings, sizes, patches = job.tilings, job.input_shape[2:], job.patch_grid
         cuts = in_patches(tilings, patches)
         for stage, tiling in enumerate(cuts):
@@ -50,18 +54,34 @@ class JobPlan(Shown, Plan):
                     f" {shape_text(tiling.grid[1:])} {'patches' if job.patches > 1 else 'tiles'}:"
                     " use fewer or a larger image"
                 )
-        graph = job.graph
+        if training:
+            job.check_training()
+        graph = job.network.graph(job.shapes, job.dtype, training)
         cut_batch = job.parts > 1 or job.local_DP > 1
         balance = stage_blocks(
             graph, cuts, cut_batch, job.balance, job.allow_gather, patches=job.patches
         )
         super().__init__(graph, tilings, balance, job.parts, job.fused, job.network.home, patches)
-        self.job = job
+        self.job, self.training = job, training
 
     @cached_property
     def totals(self) -> Totals:
         """Exchanges, messages, bytes and work of all ranks in one pass over the batch."""
         return totals(self)
+
+    @property
+    def module(self) -> nn.Module:
+        """The network with its weights; training needs no checkpoint that exists already."""
+        return self.job.network.module(self.job.dtype, self._weights_file)
+
+    @module.setter
+    def module(self, trained: nn.Module) -> None:
+        self.job.network.keep(trained, self.job.dtype, self._weights_file)
+
+    @property
+    def _weights_file(self) -> Path | None:
+        file = self.job.weights_file
+        return None if self.training and file is not None and not file.exists() else file
 
     @cached_property
     def memory_bytes(self) -> tuple[int, ...]:
@@ -211,12 +231,14 @@ class JobPlan(Shown, Plan):
         return overview.describe(self, self.job.name)
 
 
-def plan(job: Job) -> JobPlan:
-    """Plan a job; nothing is started. See `JobPlan` for what is refused.
+def plan(job: Job, training: bool = False) -> JobPlan:
+    """Plan a job, to run its network or to train it; nothing is started.
+
+    See `JobPlan` for what is refused.
 
     Examples
     --------
     >>> plan(Job("resnet20_v1", image_size=64, batch_size=1)).num_ranks
     5
     """
-    return JobPlan(job)
+    return JobPlan(job, training)

@@ -184,6 +184,8 @@ class Part:
         Calls that make weights of others.
     sharers
         Ranks that have weights in common with this one, itself included, and the weights' names.
+    training
+        Whether the plan is for training.
     threads
         That it computes with; by default its share of its host's cores.
     """
@@ -209,6 +211,7 @@ class Part:
     positions: Mapping[str, int]
     constants: tuple[Node, ...]
     sharers: tuple[tuple[Sequence[int], tuple[str, ...]], ...]
+    training: bool = False
     threads: int | None = None
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,15 +18,18 @@ import torch
 from . import memory
 from .axes import Axes
 from .cards import Card, Shown, Table, stage_grid
+from .examples import Examples
 from .exchange import Exchange, Spans, region_at
 from .patchwork import cut
 from .program import Part
+from .recipe import Recipe
 from .region import Region
 from .rules import has_rule
 from .run import Piece
 from .sources import Source
 from .store import Store
 from .trace import Event
+from .trainer import EpochReport, OptimizerState, Trainer
 from .transport import Transport
 from .worker import Tell, Worker
 
@@ -103,9 +106,11 @@ class Here(Shown):
     def __init__(self):
         self.plan: Part | None = None
         self.worker: Worker | None = None
+        self.trainer: Trainer | None = None
         self.transport: Transport | None = None
         self.outputs: dict[int, list[Piece]] = {}
         self._idle_bytes = 0
+        self._initial: Mapping[str, torch.Tensor] | None = None
 
     @property
     def rank(self) -> int | None:
@@ -198,15 +203,22 @@ class Here(Shown):
         self.unload()
         self._idle_bytes = self._idle_bytes or _before_any_network()
         self.plan, self.transport = part, transport
-        self.worker = Worker(part, weights, transport)
+        if part.training:
+            self._initial = weights
+        else:
+            self.worker = Worker(part, weights, transport)
 
     def connect(self, transport: Transport) -> None:
         """Reach the other ranks through a transport."""
-        self.transport = self.worker.transport = transport
+        self.transport = transport
+        if self.worker is not None:
+            self.worker.transport = transport
+        if self.trainer is not None:
+            self.trainer.learner.transport = transport
 
     def unload(self) -> None:
         """Forget the plan: this rank takes no part in the one that is loaded now."""
-        self.plan = self.worker = self.transport = None
+        self.plan = self.worker = self.trainer = self.transport = self._initial = None
         self.outputs.clear()
 
     def infer(
@@ -216,7 +228,7 @@ class Here(Shown):
         tell: Tell = lambda done, share: None,
     ) -> Report:
         """Run the network on a source for each input; every rank of the plan must be called."""
-        part, worker = self._loaded(), self.worker
+        part, worker = self._loaded(), self._worker()
         memory.restart_peak()
         outcome = worker.infer(lambda name, region: self._read(sources[name], region), tell)
         self.outputs[run] = outcome.pieces
@@ -224,6 +236,25 @@ class Here(Shown):
         pieces = outcome.pieces if size <= SMALL else None
         peak = max(0, memory.peak_bytes() - self._idle_bytes)
         return Report(part.rank, part.stage, part.tile, outcome.events, peak, pieces)
+
+    def begin(self, trained: Sequence[str], recipe: Recipe, kept: OptimizerState) -> None:
+        """Make ready to train the parameters of these names."""
+        part = self._loaded()
+        facts = (self._initial, trained, self.transport, recipe, kept)
+        self.trainer = Trainer(part, *facts)
+
+    def epoch(
+        self,
+        examples: Examples,
+        epoch: int,
+        tell: Callable[[int, float], None] = lambda step, loss: None,
+    ) -> EpochReport:
+        """Train on all examples once; every rank of the plan must be called."""
+        return self.trainer.epoch(examples, epoch, self._idle_bytes, tell)
+
+    def weights(self, wanted: bool) -> tuple[dict, dict] | None:
+        """Parameters and buffers as they are now, and what the optimizer keeps, if wanted."""
+        return (self.trainer.weights, self.trainer.kept) if wanted else None
 
     def save(self, run: int, value: str, store: Store) -> None:
         """Write this rank's part of an output; every rank that has one must be called.
@@ -273,7 +304,7 @@ class Here(Shown):
         list of Piece
             The regions of the network's outputs that this rank computed.
         """
-        part, worker = self._loaded(), self.worker
+        part, worker = self._loaded(), self._worker()
         if part.stage > 0:
             if x is not None:
                 raise ValueError(f"rank {part.rank} is in stage {part.stage}: only stage 0 takes x")
@@ -318,13 +349,19 @@ class Here(Shown):
         has = part.home.tiling.spans(part.extent)
         exchange = Exchange(CELL_TAG, "x", "halo", part.home, part.home, has, needs, 0)
         axes = Axes.image((2, x.shape[1], *[2] * (x.ndim - 2)))  # of any size: regions tell it
-        return self.worker.exchange(exchange, x, axes)
+        return self._worker().exchange(exchange, x, axes)
 
     def _no_image(self, name: str, region: Region) -> torch.Tensor:
         raise ValueError(f"stage {self.stage} reads the image itself, and forward has none for it")
 
     def _read(self, source: Source, region: Region) -> torch.Tensor:
         return read_tensor(source, region, self._loaded().dtype)
+
+    def _worker(self) -> Worker:
+        if self.worker is None:
+            self._loaded()
+            raise RuntimeError("the plan on this rank is for training: it has no run to ask for")
+        return self.worker
 
     def _loaded(self) -> Part:
         if self.plan is None:

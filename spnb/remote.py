@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 
+from .examples import Examples
 from .memory import give_back, keep_blocks
 from .program import Part
 from .rank import Report, here, share_cores
 from .run import Piece
 from .sources import Source
 from .store import Store
+from .trainer import EpochReport
 from .weights import read_weights
 
 TELL_EACH = 0.2  # seconds between two words on how far a run is
@@ -71,6 +73,24 @@ def infer(sources: Mapping[str, Source], run: int, released: Sequence[int]) -> R
             _publish({"run": run, "done": done, "share": share})
 
     return here.infer(sources, run, tell)
+
+
+def each(name: str, args: Sequence[Any]) -> Any:
+    """Call a method of this rank."""
+    return getattr(here, name)(*args)
+
+
+def epoch(examples: Examples, epoch: int) -> EpochReport:
+    """Train on all examples once."""
+    last = -TELL_EACH
+
+    def tell(step: int, loss: float) -> None:
+        nonlocal last
+        if time.monotonic() - last > TELL_EACH:
+            last = time.monotonic()
+            _publish({"epoch": epoch, "steps": step + 1})
+
+    return here.epoch(examples, epoch, tell)
 
 
 def _publish(data: dict[str, float]) -> None:

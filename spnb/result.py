@@ -125,7 +125,7 @@ class Result(Shown):
             held = Region.whole(graph.extent(piece.value))
             graph.axes[piece.value].put(whole[piece.value], held, piece.region, piece.tensor)
         known = [leaf.name for leaf in graph.returned if isinstance(leaf, Weight)]
-        return graph.pack(whole, tensors_of(self.plan.job.module, known, graph))
+        return graph.pack(whole, tensors_of(self.plan.module, known, graph))
 
     def _pieces(self) -> list[Piece]:
         away = [report.rank for report in self.reports if report.pieces is None]

@@ -13,7 +13,7 @@ import tempfile
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,17 @@ from typing import Any, Self, TypeVar
 
 import torch
 
+from . import epochs
+from .examples import Examples
 from .images import resident
 from .planning import JobPlan
 from .rank import Here, Report
+from .recipe import Recipe
 from .result import Result
 from .run import Piece
 from .sources import ArraySource, Repeated, Source
 from .store import Store
+from .trainer import EpochReport
 from .transport.local import World
 from .weights import read_weights, tensors_of
 
@@ -43,7 +47,7 @@ class Session(ABC):
     progress = True  # whether bars are shown
 
     def __init__(self, plan: JobPlan):
-        plan.job.module  # noqa: B018 - a bad checkpoint is refused before any rank starts
+        plan.module  # noqa: B018 - a bad checkpoint is refused before any rank starts
         self.scratch = Path(tempfile.mkdtemp(prefix="spnb-"))
         self._clean = weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
         self._written = weakref.WeakKeyDictionary()  # image in memory → its file
@@ -76,6 +80,8 @@ class Session(ABC):
             If the image does not fit the plan.
         """
         self._require_open()
+        if self.plan.training:
+            raise ValueError("this plan is for training: load one made with spnb.plan(job)")
         opened = self.plan.open_inputs(image)
         sources = {name: self._resident(source) for name, source in opened.items()}
         start = time.perf_counter()
@@ -87,6 +93,76 @@ class Session(ABC):
         result = Result(self.plan, sources, reports, seconds, fetch, save, self.progress)
         weakref.finalize(result, self._released.append, run)  # then its output may go
         return result
+
+    def train(
+        self, images: Any = None, targets: Any = None, *, loss: str | None = None
+    ) -> epochs.Training:
+        """Train the network of a plan that was made with ``training=True``.
+
+        Steps, gradients and batch statistics are those of the untiled network with the same
+        micro-batches.  Each epoch takes all examples in an order of its own, in whole batches.
+        Where the job has a checkpoint file, it is written after each epoch, and training goes on
+        from it.
+
+        Parameters
+        ----------
+        images
+            ``(examples, channels, *spatial)``: an array, tensor, path or image source; ``None``
+            for synthetic examples.
+        targets
+            Class numbers ``(examples,)`` or ``(examples, *spatial)``, or numbers like the
+            network's output.
+        loss
+            ``cross_entropy`` (classes), ``mse`` or ``l1``, averaged over the whole batch.
+
+        Returns
+        -------
+        spnb.epochs.Training
+
+        Raises
+        ------
+        ValueError
+            If the examples do not fit the plan.
+        WeightsError
+            If the checkpoint is of another network or recipe.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job(torch.nn.Conv2d(1, 2, 3, padding=1), image_size=8, batch_size=2,
+        ...                split_size=1, num_spatial_parts=2)
+        >>> images, labels = torch.rand(4, 1, 8, 8), torch.ones(4, 8, 8, dtype=torch.long)
+        >>> training = InProcess(spnb.plan(job, training=True)).train(images, labels)
+        >>> len(training.history)
+        2
+        """
+        self._require_open()
+        return epochs.train(self, images, targets, loss=loss, say=self._say)
+
+    def _say(self, text: str) -> None:
+        if self.progress:
+            print(text, flush=True)
+
+    def begin(self, trained: Sequence[str], recipe: Recipe, kept: Mapping[str, Any]) -> None:
+        """Make every rank ready to train; what the optimizer kept goes where it is used."""
+        each = []
+        for rank in range(self.plan.num_ranks):
+            names = self._names(self.plan, self.plan.stage_of(rank).index)
+            mine = [name for name in names if name in set(trained)]
+            each.append((mine, recipe, {name: kept[name] for name in mine if name in kept}))
+        self._each("begin", each)
+
+    def epoch(self, examples: Examples, epoch: int) -> list[EpochReport]:
+        """Train on all examples once; what each rank tells."""
+        source = self._resident(examples.images)
+        return self._each(
+            "epoch", [(replace(examples, images=source), epoch)] * self.plan.num_ranks
+        )
+
+    def weights_of(self, ranks: Collection[int]) -> list[tuple[dict, dict]]:
+        """Weights of some ranks, and what their optimizers keep, by name."""
+        told = self._each("weights", [(rank in ranks,) for rank in range(self.plan.num_ranks)])
+        return [told[rank] for rank in ranks]
 
     def _resident(self, source: Source) -> Source:
         """A source that ranks can read; what is written for it goes when it does.
@@ -125,13 +201,23 @@ class Session(ABC):
     def _weights_file(self, plan: JobPlan, stage: int) -> Path:
         path = self.scratch / f"stage-{stage}.pt"
         path.unlink(missing_ok=True)  # ranks may still map the file of the plan before
-        weights = tensors_of(plan.job.module, plan.stages[stage].weights, plan.graph)
+        weights = tensors_of(plan.module, self._names(plan, stage), plan.graph)
         torch.save(weights, path)
         return path
+
+    @staticmethod
+    def _names(plan: JobPlan, stage: int) -> list[str]:
+        """Weights that ranks of a stage get; in training what others are made of, too."""
+        read = plan.stages[stage].weights
+        return list(plan.graph.made_of(read)[0] if plan.training else read)
 
     @abstractmethod
     def _load(self, plan: JobPlan, parts: Sequence[tuple[Any, Path]]) -> None:
         """Give each rank its part of a plan, and the file of its stage's weights."""
+
+    @abstractmethod
+    def _each(self, name: str, args: Sequence[tuple]) -> list[Any]:
+        """Call a method of `spnb.rank.Here` on every rank of the plan; results in rank order."""
 
     @abstractmethod
     def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
@@ -170,6 +256,9 @@ class InProcess(Session):
         self._ranks = [Here() for _ in parts]
         for here, (part, path) in zip(self._ranks, parts, strict=True):
             here.load(part, read_weights(path), None)
+
+    def _each(self, name: str, args: Sequence[tuple]) -> list[Any]:
+        return self.run(lambda here: getattr(here, name)(*args[here.rank]))
 
     def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
         for here, old in itertools.product(self._ranks, released):

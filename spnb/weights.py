@@ -95,6 +95,14 @@ def ready(
     return copied
 
 
+def named(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer, by each name that it has."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
 def tensors_of(
     module: nn.Module, names: Sequence[str], graph: Graph | None = None
 ) -> dict[str, torch.Tensor]:
@@ -109,10 +117,7 @@ def tensors_of(
     graph
         Tells how constants are computed.
     """
-    every: dict[str, Any] = {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
+    every: dict[str, Any] = named(module)
     if graph is not None:
         every |= graph.literals
         with torch.no_grad():

@@ -54,6 +54,11 @@ def test_an_image_sets_size_and_batch(capsys):
         ("infer no.such:model", "cannot find the model no.such:model"),
         ("infer resnet --save-output x.foo", "cannot save as x.foo: use"),
         ("infer resnet --num-spatial-part 2", "unrecognized arguments: --num-spatial-part 2"),
+        ("infer resnet --optimizer sgd", "optimizer is for training"),
+        ("plan resnet --num-epochs 3", "num_epochs is for training"),
+        ("train resnet --optimizer adamm", "unknown optimizer 'adamm'"),
+        ("train resnet --precision bf16", "trains in fp32 or fp64"),
+        ("train resnet --enable-evaluation", "is for inference"),
         ("infer resnet --times 2", "unrecognized arguments: --times 2"),
     ],
 )

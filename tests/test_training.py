@@ -264,6 +264,14 @@ def test_twenty_steps_of_a_resnet():
     check(net, x, labels, [SQUARE, WHOLE], 2, **options)
 
 
+def test_twenty_steps_of_an_amoebanet_on_nine_ranks():
+    net = models.build("amoebanet", num_classes=10, num_layers=3, num_filters=16).double()
+    x, labels = noise(4, 3, 64, 64), torch.tensor([1, 7, 7, 0])
+    options = {"loss": "cross_entropy", "steps": 20, "rate": 0.01}
+    plan, _ = check(net, x, labels, [SQUARE, SQUARE, WHOLE], 2, **options)
+    assert plan.num_ranks == 9
+
+
 def test_one_forward_one_backward_holds_less():
     net = nn.Sequential(conv(3, 4), conv(), conv(), conv(4, 2)).double()
     x, target = noise(6, 3, 8, 8), noise(6, 2, 8, 8)

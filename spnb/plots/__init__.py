@@ -4,6 +4,7 @@ Colours are safe for colour-blind eyes (the palette of Okabe & Ito, *Color unive
 and differ in lightness too, for print.  A tile has the same colour in every picture.
 """
 
+from .curves import loss
 from .difference import difference
 from .halo import halo, plan_halo, rank_halo
 from .lengths import lengths
@@ -21,6 +22,7 @@ __all__ = [
     "halo_speed",
     "layers",
     "lengths",
+    "loss",
     "memory",
     "plan_halo",
     "plan_tiles",

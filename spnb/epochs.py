@@ -1,0 +1,224 @@
+"""Trains a network, epoch by epoch, on the ranks of a session; a checkpoint after each."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from . import weights
+from .cards import Card, Shown, Table
+from .checkpoint import Checkpoint
+from .examples import Examples, matched
+from .images import open_source
+from .planning import JobPlan
+from .recipe import Recipe
+from .sources import SyntheticSource
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .session import Session
+
+BATCHES = 10
+"""Of synthetic examples, in an epoch."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Training(Shown):
+    """What training gives back.
+
+    Attributes
+    ----------
+    module
+        The trained network, in evaluation mode.
+    history
+        A row for each step since the first epoch: ``epoch``, ``step``, ``loss`` (the mean over the
+        batch), ``accuracy`` (of classes; else NaN), ``learning_rate``, ``seconds``.
+    checkpoint
+        The file that was written, if any.
+    peak_memory_bytes
+        Of each rank, above an idle engine.
+    """
+
+    plan: JobPlan
+    module: nn.Module
+    history: pd.DataFrame
+    checkpoint: Path | None = None
+    peak_memory_bytes: tuple[int, ...] = field(default=())
+
+    @cached_property
+    def epochs(self) -> pd.DataFrame:
+        """A row for each epoch: means over its steps, and the seconds of all of them."""
+        means = self.history.groupby("epoch")[["loss", "accuracy", "learning_rate"]].mean()
+        return means.assign(seconds=self.history.groupby("epoch")["seconds"].sum())
+
+    def plot(self, ax: Axes | None = None, **line: Any) -> Axes:
+        """Draw the loss of each step; see `spnb.plots.loss`."""
+        from . import plots
+
+        return plots.loss(self.history, ax, **line)
+
+    def report(self) -> dict[str, Any]:
+        """Every figure, as plain data."""
+        return {
+            "job": {**self.plan.job.values(), "model": self.plan.job.name},
+            "ranks": self.plan.num_ranks,
+            "epochs": self.epochs.reset_index().to_dict("records"),
+            "steps": self.history.to_dict("records"),
+            "peak_memory_bytes": list(self.peak_memory_bytes),
+        }
+
+    @property
+    def card(self) -> Card:
+        """Loss, accuracy and time of each epoch."""
+        known = self.history["accuracy"].notna().any()
+        rows = [
+            (
+                str(epoch),
+                f"{row.loss:.4f}",
+                f"{row.accuracy:.1%}" if known else "–",
+                f"{row.learning_rate:.3g}",
+                f"{row.seconds:.3g} s",
+            )
+            for epoch, row in self.epochs.iterrows()
+        ]
+        ranks = self.plan.num_ranks
+        title = f"{self.plan.job.name} trained for {len(rows)} epochs on {ranks} ranks"
+        return Card(title, [Table(("epoch", "loss", "accuracy", "learning rate", "took"), rows)])
+
+
+def train(
+    session: Session,
+    images: Any = None,
+    targets: Any = None,
+    *,
+    loss: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Training:
+    """Train on a session's ranks; see `spnb.session.Session.train`."""
+    plan = session.plan
+    if not plan.training:
+        raise ValueError("this plan is for inference: make it with spnb.plan(job, training=True)")
+    job, module = plan.job, copy.deepcopy(plan.module)  # a module of the user's own stays
+    examples = examples_of(plan, images, targets)
+    integers = examples.known_targets.dtype.kind == "i"
+    loss = loss or ("cross_entropy" if integers else "mse")
+    if integers != (loss == "cross_entropy"):
+        kind = "class numbers" if integers else "numbers like the output"
+        raise ValueError(f"the loss {loss} does not go with targets that are {kind}")
+    recipe = Recipe(
+        loss,
+        job.optimizer,
+        job.learning_rate,
+        job.weight_decay,
+        job.learning_rate_decay,
+        job.schedule,
+        job.seed,
+    )
+    path = job.checkpoint_file
+    before = Checkpoint.read(path) if path is not None and path.exists() else None
+    begun = before or Checkpoint(module.state_dict())
+    begun.check(recipe, path)
+    history = list(begun.history)
+    trained = job.network.trained
+    kept = begun.optimizer.get("state", {})
+    session.begin(trained, recipe, kept)
+    if begun.epoch:
+        say(f"{path}: {begun.epoch} of {job.num_epochs} epochs are done")
+    steps, peaks = len(examples) // job.batch_size, (0,) * plan.num_ranks
+    for epoch in range(begun.epoch, job.num_epochs):
+        start = time.perf_counter()
+        reports = session.epoch(examples, epoch)
+        took = time.perf_counter() - start
+        positions = math.prod(plan.graph.extent(plan.graph.outputs[0]))
+        for step in range(steps):
+            right = sum(report.right[step] for report in reports) / positions
+            history.append(
+                {
+                    "epoch": epoch,
+                    "step": step,
+                    "loss": sum(report.losses[step] for report in reports),
+                    "accuracy": right if integers else float("nan"),
+                    "learning_rate": recipe.rate(epoch),
+                    "seconds": max(report.seconds[step] for report in reports),
+                }
+            )
+        peaks = tuple(max(p, r.peak_memory_bytes) for p, r in zip(peaks, reports, strict=True))
+        kept = take_back(session, module, steps * len(plan.batches))
+        mean = sum(row["loss"] for row in history[-steps:]) / steps
+        text = f"epoch {epoch + 1} of {job.num_epochs}: loss {mean:.4f}"
+        if integers:
+            text += f", accuracy {sum(row['accuracy'] for row in history[-steps:]) / steps:.1%}"
+        say(f"{text}, {took:.3g} s")
+        if path is not None:
+            state = {"name": recipe.optimizer, "state": kept}
+            facts = (module.state_dict(), state, epoch + 1, history, vars(recipe))
+            Checkpoint(*facts).save(path)
+    plan.module = module
+    columns = ["epoch", "step", "loss", "accuracy", "learning_rate", "seconds"]
+    return Training(plan, module, pd.DataFrame(history, columns=columns), path, peaks)
+
+
+def examples_of(plan: JobPlan, images: Any, targets: Any) -> Examples:
+    """What to train on: images and targets that fit a plan, or synthetic ones.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit, or make no whole batch.
+    """
+    graph, job = plan.graph, plan.job
+    if len(graph.inputs) > 1 or len(graph.outputs) > 1:
+        raise ValueError(
+            f"{job.name} has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs: training"
+            " takes one of each in this version"
+        )
+    batch, channels, *size = job.input_shape
+    output = graph.shape(graph.outputs[0])
+    if images is None:
+        if targets is not None:
+            raise ValueError("targets without images: give both, or neither for synthetic ones")
+        count = BATCHES * batch
+        source = SyntheticSource((count, channels, *size), job.seed)
+        noise = torch.Generator().manual_seed(job.seed)
+        targets = torch.randint(0, output[1], (count, *output[2:]), generator=noise)
+        return matched(source, targets, output, job.seed)
+    if targets is None:
+        raise ValueError("images without targets: give what the output should be for each")
+    count = len(images) if hasattr(images, "__len__") else images.shape[0]
+    if count < batch:
+        raise ValueError(f"{count} images make no batch of {batch}: use a smaller batch_size")
+    options = {"batch_size": count, "channels": channels, "size": tuple(size)}
+    return matched(open_source(images, seed=job.seed, **options), targets, output, job.seed)
+
+
+def take_back(session: Session, module: nn.Module, seen: int) -> dict[str, dict[str, Any]]:
+    """Put the weights that ranks have into the network; what their optimizers keep, by name.
+
+    Parameters
+    ----------
+    seen
+        Micro-batches since the weights were taken last: batch norms count them.
+    """
+    every = weights.named(module)
+    kept: dict[str, dict[str, Any]] = {}
+    lasts = [stage.team.ranks[-1] for stage in session.plan.stages]  # they have all statistics
+    with torch.no_grad():
+        for found, optimized in session.weights_of(lasts):
+            kept |= optimized
+            for name, tensor in found.items():
+                every[name].copy_(tensor)
+        for name, tensor in every.items():
+            if name.endswith("num_batches_tracked"):
+                tensor += seen
+    return kept

@@ -1,0 +1,111 @@
+"""What a network is trained on: images and what its output should be for each.
+
+Each rank reads of an image only what it needs, and of a wanted output only what it computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .region import Region
+from .sources import Source
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Images that a rank does not read, of which it only knows how many there are."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images, and for each what is wanted.
+
+    Attributes
+    ----------
+    images
+        A source of all of them, ``(examples, channels, *spatial)``.
+    targets
+        Class numbers ``(examples,)`` or ``(examples, *spatial)``, or numbers like the output
+        ``(examples, channels, *spatial)``; or the ``.npy`` file that has them.
+    seed
+        Of the order in which they are taken.
+    """
+
+    images: Source | Unread
+    targets: np.ndarray | Path
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The examples of an epoch, shuffled: the same on every rank, whatever came before."""
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self))
+
+    def filed(self, folder: Path) -> Examples:
+        """The same, the targets in a file of which ranks read parts."""
+        path = folder / "targets.npy"
+        np.save(path, self.known_targets)
+        return replace(self, targets=path)
+
+    @property
+    def known_targets(self) -> np.ndarray:
+        """The targets; those of a file are not read before they are asked for."""
+        if isinstance(self.targets, Path):
+            return np.load(self.targets, mmap_mode="r")
+        return self.targets
+
+    def read(self, chosen: Sequence[int], region: Region) -> np.ndarray:
+        """A region of a batch of images, the first of which is ``chosen[0]``."""
+        rows = chosen[slice(*region.spans[0])]
+        each = [self.images.read(Region(((k, k + 1), *region.spans[1:]))) for k in map(int, rows)]
+        return np.concatenate(each)
+
+    def wanted(self, chosen: Sequence[int], region: Region) -> torch.Tensor:
+        """What an output should be over a region of a batch."""
+        targets = self.known_targets
+        channels = (slice(None),) * (targets.dtype.kind == "f" and targets.ndim > 1)
+        index = (*channels, *(slice(*span) for span in region.spans[1:]))[: targets.ndim - 1]
+        rows = chosen[slice(*region.spans[0])]
+        return torch.from_numpy(np.stack([targets[(int(k), *index)] for k in rows]))
+
+
+def matched(images: Source, targets: Any, output: Sequence[int], seed: int = 0) -> Examples:
+    """Examples, checked against the shape ``(batch, channels, *spatial)`` of a network's output.
+
+    Raises
+    ------
+    ValueError
+        If numbers, shapes or classes do not fit; the message has both.
+    """
+    if isinstance(targets, torch.Tensor):
+        targets = targets.detach().cpu().numpy()
+    targets = np.asarray(targets)
+    count, classes, space = images.shape[0], output[1], tuple(output[2:])
+    if len(targets) != count:
+        raise ValueError(f"{count} images, but {len(targets)} targets: give one for each image")
+    if targets.dtype.kind in "iub":
+        wanted, targets = (count, *space), targets.astype(np.int64)
+        low, high = (int(targets.min()), int(targets.max())) if targets.size else (0, 0)
+        if targets.shape == wanted and not (low >= 0 and high < classes):
+            raise ValueError(
+                f"class numbers run from {low} to {high}, but the network has {classes} classes:"
+                f" use 0 to {classes - 1}, or another num_classes"
+            )
+    else:
+        wanted, targets = (count, *output[1:]), targets.astype(np.float32)
+    if targets.shape != wanted:
+        kind = "class numbers" if targets.dtype == np.int64 else "numbers"
+        raise ValueError(
+            f"targets of shape {targets.shape}, but for this network's output {tuple(output)}"
+            f" {kind} have {wanted}"
+        )
+    return Examples(images, targets, seed)

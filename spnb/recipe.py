@@ -1,0 +1,62 @@
+"""How a network is trained: its loss, its optimizer, and how their settings change by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .losses import LOSSES
+from .schedule import SCHEDULES
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+}
+"""By name; what is not an option has PyTorch's default."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes
+    ----------
+    loss
+        A key of `spnb.losses.LOSSES`.
+    optimizer
+        A key of `OPTIMIZERS`.
+    learning_rate, weight_decay
+        Of the optimizer, in epoch 0.
+    learning_rate_decay
+        Factor on the learning rate after each epoch.
+    schedule
+        A key of `spnb.schedule.SCHEDULES`.
+    seed
+        Of what dropout drops.
+    """
+
+    loss: str = "cross_entropy"
+    optimizer: str = "adam"
+    learning_rate: float = 0.001
+    weight_decay: float = 0.0001
+    learning_rate_decay: float = 0.85
+    schedule: str = "1f1b"
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, known in (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}: use {', '.join(known)}")
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch.
+
+        >>> round(Recipe(learning_rate=0.1, learning_rate_decay=0.5).rate(2), 3)
+        0.025
+        """
+        return self.learning_rate * self.learning_rate_decay**epoch
