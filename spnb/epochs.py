@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,11 +18,12 @@ from torch import nn
 from . import weights
 from .cards import Card, Shown, Table
 from .checkpoint import Checkpoint
+from .datasets import Scaled, cifar10, image_folder
 from .examples import Examples, matched
 from .images import open_source
 from .planning import JobPlan
 from .recipe import Recipe
-from .sources import SyntheticSource
+from .sources import Source, SyntheticSource
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,7 +133,7 @@ def train(
     history = list(begun.history)
     trained = job.network.trained
     kept = begun.optimizer.get("state", {})
-    session.begin(trained, recipe, kept)
+    session.begin(trained, recipe, kept, job.num_workers)
     if begun.epoch:
         say(f"{path}: {begun.epoch} of {job.num_epochs} epochs are done")
     steps, peaks = len(examples) // job.batch_size, (0,) * plan.num_ranks
@@ -188,18 +189,43 @@ def examples_of(plan: JobPlan, images: Any, targets: Any) -> Examples:
     if images is None:
         if targets is not None:
             raise ValueError("targets without images: give both, or neither for synthetic ones")
-        count = BATCHES * batch
-        source = SyntheticSource((count, channels, *size), job.seed)
-        noise = torch.Generator().manual_seed(job.seed)
-        targets = torch.randint(0, output[1], (count, *output[2:]), generator=noise)
-        return matched(source, targets, output, job.seed)
+        images, targets = _of_the_job(plan, output)
+        if images.shape[0] < batch:
+            raise _too_few(images.shape[0], batch)
+        return matched(images, targets, output, job.seed)
     if targets is None:
         raise ValueError("images without targets: give what the output should be for each")
     count = len(images) if hasattr(images, "__len__") else images.shape[0]
     if count < batch:
-        raise ValueError(f"{count} images make no batch of {batch}: use a smaller batch_size")
+        raise _too_few(count, batch)
     options = {"batch_size": count, "channels": channels, "size": tuple(size)}
     return matched(open_source(images, seed=job.seed, **options), targets, output, job.seed)
+
+
+def _too_few(count: int, batch: int) -> ValueError:
+    return ValueError(f"{count} images make no batch of {batch}: use a smaller batch_size")
+
+
+def _of_the_job(plan: JobPlan, output: Sequence[int]) -> tuple[Source, Any]:
+    """The images and targets that a job's options name."""
+    job = plan.job
+    batch, channels, *size = job.input_shape
+    if job.app == 3:
+        count = BATCHES * batch
+        noise = torch.Generator().manual_seed(job.seed)
+        targets = torch.randint(0, output[1], (count, *output[2:]), generator=noise)
+        return SyntheticSource((count, channels, *size), job.seed), targets
+    if len(output) > 2:
+        raise ValueError(
+            f"{job.name} gives a class for each pixel, but app {job.app} has one for each image:"
+            " take another network, or give images and targets to train(…)"
+        )
+    if job.app == 1:
+        return image_folder(job.datapath, channels, size)
+    images, labels = cifar10(job.datapath)
+    if channels != 3 or len(size) != 2:
+        raise ValueError(f"{job.name} takes {channels} channels, but CIFAR-10 has 3 on two axes")
+    return images if tuple(size) == (32, 32) else Scaled(images, tuple(size)), labels
 
 
 def take_back(session: Session, module: nn.Module, seen: int) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,9 @@ Each rank reads of an image only what it needs, and of a wanted output only what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,41 @@ class Examples:
         index = (*channels, *(slice(*span) for span in region.spans[1:]))[: targets.ndim - 1]
         rows = chosen[slice(*region.spans[0])]
         return torch.from_numpy(np.stack([targets[(int(k), *index)] for k in rows]))
+
+
+class Ahead:
+    """Reads the images of batches, of the next one before it is asked for.
+
+    Parameters
+    ----------
+    examples
+        Where from.
+    batches
+        The examples of each batch.
+    """
+
+    def __init__(self, examples: Examples, batches: Sequence[Sequence[int]]):
+        self.examples, self.batches = examples, batches
+        self._pool: ThreadPoolExecutor | None = None
+        self._coming: dict[tuple[int, Region], Future] = {}
+
+    @contextmanager
+    def reading(self, workers: int) -> Iterator[None]:
+        """Let so many threads read, as long as this lasts; with none, nothing is read ahead."""
+        if not workers:
+            yield
+            return
+        with ThreadPoolExecutor(workers) as self._pool:
+            yield
+
+    def read(self, number: int, region: Region) -> np.ndarray:
+        """A region of a batch; the same of the next one is begun."""
+        if self._pool is not None and number + 1 < len(self.batches):
+            following = self.batches[number + 1]
+            job = self._pool.submit(self.examples.read, following, region)
+            self._coming[number + 1, region] = job
+        coming = self._coming.pop((number, region), None)
+        return coming.result() if coming else self.examples.read(self.batches[number], region)
 
 
 def matched(images: Source, targets: Any, output: Sequence[int], seed: int = 0) -> Examples:

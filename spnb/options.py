@@ -21,6 +21,9 @@ from .schedule import SCHEDULES
 from .values import PRECISIONS, OptionError, blocks_fused, precision, shapes, whole_numbers
 
 RECIPE = (
+    "app",
+    "datapath",
+    "num_workers",
     "num_epochs",
     "optimizer",
     "learning_rate",
@@ -114,6 +117,13 @@ class Job(Shown):
         str,
         "FILE",
     )
+    app: int = _option(
+        3,
+        "training: 1 an image folder with a folder for each class, 2 CIFAR-10's own files, 3"
+        " synthetic",
+    )
+    datapath: str = _option("./train", "training: where app 1 or 2 is", str, "DIR")
+    num_workers: int = _option(0, "training: threads of each rank that read ahead")
     num_epochs: int = _option(1, "training: how often all examples are taken")
     optimizer: str = _option("adam", f"training: {', '.join(OPTIMIZERS)}", str)
     learning_rate: float = _option(0.001, "training: of the first epoch", float)
@@ -241,6 +251,14 @@ class Job(Shown):
             raise OptionError(f"this version carries no halos over {self.backend}: use mpi")
 
     def _check_recipe(self) -> None:
+        if self.app not in (1, 2, 3):
+            raise OptionError(
+                f"app is {self.app}: use 1 (an image folder), 2 (CIFAR-10) or 3 (synthetic)"
+            )
+        if self.app == 3 and self.datapath != _field("datapath").default:
+            raise OptionError("datapath is for app 1 and 2: synthetic examples are in no file")
+        if self.num_workers < 0:
+            raise OptionError(f"num_workers is {self.num_workers}, but must be 0 or more")
         if self.num_epochs < 1:
             raise OptionError(f"num_epochs is {self.num_epochs}, but must be at least 1")
         for name in ("learning_rate", "weight_decay", "learning_rate_decay"):

@@ -237,11 +237,13 @@ class Here(Shown):
         peak = max(0, memory.peak_bytes() - self._idle_bytes)
         return Report(part.rank, part.stage, part.tile, outcome.events, peak, pieces)
 
-    def begin(self, trained: Sequence[str], recipe: Recipe, kept: OptimizerState) -> None:
-        """Make ready to train the parameters of these names."""
+    def begin(
+        self, trained: Sequence[str], recipe: Recipe, kept: OptimizerState, workers: int = 0
+    ) -> None:
+        """Make ready to train the parameters of these names; so many threads read ahead."""
         part = self._loaded()
         facts = (self._initial, trained, self.transport, recipe, kept)
-        self.trainer = Trainer(part, *facts)
+        self.trainer = Trainer(part, *facts, workers)
 
     def epoch(
         self,

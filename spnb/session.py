@@ -143,13 +143,16 @@ class Session(ABC):
         if self.progress:
             print(text, flush=True)
 
-    def begin(self, trained: Sequence[str], recipe: Recipe, kept: Mapping[str, Any]) -> None:
+    def begin(
+        self, trained: Sequence[str], recipe: Recipe, kept: Mapping[str, Any], workers: int = 0
+    ) -> None:
         """Make every rank ready to train; what the optimizer kept goes where it is used."""
         each = []
         for rank in range(self.plan.num_ranks):
             names = self._names(self.plan, self.plan.stage_of(rank).index)
             mine = [name for name in names if name in set(trained)]
-            each.append((mine, recipe, {name: kept[name] for name in mine if name in kept}))
+            known = {name: kept[name] for name in mine if name in kept}
+            each.append((mine, recipe, known, workers))
         self._each("begin", each)
 
     def epoch(self, examples: Examples, epoch: int) -> list[EpochReport]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from . import memory
-from .examples import Examples
+from .examples import Ahead, Examples
 from .losses import LOSSES
 from .program import Part
 from .recipe import OPTIMIZERS, Recipe
@@ -60,6 +60,8 @@ class Trainer:
         How to train.
     kept
         What the optimizer had kept at the end of an earlier epoch.
+    workers
+        Threads that read the next batch's images while one is computed.
     """
 
     def __init__(
@@ -70,9 +72,10 @@ class Trainer:
         transport: Transport,
         recipe: Recipe,
         kept: OptimizerState | None = None,
+        workers: int = 0,
     ):
         loss, schedule = LOSSES[recipe.loss], recipe.schedule
-        self.part, self.recipe = part, recipe
+        self.part, self.recipe, self.workers = part, recipe, workers
         self.learner = Learner(part, weights, trained, transport, loss, schedule)
         self.optimizer = self._optimizer(kept or {})
 
@@ -116,28 +119,30 @@ class Trainer:
         report = EpochReport([], [], [], 0)
         memory.restart_peak()
         held = 0
-        for step in range(steps):
-            chosen = order[step * batch : (step + 1) * batch]
+        ahead = Ahead(examples, [order[k * batch : (k + 1) * batch] for k in range(steps)])
+        with ahead.reading(self.workers):
+            for step in range(steps):
+                chosen = order[step * batch : (step + 1) * batch]
 
-            def read(value: str, region: Region) -> torch.Tensor:
-                return torch.from_numpy(examples.read(chosen, region)).to(self.part.dtype)  # noqa: B023
+                def read(value: str, region: Region) -> torch.Tensor:
+                    return torch.from_numpy(ahead.read(step, region)).to(self.part.dtype)  # noqa: B023
 
-            def wanted(value: str, region: Region) -> torch.Tensor:
-                found = examples.wanted(chosen, region)  # noqa: B023
-                return found.to(self.part.dtype) if found.is_floating_point() else found
+                def wanted(value: str, region: Region) -> torch.Tensor:
+                    found = examples.wanted(chosen, region)  # noqa: B023
+                    return found.to(self.part.dtype) if found.is_floating_point() else found
 
-            start = time.perf_counter()
-            seed = (self.recipe.seed * 1_000_003 + epoch) * 1_000_003 + step
-            done = self.learner.step(read, wanted, seed)
-            if self.optimizer is not None:
-                self.optimizer.step()
-            report.seconds.append(time.perf_counter() - start)
-            report.losses.append(done.loss)
-            report.right.append(
-                sum(_right(p.tensor, wanted(p.value, p.region)) for p in done.pieces)
-            )
-            held = max(held, done.held)
-            tell(step, done.loss)
+                start = time.perf_counter()
+                seed = (self.recipe.seed * 1_000_003 + epoch) * 1_000_003 + step
+                done = self.learner.step(read, wanted, seed)
+                if self.optimizer is not None:
+                    self.optimizer.step()
+                report.seconds.append(time.perf_counter() - start)
+                report.losses.append(done.loss)
+                report.right.append(
+                    sum(_right(p.tensor, wanted(p.value, p.region)) for p in done.pieces)
+                )
+                held = max(held, done.held)
+                tell(step, done.loss)
         peak = max(0, memory.peak_bytes() - idle_bytes)
         return EpochReport(report.losses, report.right, report.seconds, held, peak)
 

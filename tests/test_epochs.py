@@ -213,7 +213,8 @@ def test_options_that_training_does_not_take_are_refused():
         job(num_epochs=2, enable_evaluation=True)
 
 
-def test_synthetic_examples():
+def test_synthetic_examples(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     found = trained(job(precision="fp32"), None, None)
     assert len(found.history) == 10
 
