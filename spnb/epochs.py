@@ -135,7 +135,7 @@ def train(
     kept = begun.optimizer.get("state", {})
     session.begin(trained, recipe, kept, job.num_workers)
     if begun.epoch:
-        say(f"{path}: {begun.epoch} of {job.num_epochs} epochs are done")
+        say(f"{path.name}: {begun.epoch} of {job.num_epochs} epochs are done")
     steps, peaks = len(examples) // job.batch_size, (0,) * plan.num_ranks
     for epoch in range(begun.epoch, job.num_epochs):
         start = time.perf_counter()
