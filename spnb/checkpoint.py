@@ -83,7 +83,7 @@ class Checkpoint:
         """
         for name, value in asdict(recipe).items():
             before = self.recipe.get(name, value)
-            if before != value and name != "schedule":
+            if before != value and name not in ("schedule", "recompute"):  # the same result
                 raise WeightsError(
                     f"{path} was trained with {name} {before}, not {value}: give the same, or"
                     " another checkpoint to begin anew"

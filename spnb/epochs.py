@@ -125,6 +125,7 @@ def train(
         job.learning_rate_decay,
         job.schedule,
         job.seed,
+        job.recompute,
     )
     path = job.checkpoint_file
     before = Checkpoint.read(path) if path is not None and path.exists() else None

@@ -30,6 +30,7 @@ RECIPE = (
     "weight_decay",
     "learning_rate_decay",
     "schedule",
+    "recompute",
 )
 """Options of training alone."""
 
@@ -136,6 +137,12 @@ class Job(Shown):
         "training: 1f1b (a micro-batch goes back as soon as it can) or gpipe (all go forward"
         " first)",
         str,
+    )
+    recompute: bool = _option(
+        False,
+        "training: compute values anew on the way back, in place of holding them: less memory, a"
+        " third more work",
+        bool,
     )
     seed: int = _option(0, "of the weights where there is no checkpoint, and of synthetic images")
     verbose: bool = _option(False, "print per-rank figures", bool)

@@ -38,6 +38,8 @@ class Recipe:
         A key of `spnb.schedule.SCHEDULES`.
     seed
         Of what dropout drops.
+    recompute
+        Whether values are computed anew on the way back, in place of being held.
     """
 
     loss: str = "cross_entropy"
@@ -47,6 +49,7 @@ class Recipe:
     learning_rate_decay: float = 0.85
     schedule: str = "1f1b"
     seed: int = 0
+    recompute: bool = False
 
     def __post_init__(self):
         for name, known in (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):

@@ -132,7 +132,8 @@ class Session(ABC):
         >>> job = spnb.Job(torch.nn.Conv2d(1, 2, 3, padding=1), image_size=8, batch_size=2,
         ...                split_size=1, num_spatial_parts=2)
         >>> images, labels = torch.rand(4, 1, 8, 8), torch.ones(4, 8, 8, dtype=torch.long)
-        >>> training = InProcess(spnb.plan(job, training=True)).train(images, labels)
+        >>> session = InProcess(spnb.plan(job, training=True), progress=False)
+        >>> training = session.train(images, labels)
         >>> len(training.history)
         2
         """
@@ -250,9 +251,9 @@ class InProcess(Session):
     True
     """
 
-    def __init__(self, plan: JobPlan, deadline: float = 3600.0):
+    def __init__(self, plan: JobPlan, deadline: float = 3600.0, progress: bool = True):
         super().__init__(plan)
-        self.deadline = deadline
+        self.deadline, self.progress = deadline, progress
         self.load(plan)
 
     def _load(self, plan: JobPlan, parts: Sequence[tuple[Any, Path]]) -> None:

@@ -8,6 +8,10 @@ reversed, summed.  So the backward pass is the program read from its end::
                              comes back     goes back to them                gradient, halo too
                                             (and the own part stays)
 
+A tape that recomputes holds only what arrived, of image and halos; before it goes back it runs the
+program once more, with no message (Chen et al., *Training deep nets with sublinear memory cost*,
+2016).
+
 Messages of the backward pass are awaited in the reversed order of the forward pass; since that had
 an order in which no two ranks wait for each other, so has this.
 """
@@ -61,6 +65,8 @@ class Tape:
         Its end of the carrier.
     first_image
         Of the micro-batch, in the batch.
+    recompute
+        Whether to compute values anew on the way back, in place of holding them.
 
     Attributes
     ----------
@@ -78,9 +84,11 @@ class Tape:
         weights: Mapping[str, torch.Tensor],
         transport: Transport,
         first_image: int = 0,
+        recompute: bool = False,
     ):
         self.part, self.rules, self.program, self.weights = part, rules, program, weights
         self.transport, self.first_image = transport, first_image
+        self.recompute = recompute
         self.pieces: list[Piece] = []
         self.at = "start"
         self._values: dict[str, Any] = {}
@@ -88,6 +96,7 @@ class Tape:
         self._shapes: dict[str, list[tuple[int, ...]]] = {}
         self._calls: dict[str, _Call] = {}
         self._own: dict[int, Region] = {}  # what each receiving step had before
+        self._arrived: dict[int, list[torch.Tensor]] = {}  # in each receiving step, to recompute
         self.gradients: dict[str, Gradient] = {}
 
     # --- forward ----------------------------------------------------------------------------
@@ -106,14 +115,33 @@ class Tape:
         """
         for number, step in enumerate(self.program.steps):
             if isinstance(step, Compute):
-                self._compute(step, computed)
+                self._compute(step, computed, recorded=not self.recompute)
             elif isinstance(step, Send):
                 self._send(step)
             elif isinstance(step, Receive):
-                self._receive(number, step, read)
+                arrived = self._receive(number, step, read)
+                self._assemble(number, step, arrived)
+                if self.recompute:
+                    self._arrived[number] = arrived
             elif isinstance(step, Free):
-                for value in step.values:
-                    self._values.pop(value, None)
+                self._free(step)
+        if self.recompute:
+            self._values.clear()
+
+    def _forward_again(self) -> None:
+        """Run the program once more, from what arrived; nothing is sent."""
+        self._held.clear()
+        for number, step in enumerate(self.program.steps):
+            if isinstance(step, Compute):
+                self._compute(step, lambda node, given: None, recorded=True)
+            elif isinstance(step, Receive):
+                self._assemble(number, step, self._arrived.pop(number))
+            elif isinstance(step, Free):
+                self._free(step)
+
+    def _free(self, step: Free) -> None:
+        for value in step.values:
+            self._values.pop(value, None)
 
     def hold(self, value: str, region: Region, tensor: Any) -> None:
         """Have a value, or a tuple of them, over a region."""
@@ -124,7 +152,9 @@ class Tape:
         """A region of a value at hand."""
         return cut(self._values[value], self._held[value], region, axes)
 
-    def _compute(self, step: Compute, computed: Callable[[Node, Sequence[Any]], None]) -> None:
+    def _compute(
+        self, step: Compute, computed: Callable[[Node, Sequence[Any]], None], recorded: bool
+    ) -> None:
         node, rule = self.part.nodes[step.node], self.rules[step.node]
         self.at = node.label
         if step.region.empty:
@@ -133,11 +163,12 @@ class Tape:
         operands = zip(node.operands, step.clipped, node.operand_axes, strict=True)
         given = [map_leaves(_leaf, self.piece(*operand)) for operand in operands]
         tensors = [leaf if rule.any_layout else in_order(leaf) for leaf in given]
-        with torch.enable_grad():
+        with torch.set_grad_enabled(recorded):
             known = {w.name: self.weights[w.name] for w in node.weights}
             result = rule.apply(tensors, step.needs, step.region, known)
         computed(node, given)
-        self._calls[node.name] = _Call([_parts(leaf) for leaf in given], _parts(result))
+        if recorded:
+            self._calls[node.name] = _Call([_parts(leaf) for leaf in given], _parts(result))
         self.hold(node.name, step.region, map_leaves(torch.Tensor.detach, result))
 
     def _send(self, step: Send) -> None:
@@ -149,24 +180,31 @@ class Tape:
             else:
                 self.transport.send(t.target, step.tag, packed(piece, step.axes))
 
-    def _receive(self, number: int, step: Receive, read: Read) -> None:
+    def _receive(self, number: int, step: Receive, read: Read) -> list[torch.Tensor]:
+        """What a step reads of the image, or what others send for it."""
         if any(t.source == HOST for t in step.transfers):
             region = self.part.in_batch(step.region, step.axes, self.first_image)
-            self.hold(step.value, step.region, read(step.value, region))
-            return
+            return [read(step.value, region)]
         own = self._held.get(step.value)
         self._own[number] = own or Region(((0, 0),) * len(step.region.spans))
-        halo = tuple(t.region for t in step.transfers)
-        facts = (step.axes, step.dtype, step.kind)
-        patchwork = Patchwork(step.region, self._own[number], halo, *facts)
-        pieces = [self._values.get(step.value)]
-        arrivals = []
+        arrivals, pieces = [], []
         for t in step.transfers:
-            buffer, piece = patchwork.message(t.region)
+            buffer, piece = message(step.axes, t.region, step.dtype)
             arrivals.append(self.transport.receive(t.source, step.tag, buffer))
             pieces.append(piece)
         self.at = f"{step.kind} of {self.part.paths.get(step.value, step.value)}"
         self.transport.wait(arrivals)
+        return pieces
+
+    def _assemble(self, number: int, step: Receive, arrived: list[torch.Tensor]) -> None:
+        """Hold a value: what was here of it, and what arrived."""
+        if number not in self._own:
+            self.hold(step.value, step.region, arrived[0])
+            return
+        halo = tuple(t.region for t in step.transfers)
+        facts = (step.axes, step.dtype, step.kind)
+        patchwork = Patchwork(step.region, self._own[number], halo, *facts)
+        pieces = [self._values.get(step.value), *arrived]
         self.hold(step.value, step.region, patchwork.assembly(step.region)(pieces))
 
     # --- backward ---------------------------------------------------------------------------
@@ -185,6 +223,8 @@ class Tape:
         learn
             Called with the name of a weight and a gradient, once for each call that reads it.
         """
+        if self.recompute:
+            self._forward_again()
         left = list(zip(self.pieces, outputs, strict=True))
         for number, step in reversed(list(enumerate(self.program.steps))):
             if isinstance(step, Compute):

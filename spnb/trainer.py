@@ -76,7 +76,8 @@ class Trainer:
     ):
         loss, schedule = LOSSES[recipe.loss], recipe.schedule
         self.part, self.recipe, self.workers = part, recipe, workers
-        self.learner = Learner(part, weights, trained, transport, loss, schedule)
+        facts = (part, weights, trained, transport, loss, schedule)
+        self.learner = Learner(*facts, recipe.recompute)
         self.optimizer = self._optimizer(kept or {})
 
     def _optimizer(self, kept: OptimizerState) -> torch.optim.Optimizer | None:

@@ -62,6 +62,8 @@ class Learner:
         Of a piece of an output.
     schedule
         A key of `spnb.schedule.SCHEDULES`.
+    recompute
+        Whether values are computed anew on the way back, in place of being held.
 
     Attributes
     ----------
@@ -77,8 +79,10 @@ class Learner:
         transport: Transport,
         loss: Loss,
         schedule: str = "1f1b",
+        recompute: bool = False,
     ):
         self.part, self.transport, self.loss = part, transport, loss
+        self.recompute = recompute
         self.rules = [rule_of(node) for node in part.nodes]
         self.weights = {name: tensor.clone() for name, tensor in weights.items()}
         self.parameters = {
@@ -127,11 +131,11 @@ class Learner:
         losses: dict[int, list[torch.Tensor]] = {}
         self.transport.barrier()
         for kind, number in self.passes:
+            first_image = sum(batches[:number])
             if kind == "forward":
                 (program,) = part.programs[batches[number]]
                 facts = (part, self.rules, program, weights, self.transport)
-                first_image = sum(batches[:number])
-                tapes[number] = tape = Tape(*facts, first_image)
+                tapes[number] = tape = Tape(*facts, first_image, self.recompute)
                 with noise(seed, first_image, sum(batches)):
                     tape.forward(read, self._note_statistics)
                 shares = [self._share(piece, wanted) for piece in tape.pieces]
@@ -140,7 +144,8 @@ class Learner:
                 pieces += tape.pieces
                 held = max(held, len(tapes))
             else:
-                tapes[number].backward(losses.pop(number), learn)
+                with noise(seed, first_image, sum(batches)):  # for what is computed anew
+                    tapes[number].backward(losses.pop(number), learn)
                 del tapes[number]
         self.transport.flush()
         self._finish(sums, made)

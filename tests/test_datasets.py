@@ -49,8 +49,7 @@ def write_python(root, labels=10):
 
 def trained(model="resnet20_v1", **options):
     job = spnb.Job(model, batch_size=2, split_size=1, num_spatial_parts=2, **options)
-    with spnb.InProcess(spnb.plan(job, training=True)) as session:
-        session.progress = False
+    with spnb.InProcess(spnb.plan(job, training=True), progress=False) as session:
         return session.train()
 
 

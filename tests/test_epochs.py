@@ -43,9 +43,7 @@ def job(net=None, **options):
 
 
 def trained(job, images, targets, **options):
-    session = spnb.InProcess(spnb.plan(job, training=True))
-    session.progress = False
-    with session:
+    with spnb.InProcess(spnb.plan(job, training=True), progress=False) as session:
         return session.train(images, targets, **options)
 
 
@@ -167,8 +165,7 @@ def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 def test_trained_weights_are_those_that_infer_uses():
     images, labels = examples()
     each = job(num_epochs=2)
-    with spnb.InProcess(spnb.plan(each, training=True)) as session:
-        session.progress = False
+    with spnb.InProcess(spnb.plan(each, training=True), progress=False) as session:
         found = session.train(images, labels)
         with pytest.raises(ValueError, match="this plan is for training"):
             session.infer(images[:4])

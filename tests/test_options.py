@@ -47,6 +47,7 @@ def test_defaults_are_those_of_the_table():
         "weight_decay": 0.0001,
         "learning_rate_decay": 0.85,
         "schedule": "1f1b",
+        "recompute": False,
         "seed": 0,
         "verbose": False,
     }
@@ -84,6 +85,7 @@ def test_flags_are_the_benchmarks_own():
         "--weight-decay",
         "--learning-rate-decay",
         "--schedule",
+        "--recompute",
         "--seed",
         "--verbose",
     ]

@@ -73,8 +73,7 @@ def test_a_cluster_trains_and_then_infers():
     net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
     images, labels = noise(8, 1, 20, 24).float(), (noise(8, 20, 24, seed=2) > 0).long()
     job = spnb.Job(net, image_size="20x24", batch_size=4, split_size=1, num_epochs=2)
-    with spnb.InProcess(spnb.plan(job, training=True)) as session:
-        session.progress = False
+    with spnb.InProcess(spnb.plan(job, training=True), progress=False) as session:
         wanted = session.train(images, labels)
     job = job.replace(seed=0)
     job.network.__dict__.pop("_module", None)

@@ -15,16 +15,18 @@ from spnb import models
 from spnb.axes import Axes
 from spnb.losses import LOSSES
 from spnb.region import Region, Tiling
+from spnb.rules import rule_of
 from spnb.rules.noise import kept
 from spnb.rules.noise import noise as noise_of
 from spnb.schedule import SCHEDULES, all_forward_first, one_forward_one_backward
+from spnb.tape import Tape
 from spnb.training import Learner
 from spnb.transport.local import World
 from spnb.weights import tensors_of
 from spnb.worker import RankError
 
 
-def train(plan, net, x, target, loss="mse", steps=3, rate=0.1, schedule="1f1b"):
+def train(plan, net, x, target, loss="mse", steps=3, rate=0.1, schedule="1f1b", recompute=False):
     """Losses, and the parameters and buffers after so many steps of SGD."""
     graph = plan.graph
     (output,) = graph.outputs
@@ -43,7 +45,7 @@ def train(plan, net, x, target, loss="mse", steps=3, rate=0.1, schedule="1f1b"):
         names, _ = graph.made_of(part.weights)
         weights = tensors_of(net, names, graph)
         trained = {n for n, p in net.named_parameters() if p.requires_grad}
-        learner = Learner(part, weights, trained, transport, LOSSES[loss], schedule)
+        learner = Learner(part, weights, trained, transport, LOSSES[loss], schedule, recompute)
         named = list(learner.parameters.values())
         optimizer = named and torch.optim.SGD(named, rate, momentum=0.9)
         told = []
@@ -100,8 +102,9 @@ SQUARE, WHOLE = grid(2, 2), grid(1, 1)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize(("parts", "fused"), [(1, 0), (3, 0), (2, 100)])
-def test_dense_networks_follow_the_untiled_one(schedule, parts, fused):
+def test_dense_networks_follow_the_untiled_one(schedule, parts, fused, recompute):
     net = nn.Sequential(
         conv(3, 4),
         nn.BatchNorm2d(4),
@@ -111,7 +114,8 @@ def test_dense_networks_follow_the_untiled_one(schedule, parts, fused):
         conv(4, 2),
     ).double()
     x, target = noise(3, 3, 17, 14), noise(3, 2, 17, 14)
-    check(net, x, target, [SQUARE, grid(1, 3), WHOLE], parts, fused, schedule=schedule)
+    options = {"schedule": schedule, "recompute": recompute}
+    check(net, x, target, [SQUARE, grid(1, 3), WHOLE], parts, fused, **options)
 
 
 def test_classes_of_images_and_of_pixels():
@@ -223,9 +227,9 @@ def test_dropout_drops_the_same_on_all_grids(dropout, parts):
     x, target = noise(4, 3, 9, 14), noise(4, 2, 9, 14)
     seeds = []
     for tilings in [[WHOLE, WHOLE], [SQUARE, WHOLE], [grid(1, 3), Tiling.even((2, 1, 1))]]:
-        for fused in (0, 100):
+        for fused, recompute in ((0, False), (100, False), (0, True)):
             plan = planned(net, tuple(x.shape), tilings, parts, fused)
-            losses, _, _ = train(plan, net, x, target, steps=2)
+            losses, _, _ = train(plan, net, x, target, steps=2, recompute=recompute)
             seeds.append(losses)
     for losses in seeds:
         assert losses == pytest.approx(seeds[0], rel=1e-12)
@@ -282,6 +286,32 @@ def test_one_forward_one_backward_holds_less():
     assert held == [3, 2, 1]
     _, held = check(net, x, target, stages, 6, schedule="gpipe", balance=[1, 1, 2])
     assert held == [6, 6, 6]
+
+
+def test_recomputing_holds_what_arrived_and_no_more():
+    net = nn.Sequential(*(conv() for _ in range(4)), nn.ReLU()).double()
+    x = noise(1, 4, 16, 16)
+    plan = planned(net, tuple(x.shape), [grid(1, 2)])
+
+    def bytes_held(transport, recompute):
+        part = plan.part(transport.rank)
+        weights = tensors_of(net, part.weights, plan.graph)
+        (program,) = part.programs[1]
+        rules = [rule_of(node) for node in part.nodes]
+        tape = Tape(part, rules, program, weights, transport, 0, recompute)
+        whole = Region.whole(plan.graph.extent(*plan.graph.inputs))
+        tape.forward(lambda value, region: plan.graph.axes[value].piece(x, whole, region))
+        transport.flush()
+        kept = [t for call in tape._calls.values() for each in call.inputs for t in each]
+        kept += [t for each in tape._arrived.values() for t in each]
+        return sum(t.numel() for t in kept)
+
+    held, again = (
+        World(2, deadline=30).run(lambda t, r=r: bytes_held(t, r))[0] for r in (False, True)
+    )
+    tile, row = 4 * 16 * 8, 4 * 16
+    assert again == tile + 4 * row  # the tile of the image with its halo, and three halos
+    assert held >= 5 * tile
 
 
 def clock(order, parts, stages):
