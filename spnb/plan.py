@@ -46,6 +46,9 @@ class Plan:
     patches
         Grid over the spatial axes that cuts each tile of the first stage into what its rank
         computes at one time; with halos fused over all blocks.
+    schedule, recompute
+        In training, to foresee memory: a key of `spnb.schedule.SCHEDULES`, and whether values are
+        computed anew on the way back.
 
     Raises
     ------
@@ -63,8 +66,10 @@ class Plan:
         fused: int = 0,
         home: str | None = None,
         patches: Sequence[int] = (),
+        schedule: str = "1f1b",
+        recompute: bool = False,
     ):
-        self.captured = graph
+        self.captured, self.schedule, self.recompute = graph, schedule, recompute
         patches = tuple(patches or (1,) * (len(tilings[0].grid) - 1))
         graph = lowered(graph, in_patches(tilings, patches), blocks)
         if not graph.training:

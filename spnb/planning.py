@@ -61,7 +61,8 @@ class JobPlan(Shown, Plan):
         balance = stage_blocks(
             graph, cuts, cut_batch, job.balance, job.allow_gather, patches=job.patches
         )
-        super().__init__(graph, tilings, balance, job.parts, job.fused, job.network.home, patches)
+        facts = (graph, tilings, balance, job.parts, job.fused, job.network.home, patches)
+        super().__init__(*facts, job.schedule, job.recompute)
         self.job, self.training = job, training
 
     @cached_property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 
 
 def forward_clock(parts: int, stages: int) -> Iterator[list[tuple[int, int]]]:
@@ -80,6 +81,16 @@ def one_forward_one_backward(parts: int, stages: int, stage: int) -> list[Pass]:
         if ahead + number < parts:
             found.append(("forward", ahead + number))
     return found
+
+
+def most_held(passes: Sequence[Pass]) -> int:
+    """Most micro-batches that went forward and have not come back.
+
+    >>> [most_held(one_forward_one_backward(8, stages=3, stage=stage)) for stage in range(3)]
+    [3, 2, 1]
+    """
+    steps = (1 if kind == "forward" else -1 for kind, _ in passes)
+    return max(itertools.accumulate(steps))
 
 
 SCHEDULES = {"gpipe": all_forward_first, "1f1b": one_forward_one_backward}

@@ -15,6 +15,7 @@ from .plan import Plan
 from .program import Compute, Free, Keep, Receive, Send
 from .region import Region, Tiling, length
 from .rules import rule_of
+from .schedule import SCHEDULES, most_held
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,8 @@ def activation_bytes(plan: Plan, rank: int) -> int:
     their own, and all else comes and goes on the heap, which keeps its size.  What an operator
     needs besides its operands and its result (workspace) is not counted.
     """
+    if plan.graph.training:
+        return _training_bytes(plan, rank)
     nodes = plan.stage_of(rank).nodes
     rules = [rule_of(node) for node in nodes]
     held: dict[str, int] = {}
@@ -199,6 +202,30 @@ def activation_bytes(plan: Plan, rank: int) -> int:
                 apart.pop(value, None)
         peak = max(peak, sum(held.values()))
     return arena + peak + sum(outputs.values())
+
+
+def _training_bytes(plan: Plan, rank: int) -> int:
+    """Most bytes that a rank holds in training, of values, and of what goes with each parameter.
+
+    What went forward is held until it comes back: results, and what was received, put together.
+    What operators keep beside operands and results (copies in another layout) is not counted.
+    Gradients are held of one micro-batch at a time, of about two values at once.  A parameter has
+    its gradient, that of the micro-batch, and two moments of the optimizer.
+    """
+    stage = plan.stage_of(rank)
+    (program,) = plan.programs(rank, max(plan.batches))
+    made = arrived = largest = 0
+    for step in program.steps:
+        if isinstance(step, Compute):
+            size = value_bytes(plan, stage.nodes[step.node].name, step.region)
+            made, largest = made + size, max(largest, size)
+        elif isinstance(step, Receive):
+            made += value_bytes(plan, step.value, step.region)
+            arrived += sum(value_bytes(plan, step.value, t.region) for t in step.transfers)
+    passes = SCHEDULES[plan.schedule](len(plan.batches), len(plan.stages), stage.index)
+    held = most_held(passes)
+    values = arrived * held + made if plan.recompute else made * held
+    return values + 2 * largest + 4 * weight_bytes(plan, stage.index)
 
 
 def _reads_apart(node: Node, number: int, own: Region, step: Compute) -> bool:

@@ -220,3 +220,13 @@ def test_draws_the_loss():
     images, labels = examples()
     ax = trained(job(num_epochs=2), images, labels).plot(label="tiled")
     assert [len(line.get_xdata()) for line in ax.lines] == [2, 4]  # between epochs; the loss
+
+
+def test_memory_is_foreseen_by_schedule():
+    def held(**options):
+        each = job(image_size="64x48", batch_size=8, parts=4, balance=(3, 4), **options)
+        return spnb.plan(each, training=True).memory_bytes
+
+    one, all_first, again = held(), held(schedule="gpipe"), held(recompute=True)
+    small = spnb.plan(job(image_size="64x48", batch_size=8, parts=4, balance=(3, 4))).memory_bytes
+    assert small[0] < again[0] < one[0] < all_first[0]

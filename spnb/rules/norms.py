@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -84,6 +84,8 @@ NORMALIZED = {"softmax": "exponential", "log_softmax": "exponential"}
 class Normalized(Direct):
     """Every position by the merged statistics: ``(x - mean) / sqrt(variance + eps)``."""
 
+    any_layout = True
+
     @cached_property
     def axes(self) -> Axes:
         return self.node.operand_axes[0]
@@ -93,24 +95,38 @@ class Normalized(Direct):
     ) -> Any:
         args, kind = self.node.bind(tensors, weights), self.node.args["kind"]
         x, (count, mean, squares) = tensors[0], args["statistics"].unbind(-1)
-        grouped = x if args["groups"] is None else x.unflatten(1, (args["groups"], -1))
-        grouped = grouped.to(mean.dtype)
+        if args["groups"] is not None:
+            return self._grouped(x, mean, squares / count, args)
+        whole = x.to(mean.dtype)
         if kind == "rms_norm":
             eps = torch.finfo(x.dtype).eps if args["eps"] is None else args["eps"]
-            result = grouped * (squares / count + mean.square() + eps).rsqrt()
+            result = whole * (squares / count + mean.square() + eps).rsqrt()
         else:
-            result = (grouped - mean) * (squares / count + args["eps"]).rsqrt()
-        if args["groups"] is not None:
-            result = result.flatten(1, 2)
+            result = (whole - mean) * (squares / count + args["eps"]).rsqrt()
         for name, scale in (("weight", True), ("bias", False)):
             if args.get(name) is not None:
                 value = self._along(args[name], region)
                 result = result * value if scale else result + value
         return result.to(x.dtype)
 
+    def _grouped(
+        self, x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, args: Mapping[str, Any]
+    ) -> torch.Tensor:
+        """A factor and a term for each channel, as PyTorch has it: of large tensors only x is kept."""
+        each = x.shape[1] // args["groups"]
+        spread = (variance + args["eps"]).rsqrt()
+        factor, term = (
+            figure.expand(-1, -1, each, *figure.shape[3:]).flatten(1, 2)
+            for figure in (spread, -mean * spread)
+        )
+        channels = (-1, *[1] * (x.ndim - 2))
+        if (weight := args.get("weight")) is not None:
+            factor, term = (figure * weight.reshape(channels) for figure in (factor, term))
+        if (bias := args.get("bias")) is not None:
+            term = term + bias.reshape(channels)
+        return torch.addcmul(term.to(x.dtype), x, factor.to(x.dtype))
+
     def _along(self, value: torch.Tensor, region: Region) -> torch.Tensor:
-        if self.node.args["groups"] is not None:
-            return value.reshape(-1, *[1] * (len(self.axes.dims) - 2))
         return fitted(value, Axes.uncut(tuple(value.shape), self.axes.rank), self.axes, region)
 
 
