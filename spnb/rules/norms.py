@@ -112,7 +112,7 @@ class Normalized(Direct):
     def _grouped(
         self, x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, args: Mapping[str, Any]
     ) -> torch.Tensor:
-        """A factor and a term for each channel, as PyTorch has it: of large tensors only x is kept."""
+        """A factor and a term for each channel, as in PyTorch; no large tensor is kept but x."""
         each = x.shape[1] // args["groups"]
         spread = (variance + args["eps"]).rsqrt()
         factor, term = (
