@@ -194,26 +194,30 @@ class Cluster(Shown, Session):
             self._recover()
         return self._call(remote.each, [(name, each) for each in args])
 
-    def epoch(self, examples: Examples, epoch: int) -> list[EpochReport]:
-        """Train on all examples once; what each rank tells."""
-        if self._failed:
-            self._recover()
+    def share(self, examples: Examples) -> list[Examples]:
+        """Examples as each rank can read them; what is written for it is written once."""
         images = self._resident(examples.images)
-        if self.shares_files and not isinstance(examples.targets, Path):
+        if self.shares_files:
             examples = examples.filed(self.scratch)
-        each = []
+        shares = []
         for part in self._parts:
             seen = self._for_rank(dict.fromkeys(self.plan.graph.inputs, images), part)
-            own = next(iter(seen.values()), None)
-            each.append((replace(examples, images=own or Unread(examples.images.shape)), epoch))
-        steps = len(examples) // self.plan.job.batch_size
+            own = next(iter(seen.values()), Unread(examples.images.shape))
+            shares.append(replace(examples, images=own))
+        return shares
+
+    def epoch(self, shares: Sequence[Examples], epoch: int) -> list[EpochReport]:
+        """Train on all examples once, of which each rank has its share; what each rank tells."""
+        if self._failed:
+            self._recover()
+        steps = len(shares[0]) // self.plan.job.batch_size
         with Bar(self.progress) as bar:
 
             def show(told: list[dict]) -> None:
                 done = [t["steps"] for t in told if t.get("epoch") == epoch]
                 bar.show(f"epoch {epoch + 1}", min(done, default=0), steps)
 
-            return self._call(remote.epoch, each, show)
+            return self._call(remote.epoch, [(each, epoch) for each in shares], show)
 
     def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
         found = self._call(remote.fetch, [(run,)] * self.plan.num_ranks)

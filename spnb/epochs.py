@@ -22,7 +22,6 @@ from .datasets import Scaled, cifar10, image_folder
 from .examples import Examples, matched
 from .images import open_source
 from .planning import JobPlan
-from .recipe import Recipe
 from .sources import Source, SyntheticSource
 
 if TYPE_CHECKING:
@@ -117,16 +116,7 @@ def train(
     if integers != (loss == "cross_entropy"):
         kind = "class numbers" if integers else "numbers like the output"
         raise ValueError(f"the loss {loss} does not go with targets that are {kind}")
-    recipe = Recipe(
-        loss,
-        job.optimizer,
-        job.learning_rate,
-        job.weight_decay,
-        job.learning_rate_decay,
-        job.schedule,
-        job.seed,
-        job.recompute,
-    )
+    recipe = job.recipe(loss)
     path = job.checkpoint_file
     before = Checkpoint.read(path) if path is not None and path.exists() else None
     begun = before or Checkpoint(module.state_dict())
@@ -138,11 +128,12 @@ def train(
     if begun.epoch:
         say(f"{path.name}: {begun.epoch} of {job.num_epochs} epochs are done")
     steps, peaks = len(examples) // job.batch_size, (0,) * plan.num_ranks
+    positions = math.prod(plan.graph.extent(plan.graph.outputs[0]))
+    shares = session.share(examples)
     for epoch in range(begun.epoch, job.num_epochs):
         start = time.perf_counter()
-        reports = session.epoch(examples, epoch)
+        reports = session.epoch(shares, epoch)
         took = time.perf_counter() - start
-        positions = math.prod(plan.graph.extent(plan.graph.outputs[0]))
         for step in range(steps):
             right = sum(report.right[step] for report in reports) / positions
             history.append(
@@ -191,20 +182,16 @@ def examples_of(plan: JobPlan, images: Any, targets: Any) -> Examples:
         if targets is not None:
             raise ValueError("targets without images: give both, or neither for synthetic ones")
         images, targets = _of_the_job(plan, output)
-        if images.shape[0] < batch:
-            raise _too_few(images.shape[0], batch)
-        return matched(images, targets, output, job.seed)
-    if targets is None:
+    elif targets is None:
         raise ValueError("images without targets: give what the output should be for each")
-    count = len(images) if hasattr(images, "__len__") else images.shape[0]
-    if count < batch:
-        raise _too_few(count, batch)
-    options = {"batch_size": count, "channels": channels, "size": tuple(size)}
-    return matched(open_source(images, seed=job.seed, **options), targets, output, job.seed)
-
-
-def _too_few(count: int, batch: int) -> ValueError:
-    return ValueError(f"{count} images make no batch of {batch}: use a smaller batch_size")
+    else:
+        images = open_source(images, channels=channels, size=size)
+    examples = matched(images, targets, output, job.seed)
+    if len(examples) < batch:
+        raise ValueError(
+            f"{len(examples)} images make no batch of {batch}: use a smaller batch_size"
+        )
+    return examples
 
 
 def _of_the_job(plan: JobPlan, output: Sequence[int]) -> tuple[Source, Any]:

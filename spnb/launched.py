@@ -43,20 +43,18 @@ class Launched(Session):
         self.load(plan)
 
     def _load(self, plan: JobPlan, parts: Sequence[tuple[Any, Path]]) -> None:
-        loads = [(part, dict(read_weights(path))) for part, path in parts]
-        idle = [None] * (self.post.comm.size - plan.num_ranks)
-        self.post.order("load", [*loads, *idle])
+        self._order("load", [(part, dict(read_weights(path))) for part, path in parts])
 
     def _each(self, name: str, args: Sequence[tuple]) -> list[Any]:
-        idle = [None] * (self.post.comm.size - self.plan.num_ranks)
-        return self.post.order("each", [*((name, each) for each in args), *idle])[
-            : self.plan.num_ranks
-        ]
+        return self._order("each", [(name, each) for each in args])
 
     def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
-        ranks = self.plan.num_ranks
-        orders = [(sources, run)] * ranks + [None] * (self.post.comm.size - ranks)
-        return self.post.order("infer", orders)[:ranks]
+        return self._order("infer", [(sources, run)] * self.plan.num_ranks)
+
+    def _order(self, what: str, each: Sequence[Any]) -> list[Any]:
+        """Have the ranks of a plan do something; those that it does not need stay idle."""
+        idle = [None] * (self.post.comm.size - len(each))
+        return self.post.order(what, [*each, *idle])[: len(each)]
 
     def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
         orders = [run if rank in ranks else None for rank in range(self.post.comm.size)]

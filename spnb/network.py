@@ -91,7 +91,7 @@ class Network:
         if known != (dtype, file):
             source = self._build() if self._built_in else self.skeleton
             module = weights.ready(source, dtype, file and weights.read_checkpoint(file), file)
-            self.__dict__["_module"] = (dtype, file), module
+            self.keep(module, dtype, file)
         return module
 
     @property

@@ -15,9 +15,8 @@ from . import weights
 from .cards import Card, Shown, Table
 from .graph import Graph
 from .network import Network
-from .recipe import OPTIMIZERS
+from .recipe import OPTIMIZERS, Recipe
 from .region import Tiling, grid_of, grids_of
-from .schedule import SCHEDULES
 from .values import PRECISIONS, OptionError, blocks_fused, precision, shapes, whole_numbers
 
 RECIPE = (
@@ -272,13 +271,15 @@ class Job(Shown):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
                 raise OptionError(f"{name} is {value!r}, but must be a number, 0 or more")
-        for name, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
-            if getattr(self, name) not in known:
-                value = getattr(self, name)
-                raise OptionError(f"unknown {name} {value!r}: use {', '.join(known)}")
+        self.recipe("mse")  # whatever the loss, the rest of it is checked
         useless = [name for name in RECIPE if name in self.given()]
         if self.enable_evaluation and useless:
             raise OptionError(f"{useless[0]} is for training, not for inference: leave it out")
+
+    def recipe(self, loss: str) -> Recipe:
+        """How to train with a loss."""
+        names = [f.name for f in dataclasses.fields(Recipe) if f.name != "loss"]
+        return Recipe(loss, **{name: getattr(self, name) for name in names})
 
     def check_training(self) -> None:
         """Refuse what training cannot do.

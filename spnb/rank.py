@@ -20,6 +20,7 @@ from .axes import Axes
 from .cards import Card, Shown, Table, stage_grid
 from .examples import Examples
 from .exchange import Exchange, Spans, region_at
+from .losses import LOSSES
 from .patchwork import cut
 from .program import Part
 from .recipe import Recipe
@@ -30,6 +31,7 @@ from .sources import Source
 from .store import Store
 from .trace import Event
 from .trainer import EpochReport, OptimizerState, Trainer
+from .training import Learner
 from .transport import Transport
 from .worker import Tell, Worker
 
@@ -241,9 +243,9 @@ class Here(Shown):
         self, trained: Sequence[str], recipe: Recipe, kept: OptimizerState, workers: int = 0
     ) -> None:
         """Make ready to train the parameters of these names; so many threads read ahead."""
-        part = self._loaded()
-        facts = (self._initial, trained, self.transport, recipe, kept)
-        self.trainer = Trainer(part, *facts, workers)
+        facts = (self._loaded(), self._initial, trained, self.transport)
+        learner = Learner(*facts, LOSSES[recipe.loss], recipe.schedule, recipe.recompute)
+        self.trainer = Trainer(learner, recipe, kept, workers)
 
     def epoch(
         self,

@@ -9,6 +9,7 @@ import torch
 
 from .losses import LOSSES
 from .schedule import SCHEDULES
+from .values import OptionError
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -42,24 +43,25 @@ class Recipe:
         Whether values are computed anew on the way back, in place of being held.
     """
 
-    loss: str = "cross_entropy"
-    optimizer: str = "adam"
-    learning_rate: float = 0.001
-    weight_decay: float = 0.0001
-    learning_rate_decay: float = 0.85
-    schedule: str = "1f1b"
-    seed: int = 0
-    recompute: bool = False
+    loss: str
+    optimizer: str
+    learning_rate: float
+    weight_decay: float
+    learning_rate_decay: float
+    schedule: str
+    seed: int
+    recompute: bool
 
     def __post_init__(self):
         for name, known in (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}: use {', '.join(known)}")
+                value = getattr(self, name)
+                raise OptionError(f"unknown {name} {value!r}: use {', '.join(known)}")
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch.
 
-        >>> round(Recipe(learning_rate=0.1, learning_rate_decay=0.5).rate(2), 3)
+        >>> round(Recipe("mse", "sgd", 0.1, 0.0, 0.5, "1f1b", 0, False).rate(2), 3)
         0.025
         """
         return self.learning_rate * self.learning_rate_decay**epoch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,10 @@ def infer(sources: Mapping[str, Source], run: int, released: Sequence[int]) -> R
     """Run; the outputs of runs that nobody asks for any more are dropped."""
     for old in released:
         here.outputs.pop(old, None)
-    last = -TELL_EACH
+    publish = _seldom()
 
     def tell(done: int, share: float) -> None:
-        nonlocal last
-        if share == 1.0 or time.monotonic() - last > TELL_EACH:
-            last = time.monotonic()
-            _publish({"run": run, "done": done, "share": share})
+        publish({"run": run, "done": done, "share": share}, last=share == 1.0)
 
     return here.infer(sources, run, tell)
 
@@ -82,15 +79,23 @@ def each(name: str, args: Sequence[Any]) -> Any:
 
 def epoch(examples: Examples, epoch: int) -> EpochReport:
     """Train on all examples once."""
-    last = -TELL_EACH
+    publish = _seldom()
+    return here.epoch(
+        examples, epoch, lambda step, loss: publish({"epoch": epoch, "steps": step + 1})
+    )
 
-    def tell(step: int, loss: float) -> None:
-        nonlocal last
-        if time.monotonic() - last > TELL_EACH:
-            last = time.monotonic()
-            _publish({"epoch": epoch, "steps": step + 1})
 
-    return here.epoch(examples, epoch, tell)
+def _seldom() -> Callable[..., None]:
+    """What publishes now and then, however often it is called, and in any case the last word."""
+    before = -TELL_EACH
+
+    def publish(data: dict[str, float], last: bool = False) -> None:
+        nonlocal before
+        if last or time.monotonic() - before > TELL_EACH:
+            before = time.monotonic()
+            _publish(data)
+
+    return publish
 
 
 def _publish(data: dict[str, float]) -> None:

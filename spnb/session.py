@@ -156,12 +156,14 @@ class Session(ABC):
             each.append((mine, recipe, known, workers))
         self._each("begin", each)
 
-    def epoch(self, examples: Examples, epoch: int) -> list[EpochReport]:
-        """Train on all examples once; what each rank tells."""
+    def share(self, examples: Examples) -> list[Examples]:
+        """Examples as each rank can read them; what is written for it is written once."""
         source = self._resident(examples.images)
-        return self._each(
-            "epoch", [(replace(examples, images=source), epoch)] * self.plan.num_ranks
-        )
+        return [replace(examples, images=source)] * self.plan.num_ranks
+
+    def epoch(self, shares: Sequence[Examples], epoch: int) -> list[EpochReport]:
+        """Train on all examples once, of which each rank has its share; what each rank tells."""
+        return self._each("epoch", [(each, epoch) for each in shares])
 
     def weights_of(self, ranks: Collection[int]) -> list[tuple[dict, dict]]:
         """Weights of some ranks, and what their optimizers keep, by name."""

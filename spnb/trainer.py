@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,9 @@ import torch
 
 from . import memory
 from .examples import Ahead, Examples
-from .losses import LOSSES
-from .program import Part
 from .recipe import OPTIMIZERS, Recipe
 from .region import Region
 from .training import Learner
-from .transport import Transport
 
 OptimizerState = Mapping[str, Mapping[str, Any]]
 """What an optimizer keeps of each parameter, by the parameter's name."""
@@ -34,8 +31,6 @@ class EpochReport:
         In each step, the positions whose class it got right.
     seconds
         Of each step.
-    held
-        Most micro-batches that it held at once.
     peak_memory_bytes
         Growth of its process since it was idle.
     """
@@ -43,8 +38,7 @@ class EpochReport:
     losses: list[float]
     right: list[int]
     seconds: list[float]
-    held: int
-    peak_memory_bytes: int = 0
+    peak_memory_bytes: int
 
 
 class Trainer:
@@ -52,10 +46,8 @@ class Trainer:
 
     Parameters
     ----------
-    part, weights, transport
-        As of `spnb.training.Learner`.
-    trained
-        Names of the network's parameters.
+    learner
+        Does its steps.
     recipe
         How to train.
     kept
@@ -66,18 +58,12 @@ class Trainer:
 
     def __init__(
         self,
-        part: Part,
-        weights: Mapping[str, torch.Tensor],
-        trained: Collection[str],
-        transport: Transport,
+        learner: Learner,
         recipe: Recipe,
         kept: OptimizerState | None = None,
         workers: int = 0,
     ):
-        loss, schedule = LOSSES[recipe.loss], recipe.schedule
-        self.part, self.recipe, self.workers = part, recipe, workers
-        facts = (part, weights, trained, transport, loss, schedule)
-        self.learner = Learner(*facts, recipe.recompute)
+        self.learner, self.recipe, self.workers = learner, recipe, workers
         self.optimizer = self._optimizer(kept or {})
 
     def _optimizer(self, kept: OptimizerState) -> torch.optim.Optimizer | None:
@@ -112,40 +98,41 @@ class Trainer:
         tell
             Called after each step with its number and this rank's share of its loss.
         """
-        batch, order = sum(self.part.batches), examples.order(epoch)
-        steps = len(examples) // batch
+        batch, order = sum(self.learner.part.batches), examples.order(epoch)
         if self.optimizer is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.recipe.rate(epoch)
-        report = EpochReport([], [], [], 0)
-        memory.restart_peak()
-        held = 0
+        steps = len(examples) // batch
         ahead = Ahead(examples, [order[k * batch : (k + 1) * batch] for k in range(steps)])
+        losses, right, seconds = [], [], []
+        memory.restart_peak()
         with ahead.reading(self.workers):
             for step in range(steps):
-                chosen = order[step * batch : (step + 1) * batch]
-
-                def read(value: str, region: Region) -> torch.Tensor:
-                    return torch.from_numpy(ahead.read(step, region)).to(self.part.dtype)  # noqa: B023
-
-                def wanted(value: str, region: Region) -> torch.Tensor:
-                    found = examples.wanted(chosen, region)  # noqa: B023
-                    return found.to(self.part.dtype) if found.is_floating_point() else found
-
                 start = time.perf_counter()
-                seed = (self.recipe.seed * 1_000_003 + epoch) * 1_000_003 + step
-                done = self.learner.step(read, wanted, seed)
-                if self.optimizer is not None:
-                    self.optimizer.step()
-                report.seconds.append(time.perf_counter() - start)
-                report.losses.append(done.loss)
-                report.right.append(
-                    sum(_right(p.tensor, wanted(p.value, p.region)) for p in done.pieces)
-                )
-                held = max(held, done.held)
-                tell(step, done.loss)
-        peak = max(0, memory.peak_bytes() - idle_bytes)
-        return EpochReport(report.losses, report.right, report.seconds, held, peak)
+                loss, hits = self._step(ahead, epoch, step)
+                seconds.append(time.perf_counter() - start)
+                losses.append(loss)
+                right.append(hits)
+                tell(step, loss)
+        return EpochReport(losses, right, seconds, max(0, memory.peak_bytes() - idle_bytes))
+
+    def _step(self, ahead: Ahead, epoch: int, step: int) -> tuple[float, int]:
+        """A batch: this rank's share of the loss, and the positions that it got right."""
+        dtype, targets = self.learner.part.dtype, {}
+
+        def read(value: str, region: Region) -> torch.Tensor:
+            return torch.from_numpy(ahead.read(step, region)).to(dtype)
+
+        def wanted(value: str, region: Region) -> torch.Tensor:
+            found = ahead.examples.wanted(ahead.batches[step], region)
+            targets[region] = found.to(dtype) if found.is_floating_point() else found
+            return targets[region]
+
+        seed = (self.recipe.seed * 1_000_003 + epoch) * 1_000_003 + step
+        done = self.learner.step(read, wanted, seed)
+        if self.optimizer is not None:
+            self.optimizer.step()
+        return done.loss, sum(_right(p.tensor, targets[p.region]) for p in done.pieces)
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
