@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from . import plots, trace
 from .axes import Axes as ValueAxes
 from .cards import Card, Shown, Table, counted, shortened, size_text, time_text
+from .halves import convolving
 from .machine import CORE
 from .node import Ref, Weight
 from .planning import JobPlan
@@ -202,6 +203,7 @@ class Result(Shown):
             costs[node.path] += CORE.seconds(node)
         with (
             torch.inference_mode(),
+            convolving(graph.dtype),
             Bar(self._progress) as bar,
             shown_by_module(bar, "untiled run", job.module, costs),
         ):

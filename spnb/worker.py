@@ -11,6 +11,7 @@ import torch
 from .axes import Axes
 from .buffers import plan_buffers
 from .exchange import Exchange, region_at
+from .halves import convolving
 from .machine import CORE
 from .placement import Arena, placing
 from .program import Compute, Part, Program, Send, receive_step
@@ -73,6 +74,7 @@ class Worker:
             ]
         self._make_routines()
         self.costs = [CORE.seconds(node) for node in part.nodes]
+        self._convolving = convolving(part.dtype)
         computed = (s.node for p in programs for s in p.steps if isinstance(s, Compute))
         self._cost = sum(self.costs[node] for node in computed)
 
@@ -123,7 +125,7 @@ class Worker:
             tell(done, cost / cost_of_all)
 
         run = Run(self.transport, read, told)
-        with heard(self.transport, self.part, lambda: run.at), placing():
+        with heard(self.transport, self.part, lambda: run.at), placing(), self._convolving:
             self.transport.barrier()
             run.recorder.start()
             for number in self.part.order:

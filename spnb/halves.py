@@ -1,0 +1,57 @@
+"""Half precision on CPUs that have no convolution for it: in fp32, each result rounded.
+
+PyTorch's own way is dozens of times slower there than fp32.  Sums are fp32 in either case, and so
+the values of a network are of half precision as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+CONVOLUTIONS = {aten.convolution, aten.conv1d, aten.conv2d, aten.conv3d}
+CONVOLUTIONS |= {aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d}
+
+
+def convolving(dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """A context in which convolutions in this precision are as fast as this machine allows.
+
+    Examples
+    --------
+    >>> with torch.inference_mode(), convolving(torch.float16):
+    ...     torch.nn.Conv2d(1, 1, 3).half()(torch.ones(1, 1, 5, 5).half()).dtype
+    torch.float16
+    """
+    return _InSingle(dtype) if is_slow(dtype) else nullcontext()
+
+
+def is_slow(dtype: torch.dtype) -> bool:
+    """Whether this machine's oneDNN has no convolution in this precision."""
+    if dtype == torch.float16:
+        return not torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    return dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+class _InSingle(TorchDispatchMode):
+    """Convolutions of one precision are computed in fp32."""
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func.overloadpacket not in CONVOLUTIONS or args[0].dtype != self.dtype:
+            return func(*args, **(kwargs or {}))
+        single = [a.float() if isinstance(a, torch.Tensor) else a for a in args]
+        return func(*single).to(self.dtype)
