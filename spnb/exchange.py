@@ -26,6 +26,9 @@ from .region import Region, Span, Tiling, length, meet
 HOST = -1
 """Pseudo-rank of whoever holds the image and wants the answer."""
 
+MOST = 1 << 13
+"""Exchanges of a plan: so many numbers are kept apart for their messages."""
+
 Spans = tuple[tuple[Span, ...], ...]
 """For each axis of ``(batch, *spatial)``, a span for each part of the grid along that axis."""
 

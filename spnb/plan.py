@@ -7,18 +7,21 @@ seconds and little memory, and a rank is sent its own part only.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
-from .exchange import HOST, Exchange, Team
+from .copies import Copies
+from .exchange import HOST, MOST, Exchange, Team
 from .fusion import joined
 from .graph import Graph
 from .layout import Layout, PlanError, extent_in, lay_out, needed
 from .lowering import lowered
-from .node import Node
-from .program import Part, Program
+from .node import Node, Weight
+from .program import Part, Program, Shared
 from .programs import programs
 from .region import Region, Span, Tiling, in_patches
 from .rules import has_rule, home_of, rule_of, whole_axes
@@ -38,7 +41,7 @@ class Plan:
     blocks
         Number of blocks in each stage (see `spnb.balance.stage_blocks`).
     parts
-        Micro-batches.
+        Micro-batches, of each turn of each copy.
     fused
         Exchange once for this many consecutive blocks; 0 for one exchange before each window op.
     home
@@ -49,6 +52,8 @@ class Plan:
     schedule, recompute
         In training, to foresee memory: a key of `spnb.schedule.SCHEDULES`, and whether values are
         computed anew on the way back.
+    replicas, times, overlapped
+        In training, copies of the plan that share the batch: see `spnb.copies.Copies`.
 
     Raises
     ------
@@ -68,6 +73,9 @@ class Plan:
         patches: Sequence[int] = (),
         schedule: str = "1f1b",
         recompute: bool = False,
+        replicas: int = 1,
+        times: int = 0,
+        overlapped: bool = True,
     ):
         self.captured, self.schedule, self.recompute = graph, schedule, recompute
         patches = tuple(patches or (1,) * (len(tilings[0].grid) - 1))
@@ -77,9 +85,10 @@ class Plan:
         self.graph, self.fused, self.home = graph, fused, home
         batch, *extent = graph.extent(next(iter(graph.inputs)))
         self.extent = tuple(extent)
-        self.batches = micro_batches(batch, parts)
         self.stages = tuple(stages_of(graph, tilings, blocks, patches))
-        self.num_ranks = self.stages[-1].team.ranks[-1] + 1
+        ranks_each = self.stages[-1].team.ranks[-1] + 1
+        self.copies = Copies(ranks_each, parts, replicas, times, overlapped)
+        self.batches = micro_batches(batch, self.copies.num_parts)
         for stage in self.stages:
             slices = stage.team.tiling.grid[0]
             if slices > min(self.batches):
@@ -99,6 +108,16 @@ class Plan:
             self.exchanges[images] = tuple(self._exchanges(images))
         for exchange in (e for group in self.exchanges.values() for e in group):
             exchange.verify()
+            if exchange.tag >= MOST:
+                raise PlanError(
+                    f"more than {MOST} exchanges, which messages have no numbers for: fuse halos"
+                    " (halo_D2 and fused_layers)"
+                )
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of all copies."""
+        return self.copies.num_ranks
 
     # --- building ---------------------------------------------------------------------------
 
@@ -203,8 +222,18 @@ class Plan:
     # --- one rank ---------------------------------------------------------------------------
 
     def stage_of(self, rank: int) -> Stage:
-        """The stage that a rank belongs to."""
-        return next(stage for stage in self.stages if rank in stage.team.ranks)
+        """The stage that a rank belongs to, in the pipeline that is not mirrored."""
+        own = rank % self.copies.ranks_each
+        return next(stage for stage in self.stages if own in stage.team.ranks)
+
+    def stages_on(self, rank: int) -> tuple[int, ...]:
+        """The stages that a rank has the weights of: one, or also that of its mirror image."""
+        return tuple(sorted({self.stage_of(image).index for image in self.images_of(rank)}))
+
+    def images_of(self, rank: int) -> tuple[int, ...]:
+        """What a rank is: a rank of the plan, and its mirror image where there is one."""
+        own, last = rank % self.copies.ranks_each, self.copies.ranks_each - 1
+        return (own, last - own) if self.copies.times else (own,)
 
     def maker_of(self, value: str) -> Stage:
         """The stage that computes a value."""
@@ -212,10 +241,15 @@ class Plan:
 
     def tile_of(self, rank: int) -> int:
         """Number of a rank's tile in its stage."""
-        return self.stage_of(rank).team.ranks.index(rank)
+        return self.stage_of(rank).team.ranks.index(rank % self.copies.ranks_each)
 
     def part(self, rank: int) -> Part:
         """All that a rank needs to know, as plain picklable data."""
+        replica = rank // self.copies.ranks_each
+        part, *mirror = (self._part(image, replica) for image in self.images_of(rank))
+        return replace(part, mirror=mirror[0]) if mirror else part
+
+    def _part(self, rank: int, replica: int) -> Part:
         stage = self.stage_of(rank)
         entry = self._entry(stage)
         extent = self.graph.extent(entry)
@@ -244,25 +278,50 @@ class Plan:
             num_stages=len(self.stages),
             positions={v: math.prod(self.graph.extent(v)) for v in self.graph.outputs},
             constants=tuple(self.graph.made_of(stage.weights)[1]),
-            sharers=self._sharers(stage),
+            shared=self._shared(stage),
+            turns=self._turns(stage),
+            copies=self.copies,
+            replica=replica,
             training=self.graph.training,
         )
 
-    def _sharers(self, stage: Stage) -> tuple[tuple[Sequence[int], tuple[str, ...]], ...]:
-        """Ranks that have weights in common with those of a stage, and the weights' names."""
+    @cached_property
+    def _users(self) -> dict[tuple[int, ...], list[str]]:
+        """Weights by the stages that have them; none is missing, and each is there once."""
+        users: dict[str, list[int]] = defaultdict(list)
+        for stage in self.stages:
+            for name in self.graph.made_of(stage.weights)[0]:
+                users[name].append(stage.index)
         found: dict[tuple[int, ...], list[str]] = defaultdict(list)
-        read = {s.index: self.graph.made_of(s.weights)[0] for s in self.stages}
-        for name in read[stage.index]:
-            found[tuple(index for index, names in read.items() if name in names)].append(name)
-        return tuple(
-            (
-                self.stages[users[0]].team.ranks
-                if len(users) == 1
-                else [rank for index in users for rank in self.stages[index].team.ranks],
-                tuple(names),
-            )
-            for users, names in sorted(found.items())  # in one order: all take part in each sum
-        )
+        for name, stages in users.items():
+            found[tuple(stages)].append(name)
+        return dict(sorted(found.items()))
+
+    def _shared(self, stage: Stage) -> tuple[Shared, ...]:
+        """Weights of a stage, by the ranks that have them; in one order on all ranks."""
+        found, number = [], 0
+        for users, names in self._users.items():
+            if stage.index in users and self.graph.training:
+                teams = [self.stages[index].team.ranks for index in users]
+                ranks = teams[0] if len(teams) == 1 else tuple(itertools.chain(*teams))
+                found.append(Shared(number, self.copies.everywhere(ranks), tuple(names)))
+            number += len(names)
+        return tuple(found)
+
+    def _turns(self, stage: Stage) -> dict[str, tuple[int, int]]:
+        """Of each batch norm of a stage, which of how many calls that have its statistics."""
+        calls: dict[str, list[str]] = defaultdict(list)
+        for node in self.graph.nodes:
+            running = node.args.get("running_mean")
+            if isinstance(running, Weight):
+                calls[running.name].append(node.name)
+        mine = {node.name for node in stage.nodes}
+        return {
+            name: (k, len(names))
+            for names in calls.values()
+            for k, name in enumerate(names)
+            if name in mine
+        }
 
     def paths(self, stage: Stage) -> dict[str, str]:
         """The module that each value came from which a stage computes or reads."""
@@ -294,7 +353,7 @@ class Plan:
 
     def programs(self, rank: int, images: int) -> tuple[Program, ...]:
         """What a rank runs for a micro-batch of this many images, one program after the other."""
-        return programs(self, rank, images)
+        return programs(self, rank % self.copies.ranks_each, images)
 
     def needs(self, node: Node, region: Region) -> tuple[Region, ...]:
         """What a region of a call reads of its operands; ranks of a row or column share spans."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from .axes import Axes
+from .copies import Copies
 from .exchange import HOST, Exchange, Spans, Team, Transfer
 from .node import Node
 from .region import Region
@@ -142,6 +143,25 @@ def without_exchange(program: Program) -> Program:
     return Program(tuple(map(alone, program.steps)))
 
 
+@dataclass(frozen=True)
+class Shared:
+    """Weights that some ranks have in common.
+
+    Attributes
+    ----------
+    number
+        Tells those of a plan apart; as many numbers as there are names belong to it.
+    ranks
+        Of all copies of the plan.
+    names
+        Of the weights.
+    """
+
+    number: int
+    ranks: Sequence[int]
+    names: tuple[str, ...]
+
+
 @dataclass(frozen=True, repr=False)
 class Part:
     """All that one rank needs to know: its share of a plan, nothing of the others'.
@@ -149,7 +169,7 @@ class Part:
     Attributes
     ----------
     rank, num_ranks
-        This rank and how many take part.
+        This rank of the plan, and how many take part, those of all copies.
     stage, tile
         Number of its stage, and of its tile there.
     home
@@ -182,12 +202,18 @@ class Part:
         Of each of the network's outputs, over the batch and space: a mean over it divides by them.
     constants
         Calls that make weights of others.
-    sharers
-        Ranks that have weights in common with this one, itself included, and the weights' names.
+    shared
+        Weights that ranks have in common with this one.
+    turns
+        Of each batch norm, which of how many calls it is that have its running statistics.
     training
         Whether the plan is for training.
     threads
         That it computes with; by default its share of its host's cores.
+    copies, replica
+        How often the plan is there, and which of its replicas this is.
+    mirror
+        What this rank is in the mirrored pipeline, if there is one.
     """
 
     rank: int
@@ -210,9 +236,13 @@ class Part:
     num_stages: int
     positions: Mapping[str, int]
     constants: tuple[Node, ...]
-    sharers: tuple[tuple[Sequence[int], tuple[str, ...]], ...]
+    shared: tuple[Shared, ...]
+    turns: Mapping[str, tuple[int, int]]
+    copies: Copies
+    replica: int = 0
     training: bool = False
     threads: int | None = None
+    mirror: Part | None = None
 
     def __repr__(self) -> str:
         steps = sum(len(program.steps) for each in self.programs.values() for program in each)
@@ -225,7 +255,8 @@ class Part:
         """Every step that receives in an exchange of a kind."""
         programs = (program for each in self.programs.values() for program in each)
         steps = (step for program in programs for step in program.steps)
-        return [step for step in steps if isinstance(step, Receive) and step.kind == kind]
+        found = [step for step in steps if isinstance(step, Receive) and step.kind == kind]
+        return found + (self.mirror.received(kind) if self.mirror else [])
 
     def in_batch(self, region: Region, axes: Axes, first_image: int) -> Region:
         """A region of a micro-batch's value, of that of the whole batch.
@@ -261,7 +292,8 @@ class Part:
 
         With a single micro-batch one stage computes after the other.
         """
-        return len(self.home.ranks) if len(self.batches) == 1 else self.num_ranks
+        alone = self.copies.parts == 1 and not self.copies.times
+        return len(self.home.ranks) * self.copies.replicas if alone else self.num_ranks
 
     @property
     def position(self) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 
 def forward_clock(parts: int, stages: int) -> Iterator[list[tuple[int, int]]]:
@@ -39,6 +39,9 @@ def micro_batches(batch: int, parts: int) -> tuple[int, ...]:
 
 Pass = tuple[str, int]
 """``"forward"`` or ``"backward"``, and the number of a micro-batch."""
+
+Order = Callable[[int, int, int], list[Pass]]
+"""Passes of a stage, for so many micro-batches and stages."""
 
 
 def all_forward_first(parts: int, stages: int, stage: int) -> list[Pass]:
@@ -91,6 +94,35 @@ def most_held(passes: Sequence[Pass]) -> int:
     """
     steps = (1 if kind == "forward" else -1 for kind, _ in passes)
     return max(itertools.accumulate(steps))
+
+
+Turn = tuple[int, int, Sequence[int]]
+"""Of a rank: which of its pipelines, the stage that it has there, and the micro-batches."""
+
+
+def in_turns(order: Order, stages: int, turns: Sequence[Turn]) -> list[tuple[int, str, int]]:
+    """Passes of a rank that is in several pipelines, each with the number of its pipeline.
+
+    It comes back from all of one turn before it begins the next, and so never holds more than one
+    pipeline's micro-batches.  Mirrored pipelines meet there: a turn begins on the rank where the
+    one before ends last forward, and first backward.  Two stages on two ranks, two micro-batches
+    in each turn, 2 and 3 by the mirrored pipeline, whose first stage rank 1 has::
+
+        tick      0   1   2   3   4   5   6   7   8   9   10
+        rank 0    0   1       B0      B1  2   B2  3   B3
+        rank 1        0   B0  1   B1  2   3       B2      B3
+
+    (Jain et al., *GEMS: GPU-enabled memory-aware model-parallelism system for distributed DNN
+    training*, 2020.)
+
+    >>> in_turns(one_forward_one_backward, 2, [(0, 1, [0]), (1, 0, [1])])
+    [(0, 'forward', 0), (0, 'backward', 0), (1, 'forward', 1), (1, 'backward', 1)]
+    """
+    return [
+        (pipeline, kind, numbers[k])
+        for pipeline, stage, numbers in turns
+        for kind, k in order(len(numbers), stages, stage)
+    ]
 
 
 SCHEDULES = {"gpipe": all_forward_first, "1f1b": one_forward_one_backward}

@@ -75,7 +75,7 @@ class Simulation:
         return plots.timeline(self.timings, ax=ax)
 
     def __repr__(self) -> str:
-        ranks = self.plan.num_ranks
+        ranks = self.plan.copies.ranks_each
         return (
             f"Simulation: {self.seconds:.3g} s on {ranks} ranks, {self.untiled_seconds:.3g} s on"
             f" one: {self.speedup:.3g} times as fast, {self.speedup / ranks:.0%} of {ranks}"
@@ -102,9 +102,9 @@ def simulate(plan: Plan, machine: Machine = CORE) -> Simulation:
     """
     arrivals: dict[Key, float] = {}
     waiting: dict[Key, int] = {}
-    ranks = [_Rank(plan, rank, machine) for rank in range(plan.num_ranks)]
+    ranks = [_Rank(plan, rank, machine) for rank in range(plan.copies.ranks_each)]
     runs = [rank.run(arrivals) for rank in ranks]
-    ready = deque(range(plan.num_ranks))
+    ready = deque(range(plan.copies.ranks_each))
     while ready:
         rank = ready.popleft()
         for sent, needed in runs[rank]:

@@ -85,7 +85,7 @@ def memory(plan: Plan) -> list[tuple[int, int]]:
     """
     return [
         (
-            weight_bytes(plan, stage.index),
+            held_weight_bytes(plan, stage.team.ranks[0]),
             max(activation_bytes(plan, rank) for rank in sample_ranks(plan, stage.index)),
         )
         for stage in plan.stages
@@ -114,14 +114,21 @@ def traffic(plan: Plan, rank: int) -> tuple[int, int]:
 def traffic_matrix(plan: Plan) -> np.ndarray:
     """Bytes that each rank (row) sends to each other (column) in one pass over the batch."""
     matrix = np.zeros((plan.num_ranks, plan.num_ranks), dtype=np.int64)
-    for images in plan.batches:
+    for number, images in enumerate(plan.batches):
+        world = plan.copies.taking(number).ranks
         for exchange in plan.exchanges[images]:
             if HOST in (exchange.source.ranks[0], exchange.target.ranks[0]):
                 continue
             for rank in exchange.source.ranks:
                 for t in exchange.sends(rank):
-                    matrix[t.source, t.target] += t.region.size * exchange.position_bytes
+                    size = t.region.size * exchange.position_bytes
+                    matrix[world[t.source], world[t.target]] += size
     return matrix
+
+
+def held_weight_bytes(plan: Plan, rank: int) -> int:
+    """Bytes of the weights that a rank has, those for its mirror image too."""
+    return sum(weight_bytes(plan, stage) for stage in plan.stages_on(rank))
 
 
 def weight_bytes(plan: Plan, stage: int) -> int:
@@ -212,6 +219,12 @@ def _training_bytes(plan: Plan, rank: int) -> int:
     Gradients are held of one micro-batch at a time, of about two values at once.  A parameter has
     its gradient, that of the micro-batch, and two moments of the optimizer.
     """
+    values = max(_held_in_training(plan, image) for image in plan.images_of(rank))
+    return values + 4 * held_weight_bytes(plan, rank)
+
+
+def _held_in_training(plan: Plan, rank: int) -> int:
+    """Bytes of values that a rank holds in one pipeline; of two it holds one's at a time."""
     stage = plan.stage_of(rank)
     (program,) = plan.programs(rank, max(plan.batches))
     made = arrived = largest = 0
@@ -222,10 +235,10 @@ def _training_bytes(plan: Plan, rank: int) -> int:
         elif isinstance(step, Receive):
             made += value_bytes(plan, step.value, step.region)
             arrived += sum(value_bytes(plan, step.value, t.region) for t in step.transfers)
-    passes = SCHEDULES[plan.schedule](len(plan.batches), len(plan.stages), stage.index)
+    passes = SCHEDULES[plan.schedule](plan.copies.parts, len(plan.stages), stage.index)
     held = most_held(passes)
     values = arrived * held + made if plan.recompute else made * held
-    return values + 2 * largest + 4 * weight_bytes(plan, stage.index)
+    return values + 2 * largest
 
 
 def _reads_apart(node: Node, number: int, own: Region, step: Compute) -> bool:

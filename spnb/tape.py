@@ -213,6 +213,7 @@ class Tape:
         self,
         outputs: Sequence[torch.Tensor | None],
         learn: Callable[[str, torch.Tensor], None],
+        passed: Callable[[int], None] = lambda number: None,
     ) -> None:
         """Run the program from its end.
 
@@ -222,6 +223,8 @@ class Tape:
             Gradient of each of `pieces`.
         learn
             Called with the name of a weight and a gradient, once for each call that reads it.
+        passed
+            Called with the number of each step, after it.
         """
         if self.recompute:
             self._forward_again()
@@ -233,6 +236,7 @@ class Tape:
                 self._send_back(step, left)
             elif isinstance(step, Receive) and number in self._own:
                 self._receive_back(number, step)
+            passed(number)
 
     def _compute_back(self, step: Compute, learn: Callable[[str, torch.Tensor], None]) -> None:
         node = self.part.nodes[step.node]

@@ -24,12 +24,13 @@ def planned(
     allow_gather=False,
     patches=(),
     training=False,
+    **copies,
 ):
     graph = capture(net, shape, dtype, training)
-    cut_batch = parts > 1 or any(t.grid[0] > 1 for t in tilings)
+    cut_batch = parts > 1 or bool(copies) or any(t.grid[0] > 1 for t in tilings)
     cuts = in_patches(tilings, patches) if patches else tilings
     blocks = stage_blocks(graph, cuts, cut_batch, balance, allow_gather)
-    return Plan(graph, tilings, blocks, parts, fused, patches=patches)
+    return Plan(graph, tilings, blocks, parts, fused, patches=patches, **copies)
 
 
 def run(plan, net, *inputs):

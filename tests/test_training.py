@@ -5,7 +5,10 @@ import itertools
 
 import pytest
 import torch
-from test_tape import conv, noise, planned
+from hypothesis import assume, given, note, settings
+from hypothesis import strategies as st
+from networks import chains
+from test_tape import CHECKS, conv, noise, planned
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
@@ -13,12 +16,14 @@ from torch.utils import _pytree as pytree
 
 from spnb import models
 from spnb.axes import Axes
+from spnb.capture import CaptureError
+from spnb.layout import PlanError
 from spnb.losses import LOSSES
 from spnb.region import Region, Tiling
 from spnb.rules import rule_of
 from spnb.rules.noise import kept
 from spnb.rules.noise import noise as noise_of
-from spnb.schedule import SCHEDULES, all_forward_first, one_forward_one_backward
+from spnb.schedule import SCHEDULES, all_forward_first, in_turns, one_forward_one_backward
 from spnb.tape import Tape
 from spnb.training import Learner
 from spnb.transport.local import World
@@ -42,7 +47,8 @@ def train(plan, net, x, target, loss="mse", steps=3, rate=0.1, schedule="1f1b", 
 
     def work(transport):
         part = plan.part(transport.rank)
-        names, _ = graph.made_of(part.weights)
+        each = [part, part.mirror] if part.mirror else [part]
+        names = {name for one in each for name in graph.made_of(one.weights)[0]}
         weights = tensors_of(net, names, graph)
         trained = {n for n, p in net.named_parameters() if p.requires_grad}
         learner = Learner(part, weights, trained, transport, LOSSES[loss], schedule, recompute)
@@ -53,15 +59,16 @@ def train(plan, net, x, target, loss="mse", steps=3, rate=0.1, schedule="1f1b", 
             told.append(learner.step(read, wanted))
             if optimizer:
                 optimizer.step()
-        return told, learner.weights
+        return told, learner
 
     found = World(plan.num_ranks, deadline=60).run(work)
     losses = [sum(step.loss for step in each) for each in zip(*(told for told, _ in found))]
-    return losses, [weights for _, weights in found], [told[0].held for told, _ in found]
+    return losses, [learner for _, learner in found], [told[0] for told, _ in found]
 
 
 def check(net, x, target, tilings, parts=1, fused=0, loss="mse", balance=None, **options):
-    plan = planned(net, tuple(x.shape), tilings, parts, fused, balance)
+    copies = {n: options.pop(n) for n in ("replicas", "times", "overlapped") if n in options}
+    plan = planned(net, tuple(x.shape), tilings, parts, fused, balance, **copies)
     steps = options.get("steps", 3)
     reference = copy.deepcopy(net).train()
     optimizer = torch.optim.SGD(reference.parameters(), options.get("rate", 0.1), momentum=0.9)
@@ -78,20 +85,28 @@ def check(net, x, target, tilings, parts=1, fused=0, loss="mse", balance=None, *
         untiled.append(total)
         optimizer.step()
     tolerance = options.pop("tolerance", 1e-9)
-    losses, weights, held = train(plan, net, x, target, loss, **options)
+    losses, learners, told = train(plan, net, x, target, loss, **options)
     assert losses == pytest.approx(untiled, rel=tolerance)
+    gradients = {n: p.grad for n, p in reference.named_parameters() if p.grad is not None}
+    scale = (
+        max(float(gradient.abs().max()) for gradient in gradients.values()) if gradients else 1.0
+    )
     wanted = {**dict(reference.named_parameters()), **dict(reference.named_buffers())}
-    for rank, known in enumerate(weights):
-        tile, tiles = plan.tile_of(rank), len(plan.stage_of(rank).team.ranks)
+    for rank, learner in enumerate(learners):
+        known = learner.weights
+        for name, gradient in gradients.items():
+            if name in learner.parameters:
+                error = float((learner.parameters[name].grad - gradient).abs().max())
+                assert error <= tolerance / 10 * scale, f"rank {rank}, {name}: {error:.1e}"
         for name, tensor in known.items():
-            buffer = name not in dict(reference.named_parameters())
-            if name.startswith("=") or (buffer and tile + 1 < tiles):
+            if name.startswith("="):
                 continue
             error = float((tensor.detach() - wanted[name].detach()).abs().max())
             scale = float(wanted[name].detach().abs().max())
             assert error <= tolerance * max(scale, 1e-3), f"rank {rank}, {name}: {error:.1e}"
-    assert {name for known in weights for name in known} >= set(dict(net.named_parameters()))
-    return plan, held
+    known = {name for learner in learners for name in learner.weights}
+    assert known >= set(dict(net.named_parameters()))
+    return plan, told
 
 
 def grid(*tiles):
@@ -138,6 +153,86 @@ def test_a_batch_shared_by_ranks_of_the_last_stage():
     check(net, noise(3, 3, 9, 8), noise(3, 4, 9, 8), [WHOLE, Tiling.even((3, 1, 1))])
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("parts", "copies"),
+    [
+        (1, {"replicas": 2}),
+        (2, {"replicas": 2, "overlapped": False}),
+        (1, {"times": 1}),
+        (2, {"times": 1, "overlapped": False}),
+        (1, {"times": 2}),
+        (2, {"replicas": 2, "times": 1}),
+    ],
+    ids=str,
+)
+def test_copies_follow_the_untiled_run_with_the_same_micro_batches(schedule, parts, copies):
+    net = nn.Sequential(
+        conv(3, 4), nn.BatchNorm2d(4), nn.ReLU(), conv(), nn.BatchNorm2d(4, momentum=0.3), conv()
+    ).double()
+    x, target = noise(9, 3, 9, 8), noise(9, 4, 9, 8)
+    stages = [SQUARE, Tiling.even((1, 1, 2)), WHOLE]
+    plan, _ = check(net, x, target, stages, parts, schedule=schedule, **copies)
+    assert plan.num_ranks == 7 * copies.get("replicas", 1)
+    count = parts * copies.get("replicas", 1) * 2 * copies.get("times", 0.5)
+    assert len(plan.batches) == count
+
+
+def test_a_mirrored_batch_shared_by_ranks_of_the_last_stage():
+    net = nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), nn.ReLU(), conv(), nn.BatchNorm2d(4))
+    tilings = [SQUARE, Tiling.even((2, 1, 1))]
+    x, target = noise(8, 3, 9, 8), noise(8, 4, 9, 8)
+    check(net.double(), x, target, tilings, times=1, replicas=2)
+
+
+def test_sums_begin_while_others_compute_where_that_is_asked_for():
+    net = nn.Sequential(conv(3, 4), conv(), conv(), conv(4, 2)).double()
+    x, target = noise(4, 3, 8, 8), noise(4, 2, 8, 8)
+    for copies, early in (
+        ({"replicas": 2}, True),
+        ({"times": 1}, True),
+        ({"times": 1, "overlapped": False}, False),
+    ):
+        _, told = check(net, x, target, [SQUARE, WHOLE], **copies)
+        assert all((step.early > 0) == early for step in told), copies
+
+
+def test_mirrored_pipelines_are_held_one_at_a_time():
+    net = nn.Sequential(conv(3, 4), conv(), conv(), conv(4, 2)).double()
+    x, target = noise(8, 3, 8, 8), noise(8, 2, 8, 8)
+    _, told = check(net, x, target, [WHOLE] * 3, 2, times=2, balance=[1, 1, 2])
+    assert [step.held for step in told] == [2, 2, 2]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=CHECKS)
+@given(data=st.data())
+def test_random_networks_in_copies(data):
+    net = data.draw(chains(2)).body.double()  # its dense output: training takes one
+    assume(any(p.requires_grad for p in net.parameters()))
+    size = [data.draw(st.integers(8, 20)) for _ in range(2)]
+    parts, replicas = data.draw(st.sampled_from([(1, 1), (2, 1), (1, 2)]))
+    times = data.draw(st.sampled_from([0, 1, 1, 2]))
+    local = data.draw(st.sampled_from([1, 2]))
+    grids = [data.draw(st.sampled_from([(1, 2), (2, 1), (2, 2), (1, 3)]))]
+    tilings = [*(grid(*each) for each in grids), Tiling.even((local, 1, 1))]
+    images = parts * replicas * (2 * times or 1) * local + data.draw(st.integers(0, 1))
+    x = noise(images, 2, *size)
+    options = {"steps": 1, "schedule": data.draw(st.sampled_from(sorted(SCHEDULES)))}
+    options["recompute"] = data.draw(st.booleans())
+    fused = data.draw(st.sampled_from([0, 0, 1, 100]))
+    try:
+        output = copy.deepcopy(net).train()(x)
+    except RuntimeError as unfit:  # an image smaller than a kernel, say
+        note(str(unfit))
+        assume(False)
+    try:
+        target = noise(*output.shape)
+        check(net, x, target, tilings, parts, fused, replicas=replicas, times=times, **options)
+    except (PlanError, CaptureError) as refusal:
+        note(str(refusal))
+        assume(False)
+
+
 class Tied(nn.Module):
     """Convolutions at the beginning and at the end that have one weight."""
 
@@ -154,8 +249,8 @@ def test_a_weight_of_several_stages_is_one_weight():
     net = Tied().double()
     x = noise(2, 3, 9, 8)
     plan, _ = check(net, x, noise(2, 3, 9, 8), [SQUARE, WHOLE, WHOLE], balance=[1, 1, 1])
-    (shared,) = [ranks for ranks, names in plan.part(0).sharers if "first.weight" in names]
-    assert list(shared) == [0, 1, 2, 3, 5]
+    (shared,) = [each for each in plan.part(0).shared if "first.weight" in each.names]
+    assert list(shared.ranks) == [0, 1, 2, 3, 5]
 
 
 class Woven(nn.Module):
@@ -176,7 +271,7 @@ class Woven(nn.Module):
 def test_sums_over_pairs_of_stages_do_not_wait_for_each_other():
     x, target = noise(1, 3, 9, 8), noise(1, 3, 9, 8)
     plan, _ = check(Woven().double(), x, target, [SQUARE, grid(1, 2), WHOLE], balance=[2, 2, 2])
-    groups = {tuple(names) for rank in (0, 4, 6) for _, names in plan.part(rank).sharers}
+    groups = {shared.names for rank in (0, 4, 6) for shared in plan.part(rank).shared}
     assert {(f"layers.{k}.weight",) for k in range(3)} <= groups
 
 
@@ -282,10 +377,10 @@ def test_one_forward_one_backward_holds_less():
     net = nn.Sequential(conv(3, 4), conv(), conv(), conv(4, 2)).double()
     x, target = noise(6, 3, 8, 8), noise(6, 2, 8, 8)
     stages = [WHOLE, WHOLE, WHOLE]
-    _, held = check(net, x, target, stages, 6, schedule="1f1b", balance=[1, 1, 2])
-    assert held == [3, 2, 1]
-    _, held = check(net, x, target, stages, 6, schedule="gpipe", balance=[1, 1, 2])
-    assert held == [6, 6, 6]
+    _, told = check(net, x, target, stages, 6, schedule="1f1b", balance=[1, 1, 2])
+    assert [step.held for step in told] == [3, 2, 1]
+    _, told = check(net, x, target, stages, 6, schedule="gpipe", balance=[1, 1, 2])
+    assert [step.held for step in told] == [6, 6, 6]
 
 
 def test_recomputing_holds_what_arrived_and_no_more():
@@ -332,6 +427,29 @@ def clock(order, parts, stages):
         tick += 1
         assert tick < 100, "two stages wait for each other"
     return rows
+
+
+def test_the_clock_of_mirrored_pipelines_is_that_of_its_docstring():
+    turns = {0: [(0, 0, [0, 1]), (1, 1, [2, 3])], 1: [(0, 1, [0, 1]), (1, 0, [2, 3])]}
+    queues = {rank: in_turns(one_forward_one_backward, 2, turns[rank]) for rank in turns}
+    done, rows = set(), {0: [], 1: []}
+    while any(queues.values()):
+        now = []
+        for rank, queue in queues.items():
+            pipeline, kind, number = queue[0] if queue else (0, "", 0)
+            stage = rank ^ pipeline
+            before = (kind, number, stage - 1 if kind == "forward" else stage + 1)
+            ready = kind and (before in done or not 0 <= before[2] < 2)
+            ready = ready and (kind == "forward" or ("forward", number, stage) in done)
+            rows[rank].append(f"{'B' * (kind == 'backward')}{number}" if ready else "")
+            if ready:
+                now.append((*queue.pop(0)[1:], stage))
+        done.update(now)
+        assert len(rows[0]) < 100, "two ranks wait for each other"
+    assert rows == {
+        0: ["0", "1", "", "B0", "", "B1", "2", "B2", "3", "B3", ""],
+        1: ["", "0", "B0", "1", "B1", "2", "3", "", "B2", "", "B3"],
+    }
 
 
 def test_clock_tables_are_those_of_the_docstrings():

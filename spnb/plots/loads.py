@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 
 from ..cards import size_text
 from ..plan import Plan
-from ..survey import activation_bytes, traffic_matrix, untiled, weight_bytes
+from ..survey import activation_bytes, held_weight_bytes, traffic_matrix, untiled, weight_bytes
 from .colours import TILE, open_frame
 
 NUMBERED = 12  # ranks of a matrix whose cells have room for a number
@@ -82,7 +82,7 @@ def memory(plan: Plan, measured: dict[int, int] | None = None, ax: Axes | None =
         Where to draw; a new figure by default.
     """
     ranks = range(plan.num_ranks)
-    weights = np.array([weight_bytes(plan, plan.stage_of(rank).index) for rank in ranks])
+    weights = np.array([held_weight_bytes(plan, rank) for rank in ranks])
     values = np.array([activation_bytes(plan, rank) for rank in ranks])
     alone = untiled(plan)
     need = weight_bytes(alone, 0) + activation_bytes(alone, 0)

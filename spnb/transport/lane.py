@@ -1,0 +1,40 @@
+"""A carrier as one of several copies of a plan sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from . import Arrival, Transport
+
+
+class Lane:
+    """One copy's messages on a carrier that serves several: ranks are those of its plan.
+
+    Parameters
+    ----------
+    transport
+        The carrier.
+    ranks
+        Of the carrier, for each rank of the plan.
+    shift
+        Added to each tag, so that no message of another copy is met.
+    """
+
+    def __init__(self, transport: Transport, ranks: Sequence[int], shift: int = 0):
+        self.transport, self.ranks, self.shift = transport, ranks, shift
+
+    @property
+    def rank(self) -> int:
+        """Number of the rank in the plan."""
+        return self.ranks.index(self.transport.rank)
+
+    def send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
+        self.transport.send(self.ranks[target], tag + self.shift, tensor)
+
+    def receive(self, source: int, tag: int, buffer: torch.Tensor) -> Arrival:
+        return self.transport.receive(self.ranks[source], tag + self.shift, buffer)
+
+    def wait(self, arrivals: list[Arrival]) -> None:
+        self.transport.wait(arrivals)
