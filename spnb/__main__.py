@@ -124,6 +124,10 @@ def _drive(args: argparse.Namespace, post: Post | None) -> int:
 def _train(args: argparse.Namespace, post: Post | None) -> int:
     job = _job(args)
     plan = planning.plan(job, training=True)
+    many = post.comm.size // plan.num_ranks if post is not None else 1
+    if many > 1 and "replicas" not in flags.given(args):
+        job = job.replace(replicas=many)
+        plan = planning.plan(job, training=True)
     print(f"{plan}\nweights: {job.weights_origin}", flush=True)
     plan.module  # noqa: B018 - built here, so that a bad checkpoint is refused before ranks start
     with _session(plan, post) as session:

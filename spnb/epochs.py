@@ -226,9 +226,9 @@ def take_back(session: Session, module: nn.Module, seen: int) -> dict[str, dict[
     """
     every = weights.named(module)
     kept: dict[str, dict[str, Any]] = {}
-    lasts = [stage.team.ranks[-1] for stage in session.plan.stages]  # they have all statistics
+    firsts = [stage.team.ranks[0] for stage in session.plan.stages]
     with torch.no_grad():
-        for found, optimized in session.weights_of(lasts):
+        for found, optimized in session.weights_of(firsts):
             kept |= optimized
             for name, tensor in found.items():
                 every[name].copy_(tensor)

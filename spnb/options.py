@@ -30,6 +30,10 @@ RECIPE = (
     "learning_rate_decay",
     "schedule",
     "recompute",
+    "replicas",
+    "gems",
+    "times",
+    "enable_master_comm_opt",
 )
 """Options of training alone."""
 
@@ -143,6 +147,22 @@ class Job(Shown):
         " third more work",
         bool,
     )
+    replicas: int = _option(
+        1,
+        "training: copies of the whole plan, which share the batch (default under mpiexec: as many"
+        " as its ranks are enough for)",
+    )
+    gems: bool = _option(
+        False,
+        "training: each rank is also in a mirrored copy of the plan, and the two take turns",
+        bool,
+    )
+    times: int = _option(1, "with --gems: turns of each of the two in a step")
+    enable_master_comm_opt: bool = _option(
+        False,
+        "with --gems: swap gradients with the mirror rank while others compute, not at the end",
+        bool,
+    )
     seed: int = _option(0, "of the weights where there is no checkpoint, and of synthetic images")
     verbose: bool = _option(False, "print per-rank figures", bool)
 
@@ -155,7 +175,7 @@ class Job(Shown):
             whole = option.metadata["read"] in (int, bool)
             if whole and not isinstance(value, int):
                 raise OptionError(f"{option.name} must be a whole number, not {value!r}")
-        counts = ("batch_size", "parts", "split_size", "patches", "local_DP")
+        counts = ("batch_size", "parts", "split_size", "patches", "local_DP", "replicas", "times")
         for name in (*counts, "num_layers", "num_filters"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} is {getattr(self, name)}, but must be at least 1")
@@ -220,9 +240,11 @@ class Job(Shown):
                 f"local_DP is {self.local_DP}, but all {self.split_size} stages are tiled: it"
                 " serves the untiled ones, so make spatial_size smaller"
             )
-        if self.parts > self.batch_size:
+        if self.num_parts > self.batch_size:
+            of_each = f" in each of {self.num_parts // self.parts} turns (replicas, gems, times)"
             raise OptionError(
-                f"{self.parts} parts of a batch of {self.batch_size}: a micro-batch needs an image"
+                f"{self.parts} parts{of_each * (self.num_parts > self.parts)} of a batch of"
+                f" {self.batch_size}: a micro-batch needs an image"
             )
         sizes = whole_numbers(self.image_size, "x")
         if min(sizes) < 1:
@@ -271,6 +293,9 @@ class Job(Shown):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
                 raise OptionError(f"{name} is {value!r}, but must be a number, 0 or more")
+        if not self.gems and (self.times > 1 or self.enable_master_comm_opt):
+            name = "times" if self.times > 1 else "enable_master_comm_opt"
+            raise OptionError(f"{name} is for mirrored copies of the plan: it needs gems")
         self.recipe("mse")  # whatever the loss, the rest of it is checked
         useless = [name for name in RECIPE if name in self.given()]
         if self.enable_evaluation and useless:
@@ -302,6 +327,11 @@ class Job(Shown):
             )
 
     # --- what the options mean --------------------------------------------------------------
+
+    @property
+    def num_parts(self) -> int:
+        """Micro-batches of a step, those of all copies of the plan."""
+        return self.parts * self.replicas * (2 * self.times if self.gems else 1)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -52,6 +52,7 @@ def describe(plan: Plan, name: str) -> Card:
         f"{name}: {counted(batch, 'image')} of {'×'.join(map(str, size))}"
         f" in {counted(len(plan.batches), 'part')}, {counted(len(plan.graph.blocks), 'block')},"
         f" {counted(len(plan.graph.nodes), 'operator')}; {counted(plan.num_ranks, 'rank')}"
+        + copies_text(plan)
     )
     halo_text = "before each window operator"
     if plan.fused:
@@ -67,6 +68,15 @@ def describe(plan: Plan, name: str) -> Card:
         [sums, Table(HEADINGS, rows(plan)), *patches_text(plan), *gathered_text(plan)],
         [stage_grid(stage.index, stage.team) for stage in plan.stages],
     )
+
+
+def copies_text(plan: Plan) -> str:
+    """How often the plan is there, if more than once."""
+    copies = plan.copies
+    texts = [f"{copies.replicas} replicas"] if copies.replicas > 1 else []
+    if copies.times:
+        texts.append(f"with {copies.times} pair{'s' * (copies.times > 1)} of mirrored turns")
+    return f", {' '.join(texts)}" if texts else ""
 
 
 def patches_text(plan: Plan) -> list[str]:

@@ -57,12 +57,17 @@ class JobPlan(Shown, Plan):
         if training:
             job.check_training()
         graph = job.network.graph(job.shapes, job.dtype, training)
-        cut_batch = job.parts > 1 or job.local_DP > 1
+        cut_batch = job.num_parts > 1 or job.local_DP > 1
         balance = stage_blocks(
             graph, cuts, cut_batch, job.balance, job.allow_gather, patches=job.patches
         )
         facts = (graph, tilings, balance, job.parts, job.fused, job.network.home, patches)
-        super().__init__(*facts, job.schedule, job.recompute)
+        copies = {}
+        if training:
+            overlapped = job.enable_master_comm_opt or not job.gems
+            copies = {"replicas": job.replicas, "times": job.gems and job.times}
+            copies["overlapped"] = overlapped
+        super().__init__(*facts, job.schedule, job.recompute, **copies)
         self.job, self.training = job, training
 
     @cached_property
@@ -198,9 +203,11 @@ class JobPlan(Shown, Plan):
         return plots.plan_halo(self, rank, None if image is None else self.open(image), layer, ax)
 
     def plot_clock(self, ax: Axes | None = None) -> Axes:
-        """Draw which micro-batch is in which stage at which tick."""
+        """Draw which micro-batch is in which stage at which tick; in training, there and back."""
         from . import plots
 
+        if self.training:
+            return plots.training_clock(self, ax)
         return plots.clock(len(self.batches), len(self.stages), ax)
 
     def plot_traffic(self, ax: Axes | None = None) -> Axes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 
@@ -123,6 +124,55 @@ def in_turns(order: Order, stages: int, turns: Sequence[Turn]) -> list[tuple[int
         for pipeline, stage, numbers in turns
         for kind, k in order(len(numbers), stages, stage)
     ]
+
+
+def training_clock(
+    order: Order, stages: int, rows: Sequence[Sequence[Turn]]
+) -> list[dict[int, tuple[str, int]]]:
+    """Ticks of a step: by row, the kind and the micro-batch of the pass that runs there.
+
+    Each pass takes one tick, as soon as the one before it is over and all that share it are free.
+
+    Parameters
+    ----------
+    rows
+        The turns of each rank, or of one that stands for its stage.
+
+    Examples
+    --------
+    >>> for tick in training_clock(all_forward_first, 2, [[(0, 0, [0])], [(0, 1, [0])]]):
+    ...     print(tick)
+    {0: ('forward', 0)}
+    {1: ('forward', 0)}
+    {1: ('backward', 0)}
+    {0: ('backward', 0)}
+    """
+    queues = [deque(in_turns(order, stages, turns)) for turns in rows]
+    stage_of = [{pipeline: stage for pipeline, stage, _ in turns} for turns in rows]
+    done: set[tuple[int, str, int]] = set()
+    ticks: list[dict[int, tuple[str, int]]] = []
+    while any(queues):
+        heads = [
+            (pipeline, kind, number, stage_of[row][pipeline]) if queue else None
+            for row, queue in enumerate(queues)
+            for pipeline, kind, number in [queue[0] if queue else (0, "", 0)]
+        ]
+        tick = {}
+        for row, head in enumerate(heads):
+            if head is None:
+                continue
+            pipeline, kind, number, stage = head
+            before = stage - 1 if kind == "forward" else stage + 1
+            free = not 0 <= before < stages or (kind, number, before) in done
+            sharers = (k for k, known in enumerate(stage_of) if known.get(pipeline) == stage)
+            if free and all(heads[k] == head for k in sharers):
+                tick[row] = (kind, number)
+        assert tick, "two stages wait for each other"
+        for row in tick:
+            queues[row].popleft()
+            done.add(heads[row][1:])
+        ticks.append(tick)
+    return ticks
 
 
 SCHEDULES = {"gpipe": all_forward_first, "1f1b": one_forward_one_backward}

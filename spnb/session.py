@@ -57,10 +57,9 @@ class Session(ABC):
     def load(self, plan: JobPlan) -> None:
         """Give every rank its part of a plan and its stage's weights."""
         self._require_open()
-        files = {stage.index: self._weights_file(plan, stage.index) for stage in plan.stages}
-        self._load(
-            plan, [(plan.part(r), files[plan.stage_of(r).index]) for r in range(plan.num_ranks)]
-        )
+        held = [plan.stages_on(rank) for rank in range(plan.num_ranks)]
+        files = {stages: self._weights_file(plan, stages) for stages in dict.fromkeys(held)}
+        self._load(plan, [(plan.part(rank), files[stages]) for rank, stages in enumerate(held)])
         self.plan = plan
 
     def infer(self, image: Any = None) -> Result:
@@ -150,7 +149,7 @@ class Session(ABC):
         """Make every rank ready to train; what the optimizer kept goes where it is used."""
         each = []
         for rank in range(self.plan.num_ranks):
-            names = self._names(self.plan, self.plan.stage_of(rank).index)
+            names = self._names(self.plan, self.plan.stages_on(rank))
             mine = [name for name in names if name in set(trained)]
             known = {name: kept[name] for name in mine if name in kept}
             each.append((mine, recipe, known, workers))
@@ -204,17 +203,17 @@ class Session(ABC):
         if self.stopped:
             raise RuntimeError(f"this {type(self).__name__} is stopped: make a new one")
 
-    def _weights_file(self, plan: JobPlan, stage: int) -> Path:
-        path = self.scratch / f"stage-{stage}.pt"
+    def _weights_file(self, plan: JobPlan, stages: Sequence[int]) -> Path:
+        path = self.scratch / f"stage-{'-'.join(map(str, stages))}.pt"
         path.unlink(missing_ok=True)  # ranks may still map the file of the plan before
-        weights = tensors_of(plan.module, self._names(plan, stage), plan.graph)
+        weights = tensors_of(plan.module, self._names(plan, stages), plan.graph)
         torch.save(weights, path)
         return path
 
     @staticmethod
-    def _names(plan: JobPlan, stage: int) -> list[str]:
-        """Weights that ranks of a stage get; in training what others are made of, too."""
-        read = plan.stages[stage].weights
+    def _names(plan: JobPlan, stages: Sequence[int]) -> list[str]:
+        """Weights that ranks of stages get; in training what others are made of, too."""
+        read = dict.fromkeys(name for stage in stages for name in plan.stages[stage].weights)
         return list(plan.graph.made_of(read)[0] if plan.training else read)
 
     @abstractmethod
@@ -264,7 +263,7 @@ class InProcess(Session):
             here.load(part, read_weights(path), None)
 
     def _each(self, name: str, args: Sequence[tuple]) -> list[Any]:
-        return self.run(lambda here: getattr(here, name)(*args[here.rank]))
+        return self.run(lambda here: getattr(here, name)(*args[here.transport.rank]))
 
     def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
         for here, old in itertools.product(self._ranks, released):

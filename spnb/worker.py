@@ -179,7 +179,7 @@ def heard(transport: Transport, part: Part, at: Callable[[], str]) -> Iterator[N
     except PeerFailed:
         raise
     except BaseException as error:
-        place = f"rank {part.rank}, stage {part.stage}, {at()}"
+        place = f"rank {transport.rank}, stage {part.stage}, {at()}"
         text = f"{place}: {type(error).__name__}: {error}"
         transport.fail(text)
         if isinstance(error, Exception):

@@ -59,7 +59,15 @@ def test_an_image_sets_size_and_batch(capsys):
         ("train resnet --optimizer adamm", "unknown optimizer 'adamm'"),
         ("train resnet --precision bf16", "trains in fp32 or fp64"),
         ("train resnet --enable-evaluation", "is for inference"),
-        ("infer resnet --times 2", "unrecognized arguments: --times 2"),
+        ("train resnet --times 2", "times is for mirrored copies of the plan: it needs gems"),
+        ("train resnet --enable-master-comm-opt", "it needs gems"),
+        ("infer resnet --gems", "gems is for training"),
+        ("infer resnet --replicas 2", "replicas is for training"),
+        ("train resnet --replicas 0", "replicas is 0, but must be at least 1"),
+        (
+            "train resnet --gems --times 2 --parts 3 --batch-size 11",
+            "3 parts in each of 4 turns (replicas, gems, times) of a batch of 11",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_no_engine_starts(line, message, capsys, monkeypatch):

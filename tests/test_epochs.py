@@ -116,6 +116,27 @@ def test_no_option_is_ignored(change):
     assert any(not torch.equal(a[name], b[name]) for name in a)
 
 
+def test_copies_of_a_plan_follow_one_with_as_many_micro_batches():
+    images, labels = examples(17)
+    alone = trained(job(num_epochs=2, batch_size=8, parts=4), images, labels)
+    for copies, ranks in (
+        ({"replicas": 2, "parts": 2}, 6),
+        ({"replicas": 4, "parts": 1}, 12),
+        ({"gems": True, "parts": 2}, 3),
+        ({"gems": True, "times": 2, "parts": 1}, 3),
+        ({"gems": True, "replicas": 2, "parts": 1, "enable_master_comm_opt": True}, 6),
+    ):
+        each = job(num_epochs=2, batch_size=8, **copies)
+        plan = spnb.plan(each, training=True)
+        assert plan.num_ranks == ranks
+        assert plan.copies.overlapped == (not each.gems or each.enable_master_comm_opt)
+        assert max(plan.memory_bytes) > 0
+        found = trained(each, images, labels)
+        assert found.history["loss"].tolist() == pytest.approx(alone.history["loss"].tolist())
+        assert_same(found.module.state_dict(), alone.module.state_dict())
+    assert spnb.plan(each).num_ranks == 3  # inference has no copies
+
+
 def test_numbers_as_targets():
     images, net = examples()[0], nn.Sequential(nn.Conv2d(1, 2, 3, padding=1))
     targets = noise(10, 2, 11, 9).float()

@@ -48,6 +48,10 @@ def test_defaults_are_those_of_the_table():
         "learning_rate_decay": 0.85,
         "schedule": "1f1b",
         "recompute": False,
+        "replicas": 1,
+        "gems": False,
+        "times": 1,
+        "enable_master_comm_opt": False,
         "seed": 0,
         "verbose": False,
     }
@@ -86,6 +90,10 @@ def test_flags_are_the_benchmarks_own():
         "--learning-rate-decay",
         "--schedule",
         "--recompute",
+        "--replicas",
+        "--gems",
+        "--times",
+        "--enable-master-comm-opt",
         "--seed",
         "--verbose",
     ]
@@ -199,8 +207,8 @@ def test_what_only_the_network_can_tell_is_refused_later():
         _ = Job("resnet20_v1", slice_method="round").tilings
     with pytest.raises(OptionError, match="num_classes is for the built-in networks"):
         Job(nn.Conv2d(3, 3, 1), num_classes=3)
-    with pytest.raises(TypeError, match="times"):
-        Job("resnet", times=2)
+    with pytest.raises(TypeError, match="time"):
+        Job("resnet", time=2)
 
 
 def test_channels_and_axes_are_those_of_the_first_convolution():

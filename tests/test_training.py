@@ -23,7 +23,12 @@ from spnb.region import Region, Tiling
 from spnb.rules import rule_of
 from spnb.rules.noise import kept
 from spnb.rules.noise import noise as noise_of
-from spnb.schedule import SCHEDULES, all_forward_first, in_turns, one_forward_one_backward
+from spnb.schedule import (
+    SCHEDULES,
+    all_forward_first,
+    one_forward_one_backward,
+    training_clock,
+)
 from spnb.tape import Tape
 from spnb.training import Learner
 from spnb.transport.local import World
@@ -409,55 +414,39 @@ def test_recomputing_holds_what_arrived_and_no_more():
     assert held >= 5 * tile
 
 
-def clock(order, parts, stages):
+def clock(order, stages, rows):
     """The clock table of an order of passes, as its docstring draws it: one unit for each pass."""
-    queues = {stage: order(parts, stages, stage) for stage in range(stages)}
-    done, rows, tick = set(), {stage: [] for stage in range(stages)}, 0
-    while any(queues.values()):
-        now = []
-        for stage, queue in queues.items():
-            kind, number = queue[0] if queue else ("", 0)
-            before = (kind, number, stage - 1 if kind == "forward" else stage + 1)
-            ready = kind and (before in done or not 0 <= before[2] < stages)
-            ready = ready and (kind == "forward" or ("forward", number, stage) in done)
-            rows[stage].append(f"{'B' * (kind == 'backward')}{number}" if ready else "")
-            if ready:
-                now.append((*queue.pop(0), stage))
-        done.update(now)
-        tick += 1
-        assert tick < 100, "two stages wait for each other"
-    return rows
-
-
-def test_the_clock_of_mirrored_pipelines_is_that_of_its_docstring():
-    turns = {0: [(0, 0, [0, 1]), (1, 1, [2, 3])], 1: [(0, 1, [0, 1]), (1, 0, [2, 3])]}
-    queues = {rank: in_turns(one_forward_one_backward, 2, turns[rank]) for rank in turns}
-    done, rows = set(), {0: [], 1: []}
-    while any(queues.values()):
-        now = []
-        for rank, queue in queues.items():
-            pipeline, kind, number = queue[0] if queue else (0, "", 0)
-            stage = rank ^ pipeline
-            before = (kind, number, stage - 1 if kind == "forward" else stage + 1)
-            ready = kind and (before in done or not 0 <= before[2] < 2)
-            ready = ready and (kind == "forward" or ("forward", number, stage) in done)
-            rows[rank].append(f"{'B' * (kind == 'backward')}{number}" if ready else "")
-            if ready:
-                now.append((*queue.pop(0)[1:], stage))
-        done.update(now)
-        assert len(rows[0]) < 100, "two ranks wait for each other"
-    assert rows == {
-        0: ["0", "1", "", "B0", "", "B1", "2", "B2", "3", "B3", ""],
-        1: ["", "0", "B0", "1", "B1", "2", "3", "", "B2", "", "B3"],
-    }
+    ticks = training_clock(order, stages, rows)
+    cells = ([tick.get(row, ("", "")) for tick in ticks] for row in range(len(rows)))
+    return [[f"{'B' * (kind == 'backward')}{number}" for kind, number in row] for row in cells]
 
 
 def test_clock_tables_are_those_of_the_docstrings():
-    assert clock(all_forward_first, 3, 2) == {
-        0: ["0", "1", "2", "", "", "B2", "B1", "B0"][:8],
-        1: ["", "0", "1", "2", "B2", "B1", "B0", ""],
-    }
-    assert clock(one_forward_one_backward, 3, 2) == {
-        0: ["0", "1", "", "B0", "2", "B1", "", "B2"],
-        1: ["", "0", "B0", "1", "B1", "2", "B2", ""],
-    }
+    stages = [[(0, stage, [0, 1, 2])] for stage in range(2)]
+    assert clock(all_forward_first, 2, stages) == [
+        ["0", "1", "2", "", "", "B2", "B1", "B0"],
+        ["", "0", "1", "2", "B2", "B1", "B0", ""],
+    ]
+    assert clock(one_forward_one_backward, 2, stages) == [
+        ["0", "1", "", "B0", "2", "B1", "", "B2"],
+        ["", "0", "B0", "1", "B1", "2", "B2", ""],
+    ]
+    mirrored = [[(0, 0, [0, 1]), (1, 1, [2, 3])], [(0, 1, [0, 1]), (1, 0, [2, 3])]]
+    assert clock(one_forward_one_backward, 2, mirrored) == [
+        ["0", "1", "", "B0", "", "B1", "2", "B2", "3", "B3", ""],
+        ["", "0", "B0", "1", "B1", "2", "3", "", "B2", "", "B3"],
+    ]
+
+
+def test_tiles_of_a_mirrored_plan_wait_for_each_other_only():
+    # Four tiles and a whole: ranks 1 to 3 are tiles of both pipelines.
+    rows = [
+        [(0, 0, [0]), (1, 1, [1])],
+        *([(0, 0, [0]), (1, 0, [1])] for _ in range(3)),
+        [(0, 1, [0]), (1, 0, [1])],
+    ]
+    assert clock(one_forward_one_backward, 2, rows) == [
+        ["0", "", "", "B0", "", "1", "B1", ""],
+        *([["0", "", "", "B0", "1", "", "", "B1"]] * 3),
+        ["", "0", "B0", "", "1", "", "", "B1"],
+    ]

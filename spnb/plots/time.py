@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -10,7 +12,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from ..schedule import forward_clock
+from ..cards import counted
+from ..plan import Plan
+from ..schedule import SCHEDULES, forward_clock
+from ..schedule import training_clock as clock_of_training
 from .colours import KIND, TILE, open_frame
 
 MOST_RANKS = 32  # rows of a timeline; of more ranks, an even choice is drawn
@@ -112,29 +117,83 @@ def clock(parts: int, stages: int, ax: Axes | None = None) -> Axes:
     ax
         Where to draw; a new figure by default.
     """
-    ticks = list(forward_clock(parts, stages))
-    if ax is None:
-        size = (min(12.0, 1.6 + 0.55 * len(ticks)), 1.1 + 0.5 * stages)
-        _, ax = plt.subplots(figsize=size, layout="constrained")
-    for tick, tasks in enumerate(ticks):
-        for part, stage in tasks:
-            colour = TILE[part % len(TILE)]
-            ax.add_patch(
-                Rectangle((tick, stage - 0.45), 1, 0.9, facecolor=colour, edgecolor="white")
-            )
-            if parts <= 64:
-                ax.text(tick + 0.5, stage, str(part), ha="center", va="center", fontsize=10)
-    idle = 1 - parts / len(ticks)
-    ax.set_xlim(0, len(ticks))
-    ax.set_ylim(stages - 0.4, -0.6)
-    ax.set_yticks(range(stages), [f"stage {k}" for k in range(stages)])
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel("tick")
+    ticks = [
+        {stage: ("forward", part) for part, stage in tasks}
+        for tasks in forward_clock(parts, stages)
+    ]
+    ax = _table(ticks, [f"stage {k}" for k in range(stages)], ax)
     ax.set_title(
-        f"{parts} micro-batch{'es' * (parts != 1)} through {stages}"
-        f" stage{'s' * (stages != 1)}: idle {idle:.0%}",
+        f"{parts} micro-batch{'es' * (parts != 1)} through {counted(stages, 'stage')}:"
+        f" idle {1 - parts / len(ticks):.0%}",
         fontsize=10,
     )
+    return ax
+
+
+def training_clock(plan: Plan, ax: Axes | None = None) -> Axes:
+    """Draw which micro-batch goes forward or back at which tick of a step, for one replica.
+
+    A row is a stage, or a rank where a mirrored copy of the plan has other stages on it.
+
+    Parameters
+    ----------
+    plan
+        For training.
+    ax
+        Where to draw; a new figure by default.
+    """
+    pipelines = plan.copies.of(0)
+    ranks = range(plan.copies.ranks_each)
+    if not plan.copies.times:
+        ranks = [stage.team.ranks[0] for stage in plan.stages]
+    rows = []
+    for rank in ranks:
+        images = zip(plan.images_of(rank), pipelines, strict=True)
+        turns = [
+            (number, plan.stage_of(image).index, turn)
+            for number, (image, pipeline) in enumerate(images)
+            for turn in pipeline.turns
+        ]
+        rows.append(sorted(turns, key=lambda turn: turn[2][0]))
+    ticks = clock_of_training(SCHEDULES[plan.schedule], len(plan.stages), rows)
+    mirrored = {n for pipeline in pipelines[1:] for turn in pipeline.turns for n in turn}
+    names = [f"rank {k}" if plan.copies.times else f"stage {k}" for k in range(len(rows))]
+    ax = _table(ticks, names, ax, mirrored)
+    busy = sum(map(len, ticks)) / len(ticks) / len(rows)
+    parts = plan.copies.parts * plan.copies.turns
+    kinds = "forward, and back (striped)" + ", mirrored in italics" * bool(mirrored)
+    title = f"{parts} micro-batch{'es' * (parts != 1)} {kinds}: idle {1 - busy:.0%}"
+    ax.set_title(title, fontsize=10)
+    return ax
+
+
+def _table(
+    ticks: Sequence[Mapping[int, tuple[str, int]]],
+    rows: Sequence[str],
+    ax: Axes | None,
+    slanted: Collection[int] = (),
+) -> Axes:
+    """Draw passes, tick by tick, in rows with these names."""
+    if ax is None:
+        size = (min(12.0, 1.6 + 0.55 * len(ticks)), 1.1 + 0.5 * len(rows))
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+    numbers = {number for tick in ticks for _, number in tick.values()}
+    for tick, tasks in enumerate(ticks):
+        for row, (kind, number) in tasks.items():
+            back = kind == "backward"
+            look = {"hatch": "////", "alpha": 0.75} if back else {}
+            cell = Rectangle((tick, row - 0.45), 1, 0.9, edgecolor="white", **look)
+            cell.set_facecolor(TILE[number % len(TILE)])
+            ax.add_patch(cell)
+            if len(numbers) <= 64:
+                style = "italic" if number in slanted else "normal"
+                middle = {"ha": "center", "va": "center", "fontsize": 10, "style": style}
+                ax.text(tick + 0.5, row, str(number), **middle)
+    ax.set_xlim(0, len(ticks))
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("tick")
     open_frame(ax)
     return ax
 
