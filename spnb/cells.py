@@ -18,7 +18,7 @@ def name_cells(view: Any) -> Any:
 
     def named(
         code: str,
-        silent: bool = True,
+        silent: bool = False,  # ipyparallel's default is not: then no rank would hear of a failure
         targets: Any = None,
         block: bool | None = None,
         label: str | None = None,

@@ -110,7 +110,7 @@ class Cluster(Shown, Session):
         self._require_open()
         if self.engines.ensure(plan.num_ranks):
             self._prepare()
-        self._recover()  # also from what was left half done by hand, in cells
+        self._recover(plan)  # also from what was left half done by hand, in cells
         super().load(plan)
 
     def restart(self) -> None:
@@ -238,8 +238,9 @@ class Cluster(Shown, Session):
             return {name: sources[name] for name in needs}
         return {name: HeldSource.of(sources[name], region) for name, region in needs.items()}
 
-    def _recover(self) -> None:
-        self._call(remote.reset, [()] * len(self.engines.ids))
+    def _recover(self, plan: JobPlan | None = None) -> None:
+        backend = (plan or self.plan).job.backend
+        self._call(remote.reset, [(backend,)] * len(self.engines.ids))
         self._failed = False
 
     def _call(self, function: Any, args: Sequence[tuple], poll: Any = None) -> list[Any]:

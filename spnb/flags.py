@@ -161,7 +161,7 @@ def choices(name: str) -> tuple[str, ...]:
     known = {
         "slice_method": ("square", "vertical", "horizontal"),
         "precision": tuple(PRECISIONS),
-        "backend": ("mpi",),
+        "backend": ("mpi", "gloo"),
         "optimizer": tuple(OPTIMIZERS),
         "schedule": tuple(SCHEDULES),
         "fused_layers": ("1", "2", "4", "all"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .memory import keep_blocks
 from .planning import JobPlan
@@ -43,6 +43,8 @@ class Launched(Session):
         self.load(plan)
 
     def _load(self, plan: JobPlan, parts: Sequence[tuple[Any, Path]]) -> None:
+        if plan.job.backend != "mpi":
+            self.post.order("carry", [plan.job.backend] * self.post.comm.size)
         self._order("load", [(part, dict(read_weights(path))) for part, path in parts])
 
     def _each(self, name: str, args: Sequence[tuple]) -> list[Any]:
@@ -127,6 +129,9 @@ class Post:
     def _do(self, what: str, item: Any) -> Any:
         if item is None:
             return None
+        if what == "carry":
+            self.transport.backend = item
+            return self.transport.reset()
         if what == "load":
             part, weights = item
             self.transport.num_ranks = part.num_ranks
@@ -140,13 +145,14 @@ class Post:
         return here.save(*item) if what == "save" else here.kept(item)
 
 
-def run_launched(drive: Callable[[Post], int]) -> int:
-    """Run a program that rank 0 drives while the others serve; the exit code."""
-    post = Post()
+def run_launched(drive: Callable[[Post], int]) -> NoReturn:
+    """Run a program that rank 0 drives while the others serve; ends the process."""
+    post, code = Post(), 0
     if post.comm.rank > 0:
         post.serve()
-        return 0
-    try:
-        return drive(post)
-    finally:
-        post.leave()
+    else:
+        try:
+            code = drive(post)
+        finally:
+            post.leave()
+    post.transport.end_process(code)

@@ -112,7 +112,7 @@ class Job(Shown):
     num_layers: int = _option(18, "layers of AmoebaNet-D")
     num_filters: int = _option(416, "filters of AmoebaNet-D")
     num_classes: int = _option(10, "classes of a built-in network")
-    backend: str = _option("mpi", "what carries halos: mpi", str)
+    backend: str = _option("mpi", "what carries tensors between ranks: mpi or gloo", str)
     precision: str = _option("fp32", "fp32, fp64, fp16 or bf16 (also fp_16, bfp_16, …)", str)
     checkpoint: str | None = _option(
         None,
@@ -272,11 +272,12 @@ class Job(Shown):
 
     def _check_backend(self) -> None:
         if self.backend not in BACKENDS:
-            raise OptionError(f"unknown backend {self.backend!r}: use mpi")
-        if self.backend == "nccl" and not torch.cuda.is_available():
-            raise OptionError("the nccl backend needs CUDA, and there is none here: use mpi")
-        if self.backend != "mpi":
-            raise OptionError(f"this version carries no halos over {self.backend}: use mpi")
+            raise OptionError(f"unknown backend {self.backend!r}: use mpi or gloo")
+        if self.backend == "nccl":
+            raise OptionError(
+                "the nccl backend is for tensors on GPUs, and this version computes on CPUs: use"
+                " mpi or gloo"
+            )
 
     def _check_recipe(self) -> None:
         if self.app not in (1, 2, 3):

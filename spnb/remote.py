@@ -116,6 +116,7 @@ def save(run: int, value: str | None, store: Store) -> None:
         here.save(run, value, store)
 
 
-def reset() -> None:
-    """After a failure: leave behind every message that is still on its way. Collective."""
+def reset(backend: str) -> None:
+    """Leave behind every message that is still on its way; from now on this carries. Collective."""
+    _transport.backend = backend
     _transport.reset()

@@ -257,6 +257,15 @@ class InProcess(Session):
         self.deadline, self.progress = deadline, progress
         self.load(plan)
 
+    def load(self, plan: JobPlan) -> None:
+        """Give every rank its part of a plan and its stage's weights."""
+        if plan.job.backend != "mpi":
+            raise ValueError(
+                f"backend is {plan.job.backend}, but threads of one process need no carrier: leave"
+                " it out, or use spnb.Cluster"
+            )
+        super().load(plan)
+
     def _load(self, plan: JobPlan, parts: Sequence[tuple[Any, Path]]) -> None:
         self._ranks = [Here() for _ in parts]
         for here, (part, path) in zip(self._ranks, parts, strict=True):

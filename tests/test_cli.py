@@ -39,7 +39,7 @@ def test_an_image_sets_size_and_batch(capsys):
     [
         ("infer resnet --precision fp8", "unknown precision 'fp8'"),
         ("infer resnet --slice-method round", "unknown slice method 'round'"),
-        ("infer resnet --backend nccl", "the nccl backend needs CUDA"),
+        ("infer resnet --backend nccl", "the nccl backend is for tensors on GPUs"),
         ("infer resnet --balance 3,4", "has 2 entries with the sum 7"),
         ("infer resnet --balance 3,a", "argument --balance: cannot read '3,a'"),
         ("infer resnet --num-spatial-parts 4096", "an image of 32×32 pixels cannot be cut"),

@@ -59,6 +59,8 @@ CASES += [
     {"batch_size": 4, "spatial_size": 0, "split_size": 3, "local_DP": 3},
     {"precision": "fp_16", "image_size": "193x201"},
     {"precision": "bf_16", "image_size": "193x201"},
+    {"backend": "gloo", "batch_size": 3, "parts": 2},
+    {"backend": "gloo", "num_spatial_parts": 9, "precision": "fp32"},
 ]
 
 

@@ -160,9 +160,8 @@ def test_spellings_of_precision(spelling, dtype):
     ("given", "message"),
     [
         ({"precision": "fp8"}, "unknown precision 'fp8': use fp32, fp64, fp16, bf16"),
-        ({"backend": "gloom"}, "unknown backend 'gloom': use mpi"),
-        ({"backend": "nccl"}, "the nccl backend needs CUDA, and there is none here: use mpi"),
-        ({"backend": "gloo"}, "this version carries no halos over gloo: use mpi"),
+        ({"backend": "gloom"}, "unknown backend 'gloom': use mpi or gloo"),
+        ({"backend": "nccl"}, "the nccl backend is for tensors on GPUs, and this version computes"),
         ({"spatial_size": 3}, "spatial_size is 3, but there are 2 stages (split_size)"),
         ({"spatial_size": -1}, "spatial_size is -1"),
         ({"num_spatial_parts": "4,2"}, "lists 2 numbers for 1 tiled stages (spatial_size)"),

@@ -68,6 +68,27 @@ def test_nine_ranks_and_five_follow_one(tmp_path):
     assert losses[2] == pytest.approx(losses[0], rel=1e-7)
 
 
+def test_copies_and_gloo_follow_one_pipeline_over_mpi(tmp_path):
+    """Ten ranks are two replicas of five; the same micro-batches in all."""
+    cases = {
+        "plain": (5, "--parts", "2"),
+        "replicas": (10, "--parts", "1"),
+        "gems": (5, "--parts", "1", "--gems"),
+        "gloo": (5, "--parts", "1", "--gems", "--backend", "gloo"),
+    }
+    found, said = {}, {}
+    for name, (ranks, *more) in cases.items():
+        (tmp_path / name).mkdir()
+        found[name], said[name] = trained(tmp_path / name, *more, ranks=ranks)
+    assert "10 ranks, 2 replicas" in said["replicas"]
+    losses = {name: [row["loss"] for row in each["history"]] for name, each in found.items()}
+    for name in ("replicas", "gems"):
+        assert losses[name] == pytest.approx(losses["plain"], rel=1e-7)
+        same(found[name], found["plain"], 1e-7)
+    assert losses["gloo"] == losses["gems"]
+    same(found["gloo"], found["gems"], 0)
+
+
 def test_a_cluster_trains_and_then_infers():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))

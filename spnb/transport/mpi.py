@@ -1,4 +1,4 @@
-"""Ranks as MPI processes, through mpi4py.
+"""Ranks as MPI processes, through mpi4py; gloo may carry their tensors.
 
 More ranks than cores is the normal case in a notebook.  MPI's own waits spin, and take the core
 from a rank that computes; here a wait tests, and sleeps between tests: at first briefly, to catch a
@@ -19,13 +19,14 @@ import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
 from mpi4py import MPI
 
-from . import PeerFailed, WaitTimeout
+from . import Arrival, PeerFailed, WaitTimeout
+from .gloo import Gloo, Work, end_process, meet
 
 _FAILURE_TAG = 0
 _TAGS = 1 << 16  # in each generation
@@ -85,6 +86,8 @@ class MPITransport:
 
     Attributes
     ----------
+    backend
+        What carries tensors, ``"mpi"`` or ``"gloo"``; from the next `reset` on.
     call
         Name of the call that this rank is in, the same on all ranks; "" if it has none.  Who begins
         late, and finds that another has failed in this very call, need not wait for it.
@@ -93,7 +96,9 @@ class MPITransport:
     def __init__(self, comm: MPI.Comm, num_ranks: int | None = None, deadline: float = 3600.0):
         self.parent, self.deadline = comm, deadline
         self.num_ranks = num_ranks or comm.size
-        self.comm, self.call = comm, ""
+        self.comm, self.call, self.backend = comm, "", "mpi"
+        self._gloo: Gloo | None = None
+        self._by_gloo: list[Work] = []  # sent
         self._sent: list[tuple[MPI.Request, torch.Tensor]] = []
         self._forsaken: list[tuple[MPI.Request, torch.Tensor]] = []  # perhaps never received
         self._posted: set[_Arrival] = set()
@@ -147,6 +152,12 @@ class MPITransport:
             sent = self._sent + self._forsaken
             yield lambda: all(request.Test() for request, _ in sent)
             old.Free()
+        self._by_gloo = []
+        if self._gloo is not None:
+            self._gloo.leave()
+            self._gloo = None
+        if self.backend == "gloo":
+            self._gloo = yield from meet(self.parent, self.deadline)
         self.comm, self._sent, self._forsaken, self._received = fresh, [], [], 0
         self._sent_to[:] = 0
         self._generation = 0
@@ -168,7 +179,15 @@ class MPITransport:
         return content.tobytes()
 
     def send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
-        self._send(target, self._tag(tag), tensor)
+        if self._gloo is None:
+            self._send(target, self._tag(tag), tensor)
+            return
+        self._by_gloo = [work for work in self._by_gloo if not work.done()]
+        self._by_gloo.append(self._gloo.send(target, self._tag(tag), tensor))
+
+    def end_process(self, code: int) -> NoReturn:
+        """End this process with an exit code, whatever is still awaited."""
+        end_process(code, self._gloo)
 
     def _send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
         request = self.comm.Isend(_bytes(tensor), target, tag)
@@ -176,25 +195,30 @@ class MPITransport:
         self._sent = [item for item in self._sent if not item[0].Test()]
         self._sent.append((request, tensor))
 
-    def receive(self, source: int, tag: int, buffer: torch.Tensor) -> _Arrival:
+    def receive(self, source: int, tag: int, buffer: torch.Tensor) -> Arrival:
+        if self._gloo is not None:
+            return self._gloo.receive(source, self._tag(tag), buffer)
         arrival = _Arrival(source, self.comm.Irecv(_bytes(buffer), source, self._tag(tag)), buffer)
         self._posted.add(arrival)
         return arrival
 
-    def wait(self, arrivals: list[_Arrival]) -> None:
+    def wait(self, arrivals: list[Arrival]) -> None:
         self._wait(
             lambda: all(a.done() for a in arrivals),
             lambda: f"ranks {sorted({a.source for a in arrivals if not a.done()})}",
         )
-        self._received += len(arrivals)
+        self._received += len(self._posted.intersection(arrivals))
         self._posted.difference_update(arrivals)
 
     def flush(self) -> None:
         self._wait(
-            lambda: all(request.Test() for request, _ in self._sent),
+            lambda: (
+                all(request.Test() for request, _ in self._sent)
+                and all(work.done() for work in self._by_gloo)
+            ),
             lambda: "the receivers of what this rank sent",
         )
-        self._sent = []
+        self._sent, self._by_gloo = [], []
 
     def barrier(self) -> None:
         # By messages to and from rank 0: ranks beyond the plan's take no part in it.
@@ -225,7 +249,7 @@ class MPITransport:
     def _begin(self, generation: int) -> None:
         self._generation = generation
         self._forsaken = [item for item in self._forsaken + self._sent if not item[0].Test()]
-        self._sent = []
+        self._sent, self._by_gloo = [], []
 
     _BARRIER = _TAGS - 2
 

@@ -1,0 +1,69 @@
+"""Tensors that gloo carries: the same result to the last bit, and the same care for failures."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+import spnb
+from spnb.cluster import RunError
+from spnb.engines import EngineDied
+
+pytestmark = pytest.mark.mpi
+
+
+def job(**options):
+    given = {"image_size": "33x47", "batch_size": 4, "parts": 2, "backend": "gloo"}
+    return spnb.Job("resnet20_v1", **(given | options))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with spnb.Cluster(spnb.plan(job()), progress=False) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("options", [{}, {"local_DP": 2}, {"halo_D2": True, "precision": "bf_16"}])
+def test_equal_to_mpi(cluster, options):
+    cluster.load(spnb.plan(job(**options)))
+    found = cluster.infer()
+    assert found.check().passed
+    messages = found.per_rank[["messages", "bytes_sent"]]
+    cluster.load(spnb.plan(job(**options, backend="mpi")))
+    other = cluster.infer()
+    assert torch.equal(found.output, other.output)
+    assert messages.equals(other.per_rank[["messages", "bytes_sent"]])
+
+
+CELL = """
+here = spnb.here
+if here.rank == 1:
+    raise ValueError("not today")
+if here.stage == 0:
+    here.exchange(torch.zeros(4, 3, *here.region.shape[1:]))
+"""
+
+
+def test_a_failing_rank_frees_the_others_and_leaves_nothing_behind(cluster):
+    cluster.load(spnb.plan(job()))
+    wanted = cluster.infer().output
+    for _ in range(3):
+        with pytest.raises(Exception, match="not today"):
+            cluster.view.execute(CELL, block=True)
+        assert torch.equal(cluster.infer().output, wanted)
+
+
+def test_a_killed_engine_is_told_and_restart_helps(cluster):
+    cluster.load(spnb.plan(job()))
+    wanted = cluster.infer().output
+    os.kill(cluster.view.apply_sync(os.getpid)[2], signal.SIGKILL)
+    with pytest.raises((EngineDied, RunError)):
+        cluster.infer()
+    cluster.restart()
+    assert torch.equal(cluster.infer().output, wanted)
+
+
+def test_threads_of_one_process_need_no_carrier():
+    with pytest.raises(ValueError, match="backend is gloo, but threads of one process need no"):
+        spnb.InProcess(spnb.plan(job()))
