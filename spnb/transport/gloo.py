@@ -12,6 +12,7 @@ import queue
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -129,6 +130,8 @@ def end_process(code: int, current: Gloo | None) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     MPI.Finalize()
+    if code:
+        time.sleep(0.5)  # launchers kill whoever is left when one ends with an error
     os._exit(code)
 
 
