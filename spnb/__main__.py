@@ -27,27 +27,17 @@ FAILED = (RankError, PeerFailed, WaitTimeout, RuntimeError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; its exit code: 0, 1 where a run or its check fails, 2 for bad input.
-
-    Of ranks that ``mpiexec`` or ``srun`` started, the process ends with it.
-    """
+    """Run a command line; its exit code: 0, 1 where a run or its check fails, 2 for bad input."""
     args = _parser().parse_args(argv)
-    if args.verb in ("infer", "train") and under_mpi():
-        return run_launched(lambda post: _told(lambda: _drive(args, post)))
-    return _told(lambda: _done(args))
-
-
-def _done(args: argparse.Namespace) -> int:
-    if args.verb == "plan":
-        print(planning.plan(_job(args)))
-        return 0
-    return _measured(args) if args.verb in MEASURING else _drive(args, None)
-
-
-def _told(work: Callable[[], int]) -> int:
-    """Its exit code, or that of its failure, which is told in a line."""
     try:
-        return work()
+        if args.verb == "plan":
+            print(planning.plan(_job(args)))
+            return 0
+        if args.verb in MEASURING:
+            return _measured(args)
+        if under_mpi():
+            return run_launched(lambda post: _drive(args, post))
+        return _drive(args, None)
     except BAD_INPUT as error:
         return _say(error, 2)
     except FAILED as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from .memory import keep_blocks
 from .planning import JobPlan
@@ -145,14 +145,18 @@ class Post:
         return here.save(*item) if what == "save" else here.kept(item)
 
 
-def run_launched(drive: Callable[[Post], int]) -> NoReturn:
-    """Run a program that rank 0 drives while the others serve; ends the process."""
+def run_launched(drive: Callable[[Post], int]) -> int:
+    """Run a program that rank 0 drives while the others serve; the exit code."""
     post, code = Post(), 0
-    if post.comm.rank > 0:
-        post.serve()
-    else:
-        try:
-            code = drive(post)
-        finally:
-            post.leave()
-    post.transport.end_process(code)
+    try:
+        if post.comm.rank > 0:
+            post.serve()
+        else:
+            try:
+                code = drive(post)
+            finally:
+                post.leave()
+    finally:
+        post.transport.backend = "mpi"
+        post.transport.reset()  # nothing is left on its way
+    return code

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from PIL import Image
 from processes import MPIEXEC
 from tiled import noise
 from torch import nn
@@ -87,6 +88,21 @@ def test_copies_and_gloo_follow_one_pipeline_over_mpi(tmp_path):
         same(found[name], found["plain"], 1e-7)
     assert losses["gloo"] == losses["gems"]
     same(found["gloo"], found["gems"], 0)
+
+
+@pytest.mark.parametrize("backend", ["mpi", "gloo"])
+def test_a_broken_file_is_named_and_all_ranks_end(tmp_path, backend):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
+    broken = tmp_path / "dog" / "2.png"
+    broken.write_bytes(broken.read_bytes()[:50])
+    data = ["--app", "1", "--datapath", str(tmp_path), "--num-classes", "2", "--backend", backend]
+    done = subprocess.run(**command(tmp_path, *data), text=True, timeout=100)
+    assert done.returncode == 1, done.stdout
+    assert f"cannot read {broken}" in done.stdout
+    assert "BAD TERMINATION" not in done.stdout
 
 
 def test_a_cluster_trains_and_then_infers():

@@ -7,15 +7,13 @@ asks the thread.
 
 from __future__ import annotations
 
-import os
 import queue
 import socket
-import sys
 import threading
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +24,6 @@ from . import PeerFailed
 
 _NAME = 256  # bytes of a host's name, and a port
 
-_left: list[Gloo] = []
-"""Groups that a thread waits in, for what never comes: such a wait cannot be ended."""
-
 
 class Work:
     """A message on its way: what gloo has to do for it, and whether that is done.
@@ -37,13 +32,24 @@ class Work:
     ----------
     source
         The rank at its other end.
+    tag
+        Of the message.
     buffer
         The tensor, which must live as long as this.
+    arrives
+        Whether it is received, rather than sent.
     """
 
-    def __init__(self, source: int, work: distributed.Work, buffer: torch.Tensor):
-        self.source, self.buffer, self._work = source, buffer, work
-        self._finished, self._error = threading.Event(), None
+    def __init__(
+        self,
+        source: int,
+        tag: int,
+        buffer: torch.Tensor,
+        arrives: bool,
+        work: distributed.Work,
+    ):
+        self.source, self.tag, self.buffer, self.arrives = source, tag, buffer, arrives
+        self._work, self._finished, self._error = work, threading.Event(), None
 
     def wait(self) -> None:
         """In a thread: until it is done, or has failed."""
@@ -84,55 +90,57 @@ class Gloo:
         self.group, self.store = group, store
         self._waiting: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
-        self._unfinished: set[Work] = set()
-        self._threads = 0
-
-    def leave(self) -> None:
-        """Let go of it; nothing is sent or received any more."""
-        for _ in range(self._threads):
-            self._waiting.put(None)
-        if self._unfinished:
-            _left.append(self)
-
-    @property
-    def stuck(self) -> bool:
-        """Whether a thread waits in it, for a rank that failed perhaps."""
-        return bool(self._unfinished)
+        self._threads: list[threading.Thread] = []
+        self._unfinished: dict[Work, None] = {}
+        self._begun: Counter[tuple[int, int, bool]] = Counter()
 
     def send(self, target: int, tag: int, tensor: torch.Tensor) -> Work:
         """Start sending a contiguous tensor."""
-        return self._begin(target, self.group.send([_bytes(tensor)], target, tag), tensor)
+        work = self.group.send([_bytes(tensor)], target, tag)
+        return self._begin(Work(target, tag, tensor, False, work))
 
     def receive(self, source: int, tag: int, buffer: torch.Tensor) -> Work:
         """Start receiving into a contiguous tensor."""
-        return self._begin(source, self.group.recv([_bytes(buffer)], source, tag), buffer)
+        work = self.group.recv([_bytes(buffer)], source, tag)
+        return self._begin(Work(source, tag, buffer, True, work))
 
-    def _begin(self, peer: int, work: distributed.Work, tensor: torch.Tensor) -> Work:
-        found = Work(peer, work, tensor)
-        self._unfinished.add(found)
-        self._waiting.put(found)
+    def _begin(self, work: Work) -> Work:
+        self._begun[work.source, work.tag, work.arrives] += 1
+        self._unfinished[work] = None
+        self._waiting.put(work)
         if not self._idle.acquire(blocking=False):
-            self._threads += 1
-            threading.Thread(target=self._wait, daemon=True).start()
-        return found
+            self._threads.append(threading.Thread(target=self._wait, daemon=True))
+            self._threads[-1].start()
+        return work
 
     def _wait(self) -> None:
         while (work := self._waiting.get()) is not None:
             work.wait()
-            self._unfinished.discard(work)
+            del self._unfinished[work]
             self._idle.release()
 
+    def leave(self, comm: MPI.Comm) -> Iterator[Callable[[], bool]]:
+        """End it, when all ranks do. Collective; yields what is to be waited for.
 
-def end_process(code: int, current: Gloo | None) -> NoReturn:
-    """End this process; the interpreter cannot, while a thread waits in gloo: it would abort."""
-    if not _left and not (current and current.stuck):
-        sys.exit(code)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    MPI.Finalize()
-    if code:
-        time.sleep(0.5)  # launchers kill whoever is left when one ends with an error
-    os._exit(code)
+        A thread cannot be called back from what a rank that failed never sent, or never took, and
+        would abort the process at its end.  So it is sent now, or taken: ranks tell each other
+        what they wait for, and how many such messages they have begun.
+        """
+        mine: dict[tuple[int, int, bool], list[int]] = {}
+        for work in list(self._unfinished):
+            mine.setdefault((work.source, work.tag, work.arrives), []).append(work.buffer.nbytes)
+        told = [(key, self._begun[key], sizes) for key, sizes in mine.items()]
+        for rank, theirs in enumerate(comm.allgather(told)):
+            for (peer, tag, arrives), count, sizes in theirs:
+                missing = count - self._begun[rank, tag, not arrives] if peer == comm.rank else 0
+                for size in sizes[len(sizes) - missing :] if missing > 0 else []:
+                    answer = self.send if arrives else self.receive
+                    answer(rank, tag, torch.empty(size, dtype=torch.uint8))
+        yield lambda: not self._unfinished
+        for _ in self._threads:
+            self._waiting.put(None)
+        yield lambda: not any(thread.is_alive() for thread in self._threads)
+        yield comm.Ibarrier().Test
 
 
 def meet(comm: MPI.Comm, deadline: float) -> Iterator[Callable[[], bool]]:

@@ -19,14 +19,14 @@ import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from mpi4py import MPI
 
 from . import Arrival, PeerFailed, WaitTimeout
-from .gloo import Gloo, Work, end_process, meet
+from .gloo import Gloo, Work, meet
 
 _FAILURE_TAG = 0
 _TAGS = 1 << 16  # in each generation
@@ -154,7 +154,7 @@ class MPITransport:
             old.Free()
         self._by_gloo = []
         if self._gloo is not None:
-            self._gloo.leave()
+            yield from self._gloo.leave(self.parent)
             self._gloo = None
         if self.backend == "gloo":
             self._gloo = yield from meet(self.parent, self.deadline)
@@ -184,10 +184,6 @@ class MPITransport:
             return
         self._by_gloo = [work for work in self._by_gloo if not work.done()]
         self._by_gloo.append(self._gloo.send(target, self._tag(tag), tensor))
-
-    def end_process(self, code: int) -> NoReturn:
-        """End this process with an exit code, whatever is still awaited."""
-        end_process(code, self._gloo)
 
     def _send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
         request = self.comm.Isend(_bytes(tensor), target, tag)
