@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from .cards import Card, Shown, Table
 from .checkpoint import Checkpoint
 from .datasets import Scaled, cifar10, image_folder
 from .examples import Examples, matched
+from .halves import Scaling
 from .images import open_source
 from .planning import JobPlan
 from .sources import Source, SyntheticSource
@@ -124,7 +125,9 @@ def train(
     history = list(begun.history)
     trained = job.network.trained
     kept = begun.optimizer.get("state", {})
-    session.begin(trained, recipe, kept, job.num_workers)
+    scaling = begun.optimizer.get("scaling")
+    scaling = Scaling(**scaling) if scaling else None
+    session.begin(trained, recipe, kept, job.num_workers, scaling)
     if begun.epoch:
         say(f"{path.name}: {begun.epoch} of {job.num_epochs} epochs are done")
     steps, peaks = len(examples) // job.batch_size, (0,) * plan.num_ranks
@@ -155,6 +158,8 @@ def train(
         say(f"{text}, {took:.3g} s")
         if path is not None:
             state = {"name": recipe.optimizer, "state": kept}
+            if (scaling := reports[0].scaling) is not None:
+                state["scaling"] = asdict(scaling)
             facts = (module.state_dict(), state, epoch + 1, history, vars(recipe))
             Checkpoint(*facts).save(path)
     plan.module = module

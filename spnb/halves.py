@@ -1,14 +1,16 @@
-"""Half precision on CPUs that have no convolution for it: in fp32, each result rounded.
+"""Half precision: convolutions on CPUs that have none for it, and gradients too small for it.
 
-PyTorch's own way is dozens of times slower there than fp32.  Sums are fp32 in either case, and so
-the values of a network are of half precision as before.
+Without hardware for them, PyTorch's own convolutions are dozens of times slower than fp32.  Here
+they are in fp32 then, and each result is rounded: sums are fp32 in either case, and so the values
+of a network are of half precision as before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,6 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 aten = torch.ops.aten
 CONVOLUTIONS = {aten.convolution, aten.conv1d, aten.conv2d, aten.conv3d}
 CONVOLUTIONS |= {aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d}
+CONVOLUTIONS |= {aten.convolution_backward}
+
+HALVES = (torch.float16, torch.bfloat16)
 
 
 def convolving(dtype: torch.dtype) -> AbstractContextManager[Any]:
@@ -54,4 +59,42 @@ class _InSingle(TorchDispatchMode):
         if func.overloadpacket not in CONVOLUTIONS or args[0].dtype != self.dtype:
             return func(*args, **(kwargs or {}))
         single = [a.float() if isinstance(a, torch.Tensor) else a for a in args]
-        return func(*single).to(self.dtype)
+        result = func(*single)
+        if isinstance(result, tuple):
+            return tuple(part if part is None else part.to(self.dtype) for part in result)
+        return result.to(self.dtype)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What a loss is multiplied with, so that gradients in fp16 are neither zero nor infinite.
+
+    A step with an infinite gradient is left out, and the next has half the factor; after many good
+    ones in a row it is doubled (Micikevicius et al., *Mixed precision training*, 2018; the numbers
+    are those of torch.amp.GradScaler).
+
+    Attributes
+    ----------
+    factor
+        Of the loss.
+    good
+        Steps in a row whose gradients were finite.
+
+    Examples
+    --------
+    >>> Scaling(1024.0).after(finite=False)
+    Scaling(factor=512.0, good=0)
+    """
+
+    factor: float = 2.0**16
+    good: int = 0
+
+    patience: ClassVar[int] = 2000
+
+    def after(self, finite: bool) -> Scaling:
+        """For the step after one whose gradients were finite, or not."""
+        if not finite:
+            return Scaling(self.factor / 2)
+        if self.good + 1 == self.patience:
+            return Scaling(self.factor * 2)
+        return Scaling(self.factor, self.good + 1)

@@ -17,6 +17,7 @@ from torch import nn
 from . import flags, models, notebook
 from .flags import BAD_INPUT
 from .images import samples
+from .losses import LOSSES
 from .options import Job
 from .planning import JobPlan, plan
 from .sources import Source
@@ -49,6 +50,7 @@ class SpnbMagics(Magics):
         self._add("start", "start engines for the plan, or load it on those that run", self._start)
         self._add("load", "the same: give the engines another plan", self._start)
         self._add("infer", "run the network on an image", self._infer, _infer_flags)
+        self._add("train", "train the network of the plan", self._train, _train_flags)
         self._add("explore", "sliders for a split; starts nothing", self._explore, _job_flags)
         self._add("simulate", "what the plan takes on a core for each rank", self._simulate)
         for name, text, flag in _PICTURES:
@@ -73,6 +75,7 @@ class SpnbMagics(Magics):
             %spnb timeline                  # halo, clock, traffic, memory, layers, difference
             %spnb plan --num-spatial-parts 9    # change one thing of the last plan
             %spnb start                     # the engines stay
+            %spnb train images labels --num-epochs 3    # variables; without them, what --app says
             %spnb stop
 
         A verb returns its object: ``result = %spnb infer retina``.  MODEL is a built-in name,
@@ -132,6 +135,13 @@ class SpnbMagics(Magics):
             print(f"wrote {self.result.save(args.save_output, overwrite=True)}")
         return self.result
 
+    def _train(self, args: argparse.Namespace) -> Any:
+        images, targets = (self._image(name) for name in args.examples or (None, None))
+        job = self._planned().job.replace(**flags.given(args))
+        training = notebook.start(plan(job, training=True)).train(images, targets, loss=args.loss)
+        self.plan = plan(job)  # to infer with what was trained, after another start
+        return training
+
     def _explore(self, args: argparse.Namespace) -> Any:
         from .explorer import explore
 
@@ -181,7 +191,7 @@ class SpnbMagics(Magics):
     def _variable(self, name: str | None) -> Any:
         return self.shell.user_ns.get(name) if name and name.isidentifier() else None
 
-    def _image(self, name: str) -> Any:
+    def _image(self, name: str | None) -> Any:
         """What a variable of that name holds, where that is an image; else the name itself."""
         held = self._variable(name)
         if isinstance(held, (str, Path, Source, list, dict)):
@@ -230,7 +240,7 @@ class SpnbMagics(Magics):
         if "model" in named and len(before) == 1:
             known = [name for name, _ in models.names() if "<" not in name]
             return known + self._variables(lambda v: isinstance(v, (nn.Module, Job, JobPlan)))
-        if {"image", "images"} & named:
+        if {"image", "images", "examples"} & named:
             return [
                 *samples(),
                 *self._variables(lambda v: isinstance(v, (np.ndarray, torch.Tensor))),
@@ -250,6 +260,15 @@ class _Help(argparse.Action):
         raise _HelpShown(parser.format_help())
 
 
+class _Pair(argparse.Action):
+    def __call__(
+        self, parser: argparse.ArgumentParser, space: argparse.Namespace, values: Any, *_: Any
+    ) -> None:
+        if len(values) not in (0, 2):
+            parser.error(f"give images and targets, or neither: not {len(values)} names")
+        setattr(space, self.dest, values or None)
+
+
 def _job_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", nargs="?", help="as for the shell, or a variable; else the last"
@@ -262,6 +281,14 @@ def _infer_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="a file, sample or variable")
     flags.add_image(parser)
     flags.add_run_flags(parser)
+
+
+def _train_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "examples", metavar="IMAGES TARGETS", nargs="*", action=_Pair, help="files or variables"
+    )
+    parser.add_argument("--loss", choices=tuple(LOSSES), help="(default: as the targets are)")
+    flags.add_flags(parser)
 
 
 def _file_flag(parser: argparse.ArgumentParser) -> None:

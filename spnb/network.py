@@ -89,9 +89,10 @@ class Network:
         """
         known, module = self.__dict__.get("_module", (None, None))
         if known != (dtype, file):
-            source = self._build() if self._built_in else self.skeleton
+            built = self._build if self._built_in else lambda: self.skeleton
+            source = self.__dict__.get("_trained") or built()
             module = weights.ready(source, dtype, file and weights.read_checkpoint(file), file)
-            self.keep(module, dtype, file)
+            self.__dict__["_module"] = (dtype, file), module
         return module
 
     @property
@@ -102,7 +103,7 @@ class Network:
 
     def keep(self, module: nn.Module, dtype: torch.dtype, file: Path | None) -> None:
         """Have `module` give this one from now on: it has been trained."""
-        self.__dict__["_module"] = (dtype, file), module
+        self.__dict__["_module"], self.__dict__["_trained"] = ((dtype, file), module), module
 
     def graph(self, shapes: Shapes, dtype: torch.dtype, training: bool = False) -> Graph:
         """The network as operator calls, captured without memory for inputs of such shapes.

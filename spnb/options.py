@@ -322,10 +322,6 @@ class Job(Shown):
                 f"patches is {self.patches}, but training holds all of a tile for the way back:"
                 " leave it out"
             )
-        if self.precision not in ("fp32", "fp64"):
-            raise OptionError(
-                f"precision is {self.precision}, but this version trains in fp32 or fp64: use one"
-            )
 
     # --- what the options mean --------------------------------------------------------------
 

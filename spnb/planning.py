@@ -7,11 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from . import overview
 from .balance import shape_text, stage_blocks
 from .cards import Card, Shown
+from .halves import HALVES
 from .images import open_source
 from .layout import PlanError
 from .machine import CORE, Machine
@@ -78,11 +80,17 @@ class JobPlan(Shown, Plan):
     @property
     def module(self) -> nn.Module:
         """The network with its weights; training needs no checkpoint that exists already."""
-        return self.job.network.module(self.job.dtype, self._weights_file)
+        return self.job.network.module(self._weights_dtype, self._weights_file)
 
     @module.setter
     def module(self, trained: nn.Module) -> None:
-        self.job.network.keep(trained, self.job.dtype, self._weights_file)
+        self.job.network.keep(trained, self._weights_dtype, self._weights_file)
+
+    @property
+    def _weights_dtype(self) -> torch.dtype:
+        """Training in half precision has its weights in fp32."""
+        half = self.training and self.job.dtype in HALVES
+        return torch.float32 if half else self.job.dtype
 
     @property
     def _weights_file(self) -> Path | None:

@@ -20,6 +20,7 @@ from .axes import Axes
 from .cards import Card, Shown, Table, stage_grid
 from .examples import Examples
 from .exchange import Exchange, Spans, region_at
+from .halves import Scaling
 from .losses import LOSSES
 from .patchwork import cut
 from .program import Part
@@ -241,11 +242,18 @@ class Here(Shown):
         return Report(part.rank, part.stage, part.tile, outcome.events, peak, pieces)
 
     def begin(
-        self, trained: Sequence[str], recipe: Recipe, kept: OptimizerState, workers: int = 0
+        self,
+        trained: Sequence[str],
+        recipe: Recipe,
+        kept: OptimizerState,
+        workers: int = 0,
+        scaling: Scaling | None = None,
     ) -> None:
         """Make ready to train the parameters of these names; so many threads read ahead."""
         facts = (self._loaded(), self._initial, trained, self.transport)
         learner = Learner(*facts, LOSSES[recipe.loss], recipe.schedule, recipe.recompute)
+        if scaling is not None:
+            learner.scaling = scaling
         self.trainer = Trainer(learner, recipe, kept, workers)
 
     def epoch(

@@ -23,6 +23,7 @@ import torch
 
 from . import epochs
 from .examples import Examples
+from .halves import Scaling
 from .images import resident
 from .planning import JobPlan
 from .rank import Here, Report
@@ -144,7 +145,12 @@ class Session(ABC):
             print(text, flush=True)
 
     def begin(
-        self, trained: Sequence[str], recipe: Recipe, kept: Mapping[str, Any], workers: int = 0
+        self,
+        trained: Sequence[str],
+        recipe: Recipe,
+        kept: Mapping[str, Any],
+        workers: int = 0,
+        scaling: Scaling | None = None,
     ) -> None:
         """Make every rank ready to train; what the optimizer kept goes where it is used."""
         each = []
@@ -152,7 +158,7 @@ class Session(ABC):
             names = self._names(self.plan, self.plan.stages_on(rank))
             mine = [name for name in names if name in set(trained)]
             known = {name: kept[name] for name in mine if name in kept}
-            each.append((mine, recipe, known, workers))
+            each.append((mine, recipe, known, workers, scaling))
         self._each("begin", each)
 
     def share(self, examples: Examples) -> list[Examples]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .buffers import Buffers, kept_by_host, plan_buffers
 from .exchange import HOST
+from .halves import HALVES
 from .layout import extent_in
 from .node import Node
 from .plan import Plan
@@ -220,7 +221,8 @@ def _training_bytes(plan: Plan, rank: int) -> int:
     its gradient, that of the micro-batch, and two moments of the optimizer.
     """
     values = max(_held_in_training(plan, image) for image in plan.images_of(rank))
-    return values + 4 * held_weight_bytes(plan, rank)
+    # In half precision there are fp32 parameters too, and gradients and moments are fp32.
+    return values + (9 if plan.graph.dtype in HALVES else 4) * held_weight_bytes(plan, rank)
 
 
 def _held_in_training(plan: Plan, rank: int) -> int:

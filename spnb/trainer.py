@@ -11,6 +11,7 @@ import torch
 
 from . import memory
 from .examples import Ahead, Examples
+from .halves import HALVES, Scaling
 from .recipe import OPTIMIZERS, Recipe
 from .region import Region
 from .training import Learner
@@ -33,12 +34,15 @@ class EpochReport:
         Of each step.
     peak_memory_bytes
         Growth of its process since it was idle.
+    scaling
+        Of the loss in the next step, in fp16.
     """
 
     losses: list[float]
     right: list[int]
     seconds: list[float]
     peak_memory_bytes: int
+    scaling: Scaling | None = None
 
 
 class Trainer:
@@ -114,7 +118,8 @@ class Trainer:
                 losses.append(loss)
                 right.append(hits)
                 tell(step, loss)
-        return EpochReport(losses, right, seconds, max(0, memory.peak_bytes() - idle_bytes))
+        peak = max(0, memory.peak_bytes() - idle_bytes)
+        return EpochReport(losses, right, seconds, peak, self.learner.scaling)
 
     def _step(self, ahead: Ahead, epoch: int, step: int) -> tuple[float, int]:
         """A batch: this rank's share of the loss, and the positions that it got right."""
@@ -125,12 +130,13 @@ class Trainer:
 
         def wanted(value: str, region: Region) -> torch.Tensor:
             found = ahead.examples.wanted(ahead.batches[step], region)
-            targets[region] = found.to(dtype) if found.is_floating_point() else found
+            numbers = torch.float32 if dtype in HALVES else dtype
+            targets[region] = found.to(numbers) if found.is_floating_point() else found
             return targets[region]
 
         seed = (self.recipe.seed * 1_000_003 + epoch) * 1_000_003 + step
         done = self.learner.step(read, wanted, seed)
-        if self.optimizer is not None:
+        if self.optimizer is not None and done.finite:
             self.optimizer.step()
         return done.loss, sum(_right(p.tensor, targets[p.region]) for p in done.pieces)
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from .capture import cast
 from .collectives import Sum
 from .copies import Pipeline
+from .halves import HALVES, Scaling, convolving
 from .losses import Loss
 from .node import Node, Weight
 from .program import Compute, Part
@@ -30,6 +32,9 @@ Wanted = Callable[[str, Region], torch.Tensor]
 
 BUCKET = 1 << 22
 """Bytes of gradients that are summed over ranks together."""
+
+OVERFLOWS = 1 << 14
+"""Number of the sum of infinite gradients, beyond those of any parameter."""
 
 MIRRORED = 1 << 13
 """Added to the tags of a mirrored pipeline's messages."""
@@ -76,12 +81,15 @@ class Step:
         Most micro-batches that it held at once.
     early
         Sums of gradients over ranks that began before the last pass was over.
+    finite
+        Whether the gradients of all ranks are; if not, there are none.
     """
 
     loss: float
     pieces: list[Piece]
     held: int
     early: int
+    finite: bool = True
 
 
 class Learner:
@@ -107,7 +115,10 @@ class Learner:
     Attributes
     ----------
     parameters
-        By name; each has its gradient, over all ranks and micro-batches, after a `step`.
+        By name; each has its gradient, over all ranks and micro-batches, after a `step`.  In half
+        precision they are fp32, and rounded for each step.
+    scaling
+        Of the loss, in fp16.
     """
 
     def __init__(
@@ -122,6 +133,7 @@ class Learner:
     ):
         self.part, self.transport, self.loss = part, transport, loss
         self.recompute = recompute
+        self.scaling = Scaling() if part.dtype == torch.float16 else None
         parts = [part] if part.mirror is None else [part, part.mirror]
         self.roles = [
             Role(each, [rule_of(node) for node in each.nodes], pipeline)
@@ -211,14 +223,16 @@ class Learner:
         def at() -> str:
             return next((tape.at for tape in reversed(tapes.values())), "between micro-batches")
 
-        with heard(self.transport, self.part, at):
+        with heard(self.transport, self.part, at), convolving(self.part.dtype):
             return self._step(read, wanted, seed, tapes)
 
     def _step(self, read: Read, wanted: Wanted, seed: int, tapes: dict[int, Tape]) -> Step:
         batches = self.part.batches
-        made, weights = self._with_constants()
+        leaves = self._leaves()
+        made, weights = self._with_constants(leaves)
+        every = made | self.weights
         names = (*self.parameters, *made, *self._norms)
-        sums = {name: torch.zeros_like(weights[name], requires_grad=False) for name in names}
+        sums = {name: torch.zeros_like(every[name], requires_grad=False) for name in names}
         gathering = _Gathering(self._buckets, sums, self.transport)
 
         def learn(name: str, gradient: torch.Tensor) -> None:
@@ -256,15 +270,27 @@ class Learner:
                     tapes[number].backward(losses.pop(number), learn, passed)
                 del tapes[number]
         early = len(gathering.under_way)
-        self._add_made(sums, made)
+        self._add_made(sums, made, leaves)
         gathering.finish()
+        finite = self._finish(sums)
         self.transport.flush()
-        self._finish(sums)
-        return Step(total, pieces, held, early)
+        return Step(total, pieces, held, early, finite)
 
-    def _with_constants(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def _leaves(self) -> dict[str, torch.Tensor]:
+        """All weights as they are computed with: of half precision they are rounded copies."""
+        dtype = self.part.dtype
+        if dtype not in HALVES:
+            return self.weights
+        return {
+            name: w.detach().to(cast(w, dtype)).requires_grad_(w.requires_grad)
+            for name, w in self.weights.items()
+        }
+
+    def _with_constants(
+        self, leaves: Mapping[str, torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """What is made of parameters, as it is now; and all weights, with it."""
-        every: dict[str, Any] = dict(self.weights)
+        every: dict[str, Any] = dict(leaves)
         with torch.enable_grad():
             for role in self.roles:
                 add_constants(every, role.part.constants)
@@ -274,26 +300,34 @@ class Learner:
             for name, tensor in every.items()
             if name not in self.parameters and tensor.requires_grad and name in read
         }
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in made.items()}
-        return made, every | leaves
+        ends = {name: tensor.detach().requires_grad_() for name, tensor in made.items()}
+        return made, every | ends
 
     def _share(self, piece: Piece, wanted: Wanted) -> tuple[float, torch.Tensor]:
         """A piece's share of the loss, and the gradient of that."""
-        output = piece.tensor.detach().requires_grad_()
+        output = piece.tensor.detach()
+        output = (output.float() if output.dtype in HALVES else output).requires_grad_()
         with torch.enable_grad():
             share = self.loss(output, wanted(piece.value, piece.region))
             share = share / self.part.positions[piece.value]
         (gradient,) = torch.autograd.grad(share, output)
-        return float(share.detach()), gradient
+        if self.scaling is not None:
+            gradient = gradient * self.scaling.factor
+        return float(share.detach()), gradient.to(piece.tensor.dtype)
 
-    def _add_made(self, sums: dict[str, torch.Tensor], made: Mapping[str, torch.Tensor]) -> None:
+    def _add_made(
+        self,
+        sums: dict[str, torch.Tensor],
+        made: Mapping[str, torch.Tensor],
+        leaves: Mapping[str, torch.Tensor],
+    ) -> None:
         """Gradients of what is made of parameters, on to those of the parameters."""
         if not made:
             return
         names = list(self.parameters)
         found = torch.autograd.grad(
             list(made.values()),
-            list(self.parameters.values()),
+            [leaves[name] for name in names],
             [sums[name] for name in made],
             allow_unused=True,
         )
@@ -301,12 +335,21 @@ class Learner:
             if gradient is not None:
                 sums[name] += gradient
 
-    def _finish(self, sums: Mapping[str, torch.Tensor]) -> None:
-        """Give each parameter its gradient, and move running statistics."""
-        for name, parameter in self.parameters.items():
-            parameter.grad = sums[name]
+    def _finish(self, sums: Mapping[str, torch.Tensor]) -> bool:
+        """Move running statistics, and give each parameter its gradient if all are finite."""
         for name, (momentum, moves) in self._norms.items():
             self.weights[name].mul_((1 - momentum) ** moves).add_(sums[name])
+        finite, factor = True, 1.0
+        if self.scaling is not None:
+            factor = self.scaling.factor
+            wrong = sum(not bool(sums[name].isfinite().all()) for name in self.parameters)
+            everybody = range(self.part.num_ranks)
+            wrong = Sum(torch.tensor(float(wrong)), everybody, self.transport, OVERFLOWS)
+            finite = not wrong.result()
+            self.scaling = self.scaling.after(finite)
+        for name, parameter in self.parameters.items():
+            parameter.grad = sums[name].div_(factor) if finite else None
+        return finite
 
     def _note_statistics(
         self,

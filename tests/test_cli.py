@@ -57,7 +57,6 @@ def test_an_image_sets_size_and_batch(capsys):
         ("infer resnet --optimizer sgd", "optimizer is for training"),
         ("plan resnet --num-epochs 3", "num_epochs is for training"),
         ("train resnet --optimizer adamm", "unknown optimizer 'adamm'"),
-        ("train resnet --precision bf16", "trains in fp32 or fp64"),
         ("train resnet --enable-evaluation", "is for inference"),
         ("train resnet --times 2", "times is for mirrored copies of the plan: it needs gems"),
         ("train resnet --enable-master-comm-opt", "it needs gems"),

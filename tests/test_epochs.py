@@ -216,9 +216,33 @@ def test_examples_that_do_not_fit_are_refused():
         trained(job(), images, labels, loss="mse")
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_has_its_parameters_in_full(precision, tmp_path):
+    images, labels = examples()
+    full = trained(job(num_epochs=3, precision="fp32"), images, labels)
+    file = tmp_path / "half.pth"
+    trained(job(num_epochs=1, precision=precision, checkpoint=str(file)), images, labels)
+    state = torch.load(file, weights_only=True)
+    assert {t.dtype for t in state["model"].values() if t.is_floating_point()} == {torch.float32}
+    assert ("scaling" in state["optimizer"]) == (precision == "fp16")
+    each = job(num_epochs=3, precision=precision)
+    plan = spnb.plan(each, training=True)
+    with spnb.InProcess(plan, progress=False) as session:
+        whole = session.train(images, labels)
+        assert whole.history["loss"].tolist() == pytest.approx(full.history["loss"].tolist(), 5e-2)
+        session.load(spnb.plan(each))  # and now in half precision, with what was trained
+        result = session.infer(images[:4])
+        assert result.check().passed
+        with torch.no_grad():
+            wanted = whole.module(images[:4].float())
+        assert result.output.dtype == each.dtype
+        torch.testing.assert_close(result.output.float(), wanted, rtol=0.05, atol=0.05)
+    rest = trained(job(num_epochs=3, precision=precision, checkpoint=str(file)), images, labels)
+    assert_same(rest.module.state_dict(), whole.module.state_dict(), 0)
+
+
 def test_options_that_training_does_not_take_are_refused():
     for options, message in (
-        ({"precision": "bf16"}, "trains in fp32 or fp64"),
         ({"enable_evaluation": True, "learning_rate": 0.001}, "is for inference"),
         ({"optimizer": "adamm"}, "unknown optimizer 'adamm': use adam, adamw"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),

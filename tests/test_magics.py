@@ -57,6 +57,7 @@ def test_variables_are_modules_jobs_plans_and_images(shell, spnb_line):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
+        ("train photo", "give images and targets, or neither: not 1 names"),
         ("", "verbs are plan, start"),
         ("bogus", "unknown verb 'bogus'"),
         ("plan resnet29_v2 --num-spatial-parts x", "cannot read 'x'"),
@@ -120,6 +121,16 @@ def test_engines_stay_and_px_works(shell, spnb_line, tmp_path):
     assert spnb_line("infer").check().passed
     with pytest.raises(ValueError, match=r"deadline would have no effect: spnb\.stop"):
         spnb.start(cluster.plan, deadline=3)
+    net = torch.nn.Conv2d(1, 2, 3, padding=1)
+    images, labels = torch.rand(6, 1, 12, 10), torch.ones(6, 12, 10, dtype=torch.long)
+    shell.user_ns.update(net=net, images=images, labels=labels, two=images[:2])
+    spnb_line("plan net --image-size 12x10 --batch-size 2 --split-size 1 --num-spatial-parts 2")
+    training = spnb_line("train images labels --num-epochs 2 --optimizer sgd")
+    assert len(training.history) == 6
+    assert training.plan.job.optimizer == "sgd"
+    spnb_line("start")
+    assert torch.equal(spnb_line("infer two").plan.module.weight, training.module.weight)
+    assert cluster.view.apply_sync(_pid) == pids
     spnb_line("stop")
     assert cluster.stopped
     spnb_line("stop")
