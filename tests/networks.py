@@ -114,6 +114,17 @@ def chains(draw, axes, channels=2, longest=5):
     return randomize(Sum(nn.Sequential(*body)), draw(st.integers(0, 99)))
 
 
+def classifier():
+    """Small and with batch norms: trained in a moment by many ranks."""
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+        Residual(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(8, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ReLU()),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)),
+    )
+
+
 def dense(channels=4):
     """Strides, dilation, pooling, a residual: a dense output at the end."""
     return randomize(
