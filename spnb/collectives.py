@@ -28,7 +28,7 @@ class Sum:
     Parameters
     ----------
     tensor
-        Of one shape and type on all ranks; not changed.
+        Contiguous, of one shape and type on all ranks; becomes the sum.
     ranks
         Who takes part, in the same order on all of them.
     number
@@ -46,14 +46,14 @@ class Sum:
         self, tensor: torch.Tensor, ranks: Sequence[int], transport: Transport, number: int = 0
     ):
         self.ranks, self.transport, self.tag = list(ranks), transport, SUM_TAG + number
-        self._shape = tensor.shape
-        self._chunks = list(tensor.reshape(-1).clone().tensor_split(len(ranks)))
+        self._tensor = tensor
         self._turns = self._go_around()
         self._awaited = next(self._turns, None)
 
     def _go_around(self) -> Iterator[Arrival]:
         """Yields what is to arrive before it can go on."""
-        chunks, count = self._chunks, len(self.ranks)
+        count = len(self.ranks)
+        chunks = self._tensor.view(-1).tensor_split(count)
         here = self.ranks.index(self.transport.rank)
         after, before = self.ranks[(here + 1) % count], self.ranks[here - 1]
         for turn in range(2 * (count - 1)):
@@ -62,7 +62,10 @@ class Sum:
             arrival = self.transport.receive(before, self.tag, buffer)
             self.transport.send(after, self.tag, chunks[out].clone())
             yield arrival
-            chunks[back] = chunks[back] + buffer if turn < count - 1 else buffer
+            if turn < count - 1:
+                chunks[back].add_(buffer)
+            else:
+                chunks[back].copy_(buffer)
 
     def _take(self) -> None:
         self.transport.wait([self._awaited])
@@ -77,4 +80,4 @@ class Sum:
         """The sum; waits for it."""
         while self._awaited is not None:
             self._take()
-        return torch.cat(self._chunks).reshape(self._shape)
+        return self._tensor

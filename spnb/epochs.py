@@ -162,6 +162,8 @@ def train(
                 state["scaling"] = asdict(scaling)
             facts = (module.state_dict(), state, epoch + 1, history, vars(recipe))
             Checkpoint(*facts).save(path)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in trained)  # as they were given, to train on in PyTorch
     plan.module = module
     columns = ["epoch", "step", "loss", "accuracy", "learning_rate", "seconds"]
     return Training(plan, module, pd.DataFrame(history, columns=columns), path, peaks)

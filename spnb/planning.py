@@ -22,7 +22,7 @@ from .plan import Plan
 from .region import in_patches
 from .simulate import Simulation, simulate
 from .sources import RowSource, Source
-from .survey import PROCESS, Totals, memory, totals
+from .survey import PROCESS, TRAINER, Totals, memory, totals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,7 +100,8 @@ class JobPlan(Shown, Plan):
     @cached_property
     def memory_bytes(self) -> tuple[int, ...]:
         """Most bytes that an engine of each stage takes: the process, weights, values at once."""
-        return tuple(PROCESS + weights + values for weights, values in memory(self))
+        process = PROCESS + TRAINER * self.training
+        return tuple(process + weights + values for weights, values in memory(self))
 
     def open(self, image: Any = None) -> Source:
         """An image as a source that fits the plan: see `spnb.images.open_source`.

@@ -252,6 +252,7 @@ class Here(Shown):
         """Make ready to train the parameters of these names; so many threads read ahead."""
         facts = (self._loaded(), self._initial, trained, self.transport)
         learner = Learner(*facts, LOSSES[recipe.loss], recipe.schedule, recipe.recompute)
+        self._initial = None  # it has copies: the file that they were mapped from is let go
         if scaling is not None:
             learner.scaling = scaling
         self.trainer = Trainer(learner, recipe, kept, workers)

@@ -61,7 +61,7 @@ class Session(ABC):
         held = [plan.stages_on(rank) for rank in range(plan.num_ranks)]
         files = {stages: self._weights_file(plan, stages) for stages in dict.fromkeys(held)}
         self._load(plan, [(plan.part(rank), files[stages]) for rank, stages in enumerate(held)])
-        self.plan = plan
+        self.plan, self._fresh = plan, True
 
     def infer(self, image: Any = None) -> Result:
         """Run the network on an image.
@@ -153,6 +153,9 @@ class Session(ABC):
         scaling: Scaling | None = None,
     ) -> None:
         """Make every rank ready to train; what the optimizer kept goes where it is used."""
+        if not self._fresh:
+            self.load(self.plan)  # with the weights that it has by now
+        self._fresh = False
         each = []
         for rank in range(self.plan.num_ranks):
             names = self._names(self.plan, self.plan.stages_on(rank))

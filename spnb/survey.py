@@ -78,6 +78,10 @@ PROCESS = 24 << 20
 """Bytes that an engine takes for any plan: its program, oneDNN's kernels, messages (measured)."""
 
 
+TRAINER = 76 << 20
+"""Bytes that PyTorch's optimizers load into an engine, when the first is made (measured)."""
+
+
 def memory(plan: Plan) -> list[tuple[int, int]]:
     """Bytes of weights, and most bytes of values at once, of a rank of each stage.
 
@@ -215,10 +219,10 @@ def activation_bytes(plan: Plan, rank: int) -> int:
 def _training_bytes(plan: Plan, rank: int) -> int:
     """Most bytes that a rank holds in training, of values, and of what goes with each parameter.
 
-    What went forward is held until it comes back: results, and what was received, put together.
-    What operators keep beside operands and results (copies in another layout) is not counted.
-    Gradients are held of one micro-batch at a time, of about two values at once.  A parameter has
-    its gradient, that of the micro-batch, and two moments of the optimizer.
+    What went forward is held until it comes back: results, what was received, put together, and
+    what was padded for a window.  Gradients are held of one micro-batch at a time, of about two
+    values at once.  A parameter has its gradient, that of the micro-batch, and two moments of the
+    optimizer.
     """
     values = max(_held_in_training(plan, image) for image in plan.images_of(rank))
     # In half precision there are fp32 parameters too, and gradients and moments are fp32.
@@ -232,8 +236,12 @@ def _held_in_training(plan: Plan, rank: int) -> int:
     made = arrived = largest = 0
     for step in program.steps:
         if isinstance(step, Compute):
-            size = value_bytes(plan, stage.nodes[step.node].name, step.region)
+            node = stage.nodes[step.node]
+            size = value_bytes(plan, node.name, step.region)
             made, largest = made + size, max(largest, size)
+            if step.clipped and (padded := rule_of(node).scratch(step.clipped[0], step.region)):
+                axes, region = padded
+                made += axes.local_bytes(region, node.dtype.itemsize)
         elif isinstance(step, Receive):
             made += value_bytes(plan, step.value, step.region)
             arrived += sum(value_bytes(plan, step.value, t.region) for t in step.transfers)

@@ -230,10 +230,12 @@ class Learner:
         batches = self.part.batches
         leaves = self._leaves()
         made, weights = self._with_constants(leaves)
+        for parameter in self.parameters.values():
+            parameter.grad = None  # before others are made
         every = made | self.weights
-        names = (*self.parameters, *made, *self._norms)
-        sums = {name: torch.zeros_like(every[name], requires_grad=False) for name in names}
-        gathering = _Gathering(self._buckets, sums, self.transport)
+        each = {name: every[name] for name in (*self.parameters, *made, *self._norms)}
+        gathering = _Gathering(self._buckets, each, self.transport)
+        sums = gathering.sums
 
         def learn(name: str, gradient: torch.Tensor) -> None:
             sums[name] += gradient
@@ -376,15 +378,31 @@ class Learner:
 
 
 class _Gathering:
-    """Sums over ranks in a step: each begins when all that this rank gives is known."""
+    """Sums over ranks in a step: each begins when all that this rank gives is known.
+
+    Attributes
+    ----------
+    sums
+        By name, zeros at first; those of a bucket lie in one tensor, which is sent as it is.
+    under_way
+        What has begun.
+    """
 
     def __init__(
-        self, buckets: Sequence[Bucket], sums: dict[str, torch.Tensor], transport: Transport
+        self, buckets: Sequence[Bucket], like: Mapping[str, torch.Tensor], transport: Transport
     ):
-        self.buckets, self.sums, self.transport = buckets, sums, transport
+        self.buckets, self.transport = buckets, transport
         self.under_way: dict[Bucket, Sum] = {}
         self._bucket_of = {name: bucket for bucket in buckets for name in bucket.names}
         self._unknown = {bucket: set(bucket.names) for bucket in buckets}
+        alone = [name for name in like if name not in self._bucket_of]
+        self.sums = {name: torch.zeros_like(like[name], requires_grad=False) for name in alone}
+        self._flat: dict[Bucket, torch.Tensor] = {}
+        for bucket in buckets:
+            sizes = [like[name].numel() for name in bucket.names]
+            flat = self._flat[bucket] = like[bucket.names[0]].new_zeros(sum(sizes))
+            for name, part in zip(bucket.names, flat.split(sizes), strict=True):
+                self.sums[name] = part.view(like[name].shape)
 
     def know(self, names: Sequence[str]) -> None:
         """Nothing more will be added to the sums of these; others go on meanwhile."""
@@ -396,8 +414,8 @@ class _Gathering:
                 self._begin(bucket)
 
     def _begin(self, bucket: Bucket) -> None:
-        flat = torch.cat([self.sums[name].reshape(-1) for name in bucket.names])
-        self.under_way[bucket] = Sum(flat, bucket.ranks, self.transport, bucket.number)
+        facts = (self._flat[bucket], bucket.ranks, self.transport, bucket.number)
+        self.under_way[bucket] = Sum(*facts)
 
     def finish(self) -> None:
         """Begin what has not begun, and wait for all; in the same order on all ranks."""
@@ -405,10 +423,7 @@ class _Gathering:
             if bucket not in self.under_way:
                 self._begin(bucket)
         for bucket in self.buckets:
-            flat = self.under_way[bucket].result()
-            sizes = [self.sums[name].numel() for name in bucket.names]
-            for name, found in zip(bucket.names, flat.split(sizes), strict=True):
-                self.sums[name] = found.reshape(self.sums[name].shape)
+            self.under_way[bucket].result()
 
 
 def _has_running_statistics(node: Node) -> bool:

@@ -137,6 +137,19 @@ def test_copies_of_a_plan_follow_one_with_as_many_micro_batches():
     assert spnb.plan(each).num_ranks == 3  # inference has no copies
 
 
+def test_training_again_goes_on_with_what_was_trained():
+    images, labels = examples()
+    each = job(optimizer="sgd")
+    with spnb.InProcess(spnb.plan(each, training=True), progress=False) as session:
+        first = session.train(images, labels)
+        second = session.train(images, labels)
+    assert second.history["loss"].mean() < first.history["loss"].mean()
+    assert all(parameter.requires_grad for parameter in first.module.parameters())
+    other = job(first.module, optimizer="sgd")
+    wanted = trained(other, images, labels)
+    assert_same(second.module.state_dict(), wanted.module.state_dict(), 1e-9)
+
+
 def test_numbers_as_targets():
     images, net = examples()[0], nn.Sequential(nn.Conv2d(1, 2, 3, padding=1))
     targets = noise(10, 2, 11, 9).float()

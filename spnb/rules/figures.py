@@ -29,10 +29,26 @@ class Statistic:
     merge: Callable[[list[torch.Tensor], int], list[torch.Tensor]]
 
 
+class _Moments(torch.autograd.Function):
+    """Mean and squared deviations; for the way back nothing is held but the numbers themselves."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, dims: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        mean = x.mean(dims, keepdim=True)
+        ctx.save_for_backward(x, mean)
+        ctx.count = math.prod(x.shape[d] for d in dims)
+        return mean, (x - mean).square_().sum(dims, keepdim=True)
+
+    @staticmethod
+    def backward(ctx: Any, of_mean: torch.Tensor, of_squares: torch.Tensor) -> tuple:
+        x, mean = ctx.saved_tensors
+        # The mean's own part in the squares cancels: deviations sum up to nothing.
+        return torch.addcmul(of_mean / ctx.count, 2 * of_squares, x - mean), None
+
+
 def _moments(x: torch.Tensor, dims: list[int]) -> list[torch.Tensor]:
-    mean = x.mean(dims, keepdim=True)
-    count = math.prod(x.shape[d] for d in dims)
-    return [torch.full_like(mean, count), mean, (x - mean).square().sum(dims, keepdim=True)]
+    mean, squares = _Moments.apply(x, dims)
+    return [torch.full_like(mean, math.prod(x.shape[d] for d in dims)), mean, squares]
 
 
 def _merged_moments(figures: list[torch.Tensor], d: int) -> list[torch.Tensor]:
