@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from . import weights
-from .cards import Card, Shown, Table
+from .cards import Card, Shown, Table, size_text
 from .checkpoint import Checkpoint
 from .datasets import Scaled, cifar10, image_folder
 from .examples import Examples, matched
@@ -77,6 +77,7 @@ class Training(Shown):
             "epochs": self.epochs.reset_index().to_dict("records"),
             "steps": self.history.to_dict("records"),
             "peak_memory_bytes": list(self.peak_memory_bytes),
+            "planned_memory_bytes": list(self.plan.memory_bytes),
         }
 
     @property
@@ -95,7 +96,12 @@ class Training(Shown):
         ]
         ranks = self.plan.num_ranks
         title = f"{self.plan.job.name} trained for {len(rows)} epochs on {ranks} ranks"
-        return Card(title, [Table(("epoch", "loss", "accuracy", "learning rate", "took"), rows)])
+        table = Table(("epoch", "loss", "accuracy", "learning rate", "took"), rows)
+        if not (peak := max(self.peak_memory_bytes, default=0)):
+            return Card(title, [table])
+        planned = max(self.plan.memory_bytes)
+        memory = f"memory of a rank: at most {size_text(peak)}, planned {size_text(planned)}"
+        return Card(title, [table, memory])
 
 
 def train(

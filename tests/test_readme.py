@@ -1,5 +1,7 @@
 """What the README tells a user to type works as it stands there."""
 
+import json
+import os
 import re
 import shlex
 import subprocess
@@ -14,12 +16,13 @@ from spnb.__main__ import _job, _parser
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"`(python -m spnb infer [^`]+--check)`", README)
+TRAINING = re.findall(r"`(python -m spnb train [^`]+)` ²", README)
 
 
 def test_the_benchmarks_examples_are_there():
-    assert len(COMMANDS) == 3
-    ranks = [spnb.plan(_job(_parser().parse_args(c.split()[3:]))).num_ranks for c in COMMANDS]
-    assert ranks == [5, 5, 9]
+    jobs = [_job(_parser().parse_args(c.split()[3:])) for c in COMMANDS + TRAINING]
+    assert [spnb.plan(job).num_ranks for job in jobs] == [5, 5, 9, 4, 4, 8]
+    assert [job.gems for job in jobs] == [False] * 4 + [True] * 2
 
 
 @pytest.mark.mpi
@@ -31,6 +34,20 @@ def test_the_benchmarks_examples_equal_the_untiled_run(command):
     )
     assert done.returncode == 0, done.stderr
     assert "check: equal to the untiled run" in done.stdout
+
+
+@pytest.mark.mpi
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("command", TRAINING, ids=lambda c: c.split()[4])
+def test_the_benchmarks_examples_train(command, tmp_path):
+    line = [sys.executable, *shlex.split(command)[1:], "--report", "report.json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert len(report["steps"]) == 10
+    assert all(0 < step["loss"] < 10 for step in report["steps"])
+    assert (tmp_path / "checkpoint.pth").exists()
 
 
 @pytest.mark.mpi

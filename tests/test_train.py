@@ -15,6 +15,7 @@ from tiled import noise
 from torch import nn
 
 import spnb
+from spnb import models
 
 LINE = [
     "networks:classifier",
@@ -124,3 +125,25 @@ def test_a_cluster_trains_and_then_infers():
         assert result.check().passed
         with torch.no_grad():
             torch.testing.assert_close(torch.as_tensor(result.output), found.module(images[:4]))
+
+
+def test_memory_is_foreseen_for_each_schedule():
+    """Within a sixth of what is measured; a stage holds what its schedule says."""
+    images, labels = noise(8, 3, 192, 192).float(), torch.zeros(8, dtype=torch.long)
+    given = {
+        "image_size": 192,
+        "batch_size": 8,
+        "parts": 4,
+        "split_size": 1,
+        "num_spatial_parts": 2,
+    }
+    measured = {}
+    for schedule in ("1f1b", "gpipe"):
+        job = spnb.Job(models.build("resnet20_v1"), schedule=schedule, **given)
+        with spnb.Cluster(spnb.plan(job, training=True), progress=False) as cluster:
+            training = cluster.train(images, labels)
+        (planned,) = training.plan.memory_bytes
+        measured[schedule] = max(training.peak_memory_bytes)
+        assert abs(planned - measured[schedule]) < measured[schedule] / 6
+        assert "memory of a rank: at most" in str(training)
+    assert measured["gpipe"] > 1.5 * measured["1f1b"]
