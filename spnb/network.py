@@ -87,6 +87,7 @@ class Network:
         OptionError
             If the checkpoint cannot be read, or is of another network.
         """
+        self._notice_changes()
         known, module = self.__dict__.get("_module", (None, None))
         if known != (dtype, file):
             built = self._build if self._built_in else lambda: self.skeleton
@@ -120,12 +121,26 @@ class Network:
             # Another object, since the cache shall keep no weights; of those is the seed.
             seedless = replace(self, seed=0)
             return _built_in_graph(seedless, shapes, dtype, training, registered())
+        self._notice_changes()
         asked = (shapes, dtype, training, registered())
         known, graph = self.__dict__.get("_graph", (None, None))
         if known != asked:
             graph = capture(self.skeleton, shapes, dtype, training)
             self.__dict__["_graph"] = asked, graph
         return graph
+
+    def _notice_changes(self) -> None:
+        """Forget what was made of a module that its owner has changed since: layers or weights."""
+        if not isinstance(self.model, nn.Module):
+            return
+        every = weights.named(self.model).items()
+        tensors = [(n, id(t), 0 if t.is_inference() else t._version) for n, t in every]
+        flags = [p.requires_grad for p in self.model.parameters()]
+        now = (repr(self.model), tensors, flags)
+        if self.__dict__.setdefault("_seen", now) != now:
+            for made in ("_module", "_trained", "_graph"):
+                self.__dict__.pop(made, None)
+            self.__dict__["_seen"] = now
 
     @property
     def _built_in(self) -> bool:

@@ -96,6 +96,7 @@ def test_infer_starts_its_ranks_checks_draws_and_reports(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "check: equal to the untiled run" in done.stdout
+    assert "peak_memory_bytes" in done.stdout  # -v: the table of ranks
     for name in ("tiles-stage-0.png", "timeline.png"):
         assert (tmp_path / "plots" / name).stat().st_size > 10_000
     told = json.loads(report.read_text())

@@ -132,6 +132,14 @@ def test_images_in_memory_are_resized_as_they_are_read(tmp_path):
     assert np.array_equal(scaled.read(region), wanted)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_of_a_job_read_ahead_on_every_rank(monkeypatch, workers):
+    asked, reading = [], Ahead.reading
+    monkeypatch.setattr(Ahead, "reading", lambda a, n: asked.append(n) or reading(a, n))
+    trained(num_workers=workers)
+    assert asked and set(asked) == {workers}
+
+
 def test_reading_ahead_reads_the_same(tmp_path):
     images = open_source(torch.rand(7, 1, 5, 4), channels=1)
     examples = Examples(images, np.zeros(7, np.int64))

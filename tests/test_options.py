@@ -9,6 +9,7 @@ from torch import nn
 import spnb
 from spnb import options
 from spnb.flags import add_flags, flag
+from spnb.layout import PlanError
 from spnb.options import Job
 from spnb.rules import rule
 from spnb.values import OptionError
@@ -255,6 +256,20 @@ def test_a_network_is_captured_once_and_again_for_new_rules(model):
     assert job.graph is not graph
 
 
+def test_a_module_that_was_changed_is_captured_and_copied_anew():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    job = Job(net, image_size=32, batch_size=1, split_size=1, precision="fp64")
+    graph, module = job.graph, job.module
+    assert job.graph is graph and job.module is module
+    with torch.no_grad():
+        net[0].weight.mul_(2)
+    assert torch.equal(job.module[0].weight, net[0].weight.double())
+    net[1] = nn.Sigmoid()
+    assert "sigmoid" in {node.kind for node in job.graph.nodes}
+    net.add_module("last", nn.Conv2d(4, 2, 1))
+    assert spnb.plan(job).graph.shape(job.graph.outputs[0])[1] == 2
+
+
 def test_a_class_is_no_network():
     with pytest.raises(OptionError, match=r"not <class .*Conv2d'>: make one, as Conv2d\(…\)"):
         Job(nn.Conv2d)
@@ -263,3 +278,89 @@ def test_a_class_is_no_network():
 def test_every_option_is_in_the_docstring():
     for option in options.options():
         assert f"{option.name} : {option.default!r}\n" in Job.__doc__
+
+
+class Cumulative(nn.Module):
+    """An operator that looks at all of its input."""
+
+    def forward(self, x):
+        return x.cumsum(-1)
+
+
+def planned_or_refused(job, training=False):
+    try:
+        return spnb.plan(job, training).num_ranks
+    except (PlanError, OptionError) as refusal:
+        return type(refusal)
+
+
+def weights_of(job):
+    return float(next(iter(job.module.parameters())).double().sum())
+
+
+def trained_plan(job):
+    return spnb.plan(job, training=True)
+
+
+AMOEBA = {"model": "amoebanet", "num_layers": 3, "num_filters": 16}
+FUSED = {"halo_D2": True, "fused_layers": "all", "balance": (5, 10)}
+EFFECTS = {
+    "batch_size": ({}, 2, lambda job: spnb.plan(job).graph.batch),
+    "parts": ({}, 2, lambda job: spnb.plan(job).batches),
+    "split_size": ({}, 3, lambda job: len(spnb.plan(job).stages)),
+    "num_spatial_parts": ({}, 2, lambda job: spnb.plan(job).num_ranks),
+    "spatial_size": ({"split_size": 3}, 2, lambda job: spnb.plan(job).num_ranks),
+    "slice_method": ({}, "vertical", lambda job: spnb.plan(job).stages[0].team.tiling.grid),
+    "halo_D2": ({}, True, lambda job: spnb.plan(job).totals.exchanges),
+    "fused_layers": ({"halo_D2": True}, 3, lambda job: spnb.plan(job).totals.exchanges),
+    "patches": (FUSED, 4, lambda job: spnb.plan(job).stages[0].num_patches),
+    "balance": ({}, (5, 10), lambda job: spnb.plan(job).stages[0].blocks),
+    "allow_gather": ({"model": Cumulative(), "split_size": 1}, True, planned_or_refused),
+    "local_DP": ({}, 2, lambda job: spnb.plan(job).num_ranks),
+    "enable_evaluation": ({}, True, lambda job: planned_or_refused(job, training=True)),
+    "image_size": ({}, 97, lambda job: spnb.plan(job).extent),
+    "input_shapes": ({}, ((4, 3, 64, 80),), lambda job: spnb.plan(job).extent),
+    "num_layers": (AMOEBA, 6, lambda job: len(spnb.plan(job).graph.nodes)),
+    "num_filters": (AMOEBA, 32, lambda job: spnb.plan(job).memory_bytes),
+    "num_classes": ({}, 7, lambda job: spnb.plan(job).graph.shape("linear")),
+    "precision": ({}, "fp64", lambda job: spnb.plan(job).graph.dtype),
+    "seed": ({}, 5, weights_of),
+    "schedule": ({"parts": 4}, "gpipe", lambda job: trained_plan(job).memory_bytes),
+    "recompute": ({"parts": 4}, True, lambda job: trained_plan(job).memory_bytes),
+    "replicas": ({}, 2, lambda job: trained_plan(job).num_ranks),
+    "gems": ({}, True, lambda job: trained_plan(job).part(0).mirror is None),
+    "times": ({"gems": True}, 2, lambda job: trained_plan(job).batches),
+    "enable_master_comm_opt": (
+        {"gems": True},
+        True,
+        lambda job: trained_plan(job).copies.overlapped,
+    ),
+}
+"""By option: a job to begin with, another value, and where that is seen."""
+
+ELSEWHERE = {
+    "backend": "test_gloo",
+    "checkpoint": "test_epochs, test_weights",
+    "app": "test_datasets",
+    "datapath": "test_datasets",
+    "num_workers": "test_datasets",
+    "num_epochs": "test_epochs",
+    "optimizer": "test_epochs",
+    "learning_rate": "test_epochs",
+    "weight_decay": "test_epochs",
+    "learning_rate_decay": "test_epochs",
+    "verbose": "test_cli",
+}
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_no_option_is_ignored(name):
+    base, value, probe = EFFECTS[name]
+    base = {"model": "resnet20_v1", "image_size": 64, "batch_size": 4} | base
+    if name == "input_shapes":
+        del base["image_size"], base["batch_size"]
+    assert probe(Job(**base)) != probe(Job(**(base | {name: value})))
+
+
+def test_every_option_is_shown_to_have_an_effect():
+    assert {*EFFECTS, *ELSEWHERE} == {option.name for option in options.options()}
