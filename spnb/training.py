@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
+from .averages import Averages
 from .capture import cast
 from .collectives import Sum
 from .copies import Pipeline
+from .gathering import Gathering, buckets_of
 from .halves import HALVES, Scaling, convolving
 from .losses import Loss
-from .node import Node, Weight
+from .node import Node
 from .program import Compute, Part
 from .region import Region
 from .rules import Rule, rule_of
@@ -29,9 +31,6 @@ from .worker import heard
 
 Wanted = Callable[[str, Region], torch.Tensor]
 """What an output should be over a region of the whole batch, by its name."""
-
-BUCKET = 1 << 22
-"""Bytes of gradients that are summed over ranks together."""
 
 OVERFLOWS = 1 << 14
 """Number of the sum of infinite gradients, beyond those of any parameter."""
@@ -56,15 +55,6 @@ class Role:
     def over(self, transport: Transport) -> Lane:
         """Its pipeline's messages, on a carrier."""
         return Lane(transport, self.pipeline.ranks, MIRRORED * self.pipeline.mirrored)
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Parameters whose gradients are summed over some ranks in one go, or batch norms' figures."""
-
-    number: int
-    ranks: Sequence[int]
-    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -152,34 +142,9 @@ class Learner:
         ]
         turns.sort(key=lambda turn: turn[2][0])
         self.passes = in_turns(SCHEDULES[schedule], part.num_stages, turns)
-
-    @cached_property
-    def _norms(self) -> dict[str, tuple[float, int]]:
-        """Running statistics by name, with their momentum and how often a step moves them."""
-        found = {}
-        for role in self.roles:
-            for node in filter(_has_running_statistics, role.part.nodes):
-                _, calls = role.part.turns[node.name]
-                known = (node.args["momentum"], calls * len(role.part.batches))
-                for name in ("running_mean", "running_var"):
-                    found[node.args[name].name] = known
-        return found
-
-    @cached_property
-    def _buckets(self) -> list[Bucket]:
-        """What is summed over ranks, in an order that all ranks have; last used first."""
-        shared = {each.number: each for role in self.roles for each in role.part.shared}
-        found = []
-        for number, each in sorted(shared.items()):
-            if len(each.ranks) < 2:
-                continue
-            names = [name for name in reversed(each.names) if name in self.parameters]
-            figures = [name for name in each.names if name in self._norms]
-            for group in (*_by_size(names, self.weights), figures):
-                if group:
-                    found.append(Bucket(number, each.ranks, tuple(group)))
-                    number += 1
-        return found
+        self.averages = Averages(parts)
+        shared = (each for part in parts for each in part.shared)
+        self.buckets = buckets_of(shared, self.parameters, self.averages.known, self.weights)
 
     @cached_property
     def _known_after(self) -> dict[tuple[int, int], list[str]]:
@@ -233,8 +198,8 @@ class Learner:
         for parameter in self.parameters.values():
             parameter.grad = None  # before others are made
         every = made | self.weights
-        each = {name: every[name] for name in (*self.parameters, *made, *self._norms)}
-        gathering = _Gathering(self._buckets, each, self.transport)
+        each = {name: every[name] for name in (*self.parameters, *made, *self.averages.known)}
+        gathering = Gathering(self.buckets, each, self.transport)
         sums = gathering.sums
 
         def learn(name: str, gradient: torch.Tensor) -> None:
@@ -253,7 +218,8 @@ class Learner:
                 def computed(
                     node: Node, given: Sequence[Any], role: Role = role, number: int = number
                 ) -> None:
-                    self._note_statistics(node, given, role, number, sums)
+                    if role.tells:
+                        self.averages.note(node, given, role.part, number, sums)
 
                 with noise(seed, first_image, sum(batches)):
                     tape.forward(read, computed)
@@ -339,8 +305,7 @@ class Learner:
 
     def _finish(self, sums: Mapping[str, torch.Tensor]) -> bool:
         """Move running statistics, and give each parameter its gradient if all are finite."""
-        for name, (momentum, moves) in self._norms.items():
-            self.weights[name].mul_((1 - momentum) ** moves).add_(sums[name])
+        self.averages.move(self.weights, sums)
         finite, factor = True, 1.0
         if self.scaling is not None:
             factor = self.scaling.factor
@@ -352,94 +317,3 @@ class Learner:
         for name, parameter in self.parameters.items():
             parameter.grad = sums[name].div_(factor) if finite else None
         return finite
-
-    def _note_statistics(
-        self,
-        node: Node,
-        given: Sequence[Any],
-        role: Role,
-        number: int,
-        sums: Mapping[str, torch.Tensor],
-    ) -> None:
-        """What a micro-batch moves a batch norm's running statistics by, in a whole step.
-
-        One after the other they would be ``r ← (1 − m) r + m s``, so of ``n`` that the step has
-        the ``k``-th has the weight ``m (1 − m)ⁿ⁻¹⁻ᵏ`` at its end, on whichever rank it is known.
-        """
-        if not (role.tells and _has_running_statistics(node)):
-            return
-        turn, calls = role.part.turns[node.name]
-        count, mean, squares = (figure.reshape(-1) for figure in given[1].detach().unbind(-1))
-        for name, figure in (("running_mean", mean), ("running_var", squares / (count - 1))):
-            found = node.args[name].name
-            momentum, moves = self._norms[found]
-            later = moves - 1 - (number * calls + turn)
-            sums[found].add_(figure.to(sums[found].dtype), alpha=momentum * (1 - momentum) ** later)
-
-
-class _Gathering:
-    """Sums over ranks in a step: each begins when all that this rank gives is known.
-
-    Attributes
-    ----------
-    sums
-        By name, zeros at first; those of a bucket lie in one tensor, which is sent as it is.
-    under_way
-        What has begun.
-    """
-
-    def __init__(
-        self, buckets: Sequence[Bucket], like: Mapping[str, torch.Tensor], transport: Transport
-    ):
-        self.buckets, self.transport = buckets, transport
-        self.under_way: dict[Bucket, Sum] = {}
-        self._bucket_of = {name: bucket for bucket in buckets for name in bucket.names}
-        self._unknown = {bucket: set(bucket.names) for bucket in buckets}
-        alone = [name for name in like if name not in self._bucket_of]
-        self.sums = {name: torch.zeros_like(like[name], requires_grad=False) for name in alone}
-        self._flat: dict[Bucket, torch.Tensor] = {}
-        for bucket in buckets:
-            sizes = [like[name].numel() for name in bucket.names]
-            flat = self._flat[bucket] = like[bucket.names[0]].new_zeros(sum(sizes))
-            for name, part in zip(bucket.names, flat.split(sizes), strict=True):
-                self.sums[name] = part.view(like[name].shape)
-
-    def know(self, names: Sequence[str]) -> None:
-        """Nothing more will be added to the sums of these; others go on meanwhile."""
-        for each in self.under_way.values():
-            each.advance()
-        for bucket in (self._bucket_of[name] for name in names if name in self._bucket_of):
-            self._unknown[bucket].difference_update(names)
-            if not self._unknown[bucket] and bucket not in self.under_way:
-                self._begin(bucket)
-
-    def _begin(self, bucket: Bucket) -> None:
-        facts = (self._flat[bucket], bucket.ranks, self.transport, bucket.number)
-        self.under_way[bucket] = Sum(*facts)
-
-    def finish(self) -> None:
-        """Begin what has not begun, and wait for all; in the same order on all ranks."""
-        for bucket in self.buckets:
-            if bucket not in self.under_way:
-                self._begin(bucket)
-        for bucket in self.buckets:
-            self.under_way[bucket].result()
-
-
-def _has_running_statistics(node: Node) -> bool:
-    batch_norm = node.op.startswith("spnb.normalized.batch_norm")
-    return batch_norm and isinstance(node.args.get("running_mean"), Weight)
-
-
-def _by_size(names: Sequence[str], weights: Mapping[str, torch.Tensor]) -> list[list[str]]:
-    """Names in groups of about `BUCKET` bytes, of one type each."""
-    groups: list[list[str]] = []
-    size, dtype = 0, None
-    for name in names:
-        weight = weights[name]
-        if not groups or size >= BUCKET or weight.dtype != dtype:
-            groups.append([])
-            size, dtype = 0, weight.dtype
-        groups[-1].append(name)
-        size += weight.nbytes
-    return groups
