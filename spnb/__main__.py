@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__, flags, models, planning
+from .checks import RECIPE
 from .flags import BAD_INPUT
 from .launched import Launched, Post, run_launched, under_mpi
-from .options import RECIPE, Job
+from .options import Job
 from .planning import JobPlan
 from .result import Result
 from .session import Session

@@ -13,31 +13,12 @@ from torch import nn
 
 from . import weights
 from .cards import Card, Shown, Table
+from .checks import check
 from .graph import Graph
 from .network import Network
 from .recipe import OPTIMIZERS, Recipe
 from .region import Tiling, grid_of, grids_of
 from .values import PRECISIONS, OptionError, blocks_fused, precision, shapes, whole_numbers
-
-RECIPE = (
-    "app",
-    "datapath",
-    "num_workers",
-    "num_epochs",
-    "optimizer",
-    "learning_rate",
-    "weight_decay",
-    "learning_rate_decay",
-    "schedule",
-    "recompute",
-    "replicas",
-    "gems",
-    "times",
-    "enable_master_comm_opt",
-)
-"""Options of training alone."""
-
-BACKENDS = ("mpi", "gloo", "nccl")
 
 
 def _option(default: Any, text: str, read: Any = int, metavar: str | None = None) -> Any:
@@ -183,10 +164,7 @@ class Job(Shown):
         for name in ("num_spatial_parts", "image_size", "balance", "fused_layers", "input_shapes"):
             self._read(name)
         self._take_input_shapes()
-        self._check_stages()
-        self._check_effects()
-        self._check_backend()
-        self._check_recipe()
+        check(self)
 
     def _read(self, name: str) -> None:
         """Take a value as it would be written on a command line, or as numbers."""
@@ -217,111 +195,10 @@ class Job(Shown):
                 raise OptionError(f"{name} is {given}, but input_shapes say {value}: leave it out")
             object.__setattr__(self, name, value)
 
-    def _check_stages(self) -> None:
-        if not 0 <= self.spatial_size <= self.split_size:
-            raise OptionError(
-                f"spatial_size is {self.spatial_size}, but there are {self.split_size} stages"
-                f" (split_size): use 0 to {self.split_size}"
-            )
-        parts = whole_numbers(self.num_spatial_parts)
-        if len(parts) not in (1, self.spatial_size) and self.spatial_size:
-            raise OptionError(
-                f"num_spatial_parts lists {len(parts)} numbers for {self.spatial_size} tiled"
-                " stages (spatial_size): give one for all or one for each"
-            )
-        if min(parts) < 1:
-            raise OptionError(f"num_spatial_parts is {min(parts)}, but must be at least 1")
-        if not self.spatial_size and (parts != (4,) or self.slice_method != "square"):
-            raise OptionError(
-                "num_spatial_parts and slice_method have no tiled stage to cut (spatial_size 0)"
-            )
-        if self.local_DP > 1 and self.spatial_size == self.split_size:
-            raise OptionError(
-                f"local_DP is {self.local_DP}, but all {self.split_size} stages are tiled: it"
-                " serves the untiled ones, so make spatial_size smaller"
-            )
-        if self.num_parts > self.batch_size:
-            of_each = f" in each of {self.num_parts // self.parts} turns (replicas, gems, times)"
-            raise OptionError(
-                f"{self.parts} parts{of_each * (self.num_parts > self.parts)} of a batch of"
-                f" {self.batch_size}: a micro-batch needs an image"
-            )
-        sizes = whole_numbers(self.image_size, "x")
-        if min(sizes) < 1:
-            raise OptionError(f"image_size is {self.image_size}, but must be at least 1")
-
-    def _check_effects(self) -> None:
-        if self.fused_layers != 1 and not self.halo_D2:
-            raise OptionError(f"fused_layers is {self.fused_layers}, which needs halo_D2")
-        if self.fused_layers != "all" and self.fused_layers < 1:
-            raise OptionError(f"fused_layers is {self.fused_layers}: use 1 or more, or all")
-        for name in ("halo_D2", "allow_gather"):
-            if getattr(self, name) and not self.spatial_size:
-                raise OptionError(f"{name} has no tiled stage to serve (spatial_size 0)")
-        if self.patches > 1 and (self.spatial_size, self.fused_layers) != (1, "all"):
-            raise OptionError(
-                f"patches is {self.patches}, which needs one tiled stage (spatial_size is"
-                f" {self.spatial_size}) with halos fused over all of it: halo_D2 and fused_layers"
-                " all"
-            )
-        amoebanet = isinstance(self.model, str) and self.model.startswith("amoebanet")
-        if (self.num_layers, self.num_filters) != (18, 416) and not amoebanet:
-            raise OptionError("num_layers and num_filters are AmoebaNet's: leave them out")
-        if self.num_classes != 10 and not (isinstance(self.model, str) and ":" not in self.model):
-            raise OptionError("num_classes is for the built-in networks: leave it out")
-
-    def _check_backend(self) -> None:
-        if self.backend not in BACKENDS:
-            raise OptionError(f"unknown backend {self.backend!r}: use mpi or gloo")
-        if self.backend == "nccl":
-            raise OptionError(
-                "the nccl backend is for tensors on GPUs, and this version computes on CPUs: use"
-                " mpi or gloo"
-            )
-
-    def _check_recipe(self) -> None:
-        if self.app not in (1, 2, 3):
-            raise OptionError(
-                f"app is {self.app}: use 1 (an image folder), 2 (CIFAR-10) or 3 (synthetic)"
-            )
-        if self.app == 3 and self.datapath != _field("datapath").default:
-            raise OptionError("datapath is for app 1 and 2: synthetic examples are in no file")
-        if self.num_workers < 0:
-            raise OptionError(f"num_workers is {self.num_workers}, but must be 0 or more")
-        if self.num_epochs < 1:
-            raise OptionError(f"num_epochs is {self.num_epochs}, but must be at least 1")
-        for name in ("learning_rate", "weight_decay", "learning_rate_decay"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-                raise OptionError(f"{name} is {value!r}, but must be a number, 0 or more")
-        if not self.gems and (self.times > 1 or self.enable_master_comm_opt):
-            name = "times" if self.times > 1 else "enable_master_comm_opt"
-            raise OptionError(f"{name} is for mirrored copies of the plan: it needs gems")
-        self.recipe("mse")  # whatever the loss, the rest of it is checked
-        useless = [name for name in RECIPE if name in self.given()]
-        if self.enable_evaluation and useless:
-            raise OptionError(f"{useless[0]} is for training, not for inference: leave it out")
-
     def recipe(self, loss: str) -> Recipe:
         """How to train with a loss."""
         names = [f.name for f in dataclasses.fields(Recipe) if f.name != "loss"]
         return Recipe(loss, **{name: getattr(self, name) for name in names})
-
-    def check_training(self) -> None:
-        """Refuse what training cannot do.
-
-        Raises
-        ------
-        OptionError
-            Naming the option.
-        """
-        if self.enable_evaluation:
-            raise OptionError("enable_evaluation is for inference: use infer, or leave it out")
-        if self.patches > 1:
-            raise OptionError(
-                f"patches is {self.patches}, but training holds all of a tile for the way back:"
-                " leave it out"
-            )
 
     # --- what the options mean --------------------------------------------------------------
 

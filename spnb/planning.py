@@ -13,6 +13,7 @@ from torch import nn
 from . import overview
 from .balance import shape_text, stage_blocks
 from .cards import Card, Shown
+from .checks import check_training
 from .halves import HALVES
 from .images import open_source
 from .layout import PlanError
@@ -57,7 +58,7 @@ class JobPlan(Shown, Plan):
                     " use fewer or a larger image"
                 )
         if training:
-            job.check_training()
+            check_training(job)
         graph = job.network.graph(job.shapes, job.dtype, training)
         cut_batch = job.num_parts > 1 or job.local_DP > 1
         balance = stage_blocks(
