@@ -47,6 +47,7 @@ def check(net, x, tilings, parts=1, fused=0, balance=None):
     return plan
 
 
+@pytest.mark.long
 @SLOW
 @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 2, 3]))
 def test_random_networks(data, axes):

@@ -129,6 +129,7 @@ def chains(draw):
     return axes, nn.Sequential(*layers)
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(chains(), st.data())
 def test_joined_chains_are_exact(chain, data):

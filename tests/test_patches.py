@@ -27,6 +27,7 @@ def local(tiles=4, **options):
     return spnb.Job("unet", num_spatial_parts=tiles, **FUSED, **options)
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=CHECKS)
 @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
 def test_random_networks(data, axes):

@@ -321,6 +321,7 @@ print("MiB", memory.peak_bytes() // 2**20)
 """
 
 
+@pytest.mark.long
 def test_4096_tiles_of_a_65536_square_image_take_little_memory():
     done = subprocess.run(
         [sys.executable, "-c", BIG], capture_output=True, text=True, timeout=120, check=True

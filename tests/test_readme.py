@@ -19,6 +19,7 @@ COMMANDS = re.findall(r"`(python -m spnb infer [^`]+--check)`", README)
 TRAINING = re.findall(r"`(python -m spnb train [^`]+)` ²", README)
 
 
+@pytest.mark.long
 def test_the_benchmarks_examples_are_there():
     jobs = [_job(_parser().parse_args(c.split()[3:])) for c in COMMANDS + TRAINING]
     assert [spnb.plan(job).num_ranks for job in jobs] == [5, 5, 9, 4, 4, 8]

@@ -100,6 +100,7 @@ def conv(a=4, b=4, kernel=3, **options):
     return nn.Conv2d(a, b, kernel, padding=kernel // 2, **options)
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=CHECKS)
 @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
 def test_random_networks(data, axes):

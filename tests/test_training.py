@@ -210,6 +210,7 @@ def test_mirrored_pipelines_are_held_one_at_a_time():
     assert [step.held for step in told] == [2, 2, 2]
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=CHECKS)
 @given(data=st.data())
 def test_random_networks_in_copies(data):
@@ -363,6 +364,7 @@ def test_frozen_parameters_stay():
     check(net, noise(2, 3, 9, 8), noise(2, 2, 9, 8), [SQUARE, WHOLE])
 
 
+@pytest.mark.long
 def test_twenty_steps_of_a_resnet():
     net = models.build("resnet20_v1", num_classes=10, num_layers=0, num_filters=0).double()
     x, labels = noise(4, 3, 32, 32), torch.tensor([1, 7, 7, 0])
@@ -370,6 +372,7 @@ def test_twenty_steps_of_a_resnet():
     check(net, x, labels, [SQUARE, WHOLE], 2, **options)
 
 
+@pytest.mark.long
 def test_twenty_steps_of_an_amoebanet_on_nine_ranks():
     net = models.build("amoebanet", num_classes=10, num_layers=3, num_filters=16).double()
     x, labels = noise(4, 3, 64, 64), torch.tensor([1, 7, 7, 0])

@@ -29,6 +29,7 @@ REDUCTIONS = {
 }
 
 
+@pytest.mark.long
 @FEW
 @given(data=st.data(), axes=st.sampled_from([1, 2, 3]), name=st.sampled_from(sorted(REDUCTIONS)))
 def test_reduction(data, axes, name):

@@ -23,6 +23,7 @@ def band(request, monkeypatch):
     monkeypatch.setattr(resize, "BAND", request.param)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("band")
 @settings(FEW, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
