@@ -37,6 +37,22 @@ class Pipeline:
     mirrored: bool = False
 
 
+def turns_of(
+    pipelines: Sequence[Pipeline], stages: Sequence[int]
+) -> list[tuple[int, int, Sequence[int]]]:
+    """Turns of a rank in order: number of the pipeline, its stage there, and the micro-batches.
+
+    >>> turns_of(Copies(2, times=1).of(0), stages=[0, 1])
+    [(0, 0, range(0, 1)), (1, 1, range(1, 2))]
+    """
+    turns = [
+        (number, stage, turn)
+        for number, (pipeline, stage) in enumerate(zip(pipelines, stages, strict=True))
+        for turn in pipeline.turns
+    ]
+    return sorted(turns, key=lambda turn: turn[2][0])
+
+
 @dataclass(frozen=True)
 class Copies:
     """How often a plan is there.

@@ -14,6 +14,7 @@ from torch import nn
 from . import weights
 from .cards import Card, Shown, Table
 from .checks import check
+from .copies import Copies
 from .graph import Graph
 from .network import Network
 from .recipe import OPTIMIZERS, Recipe
@@ -205,7 +206,7 @@ class Job(Shown):
     @property
     def num_parts(self) -> int:
         """Micro-batches of a step, those of all copies of the plan."""
-        return self.parts * self.replicas * (2 * self.times if self.gems else 1)
+        return Copies(1, self.parts, self.replicas, self.gems and self.times).num_parts
 
     @property
     def dtype(self) -> torch.dtype:

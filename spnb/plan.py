@@ -279,7 +279,7 @@ class Plan:
             positions={v: math.prod(self.graph.extent(v)) for v in self.graph.outputs},
             constants=tuple(self.graph.made_of(stage.weights)[1]),
             shared=self._shared(stage),
-            turns=self._turns(stage),
+            turns={n.name: self._turns[n.name] for n in stage.nodes if n.name in self._turns},
             copies=self.copies,
             replica=replica,
             training=self.graph.training,
@@ -308,20 +308,15 @@ class Plan:
             number += len(names)
         return tuple(found)
 
-    def _turns(self, stage: Stage) -> dict[str, tuple[int, int]]:
-        """Of each batch norm of a stage, which of how many calls that have its statistics."""
+    @cached_property
+    def _turns(self) -> dict[str, tuple[int, int]]:
+        """In training, of each batch norm, which of how many calls that have its statistics."""
         calls: dict[str, list[str]] = defaultdict(list)
-        for node in self.graph.nodes:
+        for node in self.graph.nodes if self.graph.training else ():
             running = node.args.get("running_mean")
             if isinstance(running, Weight):
                 calls[running.name].append(node.name)
-        mine = {node.name for node in stage.nodes}
-        return {
-            name: (k, len(names))
-            for names in calls.values()
-            for k, name in enumerate(names)
-            if name in mine
-        }
+        return {name: (k, len(names)) for names in calls.values() for k, name in enumerate(names)}
 
     def paths(self, stage: Stage) -> dict[str, str]:
         """The module that each value came from which a stage computes or reads."""

@@ -251,12 +251,16 @@ class Part:
             f" {self.region} of {self.extent}, {len(self.nodes)} operators, {steps} steps"
         )
 
+    @property
+    def images(self) -> tuple[Part, ...]:
+        """What this rank is in each of its pipelines: this, and its mirror image if it has one."""
+        return (self,) if self.mirror is None else (self, self.mirror)
+
     def received(self, kind: str) -> list[Receive]:
         """Every step that receives in an exchange of a kind."""
-        programs = (program for each in self.programs.values() for program in each)
-        steps = (step for program in programs for step in program.steps)
-        found = [step for step in steps if isinstance(step, Receive) and step.kind == kind]
-        return found + (self.mirror.received(kind) if self.mirror else [])
+        groups = (group for image in self.images for group in image.programs.values())
+        steps = (step for group in groups for program in group for step in program.steps)
+        return [step for step in steps if isinstance(step, Receive) and step.kind == kind]
 
     def in_batch(self, region: Region, axes: Axes, first_image: int) -> Region:
         """A region of a micro-batch's value, of that of the whole batch.

@@ -195,10 +195,9 @@ class Here(Shown):
         self, part: Part, weights: Mapping[str, torch.Tensor], transport: Transport | None
     ) -> None:
         """Make this rank ready to run its part; it may be connected with the others later."""
-        parts = [part] if part.mirror is None else [part, part.mirror]
-        for module in (module for each in parts for module in each.imports):
+        for module in (module for image in part.images for module in image.imports):
             importlib.import_module(module)
-        for op in (op for each in parts for op in each.ruled):
+        for op in (op for image in part.images for op in image.ruled):
             if not has_rule(op):
                 raise RuntimeError(
                     f"rank {part.rank} has no rule for the operator {op.rsplit('.', 1)[0]}: define"

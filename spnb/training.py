@@ -12,7 +12,7 @@ import torch
 from .averages import Averages
 from .capture import cast
 from .collectives import Sum
-from .copies import Pipeline
+from .copies import Pipeline, turns_of
 from .gathering import Gathering, buckets_of
 from .halves import HALVES, Scaling, convolving
 from .losses import Loss
@@ -124,10 +124,10 @@ class Learner:
         self.part, self.transport, self.loss = part, transport, loss
         self.recompute = recompute
         self.scaling = Scaling() if part.dtype == torch.float16 else None
-        parts = [part] if part.mirror is None else [part, part.mirror]
+        parts, pipelines = part.images, part.copies.of(part.replica)
         self.roles = [
             Role(each, [rule_of(node) for node in each.nodes], pipeline)
-            for each, pipeline in zip(parts, part.copies.of(part.replica), strict=True)
+            for each, pipeline in zip(parts, pipelines, strict=True)
         ]
         self.weights = {name: tensor.clone() for name, tensor in weights.items()}
         self.parameters = {
@@ -135,12 +135,7 @@ class Learner:
             for name, tensor in self.weights.items()
             if name in trained
         }
-        turns = [
-            (number, role.part.stage, turn)
-            for number, role in enumerate(self.roles)
-            for turn in role.pipeline.turns
-        ]
-        turns.sort(key=lambda turn: turn[2][0])
+        turns = turns_of(pipelines, [each.stage for each in parts])
         self.passes = in_turns(SCHEDULES[schedule], part.num_stages, turns)
         self.averages = Averages(parts)
         shared = (each for part in parts for each in part.shared)

@@ -53,8 +53,7 @@ def train(plan, net, x, target, loss="mse", steps=3, rate=0.1, schedule="1f1b", 
 
     def work(transport):
         part = plan.part(transport.rank)
-        each = [part, part.mirror] if part.mirror else [part]
-        names = {name for one in each for name in graph.made_of(one.weights)[0]}
+        names = {name for image in part.images for name in graph.made_of(image.weights)[0]}
         weights = tensors_of(net, names, graph)
         trained = {n for n, p in net.named_parameters() if p.requires_grad}
         learner = Learner(part, weights, trained, transport, LOSSES[loss], schedule, recompute)
@@ -428,7 +427,7 @@ def half_steps(dtype, tilings, scaling=None, steps=5, **copies):
 
     def work(transport):
         part, graph = plan.part(transport.rank), plan.graph
-        names = {n for each in (part, part.mirror) if each for n in graph.made_of(each.weights)[0]}
+        names = {n for image in part.images for n in graph.made_of(image.weights)[0]}
         trained = dict(net.named_parameters())
         facts = (tensors_of(net, names, graph), trained, transport, LOSSES["mse"])
         learner = Learner(part, *facts)

@@ -13,6 +13,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from ..cards import counted
+from ..copies import turns_of
 from ..plan import Plan
 from ..schedule import SCHEDULES, forward_clock
 from ..schedule import training_clock as clock_of_training
@@ -148,13 +149,8 @@ def training_clock(plan: Plan, ax: Axes | None = None) -> Axes:
         ranks = [stage.team.ranks[0] for stage in plan.stages]
     rows = []
     for rank in ranks:
-        images = zip(plan.images_of(rank), pipelines, strict=True)
-        turns = [
-            (number, plan.stage_of(image).index, turn)
-            for number, (image, pipeline) in enumerate(images)
-            for turn in pipeline.turns
-        ]
-        rows.append(sorted(turns, key=lambda turn: turn[2][0]))
+        stages = [plan.stage_of(image).index for image in plan.images_of(rank)]
+        rows.append(turns_of(pipelines, stages))
     ticks = clock_of_training(SCHEDULES[plan.schedule], len(plan.stages), rows)
     mirrored = {n for pipeline in pipelines[1:] for turn in pipeline.turns for n in turn}
     names = [f"rank {k}" if plan.copies.times else f"stage {k}" for k in range(len(rows))]
