@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .devices import DEVICES
 from .values import OptionError, whole_numbers
 
 if TYPE_CHECKING:
@@ -118,11 +119,13 @@ def _effects(job: Job) -> None:
 
 def _backend(job: Job) -> None:
     if job.backend not in BACKENDS:
-        raise OptionError(f"unknown backend {job.backend!r}: use mpi or gloo")
-    if job.backend == "nccl":
+        raise OptionError(f"unknown backend {job.backend!r}: use {', '.join(BACKENDS)}")
+    if job.device_kind not in DEVICES:
+        raise OptionError(f"unknown device {job.device!r}: use {', '.join(DEVICES)}")
+    if job.backend == "nccl" and job.device_kind == "cpu":
         raise OptionError(
-            "the nccl backend is for tensors on GPUs, and this version computes on CPUs: use"
-            " mpi or gloo"
+            "the nccl backend carries tensors between GPUs, but device is cpu: use device cuda, or"
+            " backend mpi or gloo"
         )
 
 

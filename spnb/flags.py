@@ -9,6 +9,8 @@ from typing import Any
 
 from . import measuring
 from .capture import CaptureError
+from .checks import BACKENDS
+from .devices import DEVICES, DeviceError
 from .images import open_source
 from .layout import PlanError
 from .options import Job, options
@@ -18,7 +20,15 @@ from .store import check_suffix
 from .values import PRECISIONS, OptionError
 from .weights import WeightsError
 
-BAD_INPUT = (OptionError, PlanError, CaptureError, WeightsError, FileNotFoundError, ValueError)
+BAD_INPUT = (
+    OptionError,
+    PlanError,
+    CaptureError,
+    WeightsError,
+    DeviceError,
+    FileNotFoundError,
+    ValueError,
+)
 """What a line that asks for the impossible raises; the message says all there is to say."""
 
 
@@ -161,7 +171,8 @@ def choices(name: str) -> tuple[str, ...]:
     known = {
         "slice_method": ("square", "vertical", "horizontal"),
         "precision": tuple(PRECISIONS),
-        "backend": ("mpi", "gloo"),
+        "backend": BACKENDS,
+        "device": DEVICES,
         "optimizer": tuple(OPTIMIZERS),
         "schedule": tuple(SCHEDULES),
         "fused_layers": ("1", "2", "4", "all"),

@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .devices import CPU
+
 aten = torch.ops.aten
 CONVOLUTIONS = {aten.convolution, aten.conv1d, aten.conv2d, aten.conv3d}
 CONVOLUTIONS |= {aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d}
@@ -23,8 +25,8 @@ CONVOLUTIONS |= {aten.convolution_backward}
 HALVES = (torch.float16, torch.bfloat16)
 
 
-def convolving(dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """A context in which convolutions in this precision are as fast as this machine allows.
+def convolving(dtype: torch.dtype, device: torch.device = CPU) -> AbstractContextManager[Any]:
+    """A context in which convolutions in this precision are as fast as the device allows.
 
     Examples
     --------
@@ -32,7 +34,7 @@ def convolving(dtype: torch.dtype) -> AbstractContextManager[Any]:
     ...     torch.nn.Conv2d(1, 1, 3).half()(torch.ones(1, 1, 5, 5).half()).dtype
     torch.float16
     """
-    return _InSingle(dtype) if is_slow(dtype) else nullcontext()
+    return _InSingle(dtype) if device == CPU and is_slow(dtype) else nullcontext()
 
 
 def is_slow(dtype: torch.dtype) -> bool:

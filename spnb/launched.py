@@ -136,7 +136,7 @@ class Post:
             part, weights = item
             self.transport.num_ranks = part.num_ranks
             share_cores(part, self.ranks_here)
-            return here.load(part, weights, self.transport)
+            return here.load(part, weights, self.transport, self.transport.local_rank)
         if what == "infer":
             return here.infer(*item)
         if what == "each":

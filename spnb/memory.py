@@ -10,25 +10,41 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from .devices import CPU
+
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def resident_bytes() -> int:
-    """Bytes of physical memory that the process holds now (its peak, where that is not known)."""
+def resident_bytes(device: torch.device = CPU) -> int:
+    """Bytes of physical memory that the process holds now (its peak, where that is not known).
+
+    Parameters
+    ----------
+    device
+        Whose memory is meant, here and below: on a GPU, what its tensors take.
+    """
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
     return _status("VmRSS") or _peak_ever()
 
 
-def restart_peak() -> None:
+def restart_peak(device: torch.device = CPU) -> None:
     """Measure `peak_bytes` from now on, where the system can (Linux)."""
+    if device.type == "cuda":
+        return torch.cuda.reset_peak_memory_stats(device)
     try:
         _CLEAR.write_text("5")
     except OSError:
         return
 
 
-def peak_bytes() -> int:
+def peak_bytes(device: torch.device = CPU) -> int:
     """Most bytes of physical memory that the process held since `restart_peak`."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     return _status("VmHWM") or _peak_ever()
 
 

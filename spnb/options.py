@@ -94,7 +94,15 @@ class Job(Shown):
     num_layers: int = _option(18, "layers of AmoebaNet-D")
     num_filters: int = _option(416, "filters of AmoebaNet-D")
     num_classes: int = _option(10, "classes of a built-in network")
-    backend: str = _option("mpi", "what carries tensors between ranks: mpi or gloo", str)
+    backend: str = _option(
+        "mpi", "what carries tensors between ranks: mpi, gloo, or nccl (between GPUs)", str
+    )
+    device: str | None = _option(
+        None,
+        "where ranks compute: cpu or cuda, each host's GPUs dealt to its ranks in turn (default:"
+        " cuda with nccl, else cpu)",
+        str,
+    )
     precision: str = _option("fp32", "fp32, fp64, fp16 or bf16 (also fp_16, bfp_16, …)", str)
     checkpoint: str | None = _option(
         None,
@@ -207,6 +215,11 @@ class Job(Shown):
     def num_parts(self) -> int:
         """Micro-batches of a step, those of all copies of the plan."""
         return Copies(1, self.parts, self.replicas, self.gems and self.times).num_parts
+
+    @property
+    def device_kind(self) -> str:
+        """Where ranks compute, one of `spnb.devices.DEVICES`."""
+        return self.device or ("cuda" if self.backend == "nccl" else "cpu")
 
     @property
     def dtype(self) -> torch.dtype:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from .layout import PlanError
 from .machine import CORE, Machine
 from .options import Job
 from .plan import Plan
+from .program import Part
 from .region import in_patches
 from .simulate import Simulation, simulate
 from .sources import RowSource, Source
@@ -72,6 +74,10 @@ class JobPlan(Shown, Plan):
             copies["overlapped"] = overlapped
         super().__init__(*facts, job.schedule, job.recompute, **copies)
         self.job, self.training = job, training
+
+    def part(self, rank: int) -> Part:
+        """All that a rank needs to know, as plain picklable data."""
+        return replace(super().part(rank), device=self.job.device_kind)
 
     @cached_property
     def totals(self) -> Totals:

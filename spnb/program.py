@@ -214,6 +214,8 @@ class Part:
         How often the plan is there, and which of its replicas this is.
     mirror
         What this rank is in the mirrored pipeline, if there is one.
+    device
+        Kind of device that it computes on: see `spnb.devices`.
     """
 
     rank: int
@@ -243,6 +245,7 @@ class Part:
     training: bool = False
     threads: int | None = None
     mirror: Part | None = None
+    device: str = "cpu"
 
     def __repr__(self) -> str:
         steps = sum(len(program.steps) for each in self.programs.values() for program in each)

@@ -18,6 +18,7 @@ import torch
 from . import memory
 from .axes import Axes
 from .cards import Card, Shown, Table, stage_grid
+from .devices import CPU, compute_exactly, device_of
 from .examples import Examples
 from .exchange import Exchange, Spans, region_at
 from .halves import Scaling
@@ -34,6 +35,7 @@ from .trace import Event
 from .trainer import EpochReport, OptimizerState, Trainer
 from .training import Learner
 from .transport import Transport
+from .transport.staging import reaching
 from .worker import Tell, Worker
 
 SMALL = 1 << 20
@@ -104,6 +106,8 @@ class Here(Shown):
     plan
         Its part of the plan (`spnb.program.Part`); ``None``, as are the properties below, before a
         plan is loaded and where the plan needs no rank here.
+    device
+        Where it computes.
     """
 
     def __init__(self):
@@ -111,6 +115,7 @@ class Here(Shown):
         self.worker: Worker | None = None
         self.trainer: Trainer | None = None
         self.transport: Transport | None = None
+        self.device = CPU
         self.outputs: dict[int, list[Piece]] = {}
         self._idle_bytes = 0
         self._initial: Mapping[str, torch.Tensor] | None = None
@@ -192,9 +197,24 @@ class Here(Shown):
         )
 
     def load(
-        self, part: Part, weights: Mapping[str, torch.Tensor], transport: Transport | None
+        self,
+        part: Part,
+        weights: Mapping[str, torch.Tensor],
+        transport: Transport | None,
+        local_rank: int = 0,
     ) -> None:
-        """Make this rank ready to run its part; it may be connected with the others later."""
+        """Make this rank ready to run its part; it may be connected with the others later.
+
+        Parameters
+        ----------
+        local_rank
+            Number of the rank among those of its host, which says what GPU it has.
+
+        Raises
+        ------
+        DeviceError
+            If the host has no GPU, and one is asked for.
+        """
         for module in (module for image in part.images for module in image.imports):
             importlib.import_module(module)
         for op in (op for image in part.images for op in image.ruled):
@@ -204,16 +224,21 @@ class Here(Shown):
                     " operator and rule in a module, or in a cell that begins with %%px --local"
                 )
         self.unload()
-        self._idle_bytes = self._idle_bytes or _before_any_network()
-        self.plan, self.transport = part, transport
+        self.device = device_of(part.device, local_rank)
+        if self.device != CPU:
+            compute_exactly()
+            self._idle_bytes = 0  # of tensors there
+        elif not self._idle_bytes:
+            self._idle_bytes = _before_any_network()
+        self.plan, self.transport = part, reaching(transport, self.device)
         if part.training:
             self._initial = weights
         else:
-            self.worker = Worker(part, weights, transport)
+            self.worker = Worker(part, weights, self.transport, self.device)
 
     def connect(self, transport: Transport) -> None:
         """Reach the other ranks through a transport."""
-        self.transport = transport
+        self.transport = transport = reaching(transport, self.device)
         if self.worker is not None:
             self.worker.transport = transport
         if self.trainer is not None:
@@ -232,12 +257,12 @@ class Here(Shown):
     ) -> Report:
         """Run the network on a source for each input; every rank of the plan must be called."""
         part, worker = self._loaded(), self._worker()
-        memory.restart_peak()
+        memory.restart_peak(self.device)
         outcome = worker.infer(lambda name, region: self._read(sources[name], region), tell)
         self.outputs[run] = outcome.pieces
         size = sum(p.tensor.numel() * p.tensor.element_size() for p in outcome.pieces)
         pieces = outcome.pieces if size <= SMALL else None
-        peak = max(0, memory.peak_bytes() - self._idle_bytes)
+        peak = max(0, memory.peak_bytes(self.device) - self._idle_bytes)
         return Report(part.rank, part.stage, part.tile, outcome.events, peak, pieces)
 
     def begin(
@@ -249,8 +274,8 @@ class Here(Shown):
         scaling: Scaling | None = None,
     ) -> None:
         """Make ready to train the parameters of these names; so many threads read ahead."""
-        facts = (self._loaded(), self._initial, trained, self.transport)
-        learner = Learner(*facts, LOSSES[recipe.loss], recipe.schedule, recipe.recompute)
+        facts = (self._loaded(), self._initial, trained, self.transport, LOSSES[recipe.loss])
+        learner = Learner(*facts, recipe.schedule, recipe.recompute, self.device)
         self._initial = None  # it has copies: the file that they were mapped from is let go
         if scaling is not None:
             learner.scaling = scaling

@@ -56,7 +56,8 @@ def load(
         return
     _transport.num_ranks = part.num_ranks
     share_cores(part, ranks_here)
-    here.load(part, read_weights(weights) if isinstance(weights, Path) else weights, _transport)
+    tensors = read_weights(weights) if isinstance(weights, Path) else weights
+    here.load(part, tensors, _transport, _transport.local_rank)
     _publish({"loaded": 1})
 
 

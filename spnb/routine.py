@@ -57,7 +57,8 @@ class Routine:
     held
         Regions of values that are at hand before.
     places, arena
-        Where results lie that have a place, and the memory that it is in.
+        Where results lie that have a place, and the memory that it is in; without it, results lie
+        where PyTorch puts them.
 
     Attributes
     ----------
@@ -219,7 +220,7 @@ class Routine:
             return rule.into(call, spots)
         size = node.axes.local_bytes(region, node.dtype.itemsize)
         fused = isinstance(rule, Fused) and rule.spots and not rule.overwrites
-        if not (fused and node.name in self._kept and size > LARGE):
+        if not (self._arena and fused and node.name in self._kept and size > LARGE):
             return call
 
         def by_itself(*operands: torch.Tensor) -> torch.Tensor:
@@ -377,7 +378,7 @@ class Routine:
     def _own_memory(self, axes: Axes, region: Region, dtype: torch.dtype) -> torch.Tensor:
         """Memory for what others may keep as long as they like; on the heap it leaves a hole."""
         size = axes.local_bytes(region, dtype.itemsize)
-        if size <= LARGE or not is_image(axes):
+        if size <= LARGE or not is_image(axes) or self._arena is None:
             return room(axes, region, dtype)
         return self._pool.arena(size).tensor(0, axes.local_shape(region), dtype)
 

@@ -277,8 +277,8 @@ class InProcess(Session):
 
     def _load(self, plan: JobPlan, parts: Sequence[tuple[Any, Path]]) -> None:
         self._ranks = [Here() for _ in parts]
-        for here, (part, path) in zip(self._ranks, parts, strict=True):
-            here.load(part, read_weights(path), None)
+        for rank, (here, (part, path)) in enumerate(zip(self._ranks, parts, strict=True)):
+            here.load(part, read_weights(path), None, rank)
 
     def _each(self, name: str, args: Sequence[tuple]) -> list[Any]:
         return self.run(lambda here: getattr(here, name)(*args[here.transport.rank]))

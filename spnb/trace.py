@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,13 +58,62 @@ class Recorder:
         """Count the time from now on."""
         self.origin = time.perf_counter()
 
-    def now(self) -> float:
-        """Seconds since the start."""
+    def now(self) -> Any:
+        """Seconds since the start; what `note` takes."""
         return time.perf_counter() - self.origin
 
-    def note(self, start: float, kind: str, layer: str, what: str, size: int = 0) -> None:
+    def note(self, start: Any, kind: str, layer: str, what: str, size: int = 0) -> None:
         """Record what began at ``start`` and ends now."""
         self.events.append(Event(self.micro_batch, layer, kind, what, start, self.now(), size))
+
+    def finish(self) -> list[Event]:
+        """All events, when nothing more is computed."""
+        return self.events
+
+
+class DeviceRecorder(Recorder):
+    """Collects the events of a rank whose device computes later than it is told to.
+
+    A mark is put into the device's queue; when it was reached is asked at the end.
+
+    Parameters
+    ----------
+    mark
+        Puts one, as ``torch.cuda.current_stream().record_event`` does.
+    """
+
+    def __init__(self, mark: Callable[[], Any]):
+        self._mark = mark
+        super().__init__()
+
+    def start(self) -> None:
+        self.origin = self._mark()
+
+    def now(self) -> Any:
+        return self._mark()
+
+    def finish(self) -> list[Event]:
+        """All events, when nothing more is computed; their times become seconds."""
+        if self.events:
+            self.events[-1].stop.synchronize()
+
+        def seconds(mark: Any) -> float:
+            return self.origin.elapsed_time(mark) / 1000
+
+        return [e._replace(start=seconds(e.start), stop=seconds(e.stop)) for e in self.events]
+
+
+def recorder_on(device: torch.device) -> Recorder:
+    """What records on a device."""
+    if device.type != "cuda":
+        return Recorder()
+
+    def mark() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    return DeviceRecorder(mark)
 
 
 def table(events: Iterable[tuple[int, int, Iterable[Event]]]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from . import memory
+from .devices import CPU
 from .examples import Ahead, Examples
 from .halves import HALVES, Scaling
 from .recipe import OPTIMIZERS, Recipe
@@ -78,8 +79,12 @@ class Trainer:
         optimizer = OPTIMIZERS[self.recipe.optimizer](list(parameters.values()), **options)
         for name, parameter in parameters.items():
             if name in kept:
-                values = {k: v.clone() if torch.is_tensor(v) else v for k, v in kept[name].items()}
-                optimizer.state[parameter] = values
+                optimizer.state[parameter] = {
+                    k: v.to(v.device if k == "step" else parameter.device, copy=True)
+                    if torch.is_tensor(v)
+                    else v
+                    for k, v in kept[name].items()
+                }
         return optimizer
 
     def epoch(
@@ -109,7 +114,7 @@ class Trainer:
         steps = len(examples) // batch
         ahead = Ahead(examples, [order[k * batch : (k + 1) * batch] for k in range(steps)])
         losses, right, seconds = [], [], []
-        memory.restart_peak()
+        memory.restart_peak(self.learner.device)
         with ahead.reading(self.workers):
             for step in range(steps):
                 start = time.perf_counter()
@@ -118,18 +123,18 @@ class Trainer:
                 losses.append(loss)
                 right.append(hits)
                 tell(step, loss)
-        peak = max(0, memory.peak_bytes() - idle_bytes)
+        peak = max(0, memory.peak_bytes(self.learner.device) - idle_bytes)
         return EpochReport(losses, right, seconds, peak, self.learner.scaling)
 
     def _step(self, ahead: Ahead, epoch: int, step: int) -> tuple[float, int]:
         """A batch: this rank's share of the loss, and the positions that it got right."""
-        dtype, targets = self.learner.part.dtype, {}
+        dtype, device, targets = self.learner.part.dtype, self.learner.device, {}
 
         def read(value: str, region: Region) -> torch.Tensor:
-            return torch.from_numpy(ahead.read(step, region)).to(dtype)
+            return torch.from_numpy(ahead.read(step, region)).to(device, dtype)
 
         def wanted(value: str, region: Region) -> torch.Tensor:
-            found = ahead.examples.wanted(ahead.batches[step], region)
+            found = ahead.examples.wanted(ahead.batches[step], region).to(device)
             numbers = torch.float32 if dtype in HALVES else dtype
             targets[region] = found.to(numbers) if found.is_floating_point() else found
             return targets[region]
@@ -144,15 +149,19 @@ class Trainer:
     def weights(self) -> dict[str, torch.Tensor]:
         """Parameters and buffers as they are now, by name."""
         every = self.learner.weights
-        return {name: w.detach().clone() for name, w in every.items() if not name.startswith("=")}
+        return {n: w.detach().to(CPU, copy=True) for n, w in every.items() if not n.startswith("=")}
 
     @property
     def kept(self) -> dict[str, dict[str, Any]]:
         """What the optimizer keeps, by the parameter's name."""
         if self.optimizer is None:
             return {}
-        pairs = self.learner.parameters.items()
-        return {n: dict(self.optimizer.state[p]) for n, p in pairs if p in self.optimizer.state}
+        pairs, state = self.learner.parameters.items(), self.optimizer.state
+        return {
+            name: {k: v.to(CPU) if torch.is_tensor(v) else v for k, v in state[p].items()}
+            for name, p in pairs
+            if p in state
+        }
 
 
 def _right(output: torch.Tensor, wanted: torch.Tensor) -> int:

@@ -13,6 +13,7 @@ from .averages import Averages
 from .capture import cast
 from .collectives import Sum
 from .copies import Pipeline, turns_of
+from .devices import CPU, computing_on
 from .gathering import Gathering, buckets_of
 from .halves import HALVES, Scaling, convolving
 from .losses import Loss
@@ -101,6 +102,8 @@ class Learner:
         A key of `spnb.schedule.SCHEDULES`.
     recompute
         Whether values are computed anew on the way back, in place of being held.
+    device
+        Where it computes.
 
     Attributes
     ----------
@@ -120,16 +123,17 @@ class Learner:
         loss: Loss,
         schedule: str = "1f1b",
         recompute: bool = False,
+        device: torch.device = CPU,
     ):
         self.part, self.transport, self.loss = part, transport, loss
-        self.recompute = recompute
+        self.recompute, self.device = recompute, device
         self.scaling = Scaling() if part.dtype == torch.float16 else None
         parts, pipelines = part.images, part.copies.of(part.replica)
         self.roles = [
             Role(each, [rule_of(node) for node in each.nodes], pipeline)
             for each, pipeline in zip(parts, pipelines, strict=True)
         ]
-        self.weights = {name: tensor.clone() for name, tensor in weights.items()}
+        self.weights = {name: tensor.to(device, copy=True) for name, tensor in weights.items()}
         self.parameters = {
             name: tensor.requires_grad_()
             for name, tensor in self.weights.items()
@@ -183,7 +187,8 @@ class Learner:
         def at() -> str:
             return next((tape.at for tape in reversed(tapes.values())), "between micro-batches")
 
-        with heard(self.transport, self.part, at), convolving(self.part.dtype):
+        on_device, fast = computing_on(self.device), convolving(self.part.dtype, self.device)
+        with on_device, heard(self.transport, self.part, at), fast:
             return self._step(read, wanted, seed, tapes)
 
     def _step(self, read: Read, wanted: Wanted, seed: int, tapes: dict[int, Tape]) -> Step:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from .axes import Axes
-from .buffers import plan_buffers
+from .buffers import Buffers, plan_buffers
+from .devices import CPU, computing_on
 from .exchange import Exchange, region_at
 from .halves import convolving
 from .machine import CORE
@@ -19,7 +20,7 @@ from .region import Region
 from .routine import Routine
 from .rules import rule_of
 from .run import Action, Piece, Read, Run
-from .trace import Event
+from .trace import Event, recorder_on
 from .transport import PeerFailed, Transport
 
 Tell = Callable[[int, float], None]
@@ -48,13 +49,20 @@ class Worker:
         The parameters and buffers that its stage reads, in the plan's dtype.
     transport
         Its end of the carrier; ``None`` until it is connected.
+    device
+        Where it computes.
     """
 
     @torch.inference_mode()
     def __init__(
-        self, part: Part, weights: Mapping[str, torch.Tensor], transport: Transport | None
+        self,
+        part: Part,
+        weights: Mapping[str, torch.Tensor],
+        transport: Transport | None,
+        device: torch.device = CPU,
     ):
-        self.part, self.transport = part, transport
+        self.part, self.transport, self.device = part, transport, device
+        weights = {name: weight.to(device) for name, weight in weights.items()}
         self.rules = [rule_of(node) for node in part.nodes]
         self.weights = [{w.name: weights[w.name] for w in node.weights} for node in part.nodes]
         packed, programs = False, part.programs[max(part.batches)]
@@ -72,20 +80,25 @@ class Worker:
                 {name: w if w.is_mkldnn else copies[name] for name, w in each.items()}
                 for each in self.weights
             ]
-        self._make_routines()
+        with computing_on(device):
+            self._make_routines()
         self.costs = [CORE.seconds(node) for node in part.nodes]
-        self._convolving = convolving(part.dtype)
+        self._convolving = convolving(part.dtype, device)
         computed = (s.node for p in programs for s in p.steps if isinstance(s, Compute))
         self._cost = sum(self.costs[node] for node in computed)
 
     def _make_routines(self) -> None:
         self._stale = False
-        part = self.part
+        part, on_host = self.part, self.device == CPU  # elsewhere the allocator keeps its memory
         buffers = {
-            images: [plan_buffers(program, part.nodes, self.rules) for program in programs]
+            images: [
+                plan_buffers(program, part.nodes, self.rules) if on_host else Buffers()
+                for program in programs
+            ]
             for images, programs in part.programs.items()
         }
-        arena = Arena(max(each.size for several in buffers.values() for each in several))
+        size = max(each.size for several in buffers.values() for each in several)
+        arena = Arena(size) if on_host else None
         self.routines: dict[int, list[Routine]] = {}
         for images, programs in part.programs.items():
             held: dict[str, Region] = {}
@@ -124,8 +137,12 @@ class Worker:
             cost += self.costs[node]
             tell(done, cost / cost_of_all)
 
-        run = Run(self.transport, read, told)
-        with heard(self.transport, self.part, lambda: run.at), placing(), self._convolving:
+        def read_there(value: str, region: Region) -> torch.Tensor:
+            return read(value, region).to(self.device)
+
+        run = Run(self.transport, read_there, told, recorder_on(self.device))
+        at = heard(self.transport, self.part, lambda: run.at)
+        with computing_on(self.device), at, placing(), self._convolving:
             self.transport.barrier()
             run.recorder.start()
             for number in self.part.order:
@@ -137,20 +154,21 @@ class Worker:
             tell(done, 1.0)
             self.transport.flush()
         self._stale = False
-        return Outcome(run.pieces, run.recorder.events)
+        pieces = [replace(piece, tensor=piece.tensor.to(CPU)) for piece in run.pieces]
+        return Outcome(pieces, run.recorder.finish())
 
     @torch.inference_mode()
     def exchange(self, exchange: Exchange, x: torch.Tensor, axes: Axes) -> torch.Tensor:
         """Take part in an exchange of a tensor that this rank's tile covers; what it then needs."""
-        run = Run(self.transport, _no_image, values={exchange.value: x})
+        run = Run(self.transport, _no_image, values={exchange.value: x.to(self.device)})
         routine, send, receive = self.moving(exchange, axes, x.dtype)
         whole = routine.operand(exchange.value, exchange.need(self.part.rank), axes)
-        with heard(self.transport, self.part, lambda: run.at):
+        with computing_on(self.device), heard(self.transport, self.part, lambda: run.at):
             send(run)
             receive(run)
             result = whole(run)
             self.transport.flush()
-        return result
+        return result.to(x.device)
 
     def moving(
         self, exchange: Exchange, axes: Axes, dtype: torch.dtype

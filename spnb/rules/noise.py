@@ -90,7 +90,7 @@ class Dropout(Rule):
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
         share, features = self.node.args["p"], "feature" in self.node.kind
-        mask = kept(self.node.name, share, self.axes, region, features)
+        mask = kept(self.node.name, share, self.axes, region, features).to(tensors[0].device)
         scale = 0.0 if share >= 1 else 1 / (1 - share)
         return tensors[0] * (mask.to(self.node.dtype) * scale)
 

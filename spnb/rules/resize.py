@@ -57,14 +57,14 @@ def taps_of(
     """
     count = 1 if "nearest" in kind else 4 if "cubic" in kind else 2
     axes, period = int(kind[-2]), count + 2
-    at = torch.arange(n)
-    lines = torch.zeros(1, period, n, *[1] * (axes - 1), dtype=dtype)
+    at = torch.arange(n, device="cpu")
+    lines = torch.zeros(1, period, n, *[1] * (axes - 1), dtype=dtype, device="cpu")
     lines.view(period, n)[at % period, at] = 1.0
     corners = [] if align_corners is None else [align_corners]
     size, scales = [m, *[1] * (axes - 1)], [scale, *[None] * (axes - 1)]
     shown = overload(f"aten.{kind}.default")(lines, size, *corners, *scales).view(period, m)
     base = torch.floor(_sources(kind, n, m, align_corners, scale)).long() - (count + 1) // 2
-    residues = torch.arange(period).unsqueeze(1)
+    residues = torch.arange(period, device="cpu").unsqueeze(1)
     position = (base + (residues - base) % period).clamp(0, n - 1)
     chosen = shown.abs().topk(count, dim=0).indices
     shares, sources = shown.gather(0, chosen), position.gather(0, chosen)
@@ -77,7 +77,7 @@ def _sources(
     kind: str, n: int, m: int, align_corners: bool | None, scale: float | None
 ) -> torch.Tensor:
     """About where each position lies in the operand (torch.nn.functional.interpolate)."""
-    at = torch.arange(m, dtype=torch.float64)
+    at = torch.arange(m, dtype=torch.float64, device="cpu")
     if align_corners:
         return at * ((n - 1) / (m - 1) if m > 1 else 0.0)
     step = 1.0 / scale if scale else n / m

@@ -37,6 +37,9 @@ class Transport(Protocol):
     def hear(self) -> None:
         """Begin: whatever is left of a call that failed, here or elsewhere, stays behind."""
 
+    def takes(self, device: torch.device) -> bool:
+        """Whether it carries tensors that are on such a device."""
+
     def send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
         """Start sending a contiguous tensor, which must not change until `flush`."""
 

@@ -66,6 +66,9 @@ class LocalTransport:
     def hear(self) -> None:
         """Nothing to do: a world that failed is not used again."""
 
+    def takes(self, device: torch.device) -> bool:
+        return True
+
     def send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
         with self.world.changed:
             self.world.boxes[self.rank, target, tag].append(tensor)

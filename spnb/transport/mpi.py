@@ -1,4 +1,4 @@
-"""Ranks as MPI processes, through mpi4py; gloo may carry their tensors.
+"""Ranks as MPI processes, through mpi4py; gloo or NCCL may carry their tensors.
 
 More ranks than cores is the normal case in a notebook.  MPI's own waits spin, and take the core
 from a rank that computes; here a wait tests, and sleeps between tests: at first briefly, to catch a
@@ -14,19 +14,22 @@ new generation, and a message is only received in its own::
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mpi4py import MPI
 
 from . import Arrival, PeerFailed, WaitTimeout
-from .gloo import Gloo, Work, meet
+from .channels import Channels
+from .meeting import meet
 
 _FAILURE_TAG = 0
 _TAGS = 1 << 16  # in each generation
@@ -87,7 +90,9 @@ class MPITransport:
     Attributes
     ----------
     backend
-        What carries tensors, ``"mpi"`` or ``"gloo"``; from the next `reset` on.
+        What carries tensors, ``"mpi"``, ``"gloo"`` or ``"nccl"``; from the next `reset` on.
+    local_rank
+        Number of the rank among those of its host.
     call
         Name of the call that this rank is in, the same on all ranks; "" if it has none.  Who begins
         late, and finds that another has failed in this very call, need not wait for it.
@@ -97,8 +102,8 @@ class MPITransport:
         self.parent, self.deadline = comm, deadline
         self.num_ranks = num_ranks or comm.size
         self.comm, self.call, self.backend = comm, "", "mpi"
-        self._gloo: Gloo | None = None
-        self._by_gloo: list[Work] = []  # sent
+        self.local_rank = _local_rank(comm)
+        self._channels: Channels | None = None
         self._sent: list[tuple[MPI.Request, torch.Tensor]] = []
         self._forsaken: list[tuple[MPI.Request, torch.Tensor]] = []  # perhaps never received
         self._posted: set[_Arrival] = set()
@@ -152,15 +157,16 @@ class MPITransport:
             sent = self._sent + self._forsaken
             yield lambda: all(request.Test() for request, _ in sent)
             old.Free()
-        self._by_gloo = []
-        if self._gloo is not None:
-            yield from self._gloo.leave(self.parent)
-            self._gloo = None
-        if self.backend == "gloo":
-            self._gloo = yield from meet(self.parent, self.deadline)
         self.comm, self._sent, self._forsaken, self._received = fresh, [], [], 0
         self._sent_to[:] = 0
         self._generation = 0
+        if self._channels is not None:
+            self._channels.forget()
+            yield from self._channels.leave(self.parent)
+            self._channels = None
+        if self.backend != "mpi":
+            facts = (self.parent, self.deadline, self.backend, self.local_rank)
+            self._channels = yield from meet(*facts)
 
     def _drained(self) -> int:
         """Receive what is left over; how many messages have been received in all."""
@@ -178,12 +184,14 @@ class MPITransport:
         self.comm.Recv(content, status.Get_source(), status.Get_tag())
         return content.tobytes()
 
+    def takes(self, device: torch.device) -> bool:
+        if self.backend == "mpi":
+            return device.type == "cpu" or (device.type == "cuda" and reads_gpus())
+        return device.type == ("cuda" if self.backend == "nccl" else "cpu")
+
     def send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
-        if self._gloo is None:
-            self._send(target, self._tag(tag), tensor)
-            return
-        self._by_gloo = [work for work in self._by_gloo if not work.done()]
-        self._by_gloo.append(self._gloo.send(target, self._tag(tag), tensor))
+        send = self._send if self._channels is None else self._channels.send
+        send(target, self._tag(tag), tensor)
 
     def _send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
         request = self.comm.Isend(_bytes(tensor), target, tag)
@@ -192,9 +200,11 @@ class MPITransport:
         self._sent.append((request, tensor))
 
     def receive(self, source: int, tag: int, buffer: torch.Tensor) -> Arrival:
-        if self._gloo is not None:
-            return self._gloo.receive(source, self._tag(tag), buffer)
-        arrival = _Arrival(source, self.comm.Irecv(_bytes(buffer), source, self._tag(tag)), buffer)
+        receive = self._receive if self._channels is None else self._channels.receive
+        return receive(source, self._tag(tag), buffer)
+
+    def _receive(self, source: int, tag: int, buffer: torch.Tensor) -> Arrival:
+        arrival = _Arrival(source, self.comm.Irecv(_bytes(buffer), source, tag), buffer)
         self._posted.add(arrival)
         return arrival
 
@@ -210,23 +220,23 @@ class MPITransport:
         self._wait(
             lambda: (
                 all(request.Test() for request, _ in self._sent)
-                and all(work.done() for work in self._by_gloo)
+                and (self._channels is None or self._channels.flushed())
             ),
             lambda: "the receivers of what this rank sent",
         )
-        self._sent, self._by_gloo = [], []
+        self._sent = []
 
     def barrier(self) -> None:
         # By messages to and from rank 0: ranks beyond the plan's take no part in it.
-        token = torch.zeros(1)
-        others = range(1, self.num_ranks)
+        tag, others = self._tag(self._BARRIER), range(1, self.num_ranks)
+        tokens = torch.zeros(self.num_ranks, 1, device="cpu")
         if self.rank == 0:
-            self.wait([self.receive(r, self._BARRIER, torch.zeros(1)) for r in others])
+            self.wait([self._receive(r, tag, tokens[r]) for r in others])
             for r in others:
-                self.send(r, self._BARRIER, token)
+                self._send(r, tag, tokens[0])
         else:
-            self.send(0, self._BARRIER, token)
-            self.wait([self.receive(0, self._BARRIER, torch.zeros(1))])
+            self._send(0, tag, tokens[0])
+            self.wait([self._receive(0, tag, tokens[1])])
         self.flush()
 
     def hear(self) -> None:
@@ -245,7 +255,9 @@ class MPITransport:
     def _begin(self, generation: int) -> None:
         self._generation = generation
         self._forsaken = [item for item in self._forsaken + self._sent if not item[0].Test()]
-        self._sent, self._by_gloo = [], []
+        self._sent = []
+        if self._channels is not None:
+            self._channels.forget()
 
     _BARRIER = _TAGS - 2
 
@@ -279,6 +291,29 @@ class MPITransport:
         return found
 
 
-def _bytes(tensor: torch.Tensor) -> np.ndarray:
+def _bytes(tensor: torch.Tensor) -> Any:
     """A contiguous tensor's memory; as bytes, since numpy has no bfloat16."""
-    return tensor.reshape(-1).view(torch.uint8).numpy()
+    flat = tensor.reshape(-1).view(torch.uint8)
+    if tensor.is_cpu:
+        return flat.numpy()
+    torch.cuda.current_stream(tensor.device).synchronize()  # MPI knows of no streams
+    return flat
+
+
+@cache
+def reads_gpus() -> bool:
+    """Whether the MPI library says that it moves tensors between GPUs itself."""
+    library, answer = ctypes.CDLL(MPI.__file__), ctypes.c_int(0)
+    if hasattr(library, "MPIX_Query_cuda_support"):  # Open MPI
+        return bool(library.MPIX_Query_cuda_support())
+    if hasattr(library, "MPIX_GPU_query_support"):  # MPICH, where CUDA is number 0
+        return not library.MPIX_GPU_query_support(0, ctypes.byref(answer)) and bool(answer.value)
+    return os.environ.get("MV2_USE_CUDA") == "1"  # MVAPICH
+
+
+def _local_rank(comm: MPI.Comm) -> int:
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    try:
+        return node.rank
+    finally:
+        node.Free()

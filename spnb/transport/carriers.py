@@ -1,0 +1,157 @@
+"""What moves tensors between two ranks: gloo or NCCL, both through torch.distributed."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import distributed
+
+from ..devices import DeviceError, device_of
+from . import PeerFailed
+
+
+class Work:
+    """A message on its way over a channel, and whether it is there.
+
+    Attributes
+    ----------
+    peer
+        The rank at its other end.
+    buffer
+        The tensor, which must live as long as this.
+    ready
+        What its memory waits for, as `Carrier.mark` gives it.
+    """
+
+    def __init__(self, peer: int, buffer: torch.Tensor, ready: Any):
+        self.peer, self.buffer, self.ready = peer, buffer, ready
+        self._finished, self._error = threading.Event(), None
+
+    def finish(self, error: Exception | None) -> None:
+        """It is there, or has failed."""
+        self._error = error
+        self._finished.set()
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more is to be done for it."""
+        return self._finished.is_set()
+
+    def done(self) -> bool:
+        """Whether it is there.
+
+        Raises
+        ------
+        PeerFailed
+            If the connection is lost.
+        """
+        if self.finished and self._error is not None:
+            reason = str(self._error).splitlines()[0]
+            raise PeerFailed(f"rank {self.peer} cannot be reached any more: {reason}")
+        return self.finished
+
+
+class Carrier(ABC):
+    """What moves tensors between the two ranks of a group.
+
+    Parameters
+    ----------
+    deadline
+        Seconds that it waits for the other rank.
+    """
+
+    def __init__(self, deadline: float):
+        self.timeout = timedelta(seconds=deadline)
+
+    @abstractmethod
+    def open(self, store: distributed.Store, rank: int) -> distributed.ProcessGroup:
+        """Make a group of two, as its rank 0, who sends, or 1, who receives; both must come."""
+
+    @abstractmethod
+    def carry(self, group: distributed.ProcessGroup, rank: int, work: Work) -> None:
+        """Send or receive, and wait until that is done."""
+
+    def mark(self) -> Any:
+        """What a message's memory waits for, as of now."""
+        return None
+
+    def memory(self, size: int) -> torch.Tensor:
+        """Memory for a message of so many bytes."""
+        return torch.empty(size, dtype=torch.uint8, device="cpu")
+
+
+class Gloo(Carrier):
+    """Over TCP, for tensors in the host's memory.
+
+    Parameters
+    ----------
+    address
+        Of this host, by which others reach it.
+    """
+
+    def __init__(self, deadline: float, address: str):
+        super().__init__(deadline)
+        self._options: Any = distributed.ProcessGroupGloo._Options()
+        self._options._devices = [distributed.ProcessGroupGloo.create_device(hostname=address)]
+        self._options._timeout = self.timeout
+
+    def open(self, store: distributed.Store, rank: int) -> distributed.ProcessGroup:
+        return distributed.ProcessGroupGloo(store, rank, 2, self._options)
+
+    def carry(self, group: distributed.ProcessGroup, rank: int, work: Work) -> None:
+        tensors = [work.buffer.reshape(-1).view(torch.uint8)]
+        (group.send(tensors, 1, 0) if rank == 0 else group.recv(tensors, 0, 0)).wait()
+
+
+class NCCL(Carrier):
+    """Between GPUs, each channel in a stream of its own.
+
+    Parameters
+    ----------
+    device
+        This rank's GPU.
+    """
+
+    def __init__(self, deadline: float, device: torch.device):
+        super().__init__(deadline)
+        self.device, self._streams = device, threading.local()
+
+    def open(self, store: distributed.Store, rank: int) -> distributed.ProcessGroup:
+        options = distributed.ProcessGroupNCCL.Options()
+        options._timeout = self.timeout
+        options.config.max_ctas = 2  # channels run at once: each leaves room for the others
+        with torch.cuda.device(self.device):
+            self._streams.own = torch.cuda.Stream(self.device)
+            return distributed.ProcessGroupNCCL(store, rank, 2, options)
+
+    def carry(self, group: distributed.ProcessGroup, rank: int, work: Work) -> None:
+        stream, tensors = self._streams.own, [work.buffer.reshape(-1).view(torch.uint8)]
+        with torch.cuda.device(self.device), torch.cuda.stream(stream):
+            stream.wait_event(work.ready)
+            (group.send(tensors, 1, 0) if rank == 0 else group.recv(tensors, 0, 0)).wait()
+            stream.synchronize()
+
+    def mark(self) -> Any:
+        """The place that has been reached by now in the stream that computes."""
+        return torch.cuda.current_stream(self.device).record_event()
+
+    def memory(self, size: int) -> torch.Tensor:
+        return torch.empty(size, dtype=torch.uint8, device=self.device)
+
+
+def nccl_device(local_rank: int) -> torch.device:
+    """The GPU of a rank, between which and others NCCL carries.
+
+    Raises
+    ------
+    DeviceError
+        If there is none, or no NCCL.
+    """
+    device = device_of("cuda", local_rank)
+    if not distributed.is_nccl_available():
+        raise DeviceError(f"PyTorch {torch.__version__} has no NCCL: use backend mpi or gloo")
+    return device

@@ -1,0 +1,199 @@
+"""Ranks on a device: all that they compute is computed there, and equals what CPUs compute."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from elsewhere import DEVICE, Elsewhere, There
+
+import spnb
+from spnb.devices import CPU, DeviceError, computing_on, device_of
+from spnb.examples import matched
+from spnb.losses import LOSSES
+from spnb.rank import read_tensor
+from spnb.sources import ArraySource
+from spnb.trace import DeviceRecorder
+from spnb.trainer import Trainer
+from spnb.training import Learner
+from spnb.transport.local import LocalTransport, World
+from spnb.transport.staging import Staged, reaching
+from spnb.weights import tensors_of
+from spnb.worker import Worker
+
+
+class HostOnly(LocalTransport):
+    """A carrier that reads no memory but the host's, as MPI without support for GPUs."""
+
+    def takes(self, device):
+        return device.type == "cpu"
+
+    def send(self, target, tag, tensor):
+        assert not isinstance(tensor, There)
+        super().send(target, tag, tensor)
+
+    def receive(self, source, tag, buffer):
+        assert not isinstance(buffer, There)
+        return super().receive(source, tag, buffer)
+
+
+def ranks_of(plan, host_only, work):
+    """What each rank of a plan has to show, on the device and with no device, and its calls."""
+
+    def there(transport):
+        carrier = HostOnly(transport.world, transport.rank) if host_only else transport
+        with Elsewhere() as device:
+            return work(reaching(carrier, DEVICE), DEVICE), device.calls
+
+    found, calls = zip(*World(plan.num_ranks, deadline=60).run(there), strict=True)
+    return found, World(plan.num_ranks, deadline=60).run(lambda t: work(t, CPU)), calls
+
+
+NETWORKS = {
+    "resnet29_v2": {"num_spatial_parts": 4},
+    "resnet20_v1": {"num_spatial_parts": 3, "slice_method": "vertical", "halo_D2": True},
+    "unet": {"split_size": 1, "num_spatial_parts": 4},
+    "amoebanet": {"num_layers": 3, "num_filters": 32, "local_DP": 2},
+}
+
+
+@pytest.mark.parametrize("host_only", [False, True])
+@pytest.mark.parametrize("model", NETWORKS)
+def test_inference_is_computed_on_the_device(model, host_only):
+    job = spnb.Job(model, image_size="64x75", batch_size=2, parts=1, **NETWORKS[model])
+    plan = spnb.plan(job)
+    sources = plan.open_inputs()
+
+    def work(transport, device):
+        part = plan.part(transport.rank)
+        weights = tensors_of(plan.module, part.weights, plan.graph)
+        worker = Worker(part, weights, transport, device)
+        return worker.infer(lambda n, r: read_tensor(sources[n], r, job.dtype)).pieces
+
+    there, here, calls = ranks_of(plan, host_only, work)
+    for mine, wanted in zip(there, here, strict=True):
+        for piece, other in zip(mine, wanted, strict=True):
+            assert piece.tensor.device == CPU
+            torch.testing.assert_close(piece.tensor, other.tensor, rtol=1e-4, atol=1e-4)
+    assert all(each["aten.convolution"] > 0 for each in calls)
+
+
+@pytest.mark.parametrize("host_only", [False, True])
+@pytest.mark.parametrize("options", [{}, {"recompute": True}, {"gems": True}])
+def test_training_is_computed_on_the_device(options, host_only):
+    job = spnb.Job("resnet20_v1", image_size=32, batch_size=4, precision="fp64", **options)
+    plan = spnb.plan(job, training=True)
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(1)).numpy()
+    examples = matched(ArraySource(images), np.arange(8) % 10, (4, 10))
+    recipe = job.recipe("cross_entropy")
+    trained = [name for name, _ in plan.module.named_parameters()]
+
+    def work(transport, device):
+        part = plan.part(transport.rank)
+        names = {n for image in part.images for n in plan.graph.made_of(image.weights)[0]}
+        weights = tensors_of(plan.module, names, plan.graph)
+        facts = (trained, transport, LOSSES["cross_entropy"], job.schedule, job.recompute, device)
+        trainer = Trainer(Learner(part, weights, *facts), recipe)
+        told = trainer.epoch(examples, 0, 0)
+        again = Trainer(Learner(part, trainer.weights, *facts), recipe, trainer.kept)
+        return [told, again.epoch(examples, 1, 0)], again.weights
+
+    there, here, calls = ranks_of(plan, host_only, work)
+    for (told, weights), (other, wanted) in zip(there, here, strict=True):
+        assert [e.losses for e in told] == [pytest.approx(e.losses) for e in other]
+        assert [e.right for e in told] == [e.right for e in other]
+        for name, tensor in weights.items():
+            torch.testing.assert_close(tensor, wanted[name], rtol=1e-8, atol=1e-8)
+    assert all(each["aten.convolution_backward"] > 0 for each in calls)
+
+
+def test_what_is_not_on_the_device_is_refused_there():
+    with Elsewhere(), computing_on(DEVICE):
+        x = torch.ones(3)
+        assert x.device == DEVICE
+        with pytest.raises(RuntimeError, match="operands on elsewhere:0 and on the CPU"):
+            x + torch.ones(3, device="cpu")
+        assert (x + 1).to("cpu").tolist() == [2, 2, 2]
+
+
+def test_messages_go_through_the_host_where_the_carrier_reads_nothing_else():
+    def work(transport):
+        with Elsewhere(), computing_on(DEVICE):
+            carrier = reaching(HostOnly(transport.world, transport.rank), DEVICE)
+            assert isinstance(carrier, Staged)
+            buffer = torch.zeros(2)
+            carrier.send(1 - carrier.rank, 5, torch.full((2,), float(carrier.rank)))
+            arrival = carrier.receive(1 - carrier.rank, 5, buffer)
+            carrier.wait([arrival])
+            assert arrival.done()
+            carrier.flush()
+            assert buffer.device == DEVICE
+            return buffer.to("cpu").tolist()
+
+    assert World(2).run(work) == [[1, 1], [0, 0]]
+    plain = LocalTransport(World(1), 0)
+    assert reaching(plain, DEVICE) is plain
+
+
+def test_a_host_without_gpus_says_so():
+    if torch.cuda.is_available():
+        pytest.skip("this host has a GPU")
+    with pytest.raises(DeviceError, match=r"device is cuda, but PyTorch .* sees no GPU here: use"):
+        device_of("cuda")
+    with pytest.raises(DeviceError, match="sees no GPU"):
+        spnb.InProcess(spnb.plan(spnb.Job("resnet20_v1", batch_size=1, device="cuda")))
+
+
+def test_gpus_of_a_host_are_dealt_in_turn(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    found = [device_of("cuda", rank) for rank in range(3)]
+    assert [str(device) for device in found] == ["cuda:0", "cuda:1", "cuda:0"]
+
+
+def test_marks_in_a_devices_queue_become_seconds():
+    @dataclass
+    class Mark:
+        at: float
+        reached: bool = False
+
+        def elapsed_time(self, other):
+            assert last[-1].reached
+            return other.at - self.at
+
+        def synchronize(self):
+            self.reached = True
+
+    last, clock = [], itertools.count(1000, 500)
+
+    def mark():
+        last.append(Mark(float(next(clock))))
+        return last[-1]
+
+    recorder = DeviceRecorder(mark)
+    recorder.start()
+    begun = recorder.now()
+    recorder.note(begun, "compute", "layer1", "conv2d")
+    (event,) = recorder.finish()
+    assert (event.start, event.stop) == (0.5, 1.0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+def test_gpu_inference_is_exact(precision):
+    job = spnb.Job("resnet29_v2", image_size="64x75", batch_size=1, device="cuda")
+    session = spnb.InProcess(spnb.plan(job.replace(precision=precision)), progress=False)
+    result = session.infer()
+    assert result.check().passed
+    assert (result.timings.seconds >= 0).all()
+
+
+@pytest.mark.mpi
+@pytest.mark.skipif(torch.cuda.device_count() < 5, reason="NCCL needs a GPU for each of 5 ranks")
+def test_nccl_equals_mpi():
+    job = spnb.Job("resnet20_v1", image_size=64, batch_size=2, parts=2, backend="nccl")
+    with spnb.Cluster(spnb.plan(job), progress=False) as cluster:
+        found = cluster.infer()
+        assert found.check().passed
+        cluster.load(spnb.plan(job.replace(backend="mpi", device="cuda")))
+        assert torch.equal(cluster.infer().output, found.output)
