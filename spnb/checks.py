@@ -21,9 +21,6 @@ RECIPE = (
     "learning_rate_decay",
     "schedule",
     "recompute",
-    "replicas",
-    "gems",
-    "times",
     "enable_master_comm_opt",
 )
 """Options of training alone."""

@@ -139,18 +139,19 @@ class Job(Shown):
     )
     replicas: int = _option(
         1,
-        "training: copies of the whole plan, which share the batch (default under mpiexec: as many"
-        " as its ranks are enough for)",
+        "copies of the whole plan, which share the batch (default in training under mpiexec: as"
+        " many as its ranks are enough for)",
     )
     gems: bool = _option(
         False,
-        "training: each rank is also in a mirrored copy of the plan, and the two take turns",
+        "each rank is also in a mirrored copy of the plan, and the two take turns",
         bool,
     )
-    times: int = _option(1, "with --gems: turns of each of the two in a step")
+    times: int = _option(1, "with --gems: turns of each of the two in a batch")
     enable_master_comm_opt: bool = _option(
         False,
-        "with --gems: swap gradients with the mirror rank while others compute, not at the end",
+        "training with --gems: swap gradients with the mirror rank while others compute, not at"
+        " the end",
         bool,
     )
     seed: int = _option(0, "of the weights where there is no checkpoint, and of synthetic images")

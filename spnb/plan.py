@@ -25,7 +25,7 @@ from .program import Part, Program, Shared
 from .programs import programs
 from .region import Region, Span, Tiling, in_patches
 from .rules import has_rule, home_of, rule_of, whole_axes
-from .schedule import forward_clock, micro_batches
+from .schedule import micro_batches
 from .stage import Stage, stages_of
 
 
@@ -53,7 +53,7 @@ class Plan:
         In training, to foresee memory: a key of `spnb.schedule.SCHEDULES`, and whether values are
         computed anew on the way back.
     replicas, times, overlapped
-        In training, copies of the plan that share the batch: see `spnb.copies.Copies`.
+        Copies of the plan that share the batch: see `spnb.copies.Copies`.
 
     Raises
     ------
@@ -226,6 +226,10 @@ class Plan:
         own = rank % self.copies.ranks_each
         return next(stage for stage in self.stages if own in stage.team.ranks)
 
+    def replica_of(self, rank: int) -> int:
+        """Number of the replica that a rank belongs to."""
+        return rank // self.copies.ranks_each
+
     def stages_on(self, rank: int) -> tuple[int, ...]:
         """The stages that a rank has the weights of: one, or also that of its mirror image."""
         return tuple(sorted({self.stage_of(image).index for image in self.images_of(rank)}))
@@ -245,7 +249,7 @@ class Plan:
 
     def part(self, rank: int) -> Part:
         """All that a rank needs to know, as plain picklable data."""
-        replica = rank // self.copies.ranks_each
+        replica = self.replica_of(rank)
         part, *mirror = (self._part(image, replica) for image in self.images_of(rank))
         return replace(part, mirror=mirror[0]) if mirror else part
 
@@ -270,7 +274,6 @@ class Plan:
             weights=stage.weights,
             paths=self.paths(stage),
             batches=self.batches,
-            order=self.order(stage),
             programs={images: self.programs(rank, images) for images in set(self.batches)},
             imports=self._imports(stage),
             ruled=self._ruled(stage),
@@ -323,11 +326,6 @@ class Plan:
         values = {value for node in stage.nodes for value in (node.name, *node.operands)}
         made = self.graph.by_name
         return {value: made[value].path for value in values if value in made}
-
-    def order(self, stage: Stage) -> tuple[int, ...]:
-        """The clock table's row of a stage: its micro-batches in the order of execution."""
-        clock = forward_clock(len(self.batches), len(self.stages))
-        return tuple(part for tick in clock for part, index in tick if index == stage.index)
 
     def _imports(self, stage: Stage) -> tuple[str, ...]:
         """Modules that define the stage's custom operators; a notebook's own has no name."""

@@ -66,13 +66,20 @@ class JobPlan(Shown, Plan):
         balance = stage_blocks(
             graph, cuts, cut_batch, job.balance, job.allow_gather, patches=job.patches
         )
-        facts = (graph, tilings, balance, job.parts, job.fused, job.network.home, patches)
-        copies = {}
-        if training:
-            overlapped = job.enable_master_comm_opt or not job.gems
-            copies = {"replicas": job.replicas, "times": job.gems and job.times}
-            copies["overlapped"] = overlapped
-        super().__init__(*facts, job.schedule, job.recompute, **copies)
+        super().__init__(
+            graph,
+            tilings,
+            balance,
+            job.parts,
+            job.fused,
+            job.network.home,
+            patches,
+            job.schedule,
+            job.recompute,
+            job.replicas,
+            job.gems and job.times,
+            overlapped=job.enable_master_comm_opt or not job.gems,
+        )
         self.job, self.training = job, training
 
     def part(self, rank: int) -> Part:
@@ -222,9 +229,7 @@ class JobPlan(Shown, Plan):
         """Draw which micro-batch is in which stage at which tick; in training, there and back."""
         from . import plots
 
-        if self.training:
-            return plots.training_clock(self, ax)
-        return plots.clock(len(self.batches), len(self.stages), ax)
+        return plots.clock(self, ax)
 
     def plot_traffic(self, ax: Axes | None = None) -> Axes:
         """Draw the bytes that each rank sends to each other in one pass over the batch."""

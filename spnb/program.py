@@ -186,8 +186,6 @@ class Part:
         Module that each value came from which they compute or read.
     batches
         Images in each micro-batch.
-    order
-        Micro-batches in the order in which the stage runs them.
     programs
         For each number of images that occurs in ``batches`` the programs to run, in order.
     imports
@@ -230,7 +228,6 @@ class Part:
     weights: tuple[str, ...]
     paths: Mapping[str, str]
     batches: tuple[int, ...]
-    order: tuple[int, ...]
     programs: Mapping[int, tuple[Program, ...]]
     imports: tuple[str, ...]
     ruled: tuple[str, ...]
@@ -258,6 +255,11 @@ class Part:
     def images(self) -> tuple[Part, ...]:
         """What this rank is in each of its pipelines: this, and its mirror image if it has one."""
         return (self,) if self.mirror is None else (self, self.mirror)
+
+    @property
+    def world_rank(self) -> int:
+        """Number of this rank among those of all copies."""
+        return self.copies.of(self.replica)[0].ranks[self.rank]
 
     def received(self, kind: str) -> list[Receive]:
         """Every step that receives in an exchange of a kind."""

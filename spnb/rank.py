@@ -123,7 +123,7 @@ class Here(Shown):
     @property
     def rank(self) -> int | None:
         """Number of this rank."""
-        return self.plan and self.plan.rank
+        return self.plan and self.plan.world_rank
 
     @property
     def stage(self) -> int | None:
@@ -145,13 +145,14 @@ class Here(Shown):
         """Ranks of the tiles around its own, by direction: ``{"right": 1, "down": 2, …}``."""
         team = self._loaded().home
         mine, found = team.position(self.plan.rank), {}
+        world = self.plan.copies.of(self.plan.replica)[0].ranks
         words = (("front", "back"), ("up", "down"), ("left", "right"))[-(len(mine) - 1) :]
         for steps in itertools.product((-1, 0, 1), repeat=len(mine) - 1):
             place = (mine[0], *(k + step for k, step in zip(mine[1:], steps, strict=True)))
             inside = all(0 <= k < n for k, n in zip(place, team.tiling.grid, strict=True))
             if any(steps) and inside:
                 names = (pair[step > 0] for pair, step in zip(words, steps, strict=True) if step)
-                found["-".join(names)] = team.rank_at(place)
+                found["-".join(names)] = world[team.rank_at(place)]
         return found
 
     def plot(self, x: torch.Tensor | None = None, ax: Any = None) -> Any:
@@ -263,7 +264,7 @@ class Here(Shown):
         size = sum(p.tensor.numel() * p.tensor.element_size() for p in outcome.pieces)
         pieces = outcome.pieces if size <= SMALL else None
         peak = max(0, memory.peak_bytes(self.device) - self._idle_bytes)
-        return Report(part.rank, part.stage, part.tile, outcome.events, peak, pieces)
+        return Report(part.world_rank, part.stage, part.tile, outcome.events, peak, pieces)
 
     def begin(
         self,
@@ -299,22 +300,37 @@ class Here(Shown):
 
         What of it lies in a chunk of the file that another rank writes is sent there first.
         """
-        part, first = self._loaded(), 0
+        worker = self._worker()
         pieces = {p.region: p.tensor for p in self.kept(run) if p.value == value}
+        for copy, station in enumerate(worker.stations):
+            if any(node.name == value for node in station.part.nodes):
+                for number in (n for turn in station.role.pipeline.turns for n in turn):
+                    self._save(copy, number, pieces, value, store)
+
+    def _save(
+        self,
+        copy: int,
+        number: int,
+        pieces: Mapping[Region, torch.Tensor],
+        value: str,
+        store: Store,
+    ) -> None:
+        """Write what this rank has of a micro-batch's output, in one copy of the plan."""
+        part = self.worker.stations[copy].part
         images_each = store.axes.extent[0] // sum(part.batches)  # rows of the output for an image
-        for number, images in enumerate(part.batches):
-            rows = images * images_each or 1
-            has = part.home.tiling.spans((rows, *store.axes.extent[1:]))
-            own, needs = region_at(has, part.position), store.spans(has)
-            if not own.empty:
-                x = pieces[own.moved(first)]
-                exchange = Exchange(
-                    SAVE_TAG + number, value, "save", part.home, part.home, has, needs, 0
-                )
-                x = x if needs == has else self.worker.exchange(exchange, x, store.axes)
-                if not (aligned := region_at(needs, part.position)).empty:
-                    store.write(aligned.moved(first), x)
-            first += images * images_each
+        rows = part.batches[number] * images_each or 1
+        first = sum(part.batches[:number]) * images_each
+        has = part.home.tiling.spans((rows, *store.axes.extent[1:]))
+        own, needs = region_at(has, part.position), store.spans(has)
+        if own.empty:
+            return
+        x = pieces[own.moved(first)]
+        if needs != has:
+            tag, home = SAVE_TAG + number, part.home
+            exchange = Exchange(tag, value, "save", home, home, has, needs, 0)
+            x = self.worker.exchange(exchange, x, store.axes, copy)
+        if not (aligned := region_at(needs, part.position)).empty:
+            store.write(aligned.moved(first), x)
 
     def kept(self, run: int) -> list[Piece]:
         """The regions of a run's outputs that this rank computed.
@@ -343,11 +359,13 @@ class Here(Shown):
             The regions of the network's outputs that this rank computed.
         """
         part, worker = self._loaded(), self._worker()
+        if part.mirror is not None:
+            raise ValueError("forward runs one copy of the plan, but this has mirrored ones (gems)")
         if part.stage > 0:
             if x is not None:
                 raise ValueError(f"rank {part.rank} is in stage {part.stage}: only stage 0 takes x")
             return worker.infer(self._no_image).pieces
-        if part.home.tiling.grid[0] > 1:
+        if part.home.tiling.grid[0] > 1 or part.copies.num_ranks > part.copies.ranks_each:
             raise ValueError("forward takes tiles, but the ranks of stage 0 share a batch")
         grown = self._grow(x, part.entry_needs)
         held = Region(

@@ -165,7 +165,8 @@ class Result(Shown):
         graph, value = self.plan.graph, self._value_of(output)
         store = Store(Path(path).absolute(), graph.axes[value], graph.dtype_of(value))
         store.create(overwrite)
-        self._save(self.plan.maker_of(value).team.ranks, value, store)
+        makers = self.plan.copies.everywhere(self.plan.maker_of(value).team.ranks)
+        self._save(makers, value, store)
         return store.path
 
     def _value_of(self, output: int | str | None) -> str:
@@ -246,7 +247,7 @@ class Result(Shown):
     @cached_property
     def timings(self) -> pd.DataFrame:
         """Every event of every rank: see `spnb.trace.Event`, with rank and stage."""
-        return trace.table((r.rank, r.stage, r.events) for r in self.reports)
+        return trace.table((r.rank, r.events) for r in self.reports)
 
     @cached_property
     def per_rank(self) -> pd.DataFrame:

@@ -4,29 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-
-
-def forward_clock(parts: int, stages: int) -> Iterator[list[tuple[int, int]]]:
-    """Ticks of a forward pipeline, each a list of ``(micro-batch, stage)`` that run at once.
-
-    Four micro-batches through three stages (a cell names the micro-batch)::
-
-        tick      0  1  2  3  4  5
-        stage 0   0  1  2  3
-        stage 1      0  1  2  3
-        stage 2         0  1  2  3
-
-    (Huang et al., *GPipe*, 2019, figure 2.)
-
-    Examples
-    --------
-    >>> list(forward_clock(parts=2, stages=2))
-    [[(0, 0)], [(1, 0), (0, 1)], [(1, 1)]]
-    """
-    for tick in range(parts + stages - 1):
-        first = max(0, tick - parts + 1)
-        yield [(tick - stage, stage) for stage in range(first, min(tick + 1, stages))]
+from collections.abc import Callable, Sequence
 
 
 def micro_batches(batch: int, parts: int) -> tuple[int, ...]:
@@ -45,6 +23,24 @@ Order = Callable[[int, int, int], list[Pass]]
 """Passes of a stage, for so many micro-batches and stages."""
 
 
+def forward_only(parts: int, stages: int, stage: int) -> list[Pass]:
+    """Passes of a stage in inference.
+
+    Four micro-batches through three stages (a cell names the micro-batch)::
+
+        tick      0   1   2   3   4   5
+        stage 0   0   1   2   3
+        stage 1       0   1   2   3
+        stage 2           0   1   2   3
+
+    (Huang et al., *GPipe*, 2019, figure 2.)
+
+    >>> forward_only(2, stages=3, stage=1)
+    [('forward', 0), ('forward', 1)]
+    """
+    return [("forward", number) for number in range(parts)]
+
+
 def all_forward_first(parts: int, stages: int, stage: int) -> list[Pass]:
     """Passes of a stage in training: every forward pass, then every backward pass.
 
@@ -59,7 +55,7 @@ def all_forward_first(parts: int, stages: int, stage: int) -> list[Pass]:
     >>> all_forward_first(2, stages=2, stage=0)
     [('forward', 0), ('forward', 1), ('backward', 1), ('backward', 0)]
     """
-    forward = [("forward", number) for number in range(parts)]
+    forward = forward_only(parts, stages, stage)
     return forward + [("backward", number) for number in reversed(range(parts))]
 
 
@@ -126,10 +122,10 @@ def in_turns(order: Order, stages: int, turns: Sequence[Turn]) -> list[tuple[int
     ]
 
 
-def training_clock(
+def clock(
     order: Order, stages: int, rows: Sequence[Sequence[Turn]]
 ) -> list[dict[int, tuple[str, int]]]:
-    """Ticks of a step: by row, the kind and the micro-batch of the pass that runs there.
+    """Ticks of a step, or of a run: by row, the kind and the micro-batch of the pass there.
 
     Each pass takes one tick, as soon as the one before it is over and all that share it are free.
 
@@ -140,7 +136,7 @@ def training_clock(
 
     Examples
     --------
-    >>> for tick in training_clock(all_forward_first, 2, [[(0, 0, [0])], [(0, 1, [0])]]):
+    >>> for tick in clock(all_forward_first, 2, [[(0, 0, [0])], [(0, 1, [0])]]):
     ...     print(tick)
     {0: ('forward', 0)}
     {1: ('forward', 0)}

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from . import trace
+from .copies import turns_of
 from .exchange import HOST
 from .layout import extent_in
 from .machine import CORE, Machine
@@ -65,8 +66,7 @@ class Simulation:
     @cached_property
     def timings(self) -> pd.DataFrame:
         """Every event of every rank, as `spnb.result.Result.timings` has them."""
-        ranks = enumerate(self.events)
-        return trace.table((rank, self.plan.stage_of(rank).index, each) for rank, each in ranks)
+        return trace.table(enumerate(self.events))
 
     def plot_timeline(self, ax: Axes | None = None) -> Axes:
         """Draw what each rank would do when; see `spnb.plots.timeline`."""
@@ -75,7 +75,7 @@ class Simulation:
         return plots.timeline(self.timings, ax=ax)
 
     def __repr__(self) -> str:
-        ranks = self.plan.copies.ranks_each
+        ranks = self.plan.num_ranks
         return (
             f"Simulation: {self.seconds:.3g} s on {ranks} ranks, {self.untiled_seconds:.3g} s on"
             f" one: {self.speedup:.3g} times as fast, {self.speedup / ranks:.0%} of {ranks}"
@@ -102,9 +102,9 @@ def simulate(plan: Plan, machine: Machine = CORE) -> Simulation:
     """
     arrivals: dict[Key, float] = {}
     waiting: dict[Key, int] = {}
-    ranks = [_Rank(plan, rank, machine) for rank in range(plan.copies.ranks_each)]
+    ranks = [_Rank(plan, rank, machine) for rank in range(plan.num_ranks)]
     runs = [rank.run(arrivals) for rank in ranks]
-    ready = deque(range(plan.copies.ranks_each))
+    ready = deque(range(plan.num_ranks))
     while ready:
         rank = ready.popleft()
         for sent, needed in runs[rank]:
@@ -123,23 +123,25 @@ class _Rank:
 
     def __init__(self, plan: Plan, rank: int, machine: Machine):
         self.plan, self.rank, self.machine = plan, rank, machine
-        self.stage = plan.stage_of(rank)
-        self.paths = plan.paths(self.stage)
         self.events: list[Event] = []
         self.now = self.link_free = 0.0
-        self.number = 0
+        self.stage = self.number = 0
 
     def run(self, arrivals: dict[Key, float]) -> Iterator[tuple[Key | None, Key | None]]:
         """Yields each message that is sent, and each that must be there to go on."""
-        programs = {n: self._steps(n) for n in set(self.plan.batches)}
-        for number in self.plan.order(self.stage):
-            self.number = number
-            steps = programs[self.plan.batches[number]]
+        plan, sizes = self.plan, set(self.plan.batches)
+        images, pipelines = plan.images_of(self.rank), plan.copies.of(plan.replica_of(self.rank))
+        stages = [plan.stage_of(image) for image in images]
+        programs = [{n: self._steps(image, n) for n in sizes} for image in images]
+        turns = turns_of(pipelines, [stage.index for stage in stages])
+        for copy, self.stage, number in ((c, stage, n) for c, stage, turn in turns for n in turn):
+            self.number, world = number, pipelines[copy].ranks
+            steps = programs[copy][plan.batches[number]]
             for kind, layer, what, seconds, size, messages in steps:
                 if kind == "wait":
                     start = latest = self.now
                     for source, tag in messages:
-                        key = (source, self.rank, tag, number)
+                        key = (world[source], self.rank, tag, number)
                         while key not in arrivals:
                             yield None, key
                         latest = max(latest, arrivals.pop(key))
@@ -149,29 +151,31 @@ class _Rank:
                 if kind == "pack":
                     ((target, tag),) = messages
                     self.link_free = max(self.now, self.link_free) + size / self.machine.link
-                    key = (self.rank, target, tag, number)
+                    key = (self.rank, world[target], tag, number)
                     arrivals[key] = self.link_free + self.machine.latency
                     yield key, None
 
     def _note(self, kind: str, layer: str, what: str, start: float, stop: float, size: int) -> None:
-        self.events.append(Event(self.number, layer, kind, what, start, stop, size))
+        place = (self.stage, self.number)
+        self.events.append(Event(*place, layer, kind, what, start, stop, size))
         self.now = stop
 
-    def _steps(self, images: int) -> list[tuple[Any, ...]]:
-        """A program, reduced to what takes time."""
+    def _steps(self, rank: int, images: int) -> list[tuple[Any, ...]]:
+        """A program of a rank of the plan, reduced to what takes time."""
         plan, machine, found = self.plan, self.machine, []
-        graph = plan.graph
-        steps = (s for each in plan.programs(self.rank, images) for s in each.steps)
+        graph, stage = plan.graph, plan.stage_of(rank)
+        paths = plan.paths(stage)
+        steps = (s for each in plan.programs(rank, images) for s in each.steps)
         for step in steps:
             if isinstance(step, Compute):
-                node = self.stage.nodes[step.node]
+                node = stage.nodes[step.node]
                 share = step.region.size / math.prod(extent_in(graph, node.name, graph.batch))
                 seconds = machine.seconds(node, share) if share else 0.0
                 found.append(("compute", node.path, node.kind, seconds, 0, ()))
                 continue
             if not isinstance(step, (Send, Receive, Keep)):
                 continue
-            layer = self.paths.get(step.value, step.value)
+            layer = paths.get(step.value, step.value)
             bytes_each = graph.channels(step.value) * graph.itemsize(step.value)
             if isinstance(step, Keep):
                 size = step.own.size * bytes_each

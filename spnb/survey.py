@@ -91,7 +91,7 @@ def memory(plan: Plan) -> list[tuple[int, int]]:
     return [
         (
             held_weight_bytes(plan, stage.team.ranks[0]),
-            max(activation_bytes(plan, rank) for rank in sample_ranks(plan, stage.index)),
+            max(held_value_bytes(plan, rank) for rank in sample_ranks(plan, stage.index)),
         )
         for stage in plan.stages
     ]
@@ -106,13 +106,15 @@ def untiled(plan: Plan) -> Plan:
 
 def traffic(plan: Plan, rank: int) -> tuple[int, int]:
     """Messages and bytes that a rank sends to other ranks in one pass over the batch."""
-    team = plan.stage_of(rank).team
     messages = size = 0
-    for images in plan.batches:
-        for exchange in plan.exchanges[images]:
-            if exchange.source is team and exchange.target.ranks != (HOST,):
-                more, bytes_sent = exchange.sent(rank)
-                messages, size = messages + more, size + bytes_sent
+    pipelines = plan.copies.of(plan.replica_of(rank))
+    for image, pipeline in zip(plan.images_of(rank), pipelines, strict=True):
+        team = plan.stage_of(image).team
+        for number in (number for turn in pipeline.turns for number in turn):
+            for exchange in plan.exchanges[plan.batches[number]]:
+                if exchange.source is team and exchange.target.ranks != (HOST,):
+                    more, bytes_sent = exchange.sent(image)
+                    messages, size = messages + more, size + bytes_sent
     return messages, size
 
 
@@ -142,6 +144,13 @@ def weight_bytes(plan: Plan, stage: int) -> int:
     return sum(math.prod(w.shape) for w in weights.values()) * plan.graph.dtype.itemsize
 
 
+def held_value_bytes(plan: Plan, rank: int) -> int:
+    """Most bytes of values that a rank holds at once, those for its mirror image too."""
+    if plan.graph.training:
+        return _training_bytes(plan, rank)
+    return sum(activation_bytes(plan, image) for image in plan.images_of(rank))
+
+
 def activation_bytes(plan: Plan, rank: int) -> int:
     """Most bytes of values that a rank holds at once, from their lifetimes in its program.
 
@@ -149,8 +158,6 @@ def activation_bytes(plan: Plan, rank: int) -> int:
     their own, and all else comes and goes on the heap, which keeps its size.  What an operator
     needs besides its operands and its result (workspace) is not counted.
     """
-    if plan.graph.training:
-        return _training_bytes(plan, rank)
     nodes = plan.stage_of(rank).nodes
     rules = [rule_of(node) for node in nodes]
     held: dict[str, int] = {}

@@ -23,6 +23,8 @@ class Event(NamedTuple):
 
     Attributes
     ----------
+    stage
+        That the rank had in the copy of the plan to which the micro-batch belongs.
     micro_batch
         Number of the micro-batch.
     layer
@@ -37,6 +39,7 @@ class Event(NamedTuple):
         Sent, received or read.
     """
 
+    stage: int
     micro_batch: int
     layer: str
     kind: str
@@ -51,7 +54,7 @@ class Recorder:
 
     def __init__(self):
         self.events: list[Event] = []
-        self.micro_batch = 0
+        self.stage = self.micro_batch = 0
         self.start()
 
     def start(self) -> None:
@@ -64,7 +67,8 @@ class Recorder:
 
     def note(self, start: Any, kind: str, layer: str, what: str, size: int = 0) -> None:
         """Record what began at ``start`` and ends now."""
-        self.events.append(Event(self.micro_batch, layer, kind, what, start, self.now(), size))
+        now, place = self.now(), (self.stage, self.micro_batch)
+        self.events.append(Event(*place, layer, kind, what, start, now, size))
 
     def finish(self) -> list[Event]:
         """All events, when nothing more is computed."""
@@ -116,13 +120,13 @@ def recorder_on(device: torch.device) -> Recorder:
     return DeviceRecorder(mark)
 
 
-def table(events: Iterable[tuple[int, int, Iterable[Event]]]) -> pd.DataFrame:
+def table(events: Iterable[tuple[int, Iterable[Event]]]) -> pd.DataFrame:
     """Events of all ranks as one table, ordered by rank and start.
 
     Parameters
     ----------
     events
-        ``(rank, stage, events)`` of each rank.
+        ``(rank, events)`` of each rank.
 
     Returns
     -------
@@ -131,8 +135,8 @@ def table(events: Iterable[tuple[int, int, Iterable[Event]]]) -> pd.DataFrame:
     """
     import pandas as pd  # engines import this module, and make no tables
 
-    rows = [(rank, stage, *event) for rank, stage, each in events for event in each]
-    frame = pd.DataFrame(rows, columns=["rank", "stage", *Event._fields])
+    rows = [(rank, *event) for rank, each in events for event in each]
+    frame = pd.DataFrame(rows, columns=["rank", *Event._fields])
     frame.insert(8, "seconds", frame.stop - frame.start)
     return frame.sort_values(["rank", "start"], ignore_index=True)
 

@@ -12,7 +12,7 @@ import torch
 from .averages import Averages
 from .capture import cast
 from .collectives import Sum
-from .copies import Pipeline, turns_of
+from .copies import turns_of
 from .devices import CPU, computing_on
 from .gathering import Gathering, buckets_of
 from .halves import HALVES, Scaling, convolving
@@ -20,13 +20,12 @@ from .losses import Loss
 from .node import Node
 from .program import Compute, Part
 from .region import Region
-from .rules import Rule, rule_of
+from .role import Role, roles_of
 from .rules.noise import noise
 from .run import Piece, Read
 from .schedule import SCHEDULES, in_turns
 from .tape import Tape
 from .transport import Transport
-from .transport.lane import Lane
 from .weights import add_constants
 from .worker import heard
 
@@ -35,27 +34,6 @@ Wanted = Callable[[str, Region], torch.Tensor]
 
 OVERFLOWS = 1 << 14
 """Number of the sum of infinite gradients, beyond those of any parameter."""
-
-MIRRORED = 1 << 13
-"""Added to the tags of a mirrored pipeline's messages."""
-
-
-@dataclass(frozen=True)
-class Role:
-    """What a rank is in one of its pipelines."""
-
-    part: Part
-    rules: Sequence[Rule]
-    pipeline: Pipeline
-
-    @property
-    def tells(self) -> bool:
-        """Whether it is the one rank of its stage that keeps the statistics of batch norms."""
-        return self.part.rank == self.part.home.ranks[-1]
-
-    def over(self, transport: Transport) -> Lane:
-        """Its pipeline's messages, on a carrier."""
-        return Lane(transport, self.pipeline.ranks, MIRRORED * self.pipeline.mirrored)
 
 
 @dataclass(frozen=True)
@@ -128,18 +106,14 @@ class Learner:
         self.part, self.transport, self.loss = part, transport, loss
         self.recompute, self.device = recompute, device
         self.scaling = Scaling() if part.dtype == torch.float16 else None
-        parts, pipelines = part.images, part.copies.of(part.replica)
-        self.roles = [
-            Role(each, [rule_of(node) for node in each.nodes], pipeline)
-            for each, pipeline in zip(parts, pipelines, strict=True)
-        ]
+        self.roles, parts = roles_of(part), part.images
         self.weights = {name: tensor.to(device, copy=True) for name, tensor in weights.items()}
         self.parameters = {
             name: tensor.requires_grad_()
             for name, tensor in self.weights.items()
             if name in trained
         }
-        turns = turns_of(pipelines, [each.stage for each in parts])
+        turns = turns_of([role.pipeline for role in self.roles], [each.stage for each in parts])
         self.passes = in_turns(SCHEDULES[schedule], part.num_stages, turns)
         self.averages = Averages(parts)
         shared = (each for part in parts for each in part.shared)

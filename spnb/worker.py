@@ -1,4 +1,4 @@
-"""Runs one rank's program: a loop over compute, send, receive and free."""
+"""Runs one rank's programs: a loop over compute, send, receive and free."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from dataclasses import dataclass, replace
 import torch
 
 from .axes import Axes
-from .buffers import Buffers, plan_buffers
+from .copies import turns_of
 from .devices import CPU, computing_on
-from .exchange import Exchange, region_at
+from .exchange import Exchange
 from .halves import convolving
-from .machine import CORE
-from .placement import Arena, placing
-from .program import Compute, Part, Program, Send, receive_step
+from .placement import placing
+from .program import Part
 from .region import Region
-from .routine import Routine
-from .rules import rule_of
-from .run import Action, Piece, Read, Run
+from .role import roles_of
+from .run import Piece, Read, Run
+from .station import Station
 from .trace import Event, recorder_on
 from .transport import PeerFailed, Transport
 
@@ -46,11 +45,17 @@ class Worker:
     part
         Its share of the plan.
     weights
-        The parameters and buffers that its stage reads, in the plan's dtype.
+        The parameters and buffers that its stage reads, in the plan's dtype; those of its mirror
+        image's stage too.
     transport
         Its end of the carrier; ``None`` until it is connected.
     device
         Where it computes.
+
+    Attributes
+    ----------
+    stations
+        Its places in the copies of the plan: one, or also its mirror image's.
     """
 
     @torch.inference_mode()
@@ -62,55 +67,19 @@ class Worker:
         device: torch.device = CPU,
     ):
         self.part, self.transport, self.device = part, transport, device
-        weights = {name: weight.to(device) for name, weight in weights.items()}
-        self.rules = [rule_of(node) for node in part.nodes]
-        self.weights = [{w.name: weights[w.name] for w in node.weights} for node in part.nodes]
-        packed, programs = False, part.programs[max(part.batches)]
-        for step in programs[0].steps:
-            if isinstance(step, Compute) and not step.region.empty:
-                shape = part.nodes[step.node].operand_axes[0].local_shape(step.clipped[0])
-                rule = self.rules[step.node]
-                prepared = rule.prepare(self.weights[step.node], shape)
-                packed |= prepared is not self.weights[step.node]
-                self.weights[step.node] = prepared
-        if packed:  # then what is left of the file that they were mapped from is let go
-            plain = [(n, w) for each in self.weights for n, w in each.items() if not w.is_mkldnn]
-            copies = {name: weight.clone() for name, weight in dict(plain).items()}
-            self.weights = [
-                {name: w if w.is_mkldnn else copies[name] for name, w in each.items()}
-                for each in self.weights
-            ]
-        with computing_on(device):
-            self._make_routines()
-        self.costs = [CORE.seconds(node) for node in part.nodes]
-        self._convolving = convolving(part.dtype, device)
-        computed = (s.node for p in programs for s in p.steps if isinstance(s, Compute))
-        self._cost = sum(self.costs[node] for node in computed)
+        self.stations = [Station(role, weights, device) for role in roles_of(part)]
+        self._stale, self._convolving = False, convolving(part.dtype, device)
 
-    def _make_routines(self) -> None:
-        self._stale = False
-        part, on_host = self.part, self.device == CPU  # elsewhere the allocator keeps its memory
-        buffers = {
-            images: [
-                plan_buffers(program, part.nodes, self.rules) if on_host else Buffers()
-                for program in programs
-            ]
-            for images, programs in part.programs.items()
-        }
-        size = max(each.size for several in buffers.values() for each in several)
-        arena = Arena(size) if on_host else None
-        self.routines: dict[int, list[Routine]] = {}
-        for images, programs in part.programs.items():
-            held: dict[str, Region] = {}
-            self.routines[images] = []
-            for program, each in zip(programs, buffers[images], strict=True):
-                known = (program, part, self.rules, self.weights, held, each.places, arena)
-                self.routines[images].append(Routine(*known))
-                held = self.routines[images][-1].left
+    @property
+    def turns(self) -> list[tuple[Station, int]]:
+        """Its micro-batches in order, each with the place that it has for it."""
+        pipelines = [station.role.pipeline for station in self.stations]
+        turns = turns_of(pipelines, [station.part.stage for station in self.stations])
+        return [(self.stations[copy], number) for copy, _, turn in turns for number in turn]
 
     @torch.inference_mode()
     def infer(self, read: Read, tell: Tell = lambda done, share: None) -> Outcome:
-        """Run the stage over all micro-batches.
+        """Run its stages over all of its micro-batches.
 
         Parameters
         ----------
@@ -127,14 +96,15 @@ class Worker:
             If another rank fails.
         """
         if self._stale:  # what was to arrive in a run that failed may do so still, in that memory
-            self._make_routines()
+            for station in self.stations:
+                station.make_routines()
         self._stale = True
-        batches, done, cost = self.part.batches, 0, 0.0
-        cost_of_all = self._cost * len(batches) or 1.0
+        batches, turns, done, cost = self.part.batches, self.turns, 0, 0.0
+        cost_of_all = sum(station.cost for station, _ in turns) or 1.0
 
         def told(node: int) -> None:
             nonlocal cost
-            cost += self.costs[node]
+            cost += station.costs[node]
             tell(done, cost / cost_of_all)
 
         def read_there(value: str, region: Region) -> torch.Tensor:
@@ -145,9 +115,11 @@ class Worker:
         with computing_on(self.device), at, placing(), self._convolving:
             self.transport.barrier()
             run.recorder.start()
-            for number in self.part.order:
-                run.recorder.micro_batch, run.first_image = number, sum(batches[:number])
-                for routine in self.routines[batches[number]]:
+            for station, number in turns:
+                run.transport = station.role.over(self.transport)
+                run.first_image = sum(batches[:number])
+                run.recorder.stage, run.recorder.micro_batch = station.part.stage, number
+                for routine in station.routines[batches[number]]:
                     for action in routine.actions:
                         action(run)
                 done += 1
@@ -158,28 +130,27 @@ class Worker:
         return Outcome(pieces, run.recorder.finish())
 
     @torch.inference_mode()
-    def exchange(self, exchange: Exchange, x: torch.Tensor, axes: Axes) -> torch.Tensor:
-        """Take part in an exchange of a tensor that this rank's tile covers; what it then needs."""
-        run = Run(self.transport, _no_image, values={exchange.value: x.to(self.device)})
-        routine, send, receive = self.moving(exchange, axes, x.dtype)
-        whole = routine.operand(exchange.value, exchange.need(self.part.rank), axes)
+    def exchange(
+        self, exchange: Exchange, x: torch.Tensor, axes: Axes, copy: int = 0
+    ) -> torch.Tensor:
+        """Take part in an exchange of a tensor that this rank's tile covers; what it then needs.
+
+        Parameters
+        ----------
+        copy
+            Number of the place that it has the tile in.
+        """
+        station = self.stations[copy]
+        lane = station.role.over(self.transport)
+        run = Run(lane, _no_image, values={exchange.value: x.to(self.device)})
+        routine, send, receive = station.moving(exchange, axes, x.dtype)
+        whole = routine.operand(exchange.value, exchange.need(station.part.rank), axes)
         with computing_on(self.device), heard(self.transport, self.part, lambda: run.at):
             send(run)
             receive(run)
             result = whole(run)
             self.transport.flush()
         return result.to(x.device)
-
-    def moving(
-        self, exchange: Exchange, axes: Axes, dtype: torch.dtype
-    ) -> tuple[Routine, Action, Action]:
-        """A routine that has this rank's tile of a value, and how it sends of it and receives."""
-        rank, value = self.part.rank, exchange.value
-        own = region_at(exchange.has, exchange.source.position(rank))
-        routine = Routine(Program(()), self.part, self.rules, self.weights, {value: own})
-        send = Send(exchange.tag, value, exchange.kind, exchange.sends(rank), axes)
-        receive = receive_step(exchange, rank, axes, dtype)
-        return routine, routine.send(send), routine.receive(receive)
 
 
 @contextmanager

@@ -5,8 +5,10 @@ any machine whether all that a rank does is done on its device.
 """
 
 from collections import Counter
+from contextlib import contextmanager
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -40,21 +42,37 @@ class There(torch.Tensor):
         return dispatch(func, args, kwargs or {})
 
 
-class Elsewhere(TorchDispatchMode):
-    """As long as this lasts, a thread has the device.
+class Made(TorchFunctionMode):
+    """What is made of Python's numbers comes by way of the CPU; no other mode sees that."""
 
-    Attributes
-    ----------
-    calls
-        By operator: how often it was computed there.
-    """
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.tensor and kwargs.get("device") == DEVICE:
+            return func(*args, **{**kwargs, "device": "cpu"}).to(DEVICE)
+        return func(*args, **kwargs)
+
+
+class Computed(TorchDispatchMode):
+    """Operators are computed there if an operand is there, or the result shall be."""
 
     def __init__(self):
         super().__init__()
         self.calls = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        # In inference mode operators come before they are taken apart.
+        with self, torch._C.DisableTorchFunction():
+            found = func.decompose(*args, **(kwargs or {}))
+        if found is not NotImplemented:
+            return found
         return dispatch(func, args, kwargs or {}, self.calls)
+
+
+@contextmanager
+def elsewhere():
+    """As long as this lasts, a thread has the device; gives how often it computed what there."""
+    with Made(), Computed() as computed:
+        yield computed.calls
 
 
 def dispatch(func, args, kwargs, calls=None):

@@ -44,7 +44,8 @@ def run(plan, net, *inputs):
 
     def work(transport):
         part = plan.part(transport.rank)
-        return Worker(part, tensors_of(net, part.weights, graph), transport).infer(read)
+        names = {name for image in part.images for name in image.weights}
+        return Worker(part, tensors_of(net, names, graph), transport).infer(read)
 
     outcomes = World(plan.num_ranks, deadline=30).run(work)
     whole = {v: torch.zeros(graph.shape(v), dtype=graph.dtype_of(v)) for v in graph.outputs}

@@ -39,7 +39,7 @@ def test_an_image_sets_size_and_batch(capsys):
     [
         ("infer resnet --precision fp8", "unknown precision 'fp8'"),
         ("infer resnet --slice-method round", "unknown slice method 'round'"),
-        ("infer resnet --backend nccl", "the nccl backend is for tensors on GPUs"),
+        ("infer resnet --backend nccl --device cpu", "between GPUs, but device is cpu: use"),
         ("infer resnet --balance 3,4", "has 2 entries with the sum 7"),
         ("infer resnet --balance 3,a", "argument --balance: cannot read '3,a'"),
         ("infer resnet --num-spatial-parts 4096", "an image of 32×32 pixels cannot be cut"),
@@ -60,8 +60,8 @@ def test_an_image_sets_size_and_batch(capsys):
         ("train resnet --enable-evaluation", "is for inference"),
         ("train resnet --times 2", "times is for mirrored copies of the plan: it needs gems"),
         ("train resnet --enable-master-comm-opt", "it needs gems"),
-        ("infer resnet --gems", "gems is for training"),
-        ("infer resnet --replicas 2", "replicas is for training"),
+        ("infer resnet --gems --batch-size 1", "2 turns (replicas, gems, times) of a batch of 1"),
+        ("infer resnet --schedule gpipe", "schedule is for training"),
         ("train resnet --replicas 0", "replicas is 0, but must be at least 1"),
         (
             "train resnet --gems --times 2 --parts 3 --batch-size 11",

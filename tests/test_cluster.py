@@ -76,6 +76,28 @@ def test_equal_to_the_untiled_run(cluster, given):
         assert (row.messages, row.bytes_sent) == traffic(cluster.plan, row.rank)
 
 
+@pytest.mark.parametrize(
+    "options", [{"gems": True}, {"replicas": 2, "times": 2, "gems": True, "parts": 1}]
+)
+def test_copies_share_a_batch(cluster, options):
+    job = spnb.Job("resnet20_v1", image_size="33x47", batch_size=8, num_spatial_parts=2, **options)
+    plan = spnb.plan(job)
+    cluster.load(plan)
+    result = cluster.infer()
+    assert result.check().passed
+    told = result.per_rank
+    assert told["rank"].tolist() == list(range(plan.num_ranks))
+    assert [(m, b) for m, b in zip(told["messages"], told["bytes_sent"], strict=True)] == [
+        traffic(plan, rank) for rank in range(plan.num_ranks)
+    ]
+    # Rank 0 is a tile in one copy, and has the untiled stage in the other.
+    stages = result.timings.groupby("rank")["stage"].unique()
+    assert sorted(stages[0]) == [0, 1]
+    assert sorted(stages[1]) == [0]
+    ranks = cluster.view.apply_sync(lambda: __import__("spnb").here.rank)[: plan.num_ranks]
+    assert ranks == list(range(plan.num_ranks))
+
+
 def test_the_callers_process_is_no_mpi_rank(cluster):
     code = (
         "import sys, spnb, spnb.cluster, spnb.__main__\n"

@@ -6,13 +6,22 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from elsewhere import DEVICE, Elsewhere, There
+from elsewhere import DEVICE, There, elsewhere
+from hypothesis import assume, given, note, settings
+from hypothesis import strategies as st
+from networks import chains
+from running import planned
+from test_exact import SLOW, splits
+from torch import nn
 
 import spnb
+from spnb.capture import CaptureError
 from spnb.devices import CPU, DeviceError, computing_on, device_of
 from spnb.examples import matched
+from spnb.layout import PlanError
 from spnb.losses import LOSSES
 from spnb.rank import read_tensor
+from spnb.region import Region
 from spnb.sources import ArraySource
 from spnb.trace import DeviceRecorder
 from spnb.trainer import Trainer
@@ -43,8 +52,8 @@ def ranks_of(plan, host_only, work):
 
     def there(transport):
         carrier = HostOnly(transport.world, transport.rank) if host_only else transport
-        with Elsewhere() as device:
-            return work(reaching(carrier, DEVICE), DEVICE), device.calls
+        with elsewhere() as calls:
+            return work(reaching(carrier, DEVICE), DEVICE), calls
 
     found, calls = zip(*World(plan.num_ranks, deadline=60).run(there), strict=True)
     return found, World(plan.num_ranks, deadline=60).run(lambda t: work(t, CPU)), calls
@@ -63,11 +72,11 @@ NETWORKS = {
 def test_inference_is_computed_on_the_device(model, host_only):
     job = spnb.Job(model, image_size="64x75", batch_size=2, parts=1, **NETWORKS[model])
     plan = spnb.plan(job)
-    sources = plan.open_inputs()
+    sources, module = plan.open_inputs(), plan.module
 
     def work(transport, device):
         part = plan.part(transport.rank)
-        weights = tensors_of(plan.module, part.weights, plan.graph)
+        weights = tensors_of(module, part.weights, plan.graph)
         worker = Worker(part, weights, transport, device)
         return worker.infer(lambda n, r: read_tensor(sources[n], r, job.dtype)).pieces
 
@@ -79,20 +88,63 @@ def test_inference_is_computed_on_the_device(model, host_only):
     assert all(each["aten.convolution"] > 0 for each in calls)
 
 
+@pytest.mark.long
+@settings(SLOW, max_examples=40)
+@given(data=st.data())
+def test_random_networks_are_computed_on_the_device(data):
+    net = data.draw(chains(2)).double()
+    size = [data.draw(st.integers(8, 30)) for _ in range(2)]
+    x = torch.randn(4, 2, *size, generator=torch.Generator().manual_seed(1)).double()
+    copies = {"times": 1} if data.draw(st.booleans()) else {}
+    try:
+        fused = data.draw(st.sampled_from([0, 1, 100]))
+        plan = planned(net, tuple(x.shape), data.draw(splits(2)), 2, fused, **copies)
+    except (PlanError, CaptureError) as refusal:
+        note(str(refusal))
+        assume(False)
+    graph = plan.graph
+
+    def work(transport, device):
+        part = plan.part(transport.rank)
+        names = {name for image in part.images for name in image.weights}
+        worker = Worker(part, tensors_of(net, names, graph), transport, device)
+        held = Region.whole(graph.extent(next(iter(graph.inputs))))
+        return worker.infer(lambda n, r: graph.axes[n].piece(x, held, r).contiguous()).pieces
+
+    there, here, _ = ranks_of(plan, True, work)
+    for piece, other in zip(itertools.chain(*there), itertools.chain(*here), strict=True):
+        assert piece.region == other.region
+        torch.testing.assert_close(piece.tensor, other.tensor, equal_nan=True)
+
+
 @pytest.mark.parametrize("host_only", [False, True])
 @pytest.mark.parametrize("options", [{}, {"recompute": True}, {"gems": True}])
 def test_training_is_computed_on_the_device(options, host_only):
-    job = spnb.Job("resnet20_v1", image_size=32, batch_size=4, precision="fp64", **options)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect"),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Conv2d(8, 8, 3, 2, 1),
+        nn.GroupNorm(2, 8),
+        nn.Upsample(scale_factor=1.5, mode="bilinear"),
+        nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 10, 3)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    job = spnb.Job(net, image_size=32, batch_size=4, precision="fp64", **options)
     plan = spnb.plan(job, training=True)
     images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(1)).numpy()
     examples = matched(ArraySource(images), np.arange(8) % 10, (4, 10))
     recipe = job.recipe("cross_entropy")
-    trained = [name for name, _ in plan.module.named_parameters()]
+    module = plan.module
+    trained = [name for name, _ in module.named_parameters()]
 
     def work(transport, device):
         part = plan.part(transport.rank)
         names = {n for image in part.images for n in plan.graph.made_of(image.weights)[0]}
-        weights = tensors_of(plan.module, names, plan.graph)
+        weights = tensors_of(module, names, plan.graph)
         facts = (trained, transport, LOSSES["cross_entropy"], job.schedule, job.recompute, device)
         trainer = Trainer(Learner(part, weights, *facts), recipe)
         told = trainer.epoch(examples, 0, 0)
@@ -109,7 +161,7 @@ def test_training_is_computed_on_the_device(options, host_only):
 
 
 def test_what_is_not_on_the_device_is_refused_there():
-    with Elsewhere(), computing_on(DEVICE):
+    with elsewhere(), computing_on(DEVICE):
         x = torch.ones(3)
         assert x.device == DEVICE
         with pytest.raises(RuntimeError, match="operands on elsewhere:0 and on the CPU"):
@@ -119,7 +171,7 @@ def test_what_is_not_on_the_device_is_refused_there():
 
 def test_messages_go_through_the_host_where_the_carrier_reads_nothing_else():
     def work(transport):
-        with Elsewhere(), computing_on(DEVICE):
+        with elsewhere(), computing_on(DEVICE):
             carrier = reaching(HostOnly(transport.world, transport.rank), DEVICE)
             assert isinstance(carrier, Staged)
             buffer = torch.zeros(2)

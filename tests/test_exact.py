@@ -11,6 +11,7 @@ from torch import nn
 from spnb.capture import CaptureError
 from spnb.layout import PlanError
 from spnb.region import Tiling, grid_of
+from spnb.simulate import simulate
 from spnb.survey import traffic
 
 SLOW = settings(
@@ -35,8 +36,8 @@ def splits(draw, axes):
     return [Tiling.even(grid) for grid in [*grids, untiled]]
 
 
-def check(net, x, tilings, parts=1, fused=0, balance=None):
-    plan = planned(net, tuple(x.shape), tilings, parts, fused, balance)
+def check(net, x, tilings, parts=1, fused=0, balance=None, **copies):
+    plan = planned(net, tuple(x.shape), tilings, parts, fused, balance, **copies)
     with torch.inference_mode():
         untiled = net(x)
     tiled, outcomes = run(plan, net, x)
@@ -63,6 +64,25 @@ def test_random_networks(data, axes):
         note(str(refusal))
         assume(False)
     note(str(plan))
+
+
+@pytest.mark.long
+@settings(SLOW, max_examples=40)
+@given(data=st.data(), axes=st.sampled_from([1, 2, 2]))
+def test_random_networks_in_copies(data, axes):
+    net = data.draw(chains(axes)).double()
+    size = [data.draw(st.integers(8, {1: 60, 2: 30}[axes])) for _ in range(axes)]
+    replicas, times = data.draw(st.sampled_from([(2, 0), (1, 1), (1, 2), (2, 1)]))
+    parts = data.draw(st.integers(1, 2))
+    batch = parts * replicas * max(1, 2 * times) + data.draw(st.integers(0, 3))
+    x = torch.randn(batch, 2, *size, generator=torch.Generator().manual_seed(1)).double()
+    tilings, fused = data.draw(splits(axes)), data.draw(st.sampled_from([0, 1, 100]))
+    try:
+        plan = check(net, x, tilings, parts, fused, replicas=replicas, times=times)
+    except (PlanError, CaptureError) as refusal:
+        note(str(refusal))
+        assume(False)
+    assert simulate(plan).seconds > 0  # nobody waits for what is never sent
 
 
 SIZES = [(97, 131), (64, 64), (193, 67)]

@@ -36,6 +36,40 @@ def test_equal_to_mpi(cluster, options):
     assert messages.equals(other.per_rank[["messages", "bytes_sent"]])
 
 
+def _out_of_turn():
+    """Messages are received in another order than the one they were sent in."""
+    from spnb.remote import _transport as transport
+
+    tags, found = (7, 3, 5, 3), []
+    if transport.rank == 0:
+        for number, tag in enumerate(tags):
+            transport.send(1, tag, torch.full((1000,), 10.0 * tag + number))
+        transport.flush()
+    if transport.rank == 1:
+        buffers = [torch.empty(1000) for _ in tags]
+        for tag, buffer in zip((3, 5, 7, 3), buffers, strict=True):
+            transport.wait([transport.receive(0, tag, buffer)])
+        found = [buffer.unique().tolist() for buffer in buffers]
+    return found
+
+
+def test_messages_are_told_apart_by_tag_in_any_order(cluster):
+    cluster.load(spnb.plan(job()))
+    _out_of_turn.__module__ = "__main__"  # sent by its code: engines cannot import the tests
+    assert cluster.view.apply_sync(_out_of_turn)[1] == [[31], [52], [70], [33]]
+
+
+def test_nccl_without_a_gpu_is_one_line_on_all_ranks(cluster):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(
+        RunError, match=r"rank 0 on \S+: device is cuda, but PyTorch \S+ sees no GPU"
+    ):
+        cluster.load(spnb.plan(job(backend="nccl")))
+    cluster.load(spnb.plan(job()))
+    assert cluster.infer().check().passed
+
+
 CELL = """
 here = spnb.here
 if here.rank == 1:

@@ -12,7 +12,7 @@ from torch import nn
 import spnb
 from spnb import plots
 from spnb.halos import halo_of
-from spnb.survey import activation_bytes, traffic_matrix, untiled, weight_bytes
+from spnb.survey import held_value_bytes, traffic_matrix, untiled, weight_bytes
 
 mpl.use("Agg")
 
@@ -79,8 +79,10 @@ def test_merges_are_no_halos():
 
 
 def test_the_clock(result):
-    assert texts(plots.clock(3, 2)) == ["0", "1", "0", "2", "1", "2"]
-    assert "idle 25%" in plots.clock(3, 2).get_title()
+    job = spnb.Job("resnet20_v1", image_size=33, batch_size=3, parts=3)
+    ax = spnb.plan(job).plot_clock()
+    assert texts(ax) == ["0", "1", "0", "2", "1", "2"]
+    assert "through 2 stages: idle 25%" in ax.get_title()
 
 
 def test_traffic_and_memory_draw_the_plans_numbers(result):
@@ -92,12 +94,12 @@ def test_traffic_and_memory_draw_the_plans_numbers(result):
     heights = [a.get_height() + b.get_height() for a, b in zip(*ax.containers)]
     unit = 2**20 if "MiB" in ax.get_ylabel() else 2**10
     expected = [
-        weight_bytes(plan, plan.stage_of(r).index) + activation_bytes(plan, r) for r in range(5)
+        weight_bytes(plan, plan.stage_of(r).index) + held_value_bytes(plan, r) for r in range(5)
     ]
     np.testing.assert_allclose(np.array(heights) * unit, expected)
     alone = untiled(plan)
     line = ax.lines[0].get_ydata()[0] * unit
-    assert line == pytest.approx(weight_bytes(alone, 0) + activation_bytes(alone, 0))
+    assert line == pytest.approx(weight_bytes(alone, 0) + held_value_bytes(alone, 0))
     assert line > max(expected)
 
 

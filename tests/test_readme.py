@@ -22,8 +22,8 @@ TRAINING = re.findall(r"`(python -m spnb train [^`]+)` ²", README)
 @pytest.mark.long
 def test_the_benchmarks_examples_are_there():
     jobs = [_job(_parser().parse_args(c.split()[3:])) for c in COMMANDS + TRAINING]
-    assert [spnb.plan(job).num_ranks for job in jobs] == [5, 5, 9, 4, 4, 8]
-    assert [job.gems for job in jobs] == [False] * 4 + [True] * 2
+    assert [spnb.plan(job).num_ranks for job in jobs] == [5, 5, 5, 9, 4, 4, 4, 8]
+    assert [job.gems for job in jobs] == [True] + [False] * 4 + [True] * 3
 
 
 @pytest.mark.mpi

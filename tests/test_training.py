@@ -28,8 +28,8 @@ from spnb.schedule import (
     SCHEDULES,
     all_forward_first,
     one_forward_one_backward,
-    training_clock,
 )
+from spnb.schedule import clock as training_clock
 from spnb.tape import Tape
 from spnb.training import Learner
 from spnb.transport.local import World

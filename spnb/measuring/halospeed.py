@@ -148,7 +148,7 @@ def _time(halo: int, channels: int, repeats: int) -> dict[str, Any] | None:
     axes = ValueAxes.image((2, channels, *[2] * (len(extent) - 1)))
     x, expected = (_coded(region, extent, channels) for region in (own, need))
     receives = exchange.receives(part.rank)
-    routine, send, receive = worker.moving(exchange, axes, x.dtype)
+    routine, send, receive = worker.stations[0].moving(exchange, axes, x.dtype)
     arrive = routine.arrival("x")
 
     def once() -> list[torch.Tensor]:

@@ -13,7 +13,7 @@ from .ratios import ratios
 from .speed import halo_speed
 from .suite import suite
 from .tiles import plan_tiles, tiles
-from .time import clock, layers, timeline, training_clock
+from .time import clock, layers, timeline
 
 __all__ = [
     "clock",
@@ -32,5 +32,4 @@ __all__ = [
     "tiles",
     "timeline",
     "traffic",
-    "training_clock",
 ]

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 
 from ..cards import size_text
 from ..plan import Plan
-from ..survey import activation_bytes, held_weight_bytes, traffic_matrix, untiled, weight_bytes
+from ..survey import held_value_bytes, held_weight_bytes, traffic_matrix, untiled, weight_bytes
 from .colours import TILE, open_frame
 
 NUMBERED = 12  # ranks of a matrix whose cells have room for a number
@@ -83,9 +83,9 @@ def memory(plan: Plan, measured: dict[int, int] | None = None, ax: Axes | None =
     """
     ranks = range(plan.num_ranks)
     weights = np.array([held_weight_bytes(plan, rank) for rank in ranks])
-    values = np.array([activation_bytes(plan, rank) for rank in ranks])
+    values = np.array([held_value_bytes(plan, rank) for rank in ranks])
     alone = untiled(plan)
-    need = weight_bytes(alone, 0) + activation_bytes(alone, 0)
+    need = weight_bytes(alone, 0) + held_value_bytes(alone, 0)
     if ax is None:
         width = min(12.0, max(5.0, 1.6 + 0.5 * len(ranks)))
         _, ax = plt.subplots(figsize=(width, 3.6), layout="constrained")

@@ -15,8 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from ..cards import counted
 from ..copies import turns_of
 from ..plan import Plan
-from ..schedule import SCHEDULES, forward_clock
-from ..schedule import training_clock as clock_of_training
+from ..schedule import SCHEDULES, forward_only
+from ..schedule import clock as ticks_of
 from .colours import KIND, TILE, open_frame
 
 MOST_RANKS = 32  # rows of a timeline; of more ranks, an even choice is drawn
@@ -57,8 +57,9 @@ def timeline(timings: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.add_collection(LineCollection(lines, colors=colour, linewidths=width, capstyle="butt"))
     ax.set_xlim(0, timings["stop"].max() * scale)
     ax.set_ylim(len(ranks) - 0.4, -0.6)
-    stages = dict(zip(timings["rank"], timings["stage"], strict=True))
-    labels = [f"rank {r} (stage {stages[r]})" for r in ranks]
+    stages = timings.groupby("rank")["stage"].unique()
+    names = {r: ", ".join(map(str, sorted(stages[r]))) for r in ranks}
+    labels = [f"rank {r} (stage{'s' * (len(stages[r]) > 1)} {names[r]})" for r in ranks]
     ax.set_yticks(range(len(ranks)), labels, fontsize=10 if len(ranks) <= 24 else 7)
     ax.set_xlabel(f"time since all ranks were ready ({unit})")
     total = timings["rank"].nunique() * timings["stop"].max()  # blank time included
@@ -108,57 +109,41 @@ def layers(timings: pd.DataFrame, ax: Axes | None = None, most: int = MOST_LAYER
     return ax
 
 
-def clock(parts: int, stages: int, ax: Axes | None = None) -> Axes:
-    """Draw which micro-batch is in which stage at which tick.
-
-    Parameters
-    ----------
-    parts, stages
-        Number of micro-batches and of stages (see `spnb.schedule.forward_clock`).
-    ax
-        Where to draw; a new figure by default.
-    """
-    ticks = [
-        {stage: ("forward", part) for part, stage in tasks}
-        for tasks in forward_clock(parts, stages)
-    ]
-    ax = _table(ticks, [f"stage {k}" for k in range(stages)], ax)
-    ax.set_title(
-        f"{parts} micro-batch{'es' * (parts != 1)} through {counted(stages, 'stage')}:"
-        f" idle {1 - parts / len(ticks):.0%}",
-        fontsize=10,
-    )
-    return ax
-
-
-def training_clock(plan: Plan, ax: Axes | None = None) -> Axes:
-    """Draw which micro-batch goes forward or back at which tick of a step, for one replica.
+def clock(plan: Plan, ax: Axes | None = None) -> Axes:
+    """Draw which micro-batch goes forward, in training also back, at which tick, in one replica.
 
     A row is a stage, or a rank where a mirrored copy of the plan has other stages on it.
 
     Parameters
     ----------
     plan
-        For training.
+        For inference or for training.
     ax
         Where to draw; a new figure by default.
     """
-    pipelines = plan.copies.of(0)
-    ranks = range(plan.copies.ranks_each)
-    if not plan.copies.times:
+    copies, pipelines = plan.copies, plan.copies.of(0)
+    ranks = range(copies.ranks_each)
+    if not copies.times:
         ranks = [stage.team.ranks[0] for stage in plan.stages]
     rows = []
     for rank in ranks:
         stages = [plan.stage_of(image).index for image in plan.images_of(rank)]
         rows.append(turns_of(pipelines, stages))
-    ticks = clock_of_training(SCHEDULES[plan.schedule], len(plan.stages), rows)
+    training = plan.graph.training
+    order = SCHEDULES[plan.schedule] if training else forward_only
+    ticks = ticks_of(order, len(plan.stages), rows)
     mirrored = {n for pipeline in pipelines[1:] for turn in pipeline.turns for n in turn}
-    names = [f"rank {k}" if plan.copies.times else f"stage {k}" for k in range(len(rows))]
+    names = [f"rank {k}" if copies.times else f"stage {k}" for k in range(len(rows))]
     ax = _table(ticks, names, ax, mirrored)
     busy = sum(map(len, ticks)) / len(ticks) / len(rows)
-    parts = plan.copies.parts * plan.copies.turns
-    kinds = "forward, and back (striped)" + ", mirrored in italics" * bool(mirrored)
-    title = f"{parts} micro-batch{'es' * (parts != 1)} {kinds}: idle {1 - busy:.0%}"
+    parts = copies.parts * copies.turns
+    way = (
+        "forward, and back (striped)"
+        if training
+        else f"through {counted(len(plan.stages), 'stage')}"
+    )
+    slanted = ", mirrored in italics" * bool(mirrored)
+    title = f"{parts} micro-batch{'es' * (parts != 1)} {way}{slanted}: idle {1 - busy:.0%}"
     ax.set_title(title, fontsize=10)
     return ax
 

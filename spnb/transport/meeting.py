@@ -53,8 +53,8 @@ def meet(
             lack = str(error)
     port = store.port if store else 0
     every = [""] * comm.size
-    yield from _tell(comm, f"{port}\0{device}\0{host}\0{lack}", every)
-    ports, devices, hosts, lacks = zip(*(each.split("\0") for each in every), strict=True)
+    yield from _tell(comm, f"{port}\n{device}\n{host}\n{lack}", every)
+    ports, devices, hosts, lacks = zip(*(each.split("\n", 3) for each in every), strict=True)
     if device is not None or any(lacks):
         refuse(hosts, devices, lacks)
     alone = len(set(hosts)) == 1  # then no name need be known to anybody
@@ -71,7 +71,7 @@ def meet(
 def _tell(comm: MPI.Comm, text: str, every: list[str]) -> Iterator[Callable[[], bool]]:
     """Tell all ranks a text, and hear theirs."""
     mine, told = np.zeros(_LONGEST, np.uint8), np.zeros((comm.size, _LONGEST), np.uint8)
-    content = f"{text}\0".encode()[:_LONGEST]
+    content = text.encode()[:_LONGEST]
     mine[: len(content)] = np.frombuffer(content, np.uint8)
     yield comm.Iallgather(mine, told).Test
     every[:] = [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in told]
