@@ -18,17 +18,20 @@ mpl.use("Agg")
 
 
 def job(**options):
-    return spnb.Job("resnet20_v1", image_size=48, batch_size=1, num_spatial_parts=4, **options)
+    given = {"image_size": 48, "batch_size": 1, "num_spatial_parts": 4}
+    return spnb.Job("resnet20_v1", **(given | options))
 
 
 def messages(plan, rank):
-    steps = (s for (p,) in plan.part(rank).programs.values() for s in p.steps)
+    images = plan.part(rank).images
+    steps = (s for image in images for (p,) in image.programs.values() for s in p.steps)
     steps = [s for s in steps if isinstance(s, (Send, Receive))]
     return [t for s in steps for t in s.transfers if HOST not in (t.source, t.target)]
 
 
-def test_the_limit_sends_nothing_and_computes_the_same():
-    plan = spnb.plan(job())
+@pytest.mark.parametrize("options", [{}, {"gems": True, "batch_size": 2}])
+def test_the_limit_sends_nothing_and_computes_the_same(options):
+    plan = spnb.plan(job(**options))
     alone = Alone(plan)
     for rank in range(plan.num_ranks):
         assert messages(plan, rank)
@@ -38,7 +41,7 @@ def test_the_limit_sends_nothing_and_computes_the_same():
     )
     assert own == its
     result = spnb.InProcess(alone).infer()
-    assert result.output.shape == (1, 10)
+    assert result.output.shape == (plan.graph.batch, 10)
     assert torch.isfinite(result.output).all()
     assert result.per_rank.bytes_sent.sum() == 0
 
@@ -115,6 +118,7 @@ def test_what_cannot_be_asked(verb, line, message, capsys):
         ("sweep w2 --rounds 0", "rounds is 0"),
         ("sweep w2 --image-size 64 --batch-size 1 --tiles 9999", "cannot be cut into"),
         ("suite --workloads w9 --baselines plain", "unknown model 'w9'"),
+        ("bench w2 --device cuda", "device is cuda, but all that a split is measured against"),
     ],
 )
 def test_what_cannot_be_measured(line, message, capsys):

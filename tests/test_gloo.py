@@ -59,6 +59,19 @@ def test_messages_are_told_apart_by_tag_in_any_order(cluster):
     assert cluster.view.apply_sync(_out_of_turn)[1] == [[31], [52], [70], [33]]
 
 
+def _reads_gpus():
+    from spnb.transport.mpi import reads_gpus
+
+    return reads_gpus()
+
+
+def test_the_mpi_library_is_asked_whether_it_reads_gpus(cluster):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    _reads_gpus.__module__ = "__main__"
+    assert not any(cluster.view.apply_sync(_reads_gpus))
+
+
 def test_nccl_without_a_gpu_is_one_line_on_all_ranks(cluster):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

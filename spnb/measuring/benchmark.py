@@ -47,9 +47,12 @@ class Alone(JobPlan):
         self.__dict__.update(planned.__dict__)
 
     def part(self, rank: int) -> Part:
-        found = super().part(rank)
-        programs = {n: tuple(map(without_exchange, each)) for n, each in found.programs.items()}
-        return replace(found, programs=programs)
+        return self._alone(super().part(rank))
+
+    def _alone(self, part: Part) -> Part:
+        programs = {n: tuple(map(without_exchange, each)) for n, each in part.programs.items()}
+        mirror = part.mirror and self._alone(part.mirror)
+        return replace(part, programs=programs, mirror=mirror)
 
 
 class Solo(JobPlan):
@@ -57,6 +60,7 @@ class Solo(JobPlan):
 
     def __init__(self, job: Job):
         one = {"split_size": 1, "spatial_size": 1, "num_spatial_parts": 1, "local_DP": 1}
+        one |= {"parts": job.num_parts, "replicas": 1, "gems": False, "times": 1}
         super().__init__(job.replace(**one, slice_method="square", balance=None))
 
     def part(self, rank: int) -> Part:
@@ -295,7 +299,7 @@ def bench(
     Raises
     ------
     OptionError
-        If a baseline is unknown, or there are no rounds.
+        If a baseline is unknown, there are no rounds, or ranks would compute on GPUs.
 
     Examples
     --------
@@ -304,6 +308,11 @@ def bench(
         spnb.bench(spnb.Job("resnet50", image_size=512, batch_size=1, split_size=1)).plot()
     """
     names = checked(baselines, rounds)
+    if job.device_kind != "cpu":
+        raise OptionError(
+            f"device is {job.device_kind}, but all that a split is measured against runs on the"
+            " CPU: leave it out"
+        )
     planned = plan(job)
     with Bar(progress) as bar:
         found = measure(contestants(planned, "spnb", LIMIT) | {SOLO: Solo(job)}, names, rounds, bar)

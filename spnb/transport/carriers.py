@@ -75,6 +75,10 @@ class Carrier(ABC):
     def carry(self, group: distributed.ProcessGroup, rank: int, work: Work) -> None:
         """Send or receive, and wait until that is done."""
 
+    def close(self, group: distributed.ProcessGroup) -> None:
+        """Nothing more will be carried."""
+        return None
+
     def mark(self) -> Any:
         """What a message's memory waits for, as of now."""
         return None
@@ -134,6 +138,9 @@ class NCCL(Carrier):
             stream.wait_event(work.ready)
             (group.send(tensors, 1, 0) if rank == 0 else group.recv(tensors, 0, 0)).wait()
             stream.synchronize()
+
+    def close(self, group: distributed.ProcessGroup) -> None:
+        group.shutdown()
 
     def mark(self) -> Any:
         """The place that has been reached by now in the stream that computes."""

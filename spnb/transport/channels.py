@@ -55,6 +55,8 @@ class _Channel:
             except RuntimeError as error:
                 lost = error
             work.finish(lost)
+        if group is not None and lost is None:
+            carrier.close(group)
 
     def close(self) -> None:
         """Nothing more will be put."""
