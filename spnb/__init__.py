@@ -11,10 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .capture import CaptureError
+from .inside import here
 from .layout import PlanError
 from .options import Job
 from .planning import plan
-from .rank import here
 from .rules import rule
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from .examples import Examples, Unread
 from .planning import JobPlan
 from .program import Part
 from .progress import Bar, notebook, show_output, show_run
-from .rank import Report
 from .region import Region
+from .report import Report
 from .run import Piece
 from .session import Session
 from .sources import HeldSource, Source

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from .inside import here
 from .memory import keep_blocks
 from .planning import JobPlan
-from .rank import Report, here, share_cores
+from .rank import share_cores
+from .report import Report
 from .run import Piece
 from .session import Session
 from .sources import Source

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 
 from .examples import Examples
+from .inside import here
 from .memory import give_back, keep_blocks
 from .program import Part
-from .rank import Report, here, share_cores
+from .rank import share_cores
+from .report import Report
 from .run import Piece
 from .sources import Source
 from .store import Store

@@ -21,8 +21,9 @@ from .machine import CORE
 from .node import Ref, Weight
 from .planning import JobPlan
 from .progress import Bar, shown_by_module
-from .rank import Report, read_tensor
+from .rank import read_tensor
 from .region import Region
+from .report import Report
 from .run import Piece
 from .sources import Source
 from .store import Store

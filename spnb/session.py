@@ -25,9 +25,10 @@ from . import epochs
 from .examples import Examples
 from .halves import Scaling
 from .images import resident
+from .inside import Here
 from .planning import JobPlan
-from .rank import Here, Report
 from .recipe import Recipe
+from .report import Report
 from .result import Result
 from .run import Piece
 from .sources import ArraySource, Repeated, Source
@@ -231,7 +232,7 @@ class Session(ABC):
 
     @abstractmethod
     def _each(self, name: str, args: Sequence[tuple]) -> list[Any]:
-        """Call a method of `spnb.rank.Here` on every rank of the plan; results in rank order."""
+        """Call a method of `spnb.rank.Rank` on every rank of the plan; results in rank order."""
 
     @abstractmethod
     def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:

@@ -135,7 +135,7 @@ def halo_speed(
 
 def _time(halo: int, channels: int, repeats: int) -> dict[str, Any] | None:
     """On every rank: exchange a halo around this rank's tile, and prove that it is right."""
-    from ..rank import here
+    from ..inside import here
     from ..run import Run
 
     part, worker = here.plan, here.worker
@@ -182,7 +182,7 @@ def _coded(region: Region, extent: Sequence[int], channels: int) -> torch.Tensor
 
 
 def _median(act: Any, repeats: int) -> float:
-    from ..rank import here
+    from ..inside import here
 
     taken = []
     for _ in range(repeats):
@@ -197,7 +197,7 @@ def _ping(size: int, messages: int, repeats: int) -> float:
     """As many messages of as many bytes, by bare mpi4py: to a neighbour, and one back."""
     from mpi4py import MPI
 
-    from ..rank import here
+    from ..inside import here
 
     rank, world = here.plan.rank, here.plan.num_ranks
     partner = rank ^ 1

@@ -58,7 +58,7 @@ def plan_halo(
 
 
 def rank_halo(part: Part, pixels: torch.Tensor | None, ax: Axes | None) -> Axes:
-    """Draw the widest halo of a rank: see `spnb.rank.Here.plot`."""
+    """Draw the widest halo of a rank: see `spnb.inside.Here.plot`."""
     found: list[tuple[Region, Region, Sequence[Transfer]]] = [
         (step.kept, step.region, step.transfers) for step in part.received("halo")
     ]
