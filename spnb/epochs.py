@@ -20,9 +20,9 @@ from .cards import Card, Shown, Table, size_text
 from .checkpoint import Checkpoint
 from .datasets import Scaled, cifar10, image_folder
 from .examples import Examples, matched
-from .halves import Scaling
 from .images import open_source
 from .planning import JobPlan
+from .scaling import Scaling
 from .sources import Source, SyntheticSource
 
 if TYPE_CHECKING:

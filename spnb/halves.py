@@ -1,4 +1,4 @@
-"""Half precision: convolutions on CPUs that have none for it, and gradients too small for it.
+"""Half precision: convolutions on CPUs that have none for it.
 
 Without hardware for them, PyTorch's own convolutions are dozens of times slower than fp32.  Here
 they are in fp32 then, and each result is rounded: sums are fp32 in either case, and so the values
@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -65,38 +64,3 @@ class _InSingle(TorchDispatchMode):
         if isinstance(result, tuple):
             return tuple(part if part is None else part.to(self.dtype) for part in result)
         return result.to(self.dtype)
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """What a loss is multiplied with, so that gradients in fp16 are neither zero nor infinite.
-
-    A step with an infinite gradient is left out, and the next has half the factor; after many good
-    ones in a row it is doubled (Micikevicius et al., *Mixed precision training*, 2018; the numbers
-    are those of torch.amp.GradScaler).
-
-    Attributes
-    ----------
-    factor
-        Of the loss.
-    good
-        Steps in a row whose gradients were finite.
-
-    Examples
-    --------
-    >>> Scaling(1024.0).after(finite=False)
-    Scaling(factor=512.0, good=0)
-    """
-
-    factor: float = 2.0**16
-    good: int = 0
-
-    patience: ClassVar[int] = 2000
-
-    def after(self, finite: bool) -> Scaling:
-        """For the step after one whose gradients were finite, or not."""
-        if not finite:
-            return Scaling(self.factor / 2)
-        if self.good + 1 == self.patience:
-            return Scaling(self.factor * 2)
-        return Scaling(self.factor, self.good + 1)

@@ -16,7 +16,6 @@ from . import memory
 from .devices import CPU, compute_exactly, device_of
 from .examples import Examples
 from .exchange import Exchange, region_at
-from .halves import Scaling
 from .losses import LOSSES
 from .program import Part
 from .recipe import Recipe
@@ -24,6 +23,7 @@ from .region import Region
 from .report import Report
 from .rules import has_rule
 from .run import Piece
+from .scaling import Scaling
 from .sources import Source
 from .store import Store
 from .trainer import EpochReport, OptimizerState, Trainer

@@ -23,7 +23,6 @@ import torch
 
 from . import epochs
 from .examples import Examples
-from .halves import Scaling
 from .images import resident
 from .inside import Here
 from .planning import JobPlan
@@ -31,6 +30,7 @@ from .recipe import Recipe
 from .report import Report
 from .result import Result
 from .run import Piece
+from .scaling import Scaling
 from .sources import ArraySource, Repeated, Source
 from .store import Store
 from .trainer import EpochReport

@@ -12,9 +12,10 @@ import torch
 from . import memory
 from .devices import CPU
 from .examples import Ahead, Examples
-from .halves import HALVES, Scaling
+from .halves import HALVES
 from .recipe import OPTIMIZERS, Recipe
 from .region import Region
+from .scaling import Scaling
 from .training import Learner
 
 OptimizerState = Mapping[str, Mapping[str, Any]]

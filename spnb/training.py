@@ -15,7 +15,7 @@ from .collectives import Sum
 from .copies import turns_of
 from .devices import CPU, computing_on
 from .gathering import Gathering, buckets_of
-from .halves import HALVES, Scaling, convolving
+from .halves import HALVES, convolving
 from .losses import Loss
 from .node import Node
 from .program import Compute, Part
@@ -23,6 +23,7 @@ from .region import Region
 from .role import Role, roles_of
 from .rules.noise import noise
 from .run import Piece, Read
+from .scaling import Scaling
 from .schedule import SCHEDULES, in_turns
 from .tape import Tape
 from .transport import Transport

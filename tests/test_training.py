@@ -17,13 +17,13 @@ from torch.utils import _pytree as pytree
 from spnb import models
 from spnb.axes import Axes
 from spnb.capture import CaptureError
-from spnb.halves import Scaling
 from spnb.layout import PlanError
 from spnb.losses import LOSSES
 from spnb.region import Region, Tiling
 from spnb.rules import rule_of
 from spnb.rules.noise import kept
 from spnb.rules.noise import noise as noise_of
+from spnb.scaling import Scaling
 from spnb.schedule import (
     SCHEDULES,
     all_forward_first,
