@@ -60,6 +60,7 @@ def test_weights_that_are_computed_are_constants(wrap):
     check(nn.Sequential(conv(), layer.eval()), IMAGE)
 
 
+@pytest.mark.long
 def test_a_view_that_is_written_into():
     def net(m, x):
         y = m[0](x)

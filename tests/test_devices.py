@@ -63,7 +63,10 @@ NETWORKS = [
     ("resnet29_v2", False, {"num_spatial_parts": 4}),
     ("resnet20_v1", True, {"num_spatial_parts": 3, "slice_method": "vertical", "halo_D2": True}),
     ("unet", True, {"split_size": 1, "num_spatial_parts": 4}),
-    ("amoebanet", True, {"num_layers": 3, "num_filters": 16, "local_DP": 2}),
+    pytest.param(
+        *("amoebanet", True, {"num_layers": 3, "num_filters": 16, "local_DP": 2}),
+        marks=pytest.mark.long,
+    ),
 ]
 
 
@@ -118,7 +121,11 @@ def test_random_networks_are_computed_on_the_device(data):
 
 @pytest.mark.parametrize(
     ("options", "host_only"),
-    [({}, False), ({"recompute": True, "parts": 2}, True), ({"gems": True}, True)],
+    [
+        ({}, False),
+        pytest.param({"recompute": True, "parts": 2}, True, marks=pytest.mark.long),
+        pytest.param({"gems": True}, True, marks=pytest.mark.long),
+    ],
 )
 def test_training_is_computed_on_the_device(options, host_only):
     net = nn.Sequential(

@@ -141,6 +141,7 @@ def test_state_dict_round_trip(name, options):
         assert torch.equal(again(x), network(x))
 
 
+@pytest.mark.long
 @every_network
 def test_export_on_the_meta_device(name, options):
     with torch.device("meta"):
@@ -170,6 +171,7 @@ def calls(program):
     return [node.target for node in program.graph.nodes if node.op == "call_function"]
 
 
+@pytest.mark.long
 @every_network
 def test_exported_program_is_exact(name, options):
     network, x = seeded(name, options), images(33, 49)

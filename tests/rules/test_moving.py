@@ -74,6 +74,7 @@ def assigned(index, value):
     return Call(net)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "index, value",
     [

@@ -27,6 +27,7 @@ def test_transposed_convolution(data, axes):
     check(layer, SIZES[axes], grids=None if axes < 3 else [(2, 1, 2)])
 
 
+@pytest.mark.long
 @FEW
 @given(data=st.data())
 def test_fold_of_unfold(data):
