@@ -1,5 +1,6 @@
 """Transposed convolution, folding."""
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tiled import Call, check
