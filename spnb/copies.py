@@ -36,6 +36,11 @@ class Pipeline:
     turns: tuple[range, ...]
     mirrored: bool = False
 
+    @property
+    def numbers(self) -> list[int]:
+        """The micro-batches that it takes."""
+        return [number for turn in self.turns for number in turn]
+
 
 def turns_of(
     pipelines: Sequence[Pipeline], stages: Sequence[int]

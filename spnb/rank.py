@@ -191,7 +191,7 @@ class Rank:
         pieces = {p.region: p.tensor for p in self.kept(run) if p.value == value}
         for copy, station in enumerate(worker.stations):
             if any(node.name == value for node in station.part.nodes):
-                for number in (n for turn in station.role.pipeline.turns for n in turn):
+                for number in station.role.pipeline.numbers:
                     self._save(copy, number, pieces, value, store)
 
     def _save(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .copies import Pipeline
+from .copies import Pipeline, turns_of
 from .program import Part
 from .rules import Rule, rule_of
+from .schedule import Turn
 from .transport import Transport
 from .transport.lane import Lane
 
@@ -50,3 +51,8 @@ def roles_of(part: Part) -> list[Role]:
         Role(each, [rule_of(node) for node in each.nodes], pipeline)
         for each, pipeline in zip(part.images, pipelines, strict=True)
     ]
+
+
+def turns_in(roles: Sequence[Role]) -> list[Turn]:
+    """Turns of a rank in order, in all of its pipelines."""
+    return turns_of([role.pipeline for role in roles], [role.part.stage for role in roles])

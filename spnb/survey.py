@@ -110,7 +110,7 @@ def traffic(plan: Plan, rank: int) -> tuple[int, int]:
     pipelines = plan.copies.of(plan.replica_of(rank))
     for image, pipeline in zip(plan.images_of(rank), pipelines, strict=True):
         team = plan.stage_of(image).team
-        for number in (number for turn in pipeline.turns for number in turn):
+        for number in pipeline.numbers:
             for exchange in plan.exchanges[plan.batches[number]]:
                 if exchange.source is team and exchange.target.ranks != (HOST,):
                     more, bytes_sent = exchange.sent(image)

@@ -12,7 +12,6 @@ import torch
 from .averages import Averages
 from .capture import cast
 from .collectives import Sum
-from .copies import turns_of
 from .devices import CPU, computing_on
 from .gathering import Gathering, buckets_of
 from .halves import HALVES, convolving
@@ -20,7 +19,7 @@ from .losses import Loss
 from .node import Node
 from .program import Compute, Part
 from .region import Region
-from .role import Role, roles_of
+from .role import Role, roles_of, turns_in
 from .rules.noise import noise
 from .run import Piece, Read
 from .scaling import Scaling
@@ -114,8 +113,7 @@ class Learner:
             for name, tensor in self.weights.items()
             if name in trained
         }
-        turns = turns_of([role.pipeline for role in self.roles], [each.stage for each in parts])
-        self.passes = in_turns(SCHEDULES[schedule], part.num_stages, turns)
+        self.passes = in_turns(SCHEDULES[schedule], part.num_stages, turns_in(self.roles))
         self.averages = Averages(parts)
         shared = (each for part in parts for each in part.shared)
         self.buckets = buckets_of(shared, self.parameters, self.averages.known, self.weights)

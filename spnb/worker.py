@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from .axes import Axes
-from .copies import turns_of
 from .devices import CPU, computing_on
 from .exchange import Exchange
 from .halves import convolving
 from .placement import placing
 from .program import Part
 from .region import Region
-from .role import roles_of
+from .role import roles_of, turns_in
 from .run import Piece, Read, Run
 from .station import Station
 from .trace import Event, recorder_on
@@ -73,8 +72,7 @@ class Worker:
     @property
     def turns(self) -> list[tuple[Station, int]]:
         """Its micro-batches in order, each with the place that it has for it."""
-        pipelines = [station.role.pipeline for station in self.stations]
-        turns = turns_of(pipelines, [station.part.stage for station in self.stations])
+        turns = turns_in([station.role for station in self.stations])
         return [(self.stations[copy], number) for copy, _, turn in turns for number in turn]
 
     @torch.inference_mode()

@@ -44,10 +44,11 @@ def _out_of_turn():
     if transport.rank == 0:
         for number, tag in enumerate(tags):
             transport.send(1, tag, torch.full((1000,), 10.0 * tag + number))
+        transport.send(1, 4, torch.empty(0))
         transport.flush()
     if transport.rank == 1:
-        buffers = [torch.empty(1000) for _ in tags]
-        for tag, buffer in zip((3, 5, 7, 3), buffers, strict=True):
+        buffers = [*(torch.empty(1000) for _ in tags), torch.empty(0)]
+        for tag, buffer in zip((3, 5, 7, 3, 4), buffers, strict=True):
             transport.wait([transport.receive(0, tag, buffer)])
         found = [buffer.unique().tolist() for buffer in buffers]
     return found
@@ -56,7 +57,7 @@ def _out_of_turn():
 def test_messages_are_told_apart_by_tag_in_any_order(cluster):
     cluster.load(spnb.plan(job()))
     _out_of_turn.__module__ = "__main__"  # sent by its code: engines cannot import the tests
-    assert cluster.view.apply_sync(_out_of_turn)[1] == [[31], [52], [70], [33]]
+    assert cluster.view.apply_sync(_out_of_turn)[1] == [[31], [52], [70], [33], []]
 
 
 def _reads_gpus():

@@ -52,7 +52,7 @@ class _Channel:
                     group = carrier.open(store, rank)
                 if lost is None:
                     carrier.carry(group, rank, work)
-            except RuntimeError as error:
+            except Exception as error:  # whoever waits is told
                 lost = error
             work.finish(lost)
         if group is not None and lost is None:
@@ -157,6 +157,9 @@ class Channels:
             self._carry((source, self.comm.rank), work)
 
     def _carry(self, direction: tuple[int, int], work: Work) -> None:
+        if not work.buffer.nbytes:  # that it is announced is all
+            work.finish(None)
+            return
         if direction not in self._channels:
             store = distributed.PrefixStore("{}-{}".format(*direction), self.store.clone())
             rank = direction.index(self.comm.rank)

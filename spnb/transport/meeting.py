@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import timedelta
 
 import numpy as np
@@ -20,7 +20,7 @@ _LONGEST = 512
 
 def meet(
     comm: MPI.Comm, deadline: float, backend: str, local_rank: int
-) -> Iterator[Callable[[], bool]]:
+) -> Generator[Callable[[], bool], None, Channels]:
     """Bring all ranks of a communicator together, at a free port of rank 0's host. Collective.
 
     Yields what is to be waited for.
@@ -52,8 +52,7 @@ def meet(
         except DeviceError as error:
             lack = str(error)
     port = store.port if store else 0
-    every = [""] * comm.size
-    yield from _tell(comm, f"{port}\n{device}\n{host}\n{lack}", every)
+    every = yield from _told(comm, f"{port}\n{device}\n{host}\n{lack}")
     ports, devices, hosts, lacks = zip(*(each.split("\n", 3) for each in every), strict=True)
     if device is not None or any(lacks):
         refuse(hosts, devices, lacks)
@@ -68,13 +67,13 @@ def meet(
     return Channels(fresh, store, Gloo(deadline, "127.0.0.1" if alone else host))
 
 
-def _tell(comm: MPI.Comm, text: str, every: list[str]) -> Iterator[Callable[[], bool]]:
-    """Tell all ranks a text, and hear theirs."""
+def _told(comm: MPI.Comm, text: str) -> Generator[Callable[[], bool], None, list[str]]:
+    """The texts of all ranks, of which this is one."""
     mine, told = np.zeros(_LONGEST, np.uint8), np.zeros((comm.size, _LONGEST), np.uint8)
     content = text.encode()[:_LONGEST]
     mine[: len(content)] = np.frombuffer(content, np.uint8)
     yield comm.Iallgather(mine, told).Test
-    every[:] = [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in told]
+    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in told]
 
 
 def refuse(hosts: Sequence[str], devices: Sequence[str], lacks: Sequence[str]) -> None:
