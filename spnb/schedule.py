@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 
@@ -120,6 +120,29 @@ def in_turns(order: Order, stages: int, turns: Sequence[Turn]) -> list[tuple[int
         for pipeline, stage, numbers in turns
         for kind, k in order(len(numbers), stages, stage)
     ]
+
+
+def at_once(turns: Sequence[Turn]) -> list[Turn]:
+    """Turns of a rank in inference: its pipelines run at the same time, and fill each other's gaps.
+
+    One micro-batch is a turn, and turns are in the order of ticks that they would have if all
+    pipelines began at once; that is one order for all ranks, so no two wait for each other.  Two
+    stages on two ranks, where 2 and 3 are of the mirrored pipeline, whose first stage rank 1 has::
+
+        tick      0   1   2   3
+        rank 0    0   1   2   3
+        rank 1    2   0   3   1
+
+    >>> at_once([(0, 1, [0, 1]), (1, 0, [2, 3])])
+    [(1, 0, [2]), (0, 1, [0]), (1, 0, [3]), (0, 1, [1])]
+    """
+    begun: Counter[int] = Counter()
+    ticks = []
+    for pipeline, stage, numbers in turns:
+        for number in numbers:
+            ticks.append((begun[pipeline] + stage, pipeline, stage, number))
+            begun[pipeline] += 1
+    return [(pipeline, stage, [number]) for _, pipeline, stage, number in sorted(ticks)]
 
 
 def clock(

@@ -21,6 +21,7 @@ from .layout import extent_in
 from .machine import CORE, Machine
 from .plan import Plan
 from .program import Compute, Keep, Receive, Send
+from .schedule import at_once
 from .survey import untiled
 from .trace import Event
 
@@ -133,7 +134,7 @@ class _Rank:
         images, pipelines = plan.images_of(self.rank), plan.copies.of(plan.replica_of(self.rank))
         stages = [plan.stage_of(image) for image in images]
         programs = [{n: self._steps(image, n) for n in sizes} for image in images]
-        turns = turns_of(pipelines, [stage.index for stage in stages])
+        turns = at_once(turns_of(pipelines, [stage.index for stage in stages]))
         for copy, self.stage, number in ((c, stage, n) for c, stage, turn in turns for n in turn):
             self.number, world = number, pipelines[copy].ranks
             steps = programs[copy][plan.batches[number]]

@@ -17,6 +17,7 @@ from .program import Part
 from .region import Region
 from .role import roles_of, turns_in
 from .run import Piece, Read, Run
+from .schedule import at_once
 from .station import Station
 from .trace import Event, recorder_on
 from .transport import PeerFailed, Transport
@@ -72,7 +73,7 @@ class Worker:
     @property
     def turns(self) -> list[tuple[Station, int]]:
         """Its micro-batches in order, each with the place that it has for it."""
-        turns = turns_in([station.role for station in self.stations])
+        turns = at_once(turns_in([station.role for station in self.stations]))
         return [(self.stations[copy], number) for copy, _, turn in turns for number in turn]
 
     @torch.inference_mode()

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spnb.copies import Copies, turns_of
-from spnb.schedule import clock, forward_only, micro_batches
+from spnb.schedule import at_once, clock, forward_only, micro_batches
 
 
 def ticks_of(parts, stages, copies=None):
@@ -13,7 +13,7 @@ def ticks_of(parts, stages, copies=None):
     copies = copies or Copies(stages, parts)
     last = stages - 1
     rows = [turns_of(copies.of(0), [k, last - k] if copies.times else [k]) for k in range(stages)]
-    return clock(forward_only, stages, rows)
+    return clock(forward_only, stages, [at_once(turns) for turns in rows])
 
 
 def drawn(parts, stages, copies=None):
@@ -30,11 +30,20 @@ def test_four_micro_batches_through_three_stages():
     ]
 
 
-def test_mirrored_micro_batches_go_the_other_way():
+def test_mirrored_micro_batches_fill_the_gaps():
     assert drawn(2, 2, Copies(2, parts=2, times=1)) == [
-        "01..23",
-        ".0123.",
+        "0123",
+        "2031",
     ]
+
+
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(1, 3))
+def test_mirrored_pipelines_never_wait_for_each_other_in_a_circle(parts, stages, times):
+    copies = Copies(stages, parts, times=times)
+    ticks = ticks_of(parts, stages, copies)
+    tasks = [(n, row) for tick in ticks for row, (_, n) in tick.items()]
+    assert sorted(tasks) == [(n, s) for n in range(copies.num_parts) for s in range(stages)]
+    assert len(ticks) <= copies.num_parts + 2 * (stages - 1)
 
 
 @given(st.integers(1, 9), st.integers(1, 9))

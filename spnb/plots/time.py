@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from ..cards import counted
 from ..copies import turns_of
 from ..plan import Plan
-from ..schedule import SCHEDULES, forward_only
+from ..schedule import SCHEDULES, at_once, forward_only
 from ..schedule import clock as ticks_of
 from .colours import KIND, TILE, open_frame
 
@@ -130,6 +130,7 @@ def clock(plan: Plan, ax: Axes | None = None) -> Axes:
         stages = [plan.stage_of(image).index for image in plan.images_of(rank)]
         rows.append(turns_of(pipelines, stages))
     training = plan.graph.training
+    rows = rows if training else [at_once(turns) for turns in rows]
     order = SCHEDULES[plan.schedule] if training else forward_only
     ticks = ticks_of(order, len(plan.stages), rows)
     mirrored = {number for pipeline in pipelines[1:] for number in pipeline.numbers}
