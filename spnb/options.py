@@ -144,7 +144,7 @@ class Job(Shown):
     )
     gems: bool = _option(
         False,
-        "each rank is also in a mirrored copy of the plan, and the two take turns",
+        "each rank is also in a mirrored copy of the plan; the two take turns in training",
         bool,
     )
     times: int = _option(1, "with --gems: turns of each of the two in a batch")

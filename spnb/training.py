@@ -158,10 +158,13 @@ class Learner:
         tapes: dict[int, Tape] = {}
 
         def at() -> str:
-            return next((tape.at for tape in reversed(tapes.values())), "between micro-batches")
+            latest = next(reversed(tapes.values()), None)
+            if latest is None:
+                return f"stage {self.part.stage}, between micro-batches"
+            return f"stage {latest.part.stage}, {latest.at}"
 
         on_device, fast = computing_on(self.device), convolving(self.part.dtype, self.device)
-        with on_device, heard(self.transport, self.part, at), fast:
+        with on_device, heard(self.transport, at), fast:
             return self._step(read, wanted, seed, tapes)
 
     def _step(self, read: Read, wanted: Wanted, seed: int, tapes: dict[int, Tape]) -> Step:

@@ -110,8 +110,9 @@ class Worker:
             return read(value, region).to(self.device)
 
         run = Run(self.transport, read_there, told, recorder_on(self.device))
-        at = heard(self.transport, self.part, lambda: run.at)
-        with computing_on(self.device), at, placing(), self._convolving:
+        run.recorder.stage = self.part.stage
+        hearing = heard(self.transport, lambda: f"stage {run.recorder.stage}, {run.at}")
+        with computing_on(self.device), hearing, placing(), self._convolving:
             self.transport.barrier()
             run.recorder.start()
             for station, number in turns:
@@ -144,7 +145,8 @@ class Worker:
         run = Run(lane, _no_image, values={exchange.value: x.to(self.device)})
         routine, send, receive = station.moving(exchange, axes, x.dtype)
         whole = routine.operand(exchange.value, exchange.need(station.part.rank), axes)
-        with computing_on(self.device), heard(self.transport, self.part, lambda: run.at):
+        hearing = heard(self.transport, lambda: f"stage {station.part.stage}, {run.at}")
+        with computing_on(self.device), hearing:
             send(run)
             receive(run)
             result = whole(run)
@@ -153,13 +155,13 @@ class Worker:
 
 
 @contextmanager
-def heard(transport: Transport, part: Part, at: Callable[[], str]) -> Iterator[None]:
+def heard(transport: Transport, at: Callable[[], str]) -> Iterator[None]:
     """Begin with no memory of earlier failures, and let the other ranks hear of one here.
 
     Parameters
     ----------
     at
-        Says what was being done.
+        Says in which stage what was being done.
     """
     transport.hear()
     try:
@@ -167,8 +169,7 @@ def heard(transport: Transport, part: Part, at: Callable[[], str]) -> Iterator[N
     except PeerFailed:
         raise
     except BaseException as error:
-        place = f"rank {transport.rank}, stage {part.stage}, {at()}"
-        text = f"{place}: {type(error).__name__}: {error}"
+        text = f"rank {transport.rank}, {at()}: {type(error).__name__}: {error}"
         transport.fail(text)
         if isinstance(error, Exception):
             raise RankError(text) from error

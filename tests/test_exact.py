@@ -13,6 +13,9 @@ from spnb.layout import PlanError
 from spnb.region import Tiling, grid_of
 from spnb.simulate import simulate
 from spnb.survey import traffic
+from spnb.transport.local import World
+from spnb.weights import tensors_of
+from spnb.worker import RankError, Worker
 
 SLOW = settings(
     max_examples=100,
@@ -153,3 +156,22 @@ def test_a_skip_across_stages_goes_straight_to_the_stage_that_needs_it():
     plan = check(net, torch.randn(2, 2, 33, 35).double(), tilings, balance=[1, 1, 2])
     skips = [e for e in plan.exchanges[2] if e.value == "conv2d" and e.kind == "hand-over"]
     assert [set(e.target.ranks) for e in skips] == [{4, 5}, {6}]
+
+
+def test_a_failure_in_a_mirrored_copy_names_the_stage_that_the_rank_has_there():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)).double()
+    whole = Tiling.even((1, 1, 1))
+    plan = planned(net, (2, 3, 9, 8), [whole, whole], balance=[1, 1], times=1)
+
+    def read(name, region):
+        if region.spans[0] == (1, 2):
+            raise FileNotFoundError("the second image is gone")
+        return torch.zeros(1, 3, 9, 8).double()
+
+    def work(transport):
+        part = plan.part(transport.rank)
+        names = {name for image in part.images for name in image.weights}
+        Worker(part, tensors_of(net, names, plan.graph), transport).infer(read)
+
+    with pytest.raises(RankError, match=r"rank 1, stage 0, .*: the second image is gone"):
+        World(plan.num_ranks, deadline=60).run(work)
