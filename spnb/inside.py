@@ -118,13 +118,13 @@ class Here(Shown, Rank):
             The regions of the network's outputs that this rank computed.
         """
         part, worker = self._loaded(), self._worker()
-        if part.mirror is not None:
-            raise ValueError("forward runs one copy of the plan, but this has mirrored ones (gems)")
+        if part.copies.num_parts > part.copies.parts:
+            raise ValueError("forward runs one copy of a plan, but this has more (replicas, gems)")
         if part.stage > 0:
             if x is not None:
                 raise ValueError(f"rank {part.rank} is in stage {part.stage}: only stage 0 takes x")
             return worker.infer(self._no_image).pieces
-        if part.home.tiling.grid[0] > 1 or part.copies.num_ranks > part.copies.ranks_each:
+        if part.home.tiling.grid[0] > 1:
             raise ValueError("forward takes tiles, but the ranks of stage 0 share a batch")
         grown = self._grow(x, part.entry_needs)
         held = Region(

@@ -83,7 +83,6 @@ class Post:
         self._politely = politely
         self.transport = MPITransport(self.comm)
         keep_blocks()
-        self.ranks_here = self.comm.Split_type(MPI.COMM_TYPE_SHARED).size
 
     def order(self, what: str, each: Sequence[Any]) -> list[Any]:
         """On rank 0: have every rank do something; the answers in rank order.
@@ -137,7 +136,7 @@ class Post:
         if what == "load":
             part, weights = item
             self.transport.num_ranks = part.num_ranks
-            share_cores(part, self.ranks_here)
+            share_cores(part, self.transport.local_size)
             return here.load(part, weights, self.transport, self.transport.local_rank)
         if what == "infer":
             return here.infer(*item)

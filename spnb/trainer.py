@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -80,12 +81,7 @@ class Trainer:
         optimizer = OPTIMIZERS[self.recipe.optimizer](list(parameters.values()), **options)
         for name, parameter in parameters.items():
             if name in kept:
-                optimizer.state[parameter] = {
-                    k: v.to(v.device if k == "step" else parameter.device, copy=True)
-                    if torch.is_tensor(v)
-                    else v
-                    for k, v in kept[name].items()
-                }
+                optimizer.state[parameter] = copy.deepcopy(_on(kept[name], parameter.device))
         return optimizer
 
     def epoch(
@@ -158,11 +154,15 @@ class Trainer:
         if self.optimizer is None:
             return {}
         pairs, state = self.learner.parameters.items(), self.optimizer.state
-        return {
-            name: {k: v.to(CPU) if torch.is_tensor(v) else v for k, v in state[p].items()}
-            for name, p in pairs
-            if p in state
-        }
+        return {name: _on(state[p], CPU) for name, p in pairs if p in state}
+
+
+def _on(kept: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """What an optimizer keeps of a parameter, on its device; PyTorch's count of steps stays."""
+    return {
+        name: value.to(device) if torch.is_tensor(value) and name != "step" else value
+        for name, value in kept.items()
+    }
 
 
 def _right(output: torch.Tensor, wanted: torch.Tensor) -> int:

@@ -91,8 +91,8 @@ class MPITransport:
     ----------
     backend
         What carries tensors, ``"mpi"``, ``"gloo"`` or ``"nccl"``; from the next `reset` on.
-    local_rank
-        Number of the rank among those of its host.
+    local_rank, local_size
+        Number of the rank among those of its host, and how many these are.
     call
         Name of the call that this rank is in, the same on all ranks; "" if it has none.  Who begins
         late, and finds that another has failed in this very call, need not wait for it.
@@ -102,7 +102,7 @@ class MPITransport:
         self.parent, self.deadline = comm, deadline
         self.num_ranks = num_ranks or comm.size
         self.comm, self.call, self.backend = comm, "", "mpi"
-        self.local_rank = _local_rank(comm)
+        self.local_rank, self.local_size = _on_this_host(comm)
         self._channels: Channels | None = None
         self._sent: list[tuple[MPI.Request, torch.Tensor]] = []
         self._forsaken: list[tuple[MPI.Request, torch.Tensor]] = []  # perhaps never received
@@ -311,9 +311,9 @@ def reads_gpus() -> bool:
     return os.environ.get("MV2_USE_CUDA") == "1"  # MVAPICH
 
 
-def _local_rank(comm: MPI.Comm) -> int:
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    try:
-        return node.rank
-    finally:
-        node.Free()
+def _on_this_host(comm: MPI.Comm) -> tuple[int, int]:
+    """Number of this rank among those of its host, and how many these are."""
+    host = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    found = host.rank, host.size
+    host.Free()
+    return found
