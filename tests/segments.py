@@ -1,7 +1,8 @@
 """Would another runtime be faster for what lies between two exchanges? One call, on one thread.
 
 ``python tests/segments.py`` measures a convolution with its activation, which is what lies between
-two exchanges of many networks: by spnb, and by ONNX Runtime in a session of its own.
+two exchanges of many networks: by spnb, and by ONNX Runtime in a session of its own. That needs
+``pip install onnx onnxscript onnxruntime``, which no test does.
 """
 
 from pathlib import Path
@@ -9,7 +10,6 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
-import onnxruntime
 import torch
 from torch import nn
 
@@ -23,6 +23,8 @@ ROUNDS = 15
 
 def session_of(net, x):
     """What runs a network in ONNX Runtime, on one thread."""
+    import onnxruntime  # no requirement of spnb's: only this measurement needs it
+
     with TemporaryDirectory() as folder:
         path = Path(folder) / "net.onnx"
         torch.onnx.export(net, (x,), path, dynamo=True, verbose=False)
