@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .node import Node, Weight
-from .program import Part
+from .part import Part
 
 
 class Averages:

@@ -14,8 +14,8 @@ from . import remote
 from .cards import Card, Shown, Table, counted
 from .engines import EngineError, Engines
 from .examples import Examples, Unread
+from .part import Part
 from .planning import JobPlan
-from .program import Part
 from .progress import Bar, notebook, show_output, show_run
 from .region import Region
 from .report import Report

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from .collectives import Sum
-from .program import Shared
+from .part import Shared
 from .transport import Transport
 
 BUCKET = 1 << 22

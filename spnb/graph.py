@@ -70,6 +70,16 @@ class Graph:
         """Images in a batch."""
         return next(iter(self.inputs.values())).extent[0]
 
+    @cached_property
+    def turns(self) -> dict[str, tuple[int, int]]:
+        """In training, of each batch norm, which of how many calls that have its statistics."""
+        calls: dict[str, list[str]] = {}
+        for node in self.nodes if self.training else ():
+            running = node.args.get("running_mean")
+            if isinstance(running, Weight):
+                calls.setdefault(running.name, []).append(node.name)
+        return {name: (k, len(names)) for names in calls.values() for k, name in enumerate(names)}
+
     def made_of(self, names: Iterable[str]) -> tuple[list[str], list[Node]]:
         """What weights are made of: parameters, buffers and literals, and the calls in order."""
         wanted, calls = dict.fromkeys(names), []

@@ -22,7 +22,7 @@ class Here(Shown, Rank):
     Attributes
     ----------
     plan
-        Its part of the plan (`spnb.program.Part`); ``None``, as are the properties below, before a
+        Its part of the plan (`spnb.part.Part`); ``None``, as are the properties below, before a
         plan is loaded and where the plan needs no rank here.
     """
 

@@ -7,8 +7,6 @@ seconds and little memory, and a rank is sent its own part only.
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,11 +18,13 @@ from .fusion import joined
 from .graph import Graph
 from .layout import Layout, PlanError, extent_in, lay_out, needed
 from .lowering import lowered
-from .node import Node, Weight
-from .program import Part, Program, Shared
+from .node import Node
+from .part import Part
+from .parts import part_of
+from .program import Program
 from .programs import programs
 from .region import Region, Span, Tiling, in_patches
-from .rules import has_rule, home_of, rule_of, whole_axes
+from .rules import rule_of, whole_axes
 from .schedule import micro_batches
 from .stage import Stage, stages_of
 
@@ -122,7 +122,7 @@ class Plan:
     # --- building ---------------------------------------------------------------------------
 
     @cached_property
-    def _producer(self) -> dict[str, int]:
+    def producer(self) -> dict[str, int]:
         """Stage that computes each value; the host has the inputs."""
         made = {node.name: stage.index for stage in self.stages for node in stage.nodes}
         return dict.fromkeys(self.graph.inputs, HOST) | made
@@ -177,7 +177,7 @@ class Plan:
     def _exchanges(self, images: int) -> list[Exchange]:
         found: list[Exchange] = []
         for value, readers in self._readers.items():
-            made = self._producer[value]
+            made = self.producer[value]
             source = self.host if made == HOST else self.stages[made].team
             extent = extent_in(self.graph, value, images)
             for reader in readers:
@@ -219,6 +219,24 @@ class Plan:
             if whole_axes(rule_of(node), index, stage.cuts)
         }
 
+    @cached_property
+    def users(self) -> dict[tuple[int, ...], list[str]]:
+        """Weights by the stages that have them; none is missing, and each is there once."""
+        users: dict[str, list[int]] = defaultdict(list)
+        for stage in self.stages:
+            for name in self.graph.made_of(stage.weights)[0]:
+                users[name].append(stage.index)
+        found: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        for name, stages in users.items():
+            found[tuple(stages)].append(name)
+        return dict(sorted(found.items()))
+
+    def entry_of(self, stage: Stage) -> str:
+        """The first value that a stage reads and does not compute."""
+        read = (value for node in stage.nodes for value in node.operands)
+        outside = (value for value in read if self.producer[value] != stage.index)
+        return next(outside, next(iter(self.graph.inputs)))
+
     # --- one rank ---------------------------------------------------------------------------
 
     def stage_of(self, rank: int) -> Stage:
@@ -241,7 +259,7 @@ class Plan:
 
     def maker_of(self, value: str) -> Stage:
         """The stage that computes a value."""
-        return self.stages[self._producer[value]]
+        return self.stages[self.producer[value]]
 
     def tile_of(self, rank: int) -> int:
         """Number of a rank's tile in its stage."""
@@ -250,99 +268,8 @@ class Plan:
     def part(self, rank: int) -> Part:
         """All that a rank needs to know, as plain picklable data."""
         replica = self.replica_of(rank)
-        part, *mirror = (self._part(image, replica) for image in self.images_of(rank))
+        part, *mirror = (part_of(self, image, replica) for image in self.images_of(rank))
         return replace(part, mirror=mirror[0]) if mirror else part
-
-    def _part(self, rank: int, replica: int) -> Part:
-        stage = self.stage_of(rank)
-        entry = self._entry(stage)
-        extent = self.graph.extent(entry)
-        needs = None
-        if self._producer[entry] == HOST:
-            needs = self.layouts[stage.index, self.batches[0]].need.get(entry)
-            needs = needs and (((0, extent[0]),), *needs[1:])  # of the batch, not a micro-batch
-        return Part(
-            rank=rank,
-            num_ranks=self.num_ranks,
-            stage=stage.index,
-            tile=self.tile_of(rank),
-            home=stage.team,
-            extent=extent,
-            region=self.tile_region(rank),
-            entry_needs=needs,
-            nodes=stage.nodes,
-            weights=stage.weights,
-            paths=self.paths(stage),
-            batches=self.batches,
-            programs={images: self.programs(rank, images) for images in set(self.batches)},
-            imports=self._imports(stage),
-            ruled=self._ruled(stage),
-            dtype=self.graph.dtype,
-            num_stages=len(self.stages),
-            positions={v: math.prod(self.graph.extent(v)) for v in self.graph.outputs},
-            constants=tuple(self.graph.made_of(stage.weights)[1]),
-            shared=self._shared(stage),
-            turns={n.name: self._turns[n.name] for n in stage.nodes if n.name in self._turns},
-            copies=self.copies,
-            replica=replica,
-            training=self.graph.training,
-        )
-
-    @cached_property
-    def _users(self) -> dict[tuple[int, ...], list[str]]:
-        """Weights by the stages that have them; none is missing, and each is there once."""
-        users: dict[str, list[int]] = defaultdict(list)
-        for stage in self.stages:
-            for name in self.graph.made_of(stage.weights)[0]:
-                users[name].append(stage.index)
-        found: dict[tuple[int, ...], list[str]] = defaultdict(list)
-        for name, stages in users.items():
-            found[tuple(stages)].append(name)
-        return dict(sorted(found.items()))
-
-    def _shared(self, stage: Stage) -> tuple[Shared, ...]:
-        """Weights of a stage, by the ranks that have them; in one order on all ranks."""
-        found, number = [], 0
-        for users, names in self._users.items():
-            if stage.index in users and self.graph.training:
-                teams = [self.stages[index].team.ranks for index in users]
-                ranks = teams[0] if len(teams) == 1 else tuple(itertools.chain(*teams))
-                found.append(Shared(number, self.copies.everywhere(ranks), tuple(names)))
-            number += len(names)
-        return tuple(found)
-
-    @cached_property
-    def _turns(self) -> dict[str, tuple[int, int]]:
-        """In training, of each batch norm, which of how many calls that have its statistics."""
-        calls: dict[str, list[str]] = defaultdict(list)
-        for node in self.graph.nodes if self.graph.training else ():
-            running = node.args.get("running_mean")
-            if isinstance(running, Weight):
-                calls[running.name].append(node.name)
-        return {name: (k, len(names)) for names in calls.values() for k, name in enumerate(names)}
-
-    def paths(self, stage: Stage) -> dict[str, str]:
-        """The module that each value came from which a stage computes or reads."""
-        values = {value for node in stage.nodes for value in (node.name, *node.operands)}
-        made = self.graph.by_name
-        return {value: made[value].path for value in values if value in made}
-
-    def _imports(self, stage: Stage) -> tuple[str, ...]:
-        """Modules that define the stage's custom operators; a notebook's own has no name."""
-        homes = {home_of(node) for node in stage.custom}
-        if stage.custom:
-            homes.add(self.home)
-        return tuple(sorted(homes - {None, "__main__"}))
-
-    def _ruled(self, stage: Stage) -> tuple[str, ...]:
-        """The stage's custom operators that have a rule here, and so must have it on the ranks."""
-        return tuple(sorted({node.op for node in stage.custom if has_rule(node.op)}))
-
-    def _entry(self, stage: Stage) -> str:
-        """The first value that a stage reads and does not compute."""
-        read = (value for node in stage.nodes for value in node.operands)
-        outside = (value for value in read if self._producer[value] != stage.index)
-        return next(outside, next(iter(self.graph.inputs)))
 
     def programs(self, rank: int, images: int) -> tuple[Program, ...]:
         """What a rank runs for a micro-batch of this many images, one program after the other."""
@@ -364,5 +291,5 @@ class Plan:
     def tile_region(self, rank: int) -> Region:
         """The region of its stage's first input that a rank owns."""
         stage = self.stage_of(rank)
-        extent = self.graph.extent(self._entry(stage))
+        extent = self.graph.extent(self.entry_of(stage))
         return stage.team.tiling.region(extent, self.tile_of(rank))

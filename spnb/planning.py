@@ -20,8 +20,8 @@ from .images import open_source
 from .layout import PlanError
 from .machine import CORE, Machine
 from .options import Job
+from .part import Part
 from .plan import Plan
-from .program import Part
 from .region import in_patches
 from .simulate import Simulation, simulate
 from .sources import RowSource, Source

@@ -17,7 +17,7 @@ from .devices import CPU, compute_exactly, device_of
 from .examples import Examples
 from .exchange import Exchange, region_at
 from .losses import LOSSES
-from .program import Part
+from .part import Part
 from .recipe import Recipe
 from .region import Region
 from .report import Report
@@ -68,7 +68,7 @@ class Rank:
     Attributes
     ----------
     plan
-        Its part of the plan (`spnb.program.Part`); ``None`` before a plan is loaded and where the
+        Its part of the plan (`spnb.part.Part`); ``None`` before a plan is loaded and where the
         plan needs no rank here.
     device
         Where it computes.

@@ -17,7 +17,7 @@ import torch
 from .examples import Examples
 from .inside import here
 from .memory import give_back, keep_blocks
-from .program import Part
+from .part import Part
 from .rank import share_cores
 from .report import Report
 from .run import Piece

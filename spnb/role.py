@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .copies import Pipeline, turns_of
-from .program import Part
+from .part import Part
 from .rules import Rule, rule_of
 from .schedule import Turn
 from .transport import Transport

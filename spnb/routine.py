@@ -16,6 +16,7 @@ from .axes import Axes, is_image
 from .buffers import Place, kept_by_host, rows_beside, scratch_name, spot_names
 from .exchange import HOST
 from .node import Node
+from .part import Part
 from .patchwork import (
     Framed,
     Patchwork,
@@ -29,7 +30,7 @@ from .patchwork import (
     taker,
 )
 from .placement import Arena, Pool
-from .program import Compute, Free, Keep, Part, Program, Receive, Send
+from .program import Compute, Free, Keep, Program, Receive, Send
 from .region import Region
 from .rules import Rule
 from .rules.base import Alone, Call

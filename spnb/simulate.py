@@ -165,7 +165,7 @@ class _Rank:
         """A program of a rank of the plan, reduced to what takes time."""
         plan, machine, found = self.plan, self.machine, []
         graph, stage = plan.graph, plan.stage_of(rank)
-        paths = plan.paths(stage)
+        paths = stage.paths(graph)
         steps = (s for each in plan.programs(rank, images) for s in each.steps)
         for step in steps:
             if isinstance(step, Compute):

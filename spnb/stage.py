@@ -62,6 +62,12 @@ class Stage:
         known = ("aten", "_operator", "spnb")
         return [node for node in self.nodes if node.op.split(".")[0] not in known]
 
+    def paths(self, graph: Graph) -> dict[str, str]:
+        """The module that each value came from which the stage computes or reads."""
+        values = {value for node in self.nodes for value in (node.name, *node.operands)}
+        made = graph.by_name
+        return {value: made[value].path for value in values if value in made}
+
 
 def stages_of(
     graph: Graph, tilings: Sequence[Tiling], blocks: Sequence[int], patches: Sequence[int]

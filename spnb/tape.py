@@ -27,8 +27,9 @@ import torch
 from .axes import Axes
 from .exchange import HOST, Transfer
 from .node import Node, map_leaves
+from .part import Part
 from .patchwork import Patchwork, cut, in_order, message, nothing, packed
-from .program import Compute, Free, Part, Program, Receive, Send
+from .program import Compute, Free, Program, Receive, Send
 from .region import Region
 from .rules import Rule
 from .run import Piece, Read

@@ -17,7 +17,8 @@ from .gathering import Gathering, buckets_of
 from .halves import HALVES, convolving
 from .losses import Loss
 from .node import Node
-from .program import Compute, Part
+from .part import Part
+from .program import Compute
 from .region import Region
 from .role import Role, roles_of, turns_in
 from .rules.noise import noise

@@ -12,8 +12,8 @@ from .axes import Axes
 from .devices import CPU, computing_on
 from .exchange import Exchange
 from .halves import convolving
+from .part import Part
 from .placement import placing
-from .program import Part
 from .region import Region
 from .role import roles_of, turns_in
 from .run import Piece, Read, Run

@@ -20,8 +20,9 @@ import torch
 
 from ..cards import Card, Shown, Table, size_text, time_text
 from ..options import Job
+from ..part import Part
 from ..planning import JobPlan, plan
-from ..program import Part, without_exchange
+from ..program import without_exchange
 from ..progress import Bar
 from ..region import Region
 from ..sources import ArraySource

@@ -15,8 +15,8 @@ from matplotlib.patches import Patch, Rectangle
 from ..exchange import Exchange, Team, Transfer
 from ..halos import halo_of
 from ..images import thumbnail
+from ..part import Part
 from ..plan import Plan
-from ..program import Part
 from ..region import Region, Span
 from ..sources import Source
 from .colours import colour_of
