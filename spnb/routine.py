@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from .axes import Axes, is_image
-from .buffers import Place, kept_by_host, rows_beside, scratch_name, spot_names
+from .buffers import Place, kept_by_host, rows_beside
 from .exchange import HOST
+from .holdings import Holdings
 from .node import Node
 from .part import Part
 from .patchwork import (
@@ -26,22 +26,15 @@ from .patchwork import (
     nothing,
     packed,
     putter,
-    room,
-    taker,
 )
-from .placement import Arena, Pool
+from .placement import Arena
 from .program import Compute, Free, Keep, Program, Receive, Send
 from .region import Region
 from .rules import Rule
-from .rules.base import Alone, Call
-from .rules.fused import Fused
+from .rules.base import Alone
 from .rules.windows import Window
 from .run import Action, Piece, Run
-
-NOTHING = Region(((0, 0),))
-
-LARGE = 1 << 20
-"""Bytes of an output that lies in memory of its own."""
+from .spots import Spots
 
 
 class Routine:
@@ -65,8 +58,10 @@ class Routine:
     ----------
     actions
         What is done, in order.
+    holdings
+        What is at hand after all of it.
     left
-        Regions of values that are at hand after.
+        Regions of values that are at hand after for other routines.
     """
 
     def __init__(
@@ -80,11 +75,8 @@ class Routine:
         arena: Arena | None = None,
     ):
         self.part, self.rules, self.weights = part, rules, weights
-        self._places, self._arena, self._pool = places or {}, arena, Pool()
-        self._held: dict[str, Region] = dict(held or {})
-        self._kept = set(kept_by_host(program, part.nodes))
-        self._apart: dict[str, Patchwork] = {}  # values whose halo lies beside them
-        self._awaited: dict[str, Action] = {}  # halos that nobody has waited for
+        self.holdings = Holdings(held or {}, part.paths)
+        self._spots = Spots(places or {}, arena, kept_by_host(program, part.nodes))
         prepare = {
             Compute: self._compute,
             Send: self.send,
@@ -103,7 +95,7 @@ class Routine:
             action = self._store(node, lambda: nothing(node, step.region))
         else:
             action = self._before_the_halo(step, node, rule) or self._whole(step, node, rule)
-        self._held[node.name] = step.region
+        self.holdings.hold(node.name, step.region)
         number = step.node
 
         def compute(run: Run) -> None:
@@ -121,16 +113,16 @@ class Routine:
 
     def _whole(self, step: Compute, node: Node, rule: Rule) -> Action:
         given = self._given(step, node, rule)
-        if step.overwrites and self._in_one_run(node, given[-1]):
+        if step.overwrites and self._may_write(node, given[-1]):
             rule = replace(rule, overwrites=True)
-        operands = self._operands(node, given)
+        operands = self.holdings.operands(node, given)
         weights = self.weights[step.node]
         if step.padding is not None:
             call = rule.bound_alone(Alone(list(step.padding), []), weights)
         else:
-            scratch = self._scratch(rule, given, step.region)
+            scratch = self._spots.scratch(rule, given, step.region)
             call = rule.bound(given, step.needs, step.region, weights, scratch)
-        call = self._placed(call, node, rule, step.region)
+        call = self._spots.placed(call, node, rule, step.region)
         name, path, kind, any_layout = node.name, node.path, node.kind, rule.any_layout
 
         def apply(run: Run) -> None:
@@ -147,50 +139,43 @@ class Routine:
         """The region of each operand to hand over: what is needed, or a little more of it."""
         given = list(step.clipped)
         fixed = step.padding is not None
-        if isinstance(rule, Window) and not fixed and node.operands[0] not in self._apart:
-            longer = rule.left_over(self._held[node.operands[0]], given[0])
+        if isinstance(rule, Window) and not fixed and not self.holdings.apart(node.operands[0]):
+            longer = rule.left_over(self.holdings.whole(node.operands[0]), given[0])
             if not rule.scratch(longer, step.region):  # what is copied is cut as well
                 given[0] = longer
         return given
 
-    def _scratch(self, rule: Rule, given: Sequence[Region], region: Region) -> torch.Tensor | None:
-        """Memory for what a call writes on the way, if it has a place."""
-        found = rule.scratch(given[0], region) if given else None
-        place = self._places.get(scratch_name(rule))
-        return self._piece(place, *found, rule.node.dtype) if found and place else None
-
-    def _in_one_run(self, node: Node, region: Region) -> bool:
+    def _may_write(self, node: Node, region: Region) -> bool:
         """Whether a region of the last operand is one run of memory, which may be written into."""
         value, axes = node.operands[-1], node.operand_axes[-1]
-        apart = self._apart.get(value)
-        held = apart.own if apart else self._held[value]
-        return held == region or rows_beside(held, region, axes)
+        own = self.holdings.own(value)
+        return own == region or rows_beside(own, region, axes)
 
     def _before_the_halo(self, step: Compute, node: Node, rule: Rule) -> Action | None:
         """Compute from what is here, and anew what reads the halo, once that has come."""
         value = node.operands[0] if node.operands else ""
-        apart = self._apart.get(value)
+        apart = self.holdings.apart(value)
         if apart is None or step.padding is not None:
             return None
         if not (alone := rule.alone(apart.own, step.region)):
             return None
-        others = self._operands(node, step.clipped, first=1)
+        others = self.holdings.operands(node, step.clipped, first=1)
         weights = self.weights[step.node]
-        main = self._placed(rule.bound_alone(alone, weights), node, rule, step.region)
+        main = self._spots.placed(rule.bound_alone(alone, weights), node, rule, step.region)
         strips = []
         for strip in alone.wrong:
             needs, clipped = _needs(rule, strip, step.clipped)
             strips.append(
                 (
                     apart.assembly(clipped[0]),
-                    self._operands(node, clipped, first=1),
+                    self.holdings.operands(node, clipped, first=1),
                     rule.bound(clipped, needs, strip, weights),
                     putter(node.axes, step.region, strip),
                 )
             )
-        arrive = self.arrival(value) if strips else None
+        arrive = self.holdings.arrival(value) if strips else None
         name, path, kind = node.name, node.path, node.kind
-        layer = self.part.paths.get(value, value)
+        layer = self.holdings.layer(value)
 
         def apply(run: Run) -> None:
             recorder, held = run.recorder, run.values[value].tensors
@@ -211,74 +196,13 @@ class Routine:
 
         return apply
 
-    def _placed(self, call: Call, node: Node, rule: Rule, region: Region) -> Call:
-        """A call whose result lies where it has a place, if it has one."""
-        if node.name in self._places:
-            spots = [
-                self._piece(self._places[name], node.axes, region, dtype)
-                for name, dtype in zip(spot_names(rule), rule.spots, strict=True)
-            ]
-            return rule.into(call, spots)
-        size = node.axes.local_bytes(region, node.dtype.itemsize)
-        fused = isinstance(rule, Fused) and rule.spots and not rule.overwrites
-        if not (self._arena and fused and node.name in self._kept and size > LARGE):
-            return call
-
-        def by_itself(*operands: torch.Tensor) -> torch.Tensor:
-            return rule.into(call, [self._own_memory(node.axes, region, node.dtype)])(*operands)
-
-        return by_itself
-
-    def _piece(self, place: Place, axes: Axes, region: Region, dtype: torch.dtype) -> torch.Tensor:
-        """The part of a place that covers a region."""
-        whole = self._arena.tensor(place.offset, axes.local_shape(place.region), dtype)
-        return axes.piece(whole, place.region, region)
-
-    # --- operands ---------------------------------------------------------------------------
-
-    def _operands(self, node: Node, regions: Sequence[Region], first: int = 0) -> list[Action]:
-        """What gives each operand of a call, from one on, over a region."""
-        operands = list(zip(node.operands, regions, node.operand_axes, strict=True))
-        return [self.operand(*operand) for operand in operands[first:]]
-
-    def operand(self, value: str, region: Region, axes: Axes) -> Action:
-        """What gives a value over a region: as it is, or put together from its pieces."""
-        apart = self._apart.get(value)
-        if apart is None:
-            take = taker(axes, self._held[value], region)
-            return lambda run: take(run.values[value])
-        if region.empty:
-            return lambda run: room(axes, region, apart.dtype)
-        if region in apart.own:
-            take = taker(axes, apart.own, region)
-            return lambda run: take(run.values[value].tensors[0])
-        arrive, assemble = self.arrival(value), apart.assembly(apart.region)
-        take = taker(axes, apart.region, region)
-        layer = self.part.paths.get(value, value)
-        # From now on, and for whoever reads it later, the value is in one piece.
-        del self._apart[value]
-        self._held[value] = apart.region
-
-        def assembled(run: Run) -> torch.Tensor:
-            arrive(run)
-            start = run.recorder.now()
-            whole = run.values[value] = assemble(run.values[value].tensors)
-            run.recorder.note(start, "unpack", layer, apart.kind)
-            return take(whole)
-
-        return assembled
-
-    def arrival(self, value: str) -> Action:
-        """What waits for the halo of a value, the first time."""
-        return self._awaited.pop(value, lambda run: None)
-
     # --- moving -----------------------------------------------------------------------------
 
     def send(self, step: Send) -> Action:
         """What sends regions of a value to other ranks, or keeps them for the host."""
-        layer = self.part.paths.get(step.value, step.value)
+        layer = self.holdings.layer(step.value)
         parts = [
-            (t.target, t.region, self.operand(step.value, t.region, step.axes))
+            (t.target, t.region, self.holdings.operand(step.value, t.region, step.axes))
             for t in step.transfers
         ]
 
@@ -298,11 +222,10 @@ class Routine:
 
     def receive(self, step: Receive) -> Action:
         """What reads a value of the image, or receives what other ranks send of it."""
-        layer = self.part.paths.get(step.value, step.value)
-        own = self._held.get(step.value, NOTHING)
-        self._held[step.value] = step.region
+        layer = self.holdings.layer(step.value)
         if any(t.source == HOST for t in step.transfers):
             size = step.axes.local_bytes(step.region, step.dtype.itemsize)
+            self.holdings.hold(step.value, step.region)
 
             def read(run: Run) -> None:
                 run.at, start = layer, run.recorder.now()
@@ -312,14 +235,7 @@ class Routine:
                 run.recorder.note(start, "read", layer, step.kind, size)
 
             return read
-        halo = tuple(t.region for t in step.transfers)
-        facts = (step.region, own, halo, step.axes, step.dtype, step.kind)
-        place, whole = self._places.get(step.value), None
-        if place and rows_beside(step.region, own, step.axes) and step.region in place.region:
-            whole = self._piece(place, step.axes, step.region, step.dtype)
-        self._apart[step.value] = apart = (
-            Framed(*facts, whole) if whole is not None else Patchwork(*facts)
-        )
+        apart = self._pieces(step)
 
         def receive(run: Run) -> None:
             run.at = layer
@@ -336,15 +252,21 @@ class Routine:
             size = sum(tensor.nbytes for tensor in pieces.tensors[1:])
             run.recorder.note(start, "wait", layer, step.kind, size)
 
-        if halo:
-            self._awaited[step.value] = arrive
+        self.holdings.hold_apart(step.value, apart, arrive if step.transfers else None)
         return receive
+
+    def _pieces(self, step: Receive) -> Patchwork:
+        """In which pieces a value comes, and whether they lie side by side from the start."""
+        own, place = self.holdings.own(step.value), self._spots.place(step.value)
+        halo = tuple(t.region for t in step.transfers)
+        facts = (step.region, own, halo, step.axes, step.dtype, step.kind)
+        if place and rows_beside(step.region, own, step.axes) and step.region in place.region:
+            return Framed(*facts, self._spots.piece(place, step.axes, step.region, step.dtype))
+        return Patchwork(*facts)
 
     def _free(self, step: Free) -> Action:
         # A halo that nobody read must come first: a later receive might take it for its own.
-        arrivals = [self._awaited.pop(v) for v in step.values if v in self._awaited]
-        for value in step.values:
-            self._apart.pop(value, None)
+        arrivals = self.holdings.free(step.values)
 
         def free(run: Run) -> None:
             for arrive in arrivals:
@@ -355,8 +277,8 @@ class Routine:
         return free
 
     def _keep(self, step: Keep) -> Action:
-        layer = self.part.paths.get(step.value, step.value)
-        take = self.operand(step.value, step.own, step.axes)
+        layer = self.holdings.layer(step.value)
+        take = self.holdings.operand(step.value, step.own, step.axes)
         put = putter(step.axes, step.whole, step.own)
         size = step.axes.local_bytes(step.own, step.dtype.itemsize)
         if step.last:
@@ -365,7 +287,7 @@ class Routine:
         def keep(run: Run) -> None:
             run.at = layer
             if step.value not in run.tiles:
-                run.tiles[step.value] = self._own_memory(step.axes, step.whole, step.dtype)
+                run.tiles[step.value] = self._spots.own(step.axes, step.whole, step.dtype)
             patch = take(run)
             start = run.recorder.now()
             put(run.tiles[step.value], patch)
@@ -375,13 +297,6 @@ class Routine:
                 run.values[step.value] = run.tiles.pop(step.value)
 
         return keep
-
-    def _own_memory(self, axes: Axes, region: Region, dtype: torch.dtype) -> torch.Tensor:
-        """Memory for what others may keep as long as they like; on the heap it leaves a hole."""
-        size = axes.local_bytes(region, dtype.itemsize)
-        if size <= LARGE or not is_image(axes) or self._arena is None:
-            return room(axes, region, dtype)
-        return self._pool.arena(size).tensor(0, axes.local_shape(region), dtype)
 
 
 def _needs(rule: Rule, strip: Region, held: Sequence[Region]) -> tuple[list[Region], list[Region]]:

@@ -144,7 +144,7 @@ class Worker:
         lane = station.role.over(self.transport)
         run = Run(lane, _no_image, values={exchange.value: x.to(self.device)})
         routine, send, receive = station.moving(exchange, axes, x.dtype)
-        whole = routine.operand(exchange.value, exchange.need(station.part.rank), axes)
+        whole = routine.holdings.operand(exchange.value, exchange.need(station.part.rank), axes)
         hearing = heard(self.transport, lambda: f"stage {station.part.stage}, {run.at}")
         with computing_on(self.device), hearing:
             send(run)

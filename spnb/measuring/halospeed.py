@@ -149,7 +149,7 @@ def _time(halo: int, channels: int, repeats: int) -> dict[str, Any] | None:
     x, expected = (_coded(region, extent, channels) for region in (own, need))
     receives = exchange.receives(part.rank)
     routine, send, receive = worker.stations[0].moving(exchange, axes, x.dtype)
-    arrive = routine.arrival("x")
+    arrive = routine.holdings.arrival("x")
 
     def once() -> list[torch.Tensor]:
         run = Run(here.transport, None, values={"x": x})
