@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import __version__, flags, models, planning
+from . import __version__, epochs, flags, models, planning
 from .checks import RECIPE
 from .flags import BAD_INPUT
 from .launched import Launched, Post, run_launched, under_mpi
@@ -21,7 +21,6 @@ from .result import Result
 from .session import Session
 from .sources import Source
 from .transport import PeerFailed, WaitTimeout
-from .values import OptionError
 from .worker import RankError
 
 FAILED = (RankError, PeerFailed, WaitTimeout, RuntimeError)
@@ -32,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         if args.verb == "plan":
-            print(planning.plan(_job(args)))
-            return 0
+            return _plan(args)
         if args.verb in MEASURING:
             return _measured(args)
         if under_mpi():
@@ -110,12 +108,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _job(args: argparse.Namespace) -> Job:
+    flags.refuse_useless(args.verb, flags.given(args))
     job = flags.job_of(args.model, flags.given(args), getattr(args, "image", None) or ())
-    if args.verb == "plan" and (useless := [name for name in RECIPE if name in job.given()]):
-        raise OptionError(f"{useless[0]} is for training: plan does without it")
     return (
         job if args.verb in ("plan", "train") else dataclasses.replace(job, enable_evaluation=True)
     )
+
+
+def _plan(args: argparse.Namespace) -> int:
+    training = any(name in RECIPE for name in flags.given(args))
+    plan = planning.plan(_job(args), training=training)
+    print(plan)
+    if plan.job.verbose:
+        print(plan.per_rank.to_string(index=False))
+    return 0
 
 
 def _drive(args: argparse.Namespace, post: Post | None) -> int:
@@ -130,10 +136,13 @@ def _train(args: argparse.Namespace, post: Post | None) -> int:
         job = job.replace(replicas=many)
         plan = planning.plan(job, training=True)
     print(f"{plan}\nweights: {job.weights_origin}", flush=True)
-    plan.module  # noqa: B018 - built here, so that a bad checkpoint is refused before ranks start
+    examples = epochs.examples_of(plan)
+    epochs.resumed(plan, examples)  # bad data or a bad checkpoint is refused before ranks start
     with _session(plan, post) as session:
-        found = session.train()
-    print(f"\n{found}\nwrote {found.checkpoint}", flush=True)
+        found = session.train(examples)
+    print(f"\n{found}", flush=True)
+    if found.checkpoint is not None:
+        print(f"wrote {found.checkpoint}", flush=True)
     if job.verbose:
         print(found.history.to_string(index=False))
     if args.save_plots:

@@ -44,7 +44,7 @@ class Checkpoint:
     def save(self, path: Path) -> None:
         """Write the file as a whole or not at all: a kill in the middle leaves the old one."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}-{os.getpid()}")
+        new = path.with_name(f".{path.name}-new")  # one left by a kill is written over
         try:
             with new.open("wb") as file:
                 torch.save({name: getattr(self, name) for name in self.__annotations__}, file)

@@ -139,7 +139,7 @@ def _recipe(job: Job) -> None:
         raise OptionError(f"num_epochs is {job.num_epochs}, but must be at least 1")
     for name in ("learning_rate", "weight_decay", "learning_rate_decay"):
         value = getattr(job, name)
-        if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        if not 0 <= value < float("inf"):
             raise OptionError(f"{name} is {value!r}, but must be a number, 0 or more")
     if not job.gems and (job.times > 1 or job.enable_master_comm_opt):
         name = "times" if job.times > 1 else "enable_master_comm_opt"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,26 @@ from .images import open_source
 from .region import Region
 from .sources import ArraySource, Source
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".npy"}
+NAMED_ONLY = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+"""Formats that Pillow tells by their names and does not read."""
 
 
 class DatasetError(ValueError):
     """A folder or a file is not what it should be; the message names it."""
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """How the names of files end that hold an image.
+
+    >>> {".png", ".jp2", ".npy"} <= suffixes()
+    True
+    """
+    from PIL import Image
+
+    known = Image.registered_extensions()  # which has Pillow load all that it can read
+    read = {end for end, kind in known.items() if kind in Image.OPEN and kind not in NAMED_ONLY}
+    return frozenset({*read, ".npy"})
 
 
 @dataclass(frozen=True)
@@ -61,9 +78,9 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class Scaled:
-    """Images in memory, resized one by one as they are read."""
+    """Images resized one by one as they are read."""
 
-    source: ArraySource
+    source: Source
     size: tuple[int, ...]
 
     @property
@@ -78,11 +95,12 @@ class Scaled:
 
     def read(self, region: Region) -> np.ndarray:
         """Read a region; see `spnb.sources.Source`."""
-        one = Region(((0, 1), *region.spans[1:]))
-        options = {"channels": self.shape[1], "size": self.size}
-        rows = range(*region.spans[0])
-        each = (open_source(self.source.array[k : k + 1], **options) for k in rows)
-        return np.concatenate([source.read(one) for source in each])
+        one, space = Region(((0, 1), *region.spans[1:])), Region.whole(self.source.shape[2:]).spans
+        found = []
+        for k in range(*region.spans[0]):
+            array = self.source.read(Region(((k, k + 1), *space)))
+            found.append(open_source(array, channels=self.shape[1], size=self.size).read(one))
+        return np.concatenate(found)
 
 
 def image_folder(
@@ -91,6 +109,8 @@ def image_folder(
     """Images of a folder that has a folder for each class, and their class numbers.
 
     Classes are numbered in the order of their folders' names, as torchvision's ImageFolder does.
+    Files and folders whose names begin with a dot are not looked at; of others that are no images
+    there is a warning.
 
     Raises
     ------
@@ -105,14 +125,27 @@ def image_folder(
     classes = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not classes:
         raise DatasetError(f"{path} has no folders: put the images of each class into one")
-    paths, labels = [], []
+    paths, labels, others = [], [], []
     for number, folder in enumerate(classes):
-        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+        files = [p for p in folder.rglob("*") if p.is_file() and not _hidden(p, folder)]
+        found = sorted(p for p in files if p.suffix.lower() in suffixes())
+        others += sorted(set(files) - set(found))
         if not found:
-            raise DatasetError(f"{folder} holds no image that can be read: fill or remove it")
+            raise DatasetError(
+                f"{folder} holds no image: of its {len(files)} files none ends like one (.png,"
+                " .jpg, .tif, .npy, …); fill or remove it"
+            )
         paths += [str(p.absolute()) for p in found]
         labels += [number] * len(found)
+    if others:
+        first = others[0].relative_to(root)
+        text = f"{path}: {len(others)} files beside {len(paths)} images are left out, as {first}"
+        warnings.warn(text, stacklevel=2)
     return Pictures(tuple(paths), channels, tuple(size), root.name), labels
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def cifar10(path: str | Path) -> tuple[ArraySource, list[int]]:
@@ -131,6 +164,8 @@ def cifar10(path: str | Path) -> tuple[ArraySource, list[int]]:
         for suffix, read in (("", _python_batch), (".bin", _binary_batch)):
             names = [folder / f"data_batch_{k}{suffix}" for k in range(1, 6)]
             if found := [name for name in names if name.is_file()]:
+                if missing := set(names[: names.index(found[-1])]) - set(found):
+                    raise DatasetError(f"{min(missing)} is missing, but {found[-1].name} is there")
                 pixels, labels = zip(*map(read, found), strict=True)
                 images = np.concatenate(pixels).reshape(-1, 3, 32, 32)
                 return ArraySource(images, "CIFAR-10"), np.concatenate(labels).tolist()
@@ -158,10 +193,15 @@ def _binary_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _checked(path: Path, pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if pixels.ndim != 2 or pixels.shape[1] != 3072 or len(labels) != len(pixels):
-        raise DatasetError(f"{path} has pixels of {pixels.shape} and {len(labels)} labels")
-    if len(labels) and labels.max() > 9:
-        raise DatasetError(f"{path} has the label {labels.max()}, but CIFAR-10 has 0 to 9")
+    shape = getattr(pixels, "shape", type(pixels).__name__)
+    if shape != (len(labels), 3072) or labels.ndim != 1 or not len(labels):
+        raise DatasetError(
+            f"{path} has pixels of {shape} and labels of {labels.shape}: a batch has (images, 3072)"
+            " and (images,)"
+        )
+    wrong = labels if labels.dtype.kind not in "iu" else labels[(labels < 0) | (labels > 9)]
+    if len(wrong):
+        raise DatasetError(f"{path} has the label {wrong[0]}, but CIFAR-10 has 0 to 9")
     return pixels, labels
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,17 +15,21 @@ import torch
 from torch import nn
 
 from . import weights
+from .axes import Axes
 from .cards import Card, Shown, Table, size_text
 from .checkpoint import Checkpoint
 from .datasets import Scaled, cifar10, image_folder
 from .examples import Examples, matched
 from .images import open_source
+from .losses import positions
 from .planning import JobPlan
+from .reach import reached
+from .recipe import Recipe
 from .scaling import Scaling
 from .sources import Source, SyntheticSource
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.axes import Axes as Drawing
 
     from .session import Session
 
@@ -63,7 +66,7 @@ class Training(Shown):
         means = self.history.groupby("epoch")[["loss", "accuracy", "learning_rate"]].mean()
         return means.assign(seconds=self.history.groupby("epoch")["seconds"].sum())
 
-    def plot(self, ax: Axes | None = None, **line: Any) -> Axes:
+    def plot(self, ax: Drawing | None = None, **line: Any) -> Drawing:
         """Draw the loss of each step; see `spnb.plots.loss`."""
         from . import plots
 
@@ -116,35 +119,34 @@ def train(
     plan = session.plan
     if not plan.training:
         raise ValueError("this plan is for inference: make it with spnb.plan(job, training=True)")
-    job, module = plan.job, copy.deepcopy(plan.module)  # a module of the user's own stays
-    examples = examples_of(plan, images, targets)
+    job = plan.job
+    examples = images if isinstance(images, Examples) else examples_of(plan, images, targets)
     integers = examples.known_targets.dtype.kind == "i"
-    loss = loss or ("cross_entropy" if integers else "mse")
-    if integers != (loss == "cross_entropy"):
-        kind = "class numbers" if integers else "numbers like the output"
-        raise ValueError(f"the loss {loss} does not go with targets that are {kind}")
-    recipe = job.recipe(loss)
+    recipe, begun = resumed(plan, examples, loss)
     path = job.checkpoint_file
-    before = Checkpoint.read(path) if path is not None and path.exists() else None
-    begun = before or Checkpoint(module.state_dict())
-    begun.check(recipe, path)
+    if begun.epoch and not weights.equal(plan.module, begun.model):
+        # it was written since the plan's weights were read
+        plan.module = weights.ready(plan.module, plan.weights_dtype, begun.model, path)
+        session.load(plan)
+    module = copy.deepcopy(plan.module)  # a module of the user's own stays
     history = list(begun.history)
     trained = job.network.trained
     kept = begun.optimizer.get("state", {})
     scaling = begun.optimizer.get("scaling")
     scaling = Scaling(**scaling) if scaling else None
-    session.begin(trained, recipe, kept, job.num_workers, scaling)
+    session.begin(reached(plan.captured, trained), recipe, kept, job.num_workers, scaling)
     if begun.epoch:
-        say(f"{path.name}: {begun.epoch} of {job.num_epochs} epochs are done")
+        enough = "" if begun.epoch < job.num_epochs else ": give a larger num_epochs to go on"
+        say(f"{path.name}: {begun.epoch} of {job.num_epochs} epochs are done{enough}")
     steps, peaks = len(examples) // job.batch_size, (0,) * plan.num_ranks
-    positions = math.prod(plan.graph.extent(plan.graph.outputs[0]))
+    classes_told = positions(plan.graph.shape(plan.graph.outputs[0])) if integers else 1
     shares = session.share(examples)
     for epoch in range(begun.epoch, job.num_epochs):
         start = time.perf_counter()
         reports = session.epoch(shares, epoch)
         took = time.perf_counter() - start
         for step in range(steps):
-            right = sum(report.right[step] for report in reports) / positions
+            right = sum(report.right[step] for report in reports) / classes_told
             history.append(
                 {
                     "epoch": epoch,
@@ -172,10 +174,35 @@ def train(
         parameter.requires_grad_(name in trained)  # as they were given, to train on in PyTorch
     plan.module = module
     columns = ["epoch", "step", "loss", "accuracy", "learning_rate", "seconds"]
-    return Training(plan, module, pd.DataFrame(history, columns=columns), path, peaks)
+    written = path if begun.epoch < job.num_epochs else None
+    return Training(plan, module, pd.DataFrame(history, columns=columns), written, peaks)
 
 
-def examples_of(plan: JobPlan, images: Any, targets: Any) -> Examples:
+def resumed(
+    plan: JobPlan, examples: Examples, loss: str | None = None
+) -> tuple[Recipe, Checkpoint]:
+    """How to train, and from where on: the checkpoint if there is one, else the plan's weights.
+
+    Raises
+    ------
+    ValueError
+        If the loss does not go with the targets.
+    WeightsError
+        If the checkpoint was made with another recipe.
+    """
+    integers, path = examples.known_targets.dtype.kind == "i", plan.job.checkpoint_file
+    loss = loss or ("cross_entropy" if integers else "mse")
+    if integers != (loss == "cross_entropy"):
+        kind = "class numbers" if integers else "numbers like the output"
+        raise ValueError(f"the loss {loss} does not go with targets that are {kind}")
+    recipe = plan.job.recipe(loss)
+    before = Checkpoint.read(path) if path is not None and path.exists() else None
+    begun = before or Checkpoint(plan.module.state_dict())
+    begun.check(recipe, path)
+    return recipe, begun
+
+
+def examples_of(plan: JobPlan, images: Any = None, targets: Any = None) -> Examples:
     """What to train on: images and targets that fit a plan, or synthetic ones.
 
     Raises
@@ -190,7 +217,13 @@ def examples_of(plan: JobPlan, images: Any, targets: Any) -> Examples:
             " takes one of each in this version"
         )
     batch, channels, *size = job.input_shape
-    output = graph.shape(graph.outputs[0])
+    output = graph.axes[graph.outputs[0]]
+    if output.shape[:1] != (batch,) or output.axes_of(0) != (0,) * (batch > 1):
+        raise ValueError(
+            f"{job.name} gives an output of shape {output.shape}, whose first dimension is not the"
+            f" batch of {batch}: there is no target for each image, so train a network that gives"
+            " (batch, …)"
+        )
     if images is None:
         if targets is not None:
             raise ValueError("targets without images: give both, or neither for synthetic ones")
@@ -199,7 +232,7 @@ def examples_of(plan: JobPlan, images: Any, targets: Any) -> Examples:
         raise ValueError("images without targets: give what the output should be for each")
     else:
         images = open_source(images, channels=channels, size=size)
-    examples = matched(images, targets, output, job.seed)
+    examples = matched(images, targets, output.shape, tells_classes(plan), job.seed)
     if len(examples) < batch:
         raise ValueError(
             f"{len(examples)} images make no batch of {batch}: use a smaller batch_size"
@@ -207,16 +240,27 @@ def examples_of(plan: JobPlan, images: Any, targets: Any) -> Examples:
     return examples
 
 
-def _of_the_job(plan: JobPlan, output: Sequence[int]) -> tuple[Source, Any]:
+def tells_classes(plan: JobPlan) -> bool:
+    """Whether the output may be scores of classes: its second dimension lies whole on each rank."""
+    (value,) = plan.graph.outputs
+    axes, grid = plan.graph.axes[value], plan.maker_of(value).team.tiling.grid
+    return len(axes.dims) > 1 and all(grid[axis] == 1 for axis in axes.axes_of(1))
+
+
+def _of_the_job(plan: JobPlan, output: Axes) -> tuple[Source, Any]:
     """The images and targets that a job's options name."""
     job = plan.job
     batch, channels, *size = job.input_shape
     if job.app == 3:
         count = BATCHES * batch
         noise = torch.Generator().manual_seed(job.seed)
-        targets = torch.randint(0, output[1], (count, *output[2:]), generator=noise)
+        shape = output.shape
+        if tells_classes(plan):
+            targets = torch.randint(0, shape[1], (count, *shape[2:]), generator=noise)
+        else:
+            targets = torch.rand(count, *shape[1:], generator=noise)
         return SyntheticSource((count, channels, *size), job.seed), targets
-    if len(output) > 2:
+    if len(output.dims) > 2:
         raise ValueError(
             f"{job.name} gives a class for each pixel, but app {job.app} has one for each image:"
             " take another network, or give images and targets to train(…)"
@@ -245,7 +289,6 @@ def take_back(session: Session, module: nn.Module, seen: int) -> dict[str, dict[
             kept |= optimized
             for name, tensor in found.items():
                 every[name].copy_(tensor)
-        for name, tensor in every.items():
-            if name.endswith("num_batches_tracked"):
-                tensor += seen
+        for name, times in session.plan.captured.counted.items():
+            every[name] += times * seen
     return kept

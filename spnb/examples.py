@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .axes import Axes
 from .region import Region
 from .sources import Source
 
@@ -71,13 +72,22 @@ class Examples:
         each = [self.images.read(Region(((k, k + 1), *region.spans[1:]))) for k in map(int, rows)]
         return np.concatenate(each)
 
-    def wanted(self, chosen: Sequence[int], region: Region) -> torch.Tensor:
-        """What an output should be over a region of a batch."""
-        targets = self.known_targets
-        channels = (slice(None),) * (targets.dtype.kind == "f" and targets.ndim > 1)
-        index = (*channels, *(slice(*span) for span in region.spans[1:]))[: targets.ndim - 1]
-        rows = chosen[slice(*region.spans[0])]
-        return torch.from_numpy(np.stack([targets[(int(k), *index)] for k in rows]))
+    def wanted(self, chosen: Sequence[int], region: Region, axes: Axes) -> torch.Tensor:
+        """What an output should be over a region of a batch.
+
+        Parameters
+        ----------
+        axes
+            Where the axes of the image lie in the output, the batch first.
+        """
+        targets, rows = self.known_targets, chosen[slice(*region.spans[0])]
+        if targets.dtype.kind == "i":  # one for all the classes of a position
+            axes = axes.with_dims([axes.dims[0], *axes.dims[2:]])
+        whole, present = Region.whole((1, *axes.extent[1:])), axes.present
+        spans = ((0, 1), *region.spans[1:])
+        one = Region(tuple(spans[k] if k in present else whole.spans[k] for k in range(len(spans))))
+        each = (torch.from_numpy(np.array(targets[k : k + 1])) for k in map(int, rows))
+        return torch.cat([axes.piece(target, whole, one) for target in each])
 
 
 class Ahead:
@@ -115,8 +125,17 @@ class Ahead:
         return coming.result() if coming else self.examples.read(self.batches[number], region)
 
 
-def matched(images: Source, targets: Any, output: Sequence[int], seed: int = 0) -> Examples:
-    """Examples, checked against the shape ``(batch, channels, *spatial)`` of a network's output.
+def matched(
+    images: Source, targets: Any, shape: Sequence[int], classes: bool = True, seed: int = 0
+) -> Examples:
+    """Examples, checked against a network's output.
+
+    Parameters
+    ----------
+    shape
+        Of the output: ``(batch, …)``.
+    classes
+        Whether its second dimension may be scores of classes.
 
     Raises
     ------
@@ -126,23 +145,29 @@ def matched(images: Source, targets: Any, output: Sequence[int], seed: int = 0) 
     if isinstance(targets, torch.Tensor):
         targets = targets.detach().cpu().numpy()
     targets = np.asarray(targets)
-    count, classes, space = images.shape[0], output[1], tuple(output[2:])
+    count = images.shape[0]
     if len(targets) != count:
         raise ValueError(f"{count} images, but {len(targets)} targets: give one for each image")
     if targets.dtype.kind in "iub":
-        wanted, targets = (count, *space), targets.astype(np.int64)
-        low, high = (int(targets.min()), int(targets.max())) if targets.size else (0, 0)
-        if targets.shape == wanted and not (low >= 0 and high < classes):
+        if not classes:
             raise ValueError(
-                f"class numbers run from {low} to {high}, but the network has {classes} classes:"
-                f" use 0 to {classes - 1}, or another num_classes"
+                f"targets are class numbers, but the network's output of shape {shape} has no"
+                " scores of classes in its second dimension, whole on each rank: give"
+                " numbers like the output, or train a network whose output is (batch, classes, …)"
+            )
+        number, wanted, targets = shape[1], (count, *shape[2:]), targets.astype(np.int64)
+        low, high = (int(targets.min()), int(targets.max())) if targets.size else (0, 0)
+        if targets.shape == wanted and not (low >= 0 and high < number):
+            raise ValueError(
+                f"class numbers run from {low} to {high}, but the network has {number} classes:"
+                f" use 0 to {number - 1}, or another num_classes"
             )
     else:
-        wanted, targets = (count, *output[1:]), targets.astype(np.float32)
+        wanted, targets = (count, *shape[1:]), targets.astype(np.float32)
     if targets.shape != wanted:
         kind = "class numbers" if targets.dtype == np.int64 else "numbers"
         raise ValueError(
-            f"targets of shape {targets.shape}, but for this network's output {tuple(output)}"
+            f"targets of shape {targets.shape}, but for this network's output {tuple(shape)}"
             f" {kind} have {wanted}"
         )
     return Examples(images, targets, seed)

@@ -38,6 +38,8 @@ class ExportReader:
         self.literals: dict[str, torch.Tensor] = {}
         self.nodes: list[Node] = []
         self.renamed = _Renamed()
+        self.counted: dict[str, int] = {}
+        self._counters: dict[str, str] = {}  # what a count is called after it was added to
 
     def input_axes(self) -> dict[str, Axes]:
         """Axes of each input; the first says how many there are."""
@@ -67,7 +69,12 @@ class ExportReader:
         target = fx.args[0] if fx.args else None
         if fx.target is not torch.ops.aten.add_.Tensor or not isinstance(target, torch.fx.Node):
             return False
-        return self.weights.get(target.name, "").endswith("num_batches_tracked")
+        name = self._counters.get(target.name) or self.weights.get(target.name, "")
+        if not name.endswith("num_batches_tracked"):
+            return False
+        self._counters[fx.name] = name
+        self.counted[name] = self.counted.get(name, 0) + 1
+        return True
 
     def _placeholder(self, fx: torch.fx.Node, value: Any) -> None:
         if fx.name in self.weights:

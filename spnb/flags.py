@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from . import measuring
 from .capture import CaptureError
-from .checks import BACKENDS
+from .checks import BACKENDS, RECIPE
 from .devices import DEVICES, DeviceError
 from .images import open_source
 from .layout import PlanError
@@ -17,7 +17,7 @@ from .options import Job, options
 from .recipe import OPTIMIZERS
 from .schedule import SCHEDULES
 from .store import check_suffix
-from .values import PRECISIONS, OptionError
+from .values import PRECISIONS, OptionError, blocks_fused
 from .weights import WeightsError
 
 BAD_INPUT = (
@@ -91,10 +91,12 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
 def add_measuring_flags(parser: argparse.ArgumentParser, verb: str) -> None:
     """Give a parser what is asked of a verb that measures."""
 
-    def listed(name: str, default: Sequence[int], text: str) -> None:
+    def listed(
+        name: str, default: Sequence[int], text: str, read: Callable[[str], Any] = int
+    ) -> None:
         shown = ",".join(map(str, default))
         parser.add_argument(
-            name, type=_numbers, default=list(default), metavar="N[,N]",
+            name, type=_listed(read), default=list(default), metavar="N[,N]",
             help=f"{text} (default: {shown})",
         )  # fmt: skip
 
@@ -116,7 +118,8 @@ def add_measuring_flags(parser: argparse.ArgumentParser, verb: str) -> None:
         listed("--sizes", measuring.SIZES, "sizes of square images")
         listed("--tiles", measuring.TILES, "numbers of tiles")
     if verb == "sweep":
-        listed("--lengths", measuring.LENGTHS, "fused blocks; 0: before each window operator")
+        text = "fused blocks, or all; 0: before each window operator"
+        listed("--lengths", measuring.LENGTHS, text, blocks_fused)
         listed("--tiles", measuring.LENGTH_TILES, "numbers of tiles")
     if verb == "halo":
         listed("--sizes", measuring.HALO_SIZES, "sizes of square images")
@@ -137,17 +140,37 @@ def _names(text: str) -> list[str]:
     return text.split(",")
 
 
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(n) for n in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers") from None
+def _listed(read: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    def numbers(text: str) -> list[Any]:
+        try:
+            return [read(n) for n in text.split(",")]
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers") from None
+
+    return numbers
 
 
 def given(args: argparse.Namespace) -> dict[str, Any]:
     """The options of the table that a line gives."""
     names = {option.name for option in options()}
     return {name: value for name, value in vars(args).items() if name in names}
+
+
+def refuse_useless(verb: str, given: Collection[str]) -> None:
+    """Refuse options of the table that a verb has no use for.
+
+    Raises
+    ------
+    OptionError
+        Naming the first of them.
+    """
+    for name in given:
+        if verb in ("infer", "bench", "sweep") and name in RECIPE:
+            raise OptionError(f"{name} is for training: {verb} does without it")
+        if verb in ("bench", "sweep") and name == "verbose":
+            raise OptionError(f"verbose is for plan, infer and train: {verb} does without it")
+        if verb == "sweep" and name in ("num_spatial_parts", "halo_D2", "fused_layers"):
+            raise OptionError(f"{name} is what sweep tries: give --tiles and --lengths")
 
 
 def job_of(model: Any, given: dict[str, Any], images: Sequence[Any] = ()) -> Job:

@@ -38,6 +38,8 @@ class Graph:
         How the flattened outputs are put together again (a pytree specification).
     training
         Whether it was captured as it is trained: see `spnb.capture.capture`.
+    counted
+        How often a pass adds one to a batch norm's number of batches, by the number's name.
     """
 
     inputs: Mapping[str, Axes]
@@ -49,6 +51,7 @@ class Graph:
     literals: Mapping[str, torch.Tensor] = field(default_factory=dict)
     structure: Any = field(repr=False, default=None)
     training: bool = False
+    counted: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def by_name(self) -> dict[str, Node]:

@@ -11,7 +11,9 @@ import difflib
 import importlib.util
 import math
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -54,7 +56,8 @@ def open_source(
     image
         None (synthetic noise), a `Source`, a numpy array or torch tensor, the path of a ``.npy``,
         zarr, TIFF, PNG, JPEG or other file that Pillow reads, or the name of a sample inside
-        scikit-image ("retina", "astronaut", ...).
+        scikit-image ("retina", "astronaut", ...).  Pixels are taken as they are stored: a camera's
+        note that a picture is to be turned (EXIF) is not followed, as it is not in torchvision.
 
         An array has as many spatial axes as ``size``; with no ``size`` 1 in a 1-D array, 3 in a 5-D
         one, else 2.  No further axis: grey.  Two: ``(batch, channels, *spatial)``.  One: channels,
@@ -226,20 +229,38 @@ def _hint(path: str | Path) -> str:
     return f", and no sample of that name: {near}"
 
 
+_unlimited = 0
+_counting = threading.Lock()
+
+
+@contextmanager
+def _any_size() -> Iterator[None]:
+    """No limit of Pillow's on pixels: large images are the purpose here.  In any thread at once."""
+    from PIL import Image
+
+    global _unlimited, _limit
+    with _counting:
+        if _unlimited == 0:
+            _limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _unlimited += 1
+    try:
+        yield
+    finally:
+        with _counting:
+            _unlimited -= 1
+            if _unlimited == 0:
+                Image.MAX_IMAGE_PIXELS = _limit
+
+
 def _pillow(path: str, name: str, channels: int) -> ArraySource:
     from PIL import Image
 
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None  # large images are the purpose here
-    try:
-        with reading(path), Image.open(path) as image:
-            if image.mode not in {"1", "L", "I", "F", "RGB", "RGBA"} and image.mode[:2] != "I;":
-                image = image.convert("L" if image.mode in {"LA", "La"} else "RGB")
-            array = np.asarray(image)
-            if image.mode == "I" and array.min() >= 0 and array.max() < 2**16:
-                array = array.astype(np.uint16)  # so Pillow opens some 16-bit formats
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    with _any_size(), reading(path), Image.open(path) as image:
+        if image.mode not in {"1", "L", "I", "F", "RGB", "RGBA"} and image.mode[:2] != "I;":
+            image = image.convert("L" if image.mode in {"LA", "La"} else "RGB")
+        array = np.asarray(image)
+        if image.mode == "I" and array.min() >= 0 and array.max() < 2**16:
+            array = array.astype(np.uint16)  # so Pillow opens some 16-bit formats
     layout = "S" if array.ndim == 2 else "SCA" if array.shape[-1] == 4 != channels else "SC"
     return ArraySource(batched(array, layout), name)
 

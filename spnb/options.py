@@ -19,7 +19,7 @@ from .graph import Graph
 from .network import Network
 from .recipe import OPTIMIZERS, Recipe
 from .region import Tiling, grid_of, grids_of
-from .values import PRECISIONS, OptionError, blocks_fused, precision, shapes, whole_numbers
+from .values import PRECISIONS, OptionError, blocks_fused, number, precision, shapes, whole_numbers
 
 
 def _option(default: Any, text: str, read: Any = int, metavar: str | None = None) -> Any:
@@ -163,13 +163,15 @@ class Job(Shown):
             raise OptionError(f"model must be a name or an nn.Module, not {self.model!r}{made}")
         for option in options():
             value = getattr(self, option.name)
-            whole = option.metadata["read"] in (int, bool)
-            if whole and not isinstance(value, int):
-                raise OptionError(f"{option.name} must be a whole number, not {value!r}")
+            if option.metadata["read"] in (int, bool, float):
+                value = number(option.name, value, option.metadata["read"])
+                object.__setattr__(self, option.name, value)
         counts = ("batch_size", "parts", "split_size", "patches", "local_DP", "replicas", "times")
-        for name in (*counts, "num_layers", "num_filters"):
+        for name in (*counts, "num_layers", "num_filters", "num_classes"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.seed < 0:
+            raise OptionError(f"seed is {self.seed}, but must be 0 or more")
         object.__setattr__(self, "precision", precision(self.precision))
         for name in ("num_spatial_parts", "image_size", "balance", "fused_layers", "input_shapes"):
             self._read(name)

@@ -53,6 +53,7 @@ def describe(plan: Plan, name: str) -> Card:
         f" in {counted(len(plan.batches), 'part')}, {counted(len(plan.graph.blocks), 'block')},"
         f" {counted(len(plan.graph.nodes), 'operator')}; {counted(plan.num_ranks, 'rank')}"
         + copies_text(plan)
+        + ", to be trained" * plan.graph.training
     )
     halo_text = "before each window operator"
     if plan.fused:

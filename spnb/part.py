@@ -68,8 +68,8 @@ class Part:
         Floating type that the network is run in.
     num_stages
         Stages of the plan.
-    positions
-        Of each of the network's outputs, over the batch and space: a mean over it divides by them.
+    outputs
+        Shape of each of the network's outputs, whole: a mean over it divides by its size.
     constants
         Calls that make weights of others.
     shared
@@ -105,7 +105,7 @@ class Part:
     ruled: tuple[str, ...]
     dtype: torch.dtype
     num_stages: int
-    positions: Mapping[str, int]
+    outputs: Mapping[str, tuple[int, ...]]
     constants: tuple[Node, ...]
     shared: tuple[Shared, ...]
     turns: Mapping[str, tuple[int, int]]

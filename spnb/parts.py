@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import TYPE_CHECKING
 
 from .exchange import HOST, Spans
@@ -36,7 +35,7 @@ def part_of(plan: Plan, rank: int, replica: int) -> Part:
         ruled=_ruled(stage),
         dtype=graph.dtype,
         num_stages=len(plan.stages),
-        positions={value: math.prod(graph.extent(value)) for value in graph.outputs},
+        outputs={value: graph.shape(value) for value in graph.outputs},
         constants=tuple(graph.made_of(stage.weights)[1]),
         shared=_shared(plan, stage),
         turns={n.name: graph.turns[n.name] for n in stage.nodes if n.name in graph.turns},

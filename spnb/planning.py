@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 from torch import nn
 
@@ -25,7 +27,7 @@ from .plan import Plan
 from .region import in_patches
 from .simulate import Simulation, simulate
 from .sources import RowSource, Source
-from .survey import PROCESS, TRAINER, Totals, memory, totals
+from .survey import PROCESS, TRAINER, Totals, memory, totals, traffic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,10 +83,23 @@ class JobPlan(Shown, Plan):
             overlapped=job.enable_master_comm_opt or not job.gems,
         )
         self.job, self.training = job, training
+        if training:
+            _require_statistics(self)
 
     def part(self, rank: int) -> Part:
         """All that a rank needs to know, as plain picklable data."""
         return replace(super().part(rank), device=self.job.device_kind)
+
+    @cached_property
+    def per_rank(self) -> pd.DataFrame:
+        """Place, messages and bytes that each rank sends in a pass, and its foreseen memory."""
+        rows = []
+        for rank in range(self.num_ranks):
+            stage, region = self.stage_of(rank).index, self.tile_region(rank)
+            tile, spans = self.tile_of(rank), " × ".join(f"{a}:{b}" for a, b in region.spans[1:])
+            rows.append((rank, stage, tile, spans, *traffic(self, rank), self.memory_bytes[stage]))
+        names = ["rank", "stage", "tile", "region", "messages", "bytes", "memory_bytes"]
+        return pd.DataFrame(rows, columns=names)
 
     @cached_property
     def totals(self) -> Totals:
@@ -94,14 +109,14 @@ class JobPlan(Shown, Plan):
     @property
     def module(self) -> nn.Module:
         """The network with its weights; training needs no checkpoint that exists already."""
-        return self.job.network.module(self._weights_dtype, self._weights_file)
+        return self.job.network.module(self.weights_dtype, self._weights_file)
 
     @module.setter
     def module(self, trained: nn.Module) -> None:
-        self.job.network.keep(trained, self._weights_dtype, self._weights_file)
+        self.job.network.keep(trained, self.weights_dtype, self._weights_file)
 
     @property
-    def _weights_dtype(self) -> torch.dtype:
+    def weights_dtype(self) -> torch.dtype:
         """Training in half precision has its weights in fp32."""
         half = self.training and self.job.dtype in HALVES
         return torch.float32 if half else self.job.dtype
@@ -258,6 +273,21 @@ class JobPlan(Shown, Plan):
     def card(self) -> Card:
         """Stages, grids, messages, bytes, work and memory."""
         return overview.describe(self, self.job.name)
+
+
+def _require_statistics(plan: JobPlan) -> None:
+    """Refuse batch norms that have one value for each channel, whose variance is not known."""
+    images = min(plan.batches)
+    for node in plan.captured.nodes:
+        if node.kind == "batch_norm" and node.args["training"]:
+            batch, channels, *space = node.shape
+            if math.prod(space) * batch // plan.captured.batch * images < 2:
+                raise PlanError(
+                    f"stage {plan.maker_of(node.name).index}, {node.label}: a micro-batch of"
+                    f" {images} image has one value for each of {channels} channels, and its"
+                    f" statistics need 2 or more: use fewer than {plan.job.parts} parts, or a"
+                    " larger batch"
+                )
 
 
 def plan(job: Job, training: bool = False) -> JobPlan:

@@ -22,6 +22,7 @@ from typing import Any, Self, TypeVar
 import torch
 
 from . import epochs
+from .datasets import Scaled
 from .examples import Examples
 from .images import resident
 from .inside import Here
@@ -109,7 +110,8 @@ class Session(ABC):
         ----------
         images
             ``(examples, channels, *spatial)``: an array, tensor, path or image source; ``None``
-            for synthetic examples.
+            for those of the job's ``app``.  What `spnb.epochs.examples_of` returns is all that is
+            needed.
         targets
             Class numbers ``(examples,)`` or ``(examples, *spatial)``, or numbers like the
             network's output.
@@ -185,7 +187,7 @@ class Session(ABC):
         Of one source it is written once: an image that `spnb.planning.JobPlan.open` returned may
         be run again and again at no cost.
         """
-        inner = source.source if isinstance(source, Repeated) else source
+        inner = source.source if isinstance(source, (Repeated, Scaled)) else source
         if not isinstance(inner, ArraySource):
             return source
         found = self._written.get(inner)

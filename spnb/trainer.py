@@ -18,6 +18,7 @@ from .recipe import OPTIMIZERS, Recipe
 from .region import Region
 from .scaling import Scaling
 from .training import Learner
+from .worker import heard
 
 OptimizerState = Mapping[str, Mapping[str, Any]]
 """What an optimizer keeps of each parameter, by the parameter's name."""
@@ -72,6 +73,8 @@ class Trainer:
     ):
         self.learner, self.recipe, self.workers = learner, recipe, workers
         self.optimizer = self._optimizer(kept or {})
+        parts = learner.part.images
+        self._axes = {node.name: node.axes for part in parts for node in part.nodes}
 
     def _optimizer(self, kept: OptimizerState) -> torch.optim.Optimizer | None:
         parameters = self.learner.parameters
@@ -81,7 +84,7 @@ class Trainer:
         optimizer = OPTIMIZERS[self.recipe.optimizer](list(parameters.values()), **options)
         for name, parameter in parameters.items():
             if name in kept:
-                optimizer.state[parameter] = copy.deepcopy(_on(kept[name], parameter.device))
+                optimizer.state[parameter] = copy.deepcopy(_like(parameter, kept[name]))
         return optimizer
 
     def epoch(
@@ -104,6 +107,17 @@ class Trainer:
         tell
             Called after each step with its number and this rank's share of its loss.
         """
+        learner = self.learner
+        with heard(learner.transport, lambda: learner.at):
+            return self._epoch(examples, epoch, idle_bytes, tell)
+
+    def _epoch(
+        self,
+        examples: Examples,
+        epoch: int,
+        idle_bytes: int,
+        tell: Callable[[int, float], None],
+    ) -> EpochReport:
         batch, order = sum(self.learner.part.batches), examples.order(epoch)
         if self.optimizer is not None:
             for group in self.optimizer.param_groups:
@@ -131,7 +145,7 @@ class Trainer:
             return torch.from_numpy(ahead.read(step, region)).to(device, dtype)
 
         def wanted(value: str, region: Region) -> torch.Tensor:
-            found = ahead.examples.wanted(ahead.batches[step], region).to(device)
+            found = ahead.examples.wanted(ahead.batches[step], region, self._axes[value]).to(device)
             numbers = torch.float32 if dtype in HALVES else dtype
             targets[region] = found.to(numbers) if found.is_floating_point() else found
             return targets[region]
@@ -154,13 +168,16 @@ class Trainer:
         if self.optimizer is None:
             return {}
         pairs, state = self.learner.parameters.items(), self.optimizer.state
-        return {name: _on(state[p], CPU) for name, p in pairs if p in state}
+        return {name: _like(p.to(CPU), state[p]) for name, p in pairs if p in state}
 
 
-def _on(kept: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """What an optimizer keeps of a parameter, on its device; PyTorch's count of steps stays."""
+def _like(parameter: torch.Tensor, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """What an optimizer keeps of a parameter, where and of what type it is.
+
+    PyTorch's count of steps is a tensor that stays as it is.
+    """
     return {
-        name: value.to(device) if torch.is_tensor(value) and name != "step" else value
+        name: value.to(parameter) if torch.is_tensor(value) and name != "step" else value
         for name, value in kept.items()
     }
 

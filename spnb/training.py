@@ -116,6 +116,7 @@ class Learner:
         }
         self.passes = in_turns(SCHEDULES[schedule], part.num_stages, turns_in(self.roles))
         self.averages = Averages(parts)
+        self._tapes: dict[int, Tape] = {}  # of micro-batches on their way
         shared = (each for part in parts for each in part.shared)
         self.buckets = buckets_of(shared, self.parameters, self.averages.known, self.weights)
 
@@ -156,20 +157,21 @@ class Learner:
         PeerFailed
             If another rank fails.
         """
-        tapes: dict[int, Tape] = {}
-
-        def at() -> str:
-            latest = next(reversed(tapes.values()), None)
-            if latest is None:
-                return f"stage {self.part.stage}, between micro-batches"
-            return f"stage {latest.part.stage}, {latest.at}"
-
         on_device, fast = computing_on(self.device), convolving(self.part.dtype, self.device)
-        with on_device, heard(self.transport, at), fast:
-            return self._step(read, wanted, seed, tapes)
+        self._tapes.clear()
+        with on_device, heard(self.transport, lambda: self.at), fast:
+            return self._step(read, wanted, seed)
 
-    def _step(self, read: Read, wanted: Wanted, seed: int, tapes: dict[int, Tape]) -> Step:
-        batches = self.part.batches
+    @property
+    def at(self) -> str:
+        """In which stage it does what, to say so where it fails."""
+        latest = next(reversed(self._tapes.values()), None)
+        if latest is None:
+            return f"stage {self.part.stage}, between micro-batches"
+        return f"stage {latest.part.stage}, {latest.at}"
+
+    def _step(self, read: Read, wanted: Wanted, seed: int) -> Step:
+        batches, tapes = self.part.batches, self._tapes
         leaves = self._leaves()
         made, weights = self._with_constants(leaves)
         for parameter in self.parameters.values():
@@ -253,8 +255,8 @@ class Learner:
         output = piece.tensor.detach()
         output = (output.float() if output.dtype in HALVES else output).requires_grad_()
         with torch.enable_grad():
-            share = self.loss(output, wanted(piece.value, piece.region))
-            share = share / self.part.positions[piece.value]
+            whole = self.part.outputs[piece.value]
+            share = self.loss(output, wanted(piece.value, piece.region), whole)
         (gradient,) = torch.autograd.grad(share, output)
         if self.scaling is not None:
             gradient = gradient * self.scaling.factor

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -58,6 +60,21 @@ def precision(text: str) -> str:
     if name not in PRECISIONS:
         raise OptionError(f"unknown precision {text!r}: use {', '.join(PRECISIONS)}")
     return name
+
+
+def number(name: str, value: Any, kind: type) -> int | float | bool:
+    """A number as Python's own kind of it, whatever library it is of.
+
+    >>> number("learning_rate", torch.tensor(0.5), float), number("parts", 2, int)
+    (0.5, 2)
+    """
+    whole = "" if kind is float else "whole "
+    try:
+        if isinstance(value, str):
+            raise TypeError
+        return float(value) if kind is float else kind(operator.index(value))
+    except (TypeError, ValueError):
+        raise OptionError(f"{name} must be a {whole}number, not {value!r}") from None
 
 
 def blocks_fused(text: int | str) -> int | str:

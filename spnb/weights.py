@@ -91,8 +91,17 @@ def ready(
                 f"{path} is not a checkpoint of {type(module).__name__}: {len(wanted - found)} of"
                 f" its {len(wanted)} weights are missing and {len(found - wanted)} are unknown;"
                 f" {str(error).splitlines()[1].strip() if wanted == found else ''}".rstrip("; ")
+                + ": name another with checkpoint, or move this one away"
             ) from None
     return copied
+
+
+def equal(module: nn.Module, state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a module has the weights of a state dict."""
+    own = module.state_dict()
+    return own.keys() == state.keys() and all(
+        torch.equal(own[name], tensor.to(own[name])) for name, tensor in state.items()
+    )
 
 
 def named(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -166,7 +166,7 @@ def heard(transport: Transport, at: Callable[[], str]) -> Iterator[None]:
     transport.hear()
     try:
         yield
-    except PeerFailed:
+    except (PeerFailed, RankError):  # the others know
         raise
     except BaseException as error:
         text = f"rank {transport.rank}, {at()}: {type(error).__name__}: {error}"

@@ -58,7 +58,15 @@ def test_an_image_sets_size_and_batch(capsys):
         ("infer resnet --save-output x.foo", "cannot save as x.foo: use"),
         ("infer resnet --num-spatial-part 2", "unrecognized arguments: --num-spatial-part 2"),
         ("infer resnet --optimizer sgd", "optimizer is for training"),
-        ("plan resnet --num-epochs 3", "num_epochs is for training"),
+        ("infer resnet --num-epochs 1", "num_epochs is for training"),
+        ("bench resnet -v", "verbose is for plan, infer and train"),
+        ("sweep resnet --num-spatial-parts 9", "num_spatial_parts is what sweep tries: give"),
+        ("sweep resnet --lengths 2,b", "'2,b' is no list of whole numbers"),
+        ("plan resnet --seed -1", "seed is -1, but must be 0 or more"),
+        ("plan resnet --num-classes 0", "num_classes is 0, but must be at least 1"),
+        ("train resnet20_v1 --app 2 --datapath nowhere", "nowhere (--datapath) has no CIFAR-10"),
+        ("train resnet20_v1 --app 1", "there is no folder ./train (--datapath)"),
+        ("train unet --app 1 --split-size 1", "unet gives a class for each pixel, but app 1"),
         ("train resnet --optimizer adamm", "unknown optimizer 'adamm'"),
         ("train resnet --enable-evaluation", "is for inference"),
         ("train resnet --times 2", "times is for mirrored copies of the plan: it needs gems"),
@@ -192,3 +200,18 @@ def test_a_check_that_fails_exits_with_1(tmp_path, monkeypatch):
     done = shell("infer", *args, "--check", ranks=5)
     assert "check: NOT equal to the untiled run" in done.stdout
     assert done.returncode == 1
+
+
+def test_plan_of_training_and_of_each_rank(capsys):
+    line = "plan resnet20_v1 --image-size 64 --batch-size 4 --parts 4 --split-size 1"
+    printed = []
+    for more in ("", " --schedule gpipe", " --schedule 1f1b", " -v"):
+        assert main((line + more).split()) == 0
+        printed.append(capsys.readouterr().out)
+    assert "to be trained" not in printed[0]
+    assert all("to be trained" in text for text in printed[1:3])
+    assert printed[1] != printed[2]  # 1f1b holds fewer micro-batches
+    assert printed[3].startswith(printed[0])
+    rows = printed[3].removeprefix(printed[0]).splitlines()
+    assert rows[0].split()[:4] == ["rank", "stage", "tile", "region"]
+    assert len(rows) == 5

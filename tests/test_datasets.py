@@ -1,6 +1,9 @@
 """Datasets on disk: what is read of them, and what is wrong with them, by file."""
 
 import pickle
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,6 +81,36 @@ def test_what_is_wrong_with_a_folder_is_said_by_name(folder, tmp_path):
         source.read(Region(((7, 8), (0, 16), (0, 18))))
 
 
+def test_every_image_in_a_folder_is_taken_and_nothing_else(folder):
+    cats = folder / "cats"
+    for end in (".ppm", ".JP2", ".tga", ".webp", ".gif", ".bmp"):
+        Image.fromarray(picture(16, 18, 3)).save(cats / f"8{end}")
+    np.save(cats / "9.npy", picture(16, 18, 3))
+    (cats / ".ipynb_checkpoints").mkdir()
+    for name in (".ipynb_checkpoints/0-checkpoint.png", "._0.png"):
+        (cats / name).write_bytes((cats / "0.png").read_bytes())
+    (cats / "more.png").mkdir()
+    with warnings.catch_warnings(action="error"):
+        source, labels = image_folder(folder, 3, (16, 18))
+    names = [Path(path).name for path in source.paths[:10]]
+    wanted = ["0.png", "1.png", "2.png", "8.JP2", "8.bmp", "8.gif", "8.ppm", "8.tga", "8.webp"]
+    assert names == [*wanted, "9.npy"]
+    assert labels == [0] * 10 + [1] * 4
+    assert source.read(Region(((0, 10), (0, 4), (0, 4)))).shape == (10, 3, 4, 4)
+    (cats / "notes.txt").touch()
+    with pytest.warns(UserWarning, match=r"1 files beside 14 images are left out, as cats/notes"):
+        image_folder(folder, 3, (16, 18))
+
+
+def test_pictures_of_any_size_are_read_in_any_thread(folder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's limit, else 180 million
+    source, _ = image_folder(folder, 3, (16, 18))
+    with ThreadPoolExecutor(4) as pool:
+        regions = [Region(((k % 6, k % 6 + 1), (0, 16), (0, 18))) for k in range(40)]
+        assert len(list(pool.map(source.read, regions))) == 40
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
 def test_trains_on_a_folder(folder):
     found = trained(app=1, datapath=str(folder), image_size="32x32", num_classes=2)
     assert len(found.history) == 3
@@ -111,8 +144,25 @@ def test_cifar_in_both_forms(tmp_path):
 def test_what_is_wrong_with_cifar_is_said_by_name(tmp_path):
     with pytest.raises(DatasetError, match="has no CIFAR-10 files"):
         cifar10(tmp_path)
-    with pytest.raises(DatasetError, match="data_batch_1 has the label 11"):
+    with pytest.raises(DatasetError, match="data_batch_1 has the label 10"):
         cifar10(write_python(tmp_path / "wrong", labels=12))
+    for data, labels, message in (
+        ([1, 2], [0, 0], r"one has pixels of list and labels of \(2,\)"),
+        (picture(2, 3000), [0, 0], r"one has pixels of \(2, 3000\)"),
+        (picture(0, 3072), [], r"one has pixels of \(0, 3072\) and labels of \(0,\)"),
+        (picture(2, 3072), [0, -1], "one has the label -1"),
+        (picture(2, 3072), ["cat", "dog"], "one has the label cat"),
+        (picture(2, 3072), [0.5, 1], "one has the label 0.5"),
+    ):
+        one = tmp_path / "one"
+        one.mkdir(exist_ok=True)
+        (one / "data_batch_1").write_bytes(pickle.dumps({b"data": data, b"labels": labels}))
+        with pytest.raises(DatasetError, match=message.replace("one", "data_batch_1")):
+            cifar10(one)
+    gap = write_python(tmp_path / "gap")
+    (gap / "data_batch_1").rename(gap / "data_batch_4")
+    with pytest.raises(DatasetError, match="data_batch_1 is missing, but data_batch_4 is there"):
+        cifar10(gap)
     (tmp_path / "data_batch_1.bin").write_bytes(b"0" * 5000)
     with pytest.raises(DatasetError, match="has 5000 bytes, but an image has 3073"):
         cifar10(tmp_path)
@@ -130,6 +180,11 @@ def test_images_in_memory_are_resized_as_they_are_read(tmp_path):
     region = Region(((3, 4), (2, 9), (5, 40)))
     wanted = whole.read(Region(((0, 1), *region.spans[1:])))
     assert np.array_equal(scaled.read(region), wanted)
+    job = spnb.Job("resnet20_v1", image_size="20x44", batch_size=2, num_spatial_parts=2)
+    with spnb.InProcess(spnb.plan(job, training=True), progress=False) as session:
+        shares = session.share(Examples(scaled, np.zeros(8, np.int64)))
+        assert len(pickle.dumps(shares[0])) < 2000  # ranks map the file that has the pixels
+        assert np.array_equal(shares[0].images.read(region), wanted)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

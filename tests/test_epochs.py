@@ -10,12 +10,15 @@ from torch import nn
 from torch.nn import functional as F
 
 import spnb
+from spnb.capture import CaptureError
 from spnb.checkpoint import Checkpoint
 from spnb.examples import matched
+from spnb.layout import PlanError
 from spnb.options import OptionError
 from spnb.recipe import OPTIMIZERS
 from spnb.sources import ArraySource
 from spnb.weights import WeightsError
+from spnb.worker import RankError
 
 
 def network(classes=3):
@@ -54,7 +57,8 @@ def untiled(job, images, targets, loss=F.cross_entropy):
     optimizer = make(net.parameters(), lr=job.learning_rate, weight_decay=job.weight_decay)
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, job.learning_rate_decay)
     losses = []
-    known = matched(ArraySource(images.numpy()), targets, net(images[:4]).shape, job.seed)
+    shape = tuple(net(images[:4]).shape)
+    known = matched(ArraySource(images.numpy()), targets, shape, seed=job.seed)
     net = copy.deepcopy(job.model).double().train()
     optimizer = make(net.parameters(), lr=job.learning_rate, weight_decay=job.weight_decay)
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, job.learning_rate_decay)
@@ -288,3 +292,197 @@ def test_memory_is_foreseen_by_schedule():
     one, all_first, again = held(), held(schedule="gpipe"), held(recompute=True)
     small = spnb.plan(job(image_size="64x48", batch_size=8, parts=4, balance=(3, 4))).memory_bytes
     assert small[0] < again[0] < one[0] < all_first[0]
+
+
+class Wired(nn.Module):
+    """Layers of a network, and how they are wired."""
+
+    def __init__(self, forward):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norm, self.wired = nn.BatchNorm2d(4), forward
+
+    def forward(self, x):
+        return self.wired(self, x)
+
+
+def without_gradient(net, x):
+    with torch.no_grad():
+        y = net.a(x)
+        with torch.enable_grad():
+            z = net.norm(net.b(y))
+    return net.b(y) + z
+
+
+@pytest.mark.parametrize("stages", [{"split_size": 1}, {"split_size": 2}])
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda net, x: net.b(net.a(x)).mean(2),
+        lambda net, x: net.b(net.a(x)).mean((2, 3)),
+        lambda net, x: net.b(net.a(x)).permute(0, 2, 3, 1),
+        lambda net, x: net.b(net.a(x)).flatten(2).transpose(1, 2),
+        lambda net, x: net.b(net.a(x)).sum(1),
+    ],
+    ids=["rows", "means", "channels last", "tokens", "no channels"],
+)
+def test_outputs_lie_in_any_order(forward, stages):
+    images, _ = examples(8)
+    net = Wired(forward)
+    targets = noise(*net(images.float()).shape).float()
+    for loss, function in (("mse", F.mse_loss), ("l1", F.l1_loss)):
+        each = job(net, **stages)
+        found = trained(each, images, targets, loss=loss)
+        losses, state = untiled(each, images, targets.double(), function)
+        assert found.history["loss"].tolist() == pytest.approx(losses, rel=1e-6)
+        untouched = [name for name in state if name.startswith("norm")]
+        assert_same(found.module.state_dict(), state, 1e-5)
+        assert all(name in found.module.state_dict() for name in untouched)
+
+
+def test_class_scores_of_tokens_and_of_a_flat_output():
+    images, _ = examples(8)
+    net = Wired(lambda net, x: net.b(net.a(x)).flatten(2))
+    labels = torch.randint(0, 4, (8, 99), generator=torch.Generator().manual_seed(1))
+    flat = Wired(lambda net, x: net.b(net.a(x)).flatten(1))
+    for wired, classes, options in (
+        (net, labels, {}),
+        (flat, labels[:, 0] * 90, {"spatial_size": 0, "num_spatial_parts": 4}),
+    ):
+        each = job(wired, slice_method="square", **options)
+        found = trained(each, images, classes)
+        losses, state = untiled(each, images, classes)
+        assert found.history["loss"].tolist() == pytest.approx(losses, rel=1e-6)
+        assert_same(found.module.state_dict(), state, 1e-5)
+
+
+def test_targets_that_have_no_place_are_refused():
+    images, labels = examples(8)
+    rows = Wired(lambda net, x: net.a(x).permute(2, 0, 1, 3))
+    with pytest.raises(ValueError, match=r"first dimension is not the batch of 4"):
+        trained(job(rows, split_size=1), images, labels)
+    last = Wired(lambda net, x: net.a(x).permute(0, 2, 3, 1))
+    with pytest.raises(ValueError, match=r"no scores of classes in its second dimension"):
+        cut = job(last, split_size=1, slice_method="horizontal")
+        trained(cut, images, torch.zeros(8, 9, 4, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        without_gradient,
+        lambda net, x: net.b(net.a(x).detach()),
+        lambda net, x: net.b(net.a(x)) + net.norm(net.a(x)).detach(),
+        lambda net, x: (net.b(net.a(x)), net.a(x) * 2)[1],
+        lambda net, x: net.norm(net.b(net.norm(net.a(x)).relu())),
+    ],
+    ids=["no_grad", "detached", "a detached branch", "an unused branch", "one norm twice"],
+)
+def test_what_no_gradient_reaches_stays_as_in_pytorch(forward):
+    images, _ = examples(8)
+    net = Wired(forward)
+    targets = noise(8, 4, 11, 9).float()
+    each = job(net, num_epochs=2, weight_decay=0.1, optimizer="adamw")
+    found = trained(each, images, targets)
+    losses, state = untiled(each, images, targets.double(), F.mse_loss)
+    assert found.history["loss"].tolist() == pytest.approx(losses, rel=1e-6)
+    assert_same(found.module.state_dict(), state, 1e-5)
+
+
+class Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+def changed_in_place(net, x):
+    y = net.a(x)
+    with torch.no_grad():
+        y.mul_(2)
+    return y
+
+
+def test_gradients_that_are_out_of_sight_are_refused():
+    images, _ = examples(8)
+    targets = noise(8, 4, 11, 9).float()
+    for forward, message in (
+        (lambda net, x: Straight.apply(net.a(x)), "Straight is a torch.autograd.Function"),
+        (changed_in_place, r"mul_ changes a tensor under torch.no_grad\(\)"),
+    ):
+        with pytest.raises(CaptureError, match=message):
+            trained(job(Wired(forward), split_size=1), images, targets)
+        spnb.plan(job(Wired(forward), split_size=1))  # to infer is another matter
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4, track_running_stats=True))
+    with pytest.raises(CaptureError, match=r"1 \(instance_norm\) has running statistics"):
+        spnb.plan(job(net), training=True)
+    with pytest.raises(CaptureError, match=r"norm \(batch_norm\) moves its running statistics"):
+        spnb.plan(job(Wired(lambda net, x: (net.norm(net.a(x)), net.a(x))[1])), training=True)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, momentum=None))
+    with pytest.raises(CaptureError, match="momentum=None"):
+        spnb.plan(job(net), training=True)
+    pooled = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4))
+    with pytest.raises(
+        PlanError, match=r"2 \(batch_norm\): a micro-batch of 1 image has one value"
+    ):
+        spnb.plan(job(pooled, parts=4), training=True)
+    spnb.plan(job(pooled, parts=2), training=True)
+
+
+def test_an_interrupted_session_goes_on_where_the_file_is(tmp_path):
+    images, labels = examples(8)
+    path = tmp_path / "net.pth"
+    whole = trained(job(num_epochs=3), images, labels)
+    plan = spnb.plan(job(num_epochs=3, checkpoint=str(path)), training=True)
+    with spnb.InProcess(plan, progress=False) as session:
+        run = session.epoch
+
+        def interrupted(shares, epoch):
+            if epoch == 2:
+                raise KeyboardInterrupt
+            return run(shares, epoch)
+
+        session.epoch = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            session.train(images, labels)
+        session.epoch = run
+        found = session.train(images, labels)
+    assert found.history["loss"].tolist() == whole.history["loss"].tolist()
+    assert_same(found.module.state_dict(), whole.module.state_dict(), 0)
+
+
+def test_training_goes_on_in_another_precision(tmp_path):
+    images, labels = examples(8)
+    path = str(tmp_path / "net.pth")
+    trained(job(checkpoint=path, precision="fp32"), images, labels)
+    found = trained(job(checkpoint=path, precision="fp64", num_epochs=2), images, labels)
+    wanted = trained(job(precision="fp64", num_epochs=2), images, labels)
+    assert found.history["loss"].tolist() == pytest.approx(
+        wanted.history["loss"].tolist(), rel=1e-4
+    )
+
+
+def test_numbers_of_any_library_are_plain_in_the_file(tmp_path):
+    images, labels = examples(8)
+    path = tmp_path / "net.pth"
+    rate, epochs = np.logspace(-3, -2, 2)[0], np.int64(1)
+    trained(job(checkpoint=str(path), learning_rate=rate, num_epochs=epochs), images, labels)
+    assert torch.load(path, weights_only=True)["recipe"]["learning_rate"] == rate
+    with pytest.raises(OptionError, match=r"learning_rate must be a number, not '0\.1'"):
+        job(learning_rate="0.1")
+
+
+def test_others_hear_of_a_failure_between_steps(monkeypatch):
+    def failing(*_):
+        raise MemoryError("no room for the optimizer")
+
+    monkeypatch.setattr(torch.optim.Adam, "step", failing)
+    images, labels = examples(8)
+    plan = spnb.plan(job(), training=True)
+    session = spnb.InProcess(plan, deadline=20, progress=False)
+    with session, pytest.raises(RankError, match=r"rank \d, stage \d, .*: MemoryError: no room"):
+        session.train(images, labels)
