@@ -32,6 +32,7 @@ NETS = {
         [grid(2, 3), Tiling.even((2, 1, 1))],
         0,
     ),
+    "gather": (Call(lambda layers, x: layers[0](x).cumsum(3), conv(3)), [grid(2, 3)], 0),
     "ends": (Call(lambda layers, x: layers[0](x).roll(3, 3), conv(3)), [grid(1, 3)], 0),
     "smaller": (
         Call(lambda layers, x: F.interpolate(layers[0](x), size=(7, 5)), conv(3)),
@@ -44,14 +45,20 @@ NETS = {
 @pytest.mark.parametrize("name", NETS)
 def test_moving_back_is_the_adjoint(name):
     net, tilings, fused = NETS[name]
-    plan = planned(net.double(), (3, 3, 22, 19), tilings, 1, fused)
+    gathering = {"allow_gather": name == "gather"}
+    plan = planned(net.double(), (3, 3, 22, 19), tilings, 1, fused, **gathering)
     found = set()
     for exchange in plan.exchanges[3]:
         if HOST in (exchange.source.ranks[0], exchange.target.ranks[0]):
             continue
         check(plan, exchange)
         found.add(exchange.kind)
-    wanted = {"merge": {"merge"}, "norm": {"merge", "hand-over"}, "batch": {"hand-over"}}
+    wanted = {
+        "gather": {"gather"},
+        "merge": {"merge"},
+        "norm": {"merge", "hand-over"},
+        "batch": {"hand-over"},
+    }
     assert found >= wanted.get(name, {"halo"})
 
 

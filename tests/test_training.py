@@ -73,7 +73,7 @@ def train(plan, net, x, target, loss="mse", steps=3, rate=0.1, schedule="1f1b", 
 
 def check(net, x, target, tilings, parts=1, fused=0, loss="mse", balance=None, **options):
     copies = {n: options.pop(n) for n in ("replicas", "times", "overlapped") if n in options}
-    plan = planned(net, tuple(x.shape), tilings, parts, fused, balance, **copies)
+    plan = planned(net, tuple(x.shape), tilings, parts, fused, balance, x.dtype, **copies)
     steps = options.get("steps", 3)
     reference = copy.deepcopy(net).train()
     optimizer = torch.optim.SGD(reference.parameters(), options.get("rate", 0.1), momentum=0.9)
@@ -213,7 +213,8 @@ def test_mirrored_pipelines_are_held_one_at_a_time():
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=CHECKS)
 @given(data=st.data())
 def test_random_networks_in_copies(data):
-    net = data.draw(chains(2)).body.double()  # its dense output: training takes one
+    dtype = data.draw(st.sampled_from([torch.float64, torch.float64, torch.float32]))
+    net = data.draw(chains(2)).body.to(dtype)  # its dense output: training takes one
     assume(any(p.requires_grad for p in net.parameters()))
     size = [data.draw(st.integers(8, 20)) for _ in range(2)]
     parts, replicas = data.draw(st.sampled_from([(1, 1), (2, 1), (1, 2)]))
@@ -222,8 +223,10 @@ def test_random_networks_in_copies(data):
     grids = [data.draw(st.sampled_from([(1, 2), (2, 1), (2, 2), (1, 3)]))]
     tilings = [*(grid(*each) for each in grids), Tiling.even((local, 1, 1))]
     images = parts * replicas * (2 * times or 1) * local + data.draw(st.integers(0, 1))
-    x = noise(images, 2, *size)
-    options = {"steps": 1, "schedule": data.draw(st.sampled_from(sorted(SCHEDULES)))}
+    x = noise(images, 2, *size).to(dtype)
+    # of the gradients' scale a tenth of that may differ
+    options = {"tolerance": 1e-9 if dtype == torch.float64 else 1e-3}
+    options |= {"steps": 1, "schedule": data.draw(st.sampled_from(sorted(SCHEDULES)))}
     options["recompute"] = data.draw(st.booleans())
     fused = data.draw(st.sampled_from([0, 0, 1, 100]))
     try:
@@ -232,7 +235,7 @@ def test_random_networks_in_copies(data):
         note(str(unfit))
         assume(False)
     try:
-        target = noise(*output.shape)
+        target = noise(*output.shape).to(dtype)
         check(net, x, target, tilings, parts, fused, replicas=replicas, times=times, **options)
     except (PlanError, CaptureError) as refusal:
         note(str(refusal))
@@ -334,6 +337,26 @@ def test_dropout_drops_the_same_on_all_grids(dropout, parts):
             seeds.append(losses)
     for losses in seeds:
         assert losses == pytest.approx(seeds[0], rel=1e-12)
+    if parts == 1:  # plain PyTorch with that mask has that loss, and that gradient
+        (node,) = [node for node in plan.graph.nodes if "dropout" in node.kind]
+        features = isinstance(dropout, nn.Dropout2d)
+        with noise_of(0, 0, 4):
+            ones = kept(node.name, dropout.p, node.axes, Region.whole(node.axes.extent), features)
+        net.mask = ones.double() / (1 - dropout.p)
+        assert seeds[0] == pytest.approx(untiled_losses(net, x, target, 2), rel=1e-12)
+
+
+def untiled_losses(net, x, target, steps):
+    """Of plain PyTorch, as `train` has its optimizer."""
+    net, losses = copy.deepcopy(net), []
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = F.mse_loss(net(x), target)
+        loss.backward()
+        losses.append(float(loss.detach()))
+        optimizer.step()
+    return losses
 
 
 def test_what_is_dropped_is_as_much_as_was_asked_and_differs():
