@@ -9,94 +9,33 @@ becomes a constant.
 from __future__ import annotations
 
 import copy
-import functools
 import io
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses import FakeTensor, FakeTensorMode
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from .axes import Axes
 from .blocks import blocks_of
-from .exported import ExportReader, WritesIntoView
+from .exported import CaptureError, ExportReader, WritesIntoView
+from .gradients import (
+    as_trained,
+    detaching,
+    refuse_averages_of_all,
+    refuse_moving,
+    refuse_unread_norms,
+)
 from .graph import Graph
 from .idioms import ordinary
 from .node import Node, Ref, Weight, map_leaves, overload
 from .rules import rule_of
 from .rules.noise import DROPOUTS
-
-
-class CaptureError(ValueError):
-    """The network cannot be captured as a graph of operators."""
-
-
-class _Detaching(TorchFunctionMode):
-    """Has calls of ``detach`` where gradients end, which torch.export would lose sight of.
-
-    That is ``x.data``, and in training what is computed under ``torch.no_grad()``.
-    """
-
-    def __init__(self, training: bool):
-        super().__init__()
-        self.training = training
-
-    def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if function == torch.Tensor.data.__get__:
-            return args[0].detach()
-        if function is torch._C._set_grad_enabled:
-            with torch._C.DisableTorchFunction():  # nothing that torch.export shall see
-                return function(*args)
-        result = function(*args, **(kwargs or {}))
-        if not self.training or torch.is_grad_enabled():
-            return result
-        if (name := getattr(function, "__name__", "")).endswith("_") and name[:2] != "__":
-            raise CaptureError(
-                f"{name} changes a tensor under torch.no_grad(), where its gradient passes by: use"
-                " the operator that gives a new tensor, or x.detach()"
-            )
-        return pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, result)
-
-
-def _detaching(forward: Callable[..., Any], training: bool) -> Callable[..., Any]:
-    """A forward that is seen by this mode before torch.export's own sees it."""
-
-    @functools.wraps(forward)
-    def inside(*args: Any, **kwargs: Any) -> Any:
-        with _Detaching(training):
-            return forward(*args, **kwargs)
-
-    return inside
-
-
-def _no_gradient_of_its_own(function: type, *args: Any, **kwargs: Any) -> NoReturn:
-    raise CaptureError(
-        f"{function.__name__} is a torch.autograd.Function, whose gradient torch.export does not"
-        " see: write its forward in operators of PyTorch (x + (f(x) - x).detach() has the gradient"
-        " of x); in place of reentrant checkpoints there is the option recompute"
-    )
-
-
-@contextmanager
-def _as_trained() -> Iterator[None]:
-    """Gradients are on at first, as in training, and operators have those that PyTorch gives."""
-    apply = torch.autograd.Function.__dict__["apply"]
-    torch.autograd.Function.apply = classmethod(_no_gradient_of_its_own)
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        torch.autograd.Function.apply = apply
-
 
 Shapes = Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Sequence[int]]
 
@@ -139,14 +78,14 @@ def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype, training: boo
 
     fake = rebuilt(module, lambda t: empty(t.shape, cast(t, dtype))).train(training)
     if training:
-        _refuse_averages_of_all(fake)
-    fake.forward = _detaching(fake.forward, training)
+        refuse_averages_of_all(fake)
+    fake.forward = detaching(fake.forward, training)
     examples = {name: empty(shape, dtype) for name, shape in shapes.items()}
     named = {name: t for name, t in examples.items() if isinstance(name, str)}
     positional = tuple(t for name, t in examples.items() if not isinstance(name, str))
     said = io.StringIO()  # where it fails, torch.export prints the whole graph
     try:
-        gradients = _as_trained() if training else torch.no_grad()
+        gradients = as_trained() if training else torch.no_grad()
         with gradients, redirect_stderr(said), _quiet_log():
             program = torch.export.export(fake, positional, named, strict=False)
     except Exception as error:
@@ -226,7 +165,7 @@ def _translate(
         if not (training and node.kind in DROPOUTS):
             _refuse_noise(node)
         if training:
-            _refuse_moving(node)
+            refuse_moving(node)
         if not node.operands:
             constants.append(node)
             known[node.name] = Weight(f"={node.name}", node.shape)
@@ -244,7 +183,7 @@ def _translate(
         axes[node.name] = placed
         nodes.append(replace(node, axes=placed))
     if training:
-        _refuse_unread_norms(nodes, outputs)
+        refuse_unread_norms(nodes, outputs)
     returned = _copied_inputs(map(_known(known), outputs), nodes, inputs, dtype)
     return Graph(
         inputs,
@@ -294,35 +233,6 @@ def _copied_inputs(
             leaf = Ref(name)
         found.append(leaf)
     return tuple(found)
-
-
-def _refuse_averages_of_all(module: nn.Module) -> None:
-    for path, inner in module.named_modules():
-        if isinstance(inner, nn.modules.batchnorm._BatchNorm) and inner.momentum is None:
-            raise CaptureError(
-                f"{path} averages its statistics over all batches so far (momentum=None), by a"
-                " number that changes with each step: give it a momentum, as 0.1"
-            )
-
-
-def _refuse_unread_norms(nodes: Iterable[Node], outputs: Iterable[Any]) -> None:
-    read = {leaf.value for leaf in outputs if isinstance(leaf, Ref)}
-    for node in reversed(list(nodes)):
-        if node.name in read:
-            read.update(node.operands)
-        elif node.kind == "batch_norm":
-            raise CaptureError(
-                f"{node.label} moves its running statistics, but the network's output does not"
-                " depend on it: leave it out of the forward"
-            )
-
-
-def _refuse_moving(node: Node) -> None:
-    if node.kind == "instance_norm" and node.args["use_input_stats"] and node.args["running_mean"]:
-        raise CaptureError(
-            f"{node.label} has running statistics, which training would move: make it with"
-            " track_running_stats=False, or take a batch norm"
-        )
 
 
 def _refuse_noise(node: Node) -> None:

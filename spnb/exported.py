@@ -13,6 +13,10 @@ from .axes import Axes
 from .node import GETITEM, Node, Ref, Weight, map_leaves, overload
 
 
+class CaptureError(ValueError):
+    """The network cannot be captured as a graph of operators."""
+
+
 class WritesIntoView(Exception):
     """A value that has views is overwritten in place."""
 
