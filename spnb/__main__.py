@@ -21,6 +21,7 @@ from .result import Result
 from .session import Session
 from .sources import Source
 from .transport import PeerFailed, WaitTimeout
+from .weights import WeightsError
 from .worker import RankError
 
 FAILED = (RankError, PeerFailed, WaitTimeout, RuntimeError)
@@ -118,6 +119,10 @@ def _job(args: argparse.Namespace) -> Job:
 def _plan(args: argparse.Namespace) -> int:
     training = any(name in RECIPE for name in flags.given(args))
     plan = planning.plan(_job(args), training=training)
+    plan.open_inputs(_images(args, plan))
+    file = None if training else plan.job.weights_file
+    if file is not None and not file.exists():
+        raise WeightsError(f"there is no checkpoint {file}")
     print(plan)
     if plan.job.verbose:
         print(plan.per_rank.to_string(index=False))
@@ -158,8 +163,7 @@ def _infer(args: argparse.Namespace, post: Post | None) -> int:
     plan = planning.plan(job)
     clock.lap("plan")
     print(f"{plan}\nweights: {job.weights_origin}", flush=True)
-    images = args.image[0] if args.image and len(plan.graph.inputs) == 1 else args.image
-    sources = plan.open_inputs(images)
+    sources = plan.open_inputs(_images(args, plan))
     plan.module  # noqa: B018 - built here, so that a bad checkpoint is refused before ranks start
     clock.lap("weights")
     session = _session(plan, post)
@@ -186,6 +190,15 @@ def _infer(args: argparse.Namespace, post: Post | None) -> int:
             report["check"] = {**dataclasses.asdict(check), "passed": check.passed}
         _save_report(report, Path(args.report))
     return 0 if check is None or check.passed else 1
+
+
+def _images(args: argparse.Namespace, plan: JobPlan) -> Any:
+    """What ``--image`` says for the inputs of a network."""
+    if not args.image or len(plan.graph.inputs) > 1:
+        return args.image
+    if len(args.image) > 1:
+        raise ValueError(f"{len(args.image)} images (--image), but the network takes one input")
+    return args.image[0]
 
 
 def _measured(args: argparse.Namespace) -> int:

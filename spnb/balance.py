@@ -11,7 +11,7 @@ from .layout import PlanError
 from .machine import CORE
 from .node import Node
 from .region import Tiling
-from .rules import rule_of, whole_axes
+from .rules import has_rule, rule_of, whole_axes
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ def obstacle(
             f"{node.kind}, used like this, needs the whole extent {extent} of its input"
             if rule.known
             else f"there is no tiling rule for the operator {_operator(node)}"
+            + ", used like this" * has_rule(node.op)
         )
         return Obstacle(
             node,
@@ -48,7 +49,7 @@ def obstacle(
         )
     rule = rule_of(node)
     each = graph.training and rule.by_micro_batch
-    if cut_batch and not (rule.keeps_images_apart or each):
+    if cut_batch and not ((rule.keeps_images_apart and _of_images(graph, node)) or each):
         return Obstacle(
             node,
             f"it is not known that {node.kind}, used like this, treats the {graph.batch} images of"
@@ -56,6 +57,12 @@ def obstacle(
             "use parts=1 and local_DP=1 (--parts, --local-DP), or give the operator a rule",
         )
     return None
+
+
+def _of_images(graph: Graph, node: Node) -> bool:
+    """Whether the result is of single images: a view may take a batch apart into a few clips."""
+    images = [axes.extent[0] for axes in (node.axes, *node.operand_axes)]
+    return not images[0] % graph.batch or all(n % graph.batch for n in images)
 
 
 def _operator(node: Node) -> str:
@@ -93,6 +100,8 @@ def stage_blocks(
         If the numbers do not fit the network, or a layer cannot run in its stage.
     """
     stages, blocks = len(tilings), len(graph.blocks)
+    if not blocks:
+        raise PlanError("the network has no operator that reads its input: there is nothing to run")
     if stages > blocks:
         raise PlanError(
             f"{stages} stages, but the network has {blocks} blocks to cut between:"
@@ -158,7 +167,7 @@ def _shares(graph: Graph, tiling: Tiling) -> list[float]:
     sums = [0.0]
     for block in graph.blocks:
         parts = (
-            CORE.seconds(node) / math.prod(map(min, tiling.grid, node.axes.extent))
+            CORE.seconds(node) / max(1, math.prod(map(min, tiling.grid, node.axes.extent)))
             for node in graph.nodes[block.start : block.stop]
         )
         sums.append(sums[-1] + sum(parts))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -202,7 +203,13 @@ class Exchange:
 
 
 def _overlaps(mine: Sequence[Span], theirs: Sequence[Span]) -> list[list[tuple[int, Span]]]:
-    return [
-        [(k, both) for k, span in enumerate(theirs) if length(both := meet(own, span))]
-        for own in mine
-    ]
+    """For each of mine those of theirs that it meets, and where, in their order."""
+    order = sorted(range(len(theirs)), key=theirs.__getitem__)
+    starts, stops = ([theirs[k][end] for k in order] for end in (0, 1))
+    steps = all(a <= b for a, b in itertools.pairwise(stops))  # then neighbours are found by search
+    found = []
+    for own in mine:
+        first = bisect_right(stops, own[0]) if steps else 0
+        near = sorted(order[first : bisect_left(starts, own[1])])
+        found.append([(k, both) for k in near if length(both := meet(own, theirs[k]))])
+    return found

@@ -107,7 +107,8 @@ class _Fusion:
     def _begin(self, node: Node) -> dict[str, Any] | None:
         """Arguments of a fused call that does what a call does, if there is one."""
         more = {"other": None, "activation": None, "options": {}}
-        if node.kind in ("conv2d", "conv3d") and isinstance(node.args["weight"], Weight):
+        image = len(node.shape) == {"conv2d": 4, "conv3d": 5}.get(node.kind)  # not a single one
+        if image and isinstance(node.args["weight"], Weight):
             if type(rule_of(node)) is Convolution and not isinstance(node.args["bias"], Ref):
                 return {**node.args, **more}
         elif _is_norm(node) and len(node.shape) in (4, 5):

@@ -159,19 +159,23 @@ class Job(Shown):
 
     def __post_init__(self):
         if not isinstance(self.model, str | nn.Module):
-            made = f": make one, as {self.model.__name__}(…)" * isinstance(self.model, type)
+            named = isinstance(self.model, type)
+            made = f": make one, as {self.model.__name__}(…)" if named else ""
             raise OptionError(f"model must be a name or an nn.Module, not {self.model!r}{made}")
         for option in options():
             value = getattr(self, option.name)
             if option.metadata["read"] in (int, bool, float):
                 value = number(option.name, value, option.metadata["read"])
                 object.__setattr__(self, option.name, value)
+            absent = value is None and option.default is None
+            if not absent and option.metadata["read"] is str and not isinstance(value, (str, Path)):
+                raise OptionError(f"{option.name} must be a text, not {value!r}")
         counts = ("batch_size", "parts", "split_size", "patches", "local_DP", "replicas", "times")
         for name in (*counts, "num_layers", "num_filters", "num_classes"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} is {getattr(self, name)}, but must be at least 1")
-        if self.seed < 0:
-            raise OptionError(f"seed is {self.seed}, but must be 0 or more")
+        if not 0 <= self.seed < 1 << 63:
+            raise OptionError(f"seed is {self.seed}, but must be 0 or more, and less than 2**63")
         object.__setattr__(self, "precision", precision(self.precision))
         for name in ("num_spatial_parts", "image_size", "balance", "fused_layers", "input_shapes"):
             self._read(name)
@@ -182,10 +186,14 @@ class Job(Shown):
         """Take a value as it would be written on a command line, or as numbers."""
         value = getattr(self, name)
         try:
-            read = value if value is None else _field(name).metadata["read"](value)
+            absent = value is None and _field(name).default is None
+            read = value if absent else _field(name).metadata["read"](value)
         except (ValueError, TypeError):
-            raise OptionError(f"cannot read {name} {value!r}: give whole numbers") from None
-        single = isinstance(read, tuple) and len(read) == 1 and isinstance(read[0], int)
+            read = ()
+        if read == ():
+            raise OptionError(f"cannot read {name} {value!r}: give whole numbers")
+        single = name != "balance" and isinstance(read, tuple) and len(read) == 1
+        single = single and isinstance(read[0], int)
         object.__setattr__(self, name, read[0] if single else read)
 
     def _take_input_shapes(self) -> None:

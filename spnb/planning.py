@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +173,11 @@ class JobPlan(Shown, Plan):
             return {names[0]: self.open(inputs)}
         if inputs is None:
             inputs = [None] * len(names)
+        if isinstance(inputs, (list, tuple)) and isinstance(shapes, Mapping):
+            arguments = signature(self.job.network.skeleton.forward).parameters
+            ordered = [name for name in arguments if name in shapes]
+            if len(ordered) == len(shapes) == len(inputs):
+                inputs = dict(zip(ordered, inputs, strict=True))
         if isinstance(inputs, Mapping):
             wanted = list(shapes if isinstance(shapes, Mapping) else names)
             if set(inputs) != set(wanted):

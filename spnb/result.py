@@ -126,6 +126,9 @@ class Result(Shown):
                 whole[piece.value] = torch.empty(shape, dtype=piece.tensor.dtype)
             held = Region.whole(graph.extent(piece.value))
             graph.axes[piece.value].put(whole[piece.value], held, piece.region, piece.tensor)
+        for value in graph.outputs:  # one that has no positions comes from nobody
+            if value not in whole:
+                whole[value] = torch.empty(graph.shape(value), dtype=graph.dtype_of(value))
         known = [leaf.name for leaf in graph.returned if isinstance(leaf, Weight)]
         return graph.pack(whole, tensors_of(self.plan.module, known, graph))
 

@@ -2,7 +2,7 @@
 
 `Session` does what is common: it prepares weights and image so that each rank is given its own
 part only.  `InProcess` has all ranks as threads of this process; `spnb.cluster` has MPI engines,
-`spnb.world` the processes that ``mpiexec`` started.
+`spnb.launched` the processes that ``mpiexec`` started.
 """
 
 from __future__ import annotations

@@ -38,7 +38,9 @@ def whole_numbers(text: int | str | Sequence[int], separator: str = ",") -> tupl
     """
     if isinstance(text, str):
         return tuple(int(part) for part in text.lower().replace("×", "x").split(separator))
-    return (int(text),) if isinstance(text, int) else tuple(int(n) for n in text)
+    if not isinstance(text, Sequence):
+        return (operator.index(text),)
+    return tuple(int(n) if isinstance(n, str) else operator.index(n) for n in text)
 
 
 def shapes(value: str | Sequence | Mapping) -> tuple | dict:
@@ -68,15 +70,20 @@ def number(name: str, value: Any, kind: type) -> int | float | bool:
     >>> number("learning_rate", torch.tensor(0.5), float), number("parts", 2, int)
     (0.5, 2)
     """
-    whole = "" if kind is float else "whole "
+    wanted = {float: "a number", int: "a whole number", bool: "True or False"}[kind]
     try:
-        if isinstance(value, str):
+        if isinstance(value, str) or (kind is int and isinstance(value, bool)):
             raise TypeError
-        return float(value) if kind is float else kind(operator.index(value))
+        found = float(value) if kind is float else operator.index(value)
+        if kind is bool and found not in (0, 1):
+            raise ValueError
+        return kind(found)
     except (TypeError, ValueError):
-        raise OptionError(f"{name} must be a {whole}number, not {value!r}") from None
+        raise OptionError(f"{name} must be {wanted}, not {value!r}") from None
 
 
 def blocks_fused(text: int | str) -> int | str:
     """A number of blocks, or ``all``."""
-    return "all" if text == "all" else int(text)
+    if isinstance(text, str):
+        return "all" if text == "all" else int(text)
+    return operator.index(text)

@@ -37,7 +37,12 @@ def call_factory(spec: str) -> nn.Module:
         factory = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise WeightsError(f"cannot find the model {spec}: {error}") from None
-    network = factory() if callable(factory) else factory
+    try:
+        network = factory() if callable(factory) else factory
+    except Exception as error:
+        raise WeightsError(
+            f"{spec} raises {type(error).__name__}: {error}; a factory takes no arguments"
+        ) from error
     if not isinstance(network, nn.Module):
         raise WeightsError(f"{spec} gives a {type(network).__name__}, not a torch.nn.Module")
     return network

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import piece_of
 
-from spnb.exchange import HOST, Exchange, Team, region_at
-from spnb.region import Region, Tiling
+from spnb.exchange import HOST, Exchange, Team, _overlaps, region_at
+from spnb.region import Region, Tiling, length, meet
 
 
 @st.composite
@@ -55,6 +55,20 @@ def test_sends_and_receives_match_and_meet_every_need_once(case):
     for rank in exchange.source.ranks:
         mine = exchange.sends(rank)
         assert exchange.sent(rank) == (len(mine), 4 * sum(t.region.size for t in mine))
+
+
+SPANS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).map(sorted).map(tuple), max_size=8)
+
+
+@settings(deadline=None)
+@given(mine=SPANS, theirs=SPANS, ordered=st.booleans())
+def test_who_meets_whom_is_found_in_any_order(mine, theirs, ordered):
+    theirs = sorted(theirs) if ordered else theirs
+    wanted = [
+        [(k, met) for k, span in enumerate(theirs) if length(met := meet(own, span))]
+        for own in mine
+    ]
+    assert _overlaps(mine, theirs) == wanted
 
 
 def move(exchange, has):

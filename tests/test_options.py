@@ -368,3 +368,56 @@ def test_no_option_is_ignored(name):
 
 def test_every_option_is_shown_to_have_an_effect():
     assert {*EFFECTS, *ELSEWHERE} == {option.name for option in options.options()}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_spatial_parts": None}, "cannot read num_spatial_parts None"),
+        ({"num_spatial_parts": (4.7,)}, r"cannot read num_spatial_parts \(4\.7,\)"),
+        ({"image_size": None}, "cannot read image_size None"),
+        ({"image_size": []}, r"cannot read image_size \[\]"),
+        ({"halo_D2": True, "fused_layers": 1.5}, r"cannot read fused_layers 1\.5"),
+        ({"halo_D2": 2}, "halo_D2 must be True or False, not 2"),
+        ({"slice_method": 4}, "slice_method must be a text, not 4"),
+        ({"slice_method": None}, "slice_method must be a text, not None"),
+        ({"device": 0}, "device must be a text, not 0"),
+        ({"batch_size": True}, "batch_size must be a whole number, not True"),
+        ({"balance": (1.5, 1.5)}, "cannot read balance"),
+        ({"seed": 2**70}, "seed is 1180591620717411303424, but must be 0 or more, and less"),
+        ({"model": None}, "model must be a name or an nn.Module, not None"),
+    ],
+    ids=str,
+)
+def test_values_of_another_kind_are_refused(options, message):
+    with pytest.raises(OptionError, match=message):
+        Job(**({"model": "resnet20_v1"} | options))
+
+
+def test_a_balance_of_one_stage():
+    for balance in (15, "15", (15,)):
+        assert (
+            spnb.plan(Job("resnet20_v1", split_size=1, balance=balance)).stages[0].blocks[1] == 15
+        )
+    with pytest.raises(PlanError, match="has 1 entries with the sum 12"):
+        spnb.plan(Job("resnet20_v1", split_size=1, balance=12))
+
+
+class Difference(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, a, b):
+        return self.conv(a) * 2 - self.conv(b).flip(3)
+
+
+def test_a_list_of_inputs_is_in_the_order_of_the_arguments():
+    shapes = {"b": (1, 3, 12, 12), "a": (1, 3, 12, 12)}
+    job = Job(Difference().double(), input_shapes=shapes, split_size=1, precision="fp64")
+    a, b = torch.rand(1, 3, 12, 12), torch.rand(1, 3, 12, 12)
+    session = spnb.InProcess(spnb.plan(job), progress=False)
+    with torch.no_grad():
+        wanted = job.module(a.double(), b.double())
+    for given in ([a, b], {"b": b, "a": a}):
+        assert torch.allclose(session.infer(given).output, wanted, atol=1e-12)

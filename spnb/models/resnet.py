@@ -131,9 +131,6 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(y)) + self.downsample(x))
 
 
-BLOCKS = (BasicBlock, PreactivationBottleneck, Bottleneck)
-
-
 def resnet_v1(depth: int, num_classes: int) -> nn.Sequential:
     """ResNet of basic blocks with 16, 32 and 64 channels, for depths 6n+2.
 

@@ -106,6 +106,7 @@ def border(node: Node) -> Border | None:
     mode = node.args.get("mode") or MODES[node.kind.split("_")[0]]
     around = tuple(zip(numbers[::2], numbers[1::2], strict=True))[::-1]
     where = places(node.operand_axes[0], len(around))
-    if where is None or 0 in where:
+    turned = mode == "circular" and any(a * b < 0 for a, b in around)  # around what is left
+    if where is None or 0 in where or turned:
         return Whole(node) if len(around) < len(node.shape) else None
     return Border(node, where, around, mode)

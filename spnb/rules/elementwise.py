@@ -32,10 +32,12 @@ def elementwise(node: Node) -> Rule | None:
     return Rule(node)
 
 
-@rule("prelu")
-def per_channel(node: Node) -> Rule | None:
-    """A slope for each channel."""
-    return Local(node, node.operand_axes[0])
+@rule("prelu", "channel_shuffle")
+def of_channels(node: Node) -> Rule | None:
+    """A slope for each channel; channels in another order.  They are in the second dimension."""
+    axes = node.operand_axes[0]
+    found = axes.axes_of(1) if len(axes.dims) > 1 else ()
+    return None if 0 in found else Whole(node) if found else Local(node, axes)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def part(node: Node) -> Rule | None:
 
 
 ALONG_ONE = """
-    argsort cumprod cumsum glu logcumsumexp sort topk _log_softmax _softmax
+    argsort cummax cummin cumprod cumsum glu logcumsumexp sort topk _log_softmax _softmax
 """
 
 
@@ -103,9 +105,3 @@ class Joined(Rule):
     def axes(self) -> Axes:
         shape, k = self.node.shape, self.along
         return joined_along(k, dim(shape[k]), shape, self.node.operand_axes, self.node.axes.rank)
-
-
-@rule("channel_shuffle")
-def moves_channels(node: Node) -> Rule | None:
-    """Channels in another order."""
-    return Local(node, node.operand_axes[0])

@@ -178,7 +178,10 @@ def rolled(node: Node) -> Rule | None:
     numbers = [d % len(axes.dims) for d in node.args["dims"]]
     if not numbers or any(0 in axes.axes_of(n) for n in numbers):
         return None
-    return Rolled(node, dict(zip(numbers, node.args["shifts"], strict=True)))
+    shifts = dict.fromkeys(numbers, 0)
+    for number, shift in zip(numbers, node.args["shifts"], strict=True):
+        shifts[number] += shift
+    return Rolled(node, shifts)
 
 
 @dataclass(frozen=True)

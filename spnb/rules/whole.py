@@ -47,7 +47,9 @@ class Whole(Rule):
     ) -> Any:
         args = self.node.bind(tensors, weights)
         for name in ("size", "shape", "output_size"):  # captured with all images of the batch
-            if isinstance(args.get(name), list) and len(args[name]) == len(self.axes.dims):
+            given, shape = args.get(name), self.node.shape
+            of_result = isinstance(given, list) and len(given) == len(shape)
+            if of_result and all(n in (-1, m) for n, m in zip(given, shape, strict=True)):
                 args[name] = list(self.axes.local_shape(self._held(region)))
         return self._wanted(invoke(self.node.op, args), region)
 
@@ -72,7 +74,7 @@ class Unknown(Whole):
 
 
 INDEPENDENT = """
-    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d cummax cummin fft_fft fft_fft2
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d fft_fft fft_fft2
     fft_ifft fft_ifft2 fft_irfft fft_irfft2 fft_rfft fft_rfft2 gather grid_sampler grid_sampler_2d
     grid_sampler_3d kthvalue max_unpool2d max_unpool3d mode _upsample_bicubic2d_aa
     _upsample_bilinear2d_aa

@@ -153,9 +153,9 @@ class Early(Window):
                 strips = ((start, first), (last, stop))
                 wrong += [right.along(axis, strip) for strip in strips if length(strip)]
                 right = right.along(axis, (first, last))
-        return Alone(padding, wrong) if self._pays(own, region, wrong) else None
+        return Alone(padding, wrong) if self._pays(own, wrong) else None
 
-    def _pays(self, own: Region, region: Region, wrong: Sequence[Region]) -> bool:
+    def _pays(self, own: Region, wrong: Sequence[Region]) -> bool:
         """Whether to compute strips anew takes less than to move the tile for their sake."""
         share = sum(strip.size for strip in wrong) / math.prod(self.node.axes.extent)
         anew = len(wrong) * CORE.launch + share * self.node.flops / CORE.flops

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from tiled import Call, check
+from tiled import Call, check, check_tiled
+from torch import nn
+from torch.nn import functional as F
 
 import spnb
 from spnb.capture import CaptureError, capture
@@ -81,3 +83,52 @@ def test_what_needs_all_of_space_says_so():
     assert found.gathers(0, 1)
     assert found.need(0, 1, (2, 3)) == (0, 9)
     assert found.need(0, 0, (1, 2)) == (1, 2)
+
+
+def clips(x):
+    return x.mean((2, 3)).view(2, 3, 4).mean(1)
+
+
+def clips_inside(x):
+    y = x.view(2, 3, *x.shape[1:]).sum(1, keepdim=True)
+    return x + y.expand(-1, 3, -1, -1, -1).reshape(x.shape)
+
+
+@pytest.mark.parametrize("function", [clips, clips_inside])
+def test_a_batch_that_a_view_takes_apart_is_never_cut(function):
+    check_tiled(Call(function), (6, 4, 9, 11))
+    for parts in (2, 3):
+        with pytest.raises(PlanError, match=r"view, used like this, treats the 6 images"):
+            check_tiled(Call(function), (6, 4, 9, 11), parts=parts)
+
+
+def test_layers_of_a_single_image():
+    check_tiled(
+        Call(lambda layers, x: layers[0](x[0]), nn.Conv2d(4, 3, 3)), (1, 4, 9, 11), grids=[(1, 1)]
+    )
+    deep = Call(lambda layers, x: layers[0](x[0]).relu(), nn.Conv3d(4, 3, 3))
+    check_tiled(deep, (1, 4, 6, 7, 8), grids=[(1, 1, 1)])
+
+
+def turned(layers, x):
+    how = layers[0](x).mean((2, 3)).view(-1, 2, 3)
+    grid = F.affine_grid(how, x.shape, align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)
+
+
+def test_a_grid_that_is_computed():
+    net = Call(turned, nn.Conv2d(4, 6, 3))
+    check_tiled(net, (2, 4, 9, 11), grids=[(1, 1)])
+    check_tiled(net, (2, 4, 9, 11), allow_gather=True)
+
+
+def test_a_result_without_positions():
+    net = Call(lambda x: (x.relu(), x[:, :, 5:5]))
+    job = spnb.Job(net, input_shapes=[(1, 4, 9, 11)], split_size=1)
+    output = spnb.InProcess(spnb.plan(job), progress=False).infer().output
+    assert [tuple(part.shape) for part in output] == [(1, 4, 9, 11), (1, 4, 0, 11)]
+
+
+def test_sizes_that_depend_on_values_are_refused():
+    with pytest.raises(CaptureError, match=r"\(index\) gives a result whose size depends on the"):
+        capture(Call(lambda x: x[x > 0]), IMAGE, torch.float64)

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
-from tiled import Call, check
+from tiled import Call, check, check_tiled
 from torch import nn
+from torch.nn import functional as F
+
+from spnb.layout import PlanError
 
 IMAGE = (2, 6, 9, 11)
 
@@ -73,3 +76,12 @@ def test_a_sum_with_its_own_transpose_is_gathered():
 def test_several_inputs():
     check(Call(lambda x, y, z: x * y + z[:, :, None, None]), IMAGE, (2, 1, 9, 11), (2, 6))
     check(Call(lambda x, y: [x.relu(), (y * 2).mean((2, 3)), x]), IMAGE, (2, 3, 5, 4))
+
+
+def test_what_is_of_channels_where_an_axis_of_the_image_is_in_their_place():
+    shuffled = Call(lambda x: F.channel_shuffle(x.transpose(1, 2), 2))
+    sloped = Call(lambda layers, x: layers[0](x.transpose(1, 2)), nn.PReLU(10))
+    for net in (shuffled, sloped):
+        with pytest.raises(PlanError, match="used like this, needs the whole extent 10×11"):
+            check_tiled(net, (2, 4, 10, 11))
+        check_tiled(net, (2, 4, 10, 11), allow_gather=True)

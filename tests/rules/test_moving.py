@@ -30,6 +30,11 @@ def test_roll(data, axes):
     assert not any(plan.gathered for plan in plans)
 
 
+@pytest.mark.parametrize("dims", [(2, 2), (3, 2, 3), (1, 1)])
+def test_roll_along_one_dimension_twice(dims):
+    check(Call(lambda x: x.roll((3, 4, -1)[: len(dims)], dims)), SIZES[2])
+
+
 @pytest.mark.parametrize("dims", [(2,), (3,), (2, 3), (1, 3), (1,)])
 def test_flip(dims):
     check(Call(lambda x: x + x.flip(dims)), SIZES[2])
