@@ -127,7 +127,6 @@ def train(
     if begun.epoch and not weights.equal(plan.module, begun.model):
         # it was written since the plan's weights were read
         plan.module = weights.ready(plan.module, plan.weights_dtype, begun.model, path)
-        session.load(plan)
     module = copy.deepcopy(plan.module)  # a module of the user's own stays
     history = list(begun.history)
     trained = job.network.trained

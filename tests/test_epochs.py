@@ -455,6 +455,19 @@ def test_an_interrupted_session_goes_on_where_the_file_is(tmp_path):
     assert_same(found.module.state_dict(), whole.module.state_dict(), 0)
 
 
+def test_sessions_of_one_plan_go_on_with_what_any_of_them_trained():
+    images, labels = examples(8)
+    plan = spnb.plan(job(learning_rate_decay=1.0), training=True)
+    one, other = (spnb.InProcess(plan, progress=False) for _ in range(2))
+    with one, other:
+        first = one.train(images, labels).history["loss"].tolist()
+        then = other.train(images, labels).history["loss"].tolist()
+    plan = spnb.plan(job(learning_rate_decay=1.0), training=True)
+    with spnb.InProcess(plan, progress=False) as session:
+        assert session.train(images, labels).history["loss"].tolist() == first
+        assert session.train(images, labels).history["loss"].tolist() == then
+
+
 def test_training_goes_on_in_another_precision(tmp_path):
     images, labels = examples(8)
     path = str(tmp_path / "net.pth")
