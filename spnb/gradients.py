@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils.checkpoint import CheckpointFunction
 
 from .exported import CaptureError
 from .node import Node, Ref
@@ -59,11 +60,14 @@ def detaching(forward: Callable[..., Any], training: bool) -> Callable[..., Any]
     return inside
 
 
-def _no_gradient_of_its_own(function: type, *args: Any, **kwargs: Any) -> NoReturn:
+def _no_gradient_of_its_own(function: type, *args: Any, **kwargs: Any) -> Any:
+    if function is CheckpointFunction:  # the gradient of what it computes anew
+        compute, _, *given = args
+        return compute(*given)
     raise CaptureError(
         f"{function.__name__} is a torch.autograd.Function, whose gradient torch.export does not"
         " see: write its forward in operators of PyTorch (x + (f(x) - x).detach() has the gradient"
-        " of x); in place of reentrant checkpoints there is the option recompute"
+        " of x)"
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from tiled import noise
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import spnb
 from spnb.capture import CaptureError
@@ -376,8 +377,16 @@ def test_targets_that_have_no_place_are_refused():
         lambda net, x: net.b(net.a(x)) + net.norm(net.a(x)).detach(),
         lambda net, x: (net.b(net.a(x)), net.a(x) * 2)[1],
         lambda net, x: net.norm(net.b(net.norm(net.a(x)).relu())),
+        lambda net, x: net.b(checkpoint(lambda y: net.b(y).tanh(), net.a(x), use_reentrant=True)),
     ],
-    ids=["no_grad", "detached", "a detached branch", "an unused branch", "one norm twice"],
+    ids=[
+        "no_grad",
+        "detached",
+        "a detached branch",
+        "an unused branch",
+        "one norm twice",
+        "a checkpoint",
+    ],
 )
 def test_what_no_gradient_reaches_stays_as_in_pytorch(forward):
     images, _ = examples(8)
