@@ -97,6 +97,9 @@ class AvgPool(Pool):
     def any_layout(self) -> bool:
         return math.prod(self.kernel) <= FEW
 
+    def least(self, number: int) -> int:
+        return self.kernel[number] if len(self.places) == 3 else 1  # PyTorch's check of volumes
+
     def sliding(self, padding: list[int], region: Region, weights: Weights) -> Call:
         plain = {**self.plain, "padding": padding, "count_include_pad": True}
         call = self.node.caller(weights, **plain)

@@ -101,7 +101,8 @@ class Window(Spatial):
             # alike, or no window reaches what is added after the last.
             low, high = around[number]
             counts = {self.count(number, sizes[number] + low + end) for end in (low, high)}
-            alike = low >= high and sizes[number] > 0 and counts == {stop - start}
+            enough = sizes[number] >= self.least(number)
+            alike = low >= high and enough and counts == {stop - start}
             native.append(low if alike else 0)
             around[number] = (0, 0) if alike else (low, high)
         return native, around
@@ -110,6 +111,10 @@ class Window(Spatial):
         """Windows along a spatial dimension of this size, its padding included."""
         reach = self.dilation[number] * (self.kernel[number] - 1)
         return (size - reach - 1) // self.stride[number] + 1
+
+    def least(self, number: int) -> int:
+        """Positions along a spatial dimension that the operator must be given, padding aside."""
+        return 1
 
     def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
         """The operator on an operand that is padded but for a symmetric ``padding``."""

@@ -107,3 +107,8 @@ def test_need_runs_past_the_extent_by_the_padding():
 def test_padding_wider_than_the_window():
     check_regions(nn.Conv2d(4, 4, 3, padding=8), SIZES[2])
     check_tiled(nn.Conv2d(4, 4, 3, padding=8), SIZES[2], grids=[(3, 3), (1, 5)])
+
+
+def test_an_average_over_volumes_of_which_a_tile_has_less_than_a_window():
+    pool = nn.AvgPool3d(2, stride=(1, 1, 3), padding=(0, 0, 1))
+    check_tiled(pool, (1, 2, 7, 7, 7), grids=[(1, 1, 2), (1, 1, 3)])
