@@ -37,7 +37,7 @@ def test_equal_to_mpi(cluster, options):
     found = cluster.infer()
     assert found.check().passed
     _carriers.__module__ = "__main__"  # sent by its code: engines cannot import the tests
-    assert cluster.view.apply_sync(_carriers) == ["Gloo"] * found.plan.num_ranks
+    assert set(cluster.view.apply_sync(_carriers)) == {"Gloo"}  # engines of earlier plans too
     messages = found.per_rank[["messages", "bytes_sent"]]
     cluster.load(spnb.plan(job(**options, backend="mpi")))
     other = cluster.infer()
