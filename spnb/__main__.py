@@ -21,7 +21,7 @@ from .result import Result
 from .session import Session
 from .sources import Source
 from .transport import PeerFailed, WaitTimeout
-from .weights import WeightsError
+from .weights import read_checkpoint
 from .worker import RankError
 
 FAILED = (RankError, PeerFailed, WaitTimeout, RuntimeError)
@@ -120,9 +120,8 @@ def _plan(args: argparse.Namespace) -> int:
     training = any(name in RECIPE for name in flags.given(args))
     plan = planning.plan(_job(args), training=training)
     plan.open_inputs(_images(args, plan))
-    file = None if training else plan.job.weights_file
-    if file is not None and not file.exists():
-        raise WeightsError(f"there is no checkpoint {file}")
+    if not training and (file := plan.job.weights_file) is not None:
+        read_checkpoint(file)  # refused here as it is where the plan is run
     print(plan)
     if plan.job.verbose:
         print(plan.per_rank.to_string(index=False))

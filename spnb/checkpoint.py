@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .recipe import Recipe
-from .weights import WeightsError
+from .weights import WeightsError, read_file
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,7 @@ class Checkpoint:
         WeightsError
             If it is no checkpoint.
         """
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise WeightsError(f"cannot read the checkpoint {path}: {reason}") from None
+        state = read_file(path)
         if not isinstance(state, Mapping) or not {"model", "epoch", "optimizer"} <= set(state):
             return None
         return cls(**{name: state[name] for name in cls.__annotations__ if name in state})

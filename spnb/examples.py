@@ -17,7 +17,7 @@ import torch
 
 from .axes import Axes
 from .region import Region
-from .sources import Source
+from .sources import Source, mapped
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Examples:
     def known_targets(self) -> np.ndarray:
         """The targets; those of a file are not read before they are asked for."""
         if isinstance(self.targets, Path):
-            return np.load(self.targets, mmap_mode="r")
+            return mapped(self.targets, "r")
         return self.targets
 
     def read(self, chosen: Sequence[int], region: Region) -> np.ndarray:
@@ -86,8 +86,12 @@ class Examples:
         whole, present = Region.whole((1, *axes.extent[1:])), axes.present
         spans = ((0, 1), *region.spans[1:])
         one = Region(tuple(spans[k] if k in present else whole.spans[k] for k in range(len(spans))))
-        each = (torch.from_numpy(np.array(targets[k : k + 1])) for k in map(int, rows))
-        return torch.cat([axes.piece(target, whole, one) for target in each])
+        examples = (targets[k : k + 1] for k in map(int, rows))
+        if axes.plain:  # of a file only that is read
+            index = axes.within(whole, one)
+            return torch.from_numpy(np.concatenate([example[index] for example in examples]))
+        each = (axes.piece(torch.from_numpy(np.array(e)), whole, one) for e in examples)
+        return torch.cat(list(each))
 
 
 class Ahead:

@@ -21,12 +21,6 @@ class WritesIntoView(Exception):
     """A value that has views is overwritten in place."""
 
 
-def sizes(value: Any) -> list[Any]:
-    """Of all dimensions of a tensor, or of several."""
-    parts = [value] if isinstance(value, torch.Tensor) else value
-    return [n for part in parts if isinstance(part, torch.Tensor) for n in part.shape]
-
-
 class ExportReader:
     """Reads the calls of an exported program one by one.
 
@@ -108,16 +102,17 @@ class ExportReader:
             op = str(fx.target)
         args = {name: map_leaves(self.renamed.now, arg) for name, arg in args.items()}
         stack = list((fx.meta.get("nn_module_stack") or {"": ("", "")}).values())
-        if any(isinstance(n, torch.SymInt) for n in sizes(value)):
+        values = [value] if isinstance(value, torch.Tensor) else value
+        shapes = tuple(tuple(each.shape) for each in values)
+        if any(isinstance(n, torch.SymInt) for shape in shapes for n in shape):
             raise CaptureError(
                 f"{stack[-1][0] or 'forward'} ({op.split('.')[1]}) gives a result whose size"
                 " depends on the values of a tensor, so what follows cannot be planned: use"
                 " torch.where, or do this after the network"
             )
-        sample = value if isinstance(value, torch.Tensor) else value[0]
-        parts = () if isinstance(value, torch.Tensor) else tuple(tuple(p.shape) for p in value)
-        axes = Axes.uncut(tuple(sample.shape), 1)
-        return Node(fx.name, op, args, axes, sample.dtype, (), stack[-1][0], parts)
+        parts = () if isinstance(value, torch.Tensor) else shapes
+        axes = Axes.uncut(shapes[0], 1)
+        return Node(fx.name, op, args, axes, values[0].dtype, (), stack[-1][0], parts)
 
     def _plain(self, arg: Any) -> Any:
         if isinstance(arg, torch.fx.Node):

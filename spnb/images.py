@@ -229,7 +229,7 @@ def _hint(path: str | Path) -> str:
     return f", and no sample of that name: {near}"
 
 
-_unlimited = 0
+_unlimited, _limit = 0, None
 _counting = threading.Lock()
 
 

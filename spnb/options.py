@@ -19,7 +19,16 @@ from .graph import Graph
 from .network import Network
 from .recipe import OPTIMIZERS, Recipe
 from .region import Tiling, grid_of, grids_of
-from .values import PRECISIONS, OptionError, blocks_fused, number, precision, shapes, whole_numbers
+from .values import (
+    PRECISIONS,
+    OptionError,
+    blocks_fused,
+    one_or_more,
+    precision,
+    shapes,
+    taken,
+    whole_numbers,
+)
 
 
 def _option(default: Any, text: str, read: Any = int, metavar: str | None = None) -> Any:
@@ -56,7 +65,7 @@ class Job(Shown):
     parts: int = _option(1, "micro-batches per batch")
     split_size: int = _option(2, "stages")
     num_spatial_parts: int | tuple[int, ...] = _option(
-        4, "tiles of each tiled stage: one number for all, or a list as 4,2", whole_numbers, "N[,N]"
+        4, "tiles of each tiled stage: one number for all, or a list as 4,2", one_or_more, "N[,N]"
     )
     spatial_size: int = _option(1, "how many leading stages are tiled")
     slice_method: str = _option(
@@ -82,7 +91,7 @@ class Job(Shown):
     local_DP: int = _option(1, "ranks of each untiled stage, sharing the batch")
     enable_evaluation: bool = _option(False, "inference (the infer verb sets it)", bool)
     image_size: int | tuple[int, ...] = _option(
-        32, "1024, or height x width as 1411x1411", lambda t: whole_numbers(t, "x"), "N[xN]"
+        32, "1024, or height x width as 1411x1411", lambda t: one_or_more(t, "x"), "N[xN]"
     )
     input_shapes: tuple | dict | None = _option(  # noqa: RUF009 - a field, as the others
         None,
@@ -163,13 +172,8 @@ class Job(Shown):
             made = f": make one, as {self.model.__name__}(…)" if named else ""
             raise OptionError(f"model must be a name or an nn.Module, not {self.model!r}{made}")
         for option in options():
-            value = getattr(self, option.name)
-            if option.metadata["read"] in (int, bool, float):
-                value = number(option.name, value, option.metadata["read"])
-                object.__setattr__(self, option.name, value)
-            absent = value is None and option.default is None
-            if not absent and option.metadata["read"] is str and not isinstance(value, (str, Path)):
-                raise OptionError(f"{option.name} must be a text, not {value!r}")
+            given, read = getattr(self, option.name), option.metadata["read"]
+            object.__setattr__(self, option.name, taken(option.name, given, read, option.default))
         counts = ("batch_size", "parts", "split_size", "patches", "local_DP", "replicas", "times")
         for name in (*counts, "num_layers", "num_filters", "num_classes"):
             if getattr(self, name) < 1:
@@ -177,24 +181,8 @@ class Job(Shown):
         if not 0 <= self.seed < 1 << 63:
             raise OptionError(f"seed is {self.seed}, but must be 0 or more, and less than 2**63")
         object.__setattr__(self, "precision", precision(self.precision))
-        for name in ("num_spatial_parts", "image_size", "balance", "fused_layers", "input_shapes"):
-            self._read(name)
         self._take_input_shapes()
         check(self)
-
-    def _read(self, name: str) -> None:
-        """Take a value as it would be written on a command line, or as numbers."""
-        value = getattr(self, name)
-        try:
-            absent = value is None and _field(name).default is None
-            read = value if absent else _field(name).metadata["read"](value)
-        except (ValueError, TypeError):
-            read = ()
-        if read == ():
-            raise OptionError(f"cannot read {name} {value!r}: give whole numbers")
-        single = name != "balance" and isinstance(read, tuple) and len(read) == 1
-        single = single and isinstance(read[0], int)
-        object.__setattr__(self, name, read[0] if single else read)
 
     def _take_input_shapes(self) -> None:
         """Batch and image size are those of the first input, where shapes are given."""

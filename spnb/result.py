@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from torch.utils import _pytree as pytree
 from . import plots, trace
 from .axes import Axes as ValueAxes
 from .cards import Card, Shown, Table, counted, shortened, size_text, time_text
+from .comparison import TOLERANCES, Check, CheckFailed, compared
 from .halves import convolving
 from .machine import CORE
 from .node import Ref, Weight
@@ -31,56 +31,6 @@ from .weights import tensors_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-TOLERANCES = {
-    torch.float64: 1e-12,
-    torch.float32: 1e-5,
-    torch.float16: 2e-2,
-    torch.bfloat16: 1e-1,
-}
-"""Largest error, as a share of the output's scale, that counts as equal.
-
-In fp64 and fp32 only the order of a sum may differ.  In fp16 and bf16 that order decides the last
-of 11 and 8 bits at every layer, tiled or not, and a deep network carries it on.
-"""
-
-
-class CheckFailed(AssertionError):
-    """The tiled output differs from the untiled one by more than rounding."""
-
-
-@dataclass(frozen=True, repr=False)
-class Check:
-    """The tiled output against the untiled one; of several outputs, the one that differs most.
-
-    Attributes
-    ----------
-    max_abs_error
-        Largest absolute difference.
-    output_scale
-        Largest absolute value of the untiled output.
-    tolerance
-        Largest ``max_abs_error / output_scale`` that passes.
-    where
-        Index of the largest difference: which output, then the position in it.
-    """
-
-    max_abs_error: float
-    output_scale: float
-    tolerance: float
-    where: tuple[int, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether the outputs are equal within the tolerance; not if either has a NaN."""
-        return self.max_abs_error <= self.tolerance * self.output_scale
-
-    def __repr__(self) -> str:
-        verdict = "equal to the untiled run" if self.passed else "NOT equal to the untiled run"
-        return (
-            f"{verdict}: max error {self.max_abs_error:.2e}, output scale {self.output_scale:.2e},"
-            f" tolerance {self.tolerance:g} of the scale"
-        )
 
 
 class Result(Shown):
@@ -119,16 +69,13 @@ class Result(Shown):
     def output(self) -> Any:
         """The network's output, gathered from the ranks: as the network returns it."""
         graph = self.plan.graph
-        whole: dict[str, torch.Tensor] = {}
+        whole = {
+            value: torch.empty(graph.shape(value), dtype=graph.dtype_of(value))
+            for value in graph.outputs
+        }
         for piece in self._pieces():
-            if piece.value not in whole:
-                shape = graph.shape(piece.value)
-                whole[piece.value] = torch.empty(shape, dtype=piece.tensor.dtype)
             held = Region.whole(graph.extent(piece.value))
             graph.axes[piece.value].put(whole[piece.value], held, piece.region, piece.tensor)
-        for value in graph.outputs:  # one that has no positions comes from nobody
-            if value not in whole:
-                whole[value] = torch.empty(graph.shape(value), dtype=graph.dtype_of(value))
         known = [leaf.name for leaf in graph.returned if isinstance(leaf, Weight)]
         return graph.pack(whole, tensors_of(self.plan.module, known, graph))
 
@@ -232,18 +179,7 @@ class Result(Shown):
             If ``strict`` and the outputs differ by more than the tolerance.
         """
         tolerance = TOLERANCES[self.plan.graph.dtype] if tolerance is None else tolerance
-        tiled, untiled = pytree.tree_leaves(self.output), pytree.tree_leaves(self.untiled_output)
-        found = []
-        for number, (a, b) in enumerate(zip(tiled, untiled, strict=True)):
-            if not isinstance(b, torch.Tensor):
-                continue
-            error = (a.double() - b.double()).abs().nan_to_num(nan=float("inf"))
-            error = error.masked_fill(a == b, 0.0)  # an infinity, say
-            scale = float(b.double().abs().nan_to_num(posinf=0.0).max())
-            at = torch.unravel_index(error.argmax(), error.shape)
-            where = (number, *(int(k) for k in at))
-            found.append(Check(float(error.max()), scale, tolerance, where))
-        check = max(found, key=lambda c: (not c.passed, c.max_abs_error / (c.output_scale or 1.0)))
+        check = compared(self.output, self.untiled_output, tolerance)
         if strict and not check.passed:
             raise CheckFailed(f"{check}; largest at {check.where}")
         return check

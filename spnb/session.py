@@ -63,7 +63,7 @@ class Session(ABC):
         held = [plan.stages_on(rank) for rank in range(plan.num_ranks)]
         files = {stages: self._weights_file(plan, stages) for stages in dict.fromkeys(held)}
         self._load(plan, [(plan.part(rank), files[stages]) for rank, stages in enumerate(held)])
-        self.plan, self._fresh, self._given = plan, True, weakref.ref(plan.module)
+        self.plan, self._given = plan, weakref.ref(plan.module)
 
     def infer(self, image: Any = None) -> Result:
         """Run the network on an image.
@@ -156,9 +156,9 @@ class Session(ABC):
         scaling: Scaling | None = None,
     ) -> None:
         """Make every rank ready to train; what the optimizer kept goes where it is used."""
-        if not self._fresh or self._given() is not self.plan.module:
+        if self._given() is not self.plan.module:
             self.load(self.plan)  # with the weights that it has by now
-        self._fresh = False
+        self._given = lambda: None  # ranks change what they were given
         each = []
         for rank in range(self.plan.num_ranks):
             names = self._names(self.plan, self.plan.stages_on(rank))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,6 +44,16 @@ def whole_numbers(text: int | str | Sequence[int], separator: str = ",") -> tupl
     return tuple(int(n) if isinstance(n, str) else operator.index(n) for n in text)
 
 
+def one_or_more(text: int | str | Sequence[int], separator: str = ",") -> int | tuple[int, ...]:
+    """Read as `whole_numbers` does; a single one is itself.
+
+    >>> one_or_more("4,2"), one_or_more((4,))
+    ((4, 2), 4)
+    """
+    found = whole_numbers(text, separator)
+    return found[0] if len(found) == 1 else found
+
+
 def shapes(value: str | Sequence | Mapping) -> tuple | dict:
     """Read ``"1x3x64x64,1x7"``, a list of shapes, or a dict of them by argument name.
 
@@ -62,6 +73,38 @@ def precision(text: str) -> str:
     if name not in PRECISIONS:
         raise OptionError(f"unknown precision {text!r}: use {', '.join(PRECISIONS)}")
     return name
+
+
+def taken(name: str, value: Any, read: Callable[[Any], Any], default: Any) -> Any:
+    """The value of an option, as it is written on a command line or as Python has it.
+
+    Parameters
+    ----------
+    read
+        Kind of the option: a number's or a text's type, or what reads it.
+    default
+        None where the option may be absent.
+
+    Raises
+    ------
+    OptionError
+        If it is of another kind.
+    """
+    if value is None and default is None:
+        return None
+    if read in (int, bool, float):
+        return number(name, value, read)
+    if read is str:
+        if not isinstance(value, (str, Path)):
+            raise OptionError(f"{name} must be a text, not {value!r}")
+        return value
+    try:
+        found = read(value)
+    except (ValueError, TypeError):
+        found = ()
+    if found == ():
+        raise OptionError(f"cannot read {name} {value!r}: give whole numbers")
+    return found
 
 
 def number(name: str, value: Any, kind: type) -> int | float | bool:

@@ -48,6 +48,21 @@ def call_factory(spec: str) -> nn.Module:
     return network
 
 
+def read_file(path: Path) -> Any:
+    """What a checkpoint file holds; tensors are mapped, and read as they are used.
+
+    Raises
+    ------
+    WeightsError
+        If it cannot be read as tensors and plain data.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"cannot read the checkpoint {path}: {reason}") from None
+
+
 def read_checkpoint(path: Path) -> Mapping[str, torch.Tensor]:
     """A state dict, on its own or under ``"model"`` or ``"state_dict"``.
 
@@ -58,11 +73,7 @@ def read_checkpoint(path: Path) -> Mapping[str, torch.Tensor]:
     """
     if not path.exists():
         raise WeightsError(f"there is no checkpoint {path}")
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"cannot read the checkpoint {path}: {reason}") from None
+    state = read_file(path)
     for key in ("model", "state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]

@@ -12,9 +12,9 @@ from torch import nn
 
 import spnb
 from spnb import trace
+from spnb.comparison import CheckFailed
 from spnb.halos import widest_halo
 from spnb.progress import Bar
-from spnb.result import CheckFailed
 from spnb.survey import traffic
 
 plt.switch_backend("Agg")
