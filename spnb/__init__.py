@@ -10,19 +10,19 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .capture import CaptureError
-from .inside import here
-from .layout import PlanError
-from .options import Job
-from .planning import plan
+from .capture.export import CaptureError
+from .engine.here import here
+from .job.job_plan import plan
+from .job.options import Job
+from .planner.needs import PlanError
 from .rules import rule
 
 if TYPE_CHECKING:
-    from .cluster import Cluster
-    from .explorer import explore
-    from .measuring.benchmark import bench
-    from .notebook import start, stop
-    from .session import InProcess
+    from .benchmarking.benchmark import bench
+    from .driver.cluster import Cluster
+    from .driver.session import InProcess
+    from .ui.explorer import explore
+    from .ui.notebook import start, stop
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,13 +42,13 @@ __all__ = [
 
 # Loaded on first use: engines need no ipyparallel client and no plotting.
 _LATER = {
-    "Cluster": ".cluster",
-    "InProcess": ".session",
-    "bench": ".measuring.benchmark",
-    "explore": ".explorer",
-    "start": ".notebook",
-    "stop": ".notebook",
-    "load_ipython_extension": ".magics",
+    "Cluster": ".driver.cluster",
+    "InProcess": ".driver.session",
+    "bench": ".benchmarking.benchmark",
+    "explore": ".ui.explorer",
+    "start": ".ui.notebook",
+    "stop": ".ui.notebook",
+    "load_ipython_extension": ".ui.magics",
 }
 
 

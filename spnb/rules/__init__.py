@@ -19,7 +19,7 @@ There is one module for each family of operators:
 
 =============  ====================================================================================
 elementwise    every element for itself, with broadcasting; along channels
-noise          dropout in training, by position
+dropout        dropout in training, by position
 windows        convolution, unfolding
 pools          pooling
 fused          a convolution with what follows it
@@ -27,12 +27,12 @@ transposed     transposed convolution, folding
 resize         interpolation, adaptive pooling, pixel shuffle
 borders        padding: constant, reflect, replicate, circular
 slices         slice, select, index; assignments to slices
-moving         concatenate, roll, flip
-shapes         view, permute, expand
-products       linear, matrix products, attention
+rearrange      concatenate, roll, flip
+views          view, permute, expand
+matmul         linear, matrix products, attention
 reductions     mean, sum, largest, variance, norm over space: merged tile by tile
 norms          group, instance, layer, batch and RMS norm, softmax over space
-whole          what needs whole operands, and what is unknown
+fallback       what needs whole operands, and what is unknown
 =============  ====================================================================================
 
 Add an operator with `rule`; its function looks at the call and returns a `Rule`:
@@ -45,22 +45,22 @@ Add an operator with `rule`; its function looks at the call and returns a `Rule`
 # each of these modules registers its operators
 from . import (
     borders,
+    dropout,
     elementwise,
     fused,
-    moving,
-    noise,
+    matmul,
     norms,
     pools,
-    products,
+    rearrange,
     reductions,
     resize,
-    shapes,
     slices,
     transposed,
+    views,
 )
 from .base import Direct, Local, Rule, has_rule, home_of, registered, rule
+from .fallback import Unknown, Whole, rule_of, whole_axes
 from .spatial import Spatial, places
-from .whole import Unknown, Whole, rule_of, whole_axes
 from .windows import Window
 
 __all__ = [
@@ -72,23 +72,23 @@ __all__ = [
     "Whole",
     "Window",
     "borders",
+    "dropout",
     "elementwise",
     "fused",
     "has_rule",
     "home_of",
-    "moving",
-    "noise",
+    "matmul",
     "norms",
     "places",
     "pools",
-    "products",
+    "rearrange",
     "reductions",
     "registered",
     "resize",
     "rule",
     "rule_of",
-    "shapes",
     "slices",
     "transposed",
+    "views",
     "whole_axes",
 ]

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..axes import Axes, aligned, axes_in, broadcast, fitted, is_image
-from ..node import Node, Weight, invoke
-from ..region import Region, Span, Tiling
+from ..ir.axes import Axes, aligned, axes_in, broadcast, fitted, is_image
+from ..ir.node import Node, Weight, invoke
+from ..ir.region import Region, Span, Tiling
 
 Tensors = Sequence[Any]
 Weights = Mapping[str, torch.Tensor]
@@ -174,7 +174,7 @@ class Rule:
     def spots(self) -> tuple[torch.dtype, ...]:
         """Types of the tensors over its result, itself first, that `into` writes; none if it can't.
 
-        Their memory is given by a plan of buffers (see `spnb.buffers`).
+        Their memory is given by a plan of buffers (see `spnb.runtime.buffer_plan`).
         """
         return (self.node.dtype,) if self._writes else ()
 

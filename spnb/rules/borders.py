@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from ..node import Node
-from ..region import Region, Span, Tiling
+from ..ir.node import Node
+from ..ir.region import Region, Span, Tiling
 from .base import Tensors, Weights, rule
-from .moving import rearranged
+from .fallback import Whole
+from .rearrange import rearranged
 from .spatial import Spatial, clipped, margins, pad, places
-from .whole import Whole
 
 
 @dataclass(frozen=True)

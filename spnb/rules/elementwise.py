@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..axes import Axes, axes_in, dim, joined_along, size_of
-from ..node import Node
-from ..region import Region
+from ..ir.axes import Axes, axes_in, dim, joined_along, size_of
+from ..ir.node import Node
+from ..ir.region import Region
 from .base import FRESH, Local, Rule, Tensors, Weights, rule
-from .whole import Whole
+from .fallback import Whole
 
 ELEMENTWISE = """
     abs add addcmul addcdiv alias atan atan2 bitwise_and bitwise_not bitwise_or ceil celu

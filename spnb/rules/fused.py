@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from ..node import Node, invoke, overload
-from ..placement import placed
-from ..region import Region
+from ..ir.node import Node, invoke, overload
+from ..ir.region import Region
+from ..kernels.preallocated import placed
 from .base import Call, Rule, Weights, rule
 from .windows import Convolution, convolution
 

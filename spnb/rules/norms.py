@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from ..axes import Axes, axes_in, dim, fitted
-from ..node import Node, Ref
-from ..region import Region, Tiling
+from ..ir.axes import Axes, axes_in, dim, fitted
+from ..ir.node import Node, Ref
+from ..ir.region import Region, Tiling
 from .base import Direct, Local, Rule, Tensors, Weights, rule
 from .elementwise import along_one, uncut
+from .fallback import Whole
 from .reductions import cut_axes, merged
-from .whole import Whole
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from ..node import Node, overload
-from ..region import Region, Tiling
+from ..ir.node import Node, overload
+from ..ir.region import Region, Tiling
 from .base import Alone, Call, Rule, Weights, rule
+from .fallback import Whole
 from .reductions import over_last
 from .spatial import per_dim, places
-from .whole import Whole
 from .windows import Early, Window
 
 FEW = 64

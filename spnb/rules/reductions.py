@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 
-from ..axes import Axes, dim
-from ..node import Node, Ref
-from ..region import Region, Span, Tiling
+from ..ir.axes import Axes, dim
+from ..ir.node import Node, Ref
+from ..ir.region import Region, Span, Tiling
 from .base import Direct, Local, Rule, Spans, Tensors, Weights, rule
-from .figures import REDUCTIONS, STATISTICS, order_of
-from .whole import Whole
+from .fallback import Whole
+from .statistics import REDUCTIONS, STATISTICS, order_of
 
 
 def _precise(dtype: torch.dtype) -> torch.dtype:

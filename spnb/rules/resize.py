@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from ..axes import Axes, axes_in, is_image
-from ..node import Node, overload
-from ..region import Region, Span, Tiling
+from ..ir.axes import Axes, axes_in, is_image
+from ..ir.node import Node, overload
+from ..ir.region import Region, Span, Tiling
 from .base import Call, Rule, Tensors, Weights, rule
+from .fallback import Whole
 from .reductions import over_last
 from .spatial import Spatial, places
-from .whole import Whole
 
 BAND = 1 << 20
 """Bytes of a result that are summed at one time."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..axes import Axes, aligned, dim, fitted, joined_along
-from ..node import Node, Ref, Weight
-from ..region import Region, Span
+from ..ir.axes import Axes, aligned, dim, fitted, joined_along
+from ..ir.node import Node, Ref, Weight
+from ..ir.region import Region, Span
 from .base import Direct, Local, Rule, Tensors, Weights, rule
 from .elementwise import uncut
-from .whole import Whole
+from .fallback import Whole
 
 
 def bounds(node: Node, n: int) -> tuple[int, int, int]:

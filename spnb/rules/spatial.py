@@ -10,9 +10,9 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 
-from ..axes import Axes, axes_in, dim
-from ..node import Node, Ref
-from ..region import Region, Span
+from ..ir.axes import Axes, axes_in, dim
+from ..ir.node import Node, Ref
+from ..ir.region import Region, Span
 from .base import Direct
 
 

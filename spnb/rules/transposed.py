@@ -16,12 +16,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..axes import Axes, axes_in, dim, size_of
-from ..node import Node, invoke
-from ..region import Region, Span
+from ..ir.axes import Axes, axes_in, dim, size_of
+from ..ir.node import Node, invoke
+from ..ir.region import Region, Span
 from .base import Rule, Tensors, Weights, rule
+from .fallback import Whole
 from .spatial import Spatial, clipped, per_dim, places, uncut_weight, window_counts
-from .whole import Whole
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from ..axes import Axes, axes_in, dim, is_image
-from ..machine import CORE
-from ..node import Node, Ref
-from ..region import Region, Span, length
+from ..ir.axes import Axes, axes_in, dim, is_image
+from ..ir.cost import CORE
+from ..ir.node import Node, Ref
+from ..ir.region import Region, Span, length
 from .base import Alone, Call, Rule, Tensors, Weights, rule
+from .fallback import Whole
 from .spatial import Padded, Spatial, margins, per_dim, places, uncut_weight, window_counts
-from .whole import Whole
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from ..devices import DeviceError, device_of
+from ..kernels.devices import DeviceError, device_of
 from . import PeerFailed
 
 

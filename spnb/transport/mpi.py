@@ -28,8 +28,8 @@ import torch
 from mpi4py import MPI
 
 from . import Arrival, PeerFailed, WaitTimeout
-from .channels import Channels
-from .meeting import meet
+from .rendezvous import meet
+from .torch_dist import Channels
 
 _FAILURE_TAG = 0
 _TAGS = 1 << 16  # in each generation

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import spnb
-from spnb.capture import CaptureError, capture
-from spnb.layout import PlanError
+from spnb.capture.export import CaptureError, capture
+from spnb.planner.needs import PlanError
 from spnb.rules import Rule, Unknown, Whole, rule, rule_of
 
 IMAGE = (2, 6, 9, 11)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from running import assert_equal, planned, run
 from tiled import Call, check, check_tiled, noise
 
-from spnb.region import Tiling
-from spnb.survey import traffic
+from spnb.analysis.survey import traffic
+from spnb.ir.region import Tiling
 
 FEW = settings(max_examples=25, deadline=None, derandomize=True)
 SIZES = {1: (2, 4, 19), 2: (2, 4, 9, 11), 3: (1, 2, 5, 6, 5)}

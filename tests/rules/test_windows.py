@@ -9,7 +9,7 @@ from tiled import Call, check, check_regions, check_tiled
 from torch import nn
 from torch.nn import functional as F
 
-from spnb.capture import capture
+from spnb.capture.export import capture
 from spnb.rules import Window, rule_of
 
 FEW = settings(max_examples=15, deadline=None, derandomize=True)

@@ -1,0 +1,113 @@
+"""What the tiles of a stage need beyond what they own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..ir.exchange import Exchange, Spans, Team, Transfer, region_at
+from ..ir.region import Region
+from ..planner.plan import Plan
+
+
+@dataclass(frozen=True)
+class Halo:
+    """What the tiles of a stage own and need of one value.
+
+    Attributes
+    ----------
+    layer
+        The module whose result is exchanged; the image itself where a stage reads it.
+    kind
+        Of the exchange; see `spnb.ir.exchange.Exchange`.
+    extent
+        Of the value, over ``(batch, *spatial)``.
+    has, needs
+        Spans of the tiles, axis by axis.
+    """
+
+    layer: str
+    kind: str
+    team: Team
+    extent: tuple[int, ...]
+    has: Spans
+    needs: Spans
+
+    def own(self, rank: int) -> Region:
+        """The region that a rank owns."""
+        return region_at(self.has, self.team.position(rank))
+
+    def need(self, rank: int) -> Region:
+        """The region that a rank needs, clipped to the extent."""
+        return region_at(self.needs, self.team.position(rank))
+
+    def neighbours(self, rank: int) -> tuple[Transfer, ...]:
+        """The regions of a rank's need that other tiles of the stage own."""
+        exchange = Exchange(0, self.layer, self.kind, self.team, self.team, self.has, self.needs, 0)
+        return exchange.receives(rank)
+
+    @property
+    def depth(self) -> tuple[int, ...]:
+        """Largest number of positions, on each spatial axis, that a need reaches past its tile."""
+        return tuple(
+            max(max(a - start, stop - b) for (a, b), (start, stop) in zip(has, needs, strict=True))
+            for has, needs in zip(self.has[1:], self.needs[1:], strict=True)
+        )
+
+
+def halos(plan: Plan, stage: int) -> list[Halo]:
+    """Every halo of a stage, in order of execution: of what it is given, then of what it makes.
+
+    What tiles merge or gather whole is no halo.
+    """
+    images, team = plan.batches[0], plan.stages[stage].team
+    found = []
+    for exchange in plan.exchanges[images]:
+        if exchange.target is not team or exchange.kind in ("merge", "gather"):
+            continue
+        node = plan.graph.by_name.get(exchange.value)
+        extent = (images, *plan.graph.extent(exchange.value)[1:])
+        layer = node.path if node else "the image"
+        found.append(
+            Halo(layer, exchange.kind, team, extent, team.tiling.spans(extent), exchange.needs)
+        )
+    return found
+
+
+def widest_halo(plan: Plan, stage: int) -> Halo:
+    """The halo of a stage that is widest in pixels of the image.
+
+    Raises
+    ------
+    ValueError
+        If the stage is not tiled.
+    """
+    if not plan.stages[stage].tiled:
+        raise ValueError(f"stage {stage} is not tiled: it has no halo")
+
+    def pixels(halo: Halo) -> float:
+        scale = (n / m for n, m in zip(plan.extent, halo.extent[1:], strict=True))
+        return max(d * s for d, s in zip(halo.depth, scale, strict=True))
+
+    return max(halos(plan, stage), key=pixels)
+
+
+def halo_of(plan: Plan, rank: int, layer: str | None = None) -> Halo:
+    """The halo of a rank's stage: the widest, or that of one layer.
+
+    Raises
+    ------
+    ValueError
+        If the rank's stage is not tiled, or no result of such a layer is exchanged there.
+    """
+    if not 0 <= rank < plan.num_ranks:
+        raise ValueError(f"there is no rank {rank}: the plan has ranks 0 to {plan.num_ranks - 1}")
+    stage = plan.stage_of(rank).index
+    widest = widest_halo(plan, stage)
+    if layer is None:
+        return widest
+    known = {halo.layer: halo for halo in halos(plan, stage) if any(halo.depth)}
+    if layer not in known:
+        raise ValueError(
+            f"stage {stage} exchanges no halo of {layer!r}: there are {', '.join(known) or 'none'}"
+        )
+    return known[layer]

@@ -1,0 +1,243 @@
+"""What a user with one machine would run instead: one process, timed step by step.
+
+``python -m spnb.benchmarking.baselines`` is that process.  It reads, pickled, the name of a
+baseline and a job, and then lines from its standard input: each ``step`` is answered with the
+seconds of one pass over a batch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..job.options import Job
+from ..runtime import process_memory
+
+Step = Callable[[], Any]
+
+
+class Unavailable(RuntimeError):
+    """A baseline cannot run here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A way to run a network in one process, with all cores.
+
+    Attributes
+    ----------
+    make
+        Given a network and its inputs, what runs them once.
+    keeps_memory
+        Whether the allocator is told to keep large blocks from one operator to the next.
+    """
+
+    make: Callable[[nn.Module, Sequence[torch.Tensor]], Step]
+    keeps_memory: bool = True
+
+
+def plain(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
+    """As a user writes it."""
+
+    def step() -> Any:
+        with torch.no_grad():
+            return network(*inputs)
+
+    return step
+
+
+def tuned(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
+    """Norms folded into convolutions, channels last where the image has two axes, best threads."""
+    from torch.fx.experimental.optimization import fuse
+
+    try:
+        network = fuse(network)
+    except Exception as error:  # what torch.fx cannot trace is run as it is
+        print(f"not folded: {type(error).__name__}", file=sys.stderr)
+    candidates = [(network, inputs)]
+    if inputs[0].ndim == 4:
+        last = {"memory_format": torch.channels_last}
+        # of a copy: the tensors of the other candidate keep their layout
+        copied = pickle.loads(pickle.dumps(network)).to(**last)
+        candidates.append((copied, [x.to(**last) if x.ndim == 4 else x for x in inputs]))
+
+    def runner(network: nn.Module, inputs: Sequence[torch.Tensor], threads: int) -> Step:
+        def step() -> Any:
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                return network(*inputs)
+
+        return step
+
+    cores = torch.get_num_threads()
+    every = [runner(*c, threads) for c in candidates for threads in {1, max(1, cores // 2), cores}]
+    return min(every, key=lambda step: _seconds(step, 3))
+
+
+def compiled(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
+    """torch.compile, with weights frozen into the code."""
+    from torch._inductor import config
+
+    config.freezing = True
+    fast = torch.compile(network)
+
+    def step() -> Any:
+        with torch.inference_mode():
+            return fast(*inputs)
+
+    return step
+
+
+def onnxruntime(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
+    """ONNX Runtime on the exported network."""
+    try:
+        import onnxruntime as runtime
+        import onnxscript  # noqa: F401 - what torch's exporter needs
+    except ImportError as error:
+        raise Unavailable(f"{error.name} is not installed") from None
+    program = torch.onnx.export(network, tuple(inputs), dynamo=True, verbose=False)
+    session = runtime.InferenceSession(
+        program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    named = {i.name: x.numpy() for i, x in zip(session.get_inputs(), inputs, strict=True)}
+    return lambda: session.run(None, named)
+
+
+def openvino(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
+    """OpenVINO on the converted network, in full precision."""
+    try:
+        import openvino as ov
+    except ImportError as error:
+        raise Unavailable(f"{error.name} is not installed") from None
+    exported = torch.export.export(network, tuple(inputs))
+    model = ov.compile_model(ov.convert_model(exported), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    arrays = [x.numpy() for x in inputs]
+    return lambda: model(arrays)
+
+
+BASELINES = {
+    "plain": Baseline(plain, keeps_memory=False),
+    "tuned": Baseline(tuned),
+    "compiled": Baseline(compiled),
+    "onnxruntime": Baseline(onnxruntime, keeps_memory=False),
+    "openvino": Baseline(openvino, keeps_memory=False),
+}
+
+
+class BaselineProcess:
+    """A baseline in a process of its own, which waits between two steps.
+
+    Raises
+    ------
+    Unavailable
+        If the baseline cannot run here.
+    """
+
+    def __init__(self, baseline: str, job: Job):
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            request = pickle.dumps((baseline, replace(job)))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            self.stop()
+            raise Unavailable(
+                f"the network cannot be sent to another process ({error}): define it in a module,"
+                ' and name it as "package.module:factory"'
+            ) from None
+        self._write(request)
+        self.prepare_seconds = float(self._answer()["prepare"])
+
+    def step(self) -> float:
+        """Run one pass over the batch: seconds."""
+        self._write(b"step\n")
+        return float(self._answer()["seconds"])
+
+    def peak_bytes(self) -> int:
+        """Most memory that the process took for a step, above what it held before any network."""
+        self._write(b"peak\n")
+        return int(self._answer()["peak"])
+
+    def stop(self) -> None:
+        """End the process; safe to call again."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._process.stdin.write(data)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise Unavailable("its process ended") from None
+
+    def _answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        answer = json.loads(line) if line else {"error": "its process ended"}
+        if "error" in answer:
+            self.stop()
+            raise Unavailable(answer["error"])
+        return answer
+
+
+def _seconds(step: Step, times: int) -> float:
+    step()
+    taken = []
+    for _ in range(times):
+        start = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - start)
+    return median(taken)
+
+
+def serve() -> None:
+    """Answer on standard output what standard input asks."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print shall not be taken for an answer
+
+    def answer(**fields: Any) -> None:
+        answers.write(json.dumps(fields) + "\n")
+
+    baseline, job = pickle.load(sys.stdin.buffer)
+    idle = process_memory.resident_bytes()
+    if BASELINES[baseline].keeps_memory:
+        process_memory.keep_blocks()
+    start = time.perf_counter()
+    try:
+        shapes = job.shapes
+        shapes = shapes.values() if isinstance(shapes, dict) else shapes
+        torch.manual_seed(job.seed)
+        inputs = [torch.rand(shape, dtype=job.dtype) for shape in shapes]
+        step = BASELINES[baseline].make(job.module, inputs)
+        step()
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [""]
+        kind = "" if isinstance(error, Unavailable) else f"{type(error).__name__}: "
+        answer(error=kind + reason[0])
+        return
+    answer(prepare=time.perf_counter() - start)
+    process_memory.restart_peak()
+    for line in sys.stdin.buffer:
+        if line == b"peak\n":
+            answer(peak=process_memory.peak_bytes() - idle)
+            continue
+        begin = time.perf_counter()
+        step()
+        answer(seconds=time.perf_counter() - begin)
+
+
+if __name__ == "__main__":
+    serve()

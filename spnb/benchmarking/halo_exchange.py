@@ -1,0 +1,216 @@
+"""How long a halo exchange takes by itself, against bare MPI messages and a copy in memory."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from ..display.cards import Card, Shown, Table, size_text, time_text
+from ..display.progress import Bar
+from ..ir.axes import Axes as ValueAxes
+from ..ir.exchange import Exchange, region_at
+from ..ir.region import Region
+from ..job.job_plan import plan
+from ..job.options import Job
+from ..job.parsing import OptionError
+from . import HALO_SIZES, HALOS, TILES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TAG = (1 << 15) + 64
+"""Of the messages that are timed."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class HaloSpeed(Shown):
+    """What was measured.
+
+    Attributes
+    ----------
+    table
+        A row for each number of tiles, image size and halo: ``bytes`` that the busiest rank
+        receives, in ``messages``; seconds of an ``exchange``, of a ``ping`` (the same bytes, in
+        one message to a neighbour and in one back, by mpi4py) and of a ``copy`` of the same bytes.
+    channels
+        Of the tensors, in fp32.
+    """
+
+    table: pd.DataFrame
+    channels: int
+
+    @property
+    def card(self) -> Card:
+        """The table, in words."""
+        rows = [
+            (
+                str(row.tiles),
+                f"{row.size}²",
+                str(row.halo),
+                str(row.messages),
+                size_text(row.bytes),
+                time_text(row.exchange),
+                time_text(row.ping),
+                time_text(row.copy),
+                f"{row.exchange / row.ping:.2f}×",
+            )
+            for row in self.table.itertuples()
+        ]
+        headings = ("tiles", "image", "halo", "messages", "received", "exchange", "ping-pong")
+        title = f"halo exchange alone: {self.channels} channels, {os.cpu_count()} cores; all exact"
+        return Card(title, [Table((*headings, "copy", "exchange / ping-pong"), rows)])
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw seconds over bytes; see `spnb.display.plots.halo_speed`."""
+        from ..display import plots
+
+        return plots.halo_speed(self.table, ax)
+
+    def report(self) -> dict[str, Any]:
+        """Every figure, ready for JSON."""
+        rows = self.table.to_dict("records")
+        return {"cores": os.cpu_count(), "channels": self.channels, "exchanges": rows}
+
+
+def halo_speed(
+    sizes: Sequence[int] = HALO_SIZES,
+    halos: Sequence[int] = HALOS,
+    tiles: Sequence[int] = TILES,
+    slice_method: str = "square",
+    channels: int = 64,
+    repeats: int = 50,
+    progress: bool = True,
+) -> HaloSpeed:
+    """Time halo exchanges on MPI engines, each validated against the whole tensor.
+
+    Parameters
+    ----------
+    sizes
+        Of square images.
+    halos
+        Positions that every tile grows on each side.
+    tiles, slice_method
+        How images are cut.
+    channels
+        Of the tensors, in fp32.
+    repeats
+        Exchanges of each, of which the median is taken.
+    progress
+        Show a bar.
+
+    Raises
+    ------
+    OptionError
+        If there is nothing to measure.
+    AssertionError
+        If something else arrives than what was sent.
+    """
+    from ..driver.cluster import Cluster
+
+    for name, least in (("halos", min(halos)), ("channels", channels), ("repeats", repeats)):
+        if least < 1:
+            raise OptionError(f"{name} has {least}, but must be at least 1")
+    rows = []
+    with Bar(progress) as bar:
+        cuts = [(n, size) for n in tiles for size in sizes]
+        cut = {"batch_size": 1, "split_size": 1, "slice_method": slice_method}
+        plans = [plan(Job("w1", image_size=size, num_spatial_parts=n, **cut)) for n, size in cuts]
+        with Cluster(max(plans, key=lambda p: p.num_ranks), progress=False) as cluster:
+            for number, ((n, size), each) in enumerate(zip(cuts, plans, strict=True)):
+                bar.show("exchanging", number, len(cuts), f"{n} tiles, {size}²")
+                cluster.load(each)
+                for halo in halos:
+                    told = cluster.view.apply_sync(_time, halo, channels, repeats)
+                    busiest = max(filter(None, told), key=lambda f: f["bytes"])
+                    rows.append({"tiles": n, "size": size, "halo": halo, **busiest})
+    return HaloSpeed(pd.DataFrame(rows), channels)
+
+
+def _time(halo: int, channels: int, repeats: int) -> dict[str, Any] | None:
+    """On every rank: exchange a halo around this rank's tile, and prove that it is right."""
+    from ..engine.here import here
+    from ..runtime.state import Run
+
+    part, worker = here.plan, here.worker
+    if part is None:  # there are more engines than tiles
+        return None
+    team, extent = part.home, part.extent
+    has, needs = team.tiling.spans(extent), part.grown(halo)
+    exchange = Exchange(TAG, "x", "halo", team, team, has, needs, channels * 4)
+    own, need = (region_at(spans, part.position) for spans in (has, needs))
+    axes = ValueAxes.image((2, channels, *[2] * (len(extent) - 1)))
+    x, expected = (_coded(region, extent, channels) for region in (own, need))
+    receives = exchange.receives(part.rank)
+    routine, send, receive = worker.stations[0].moving(exchange, axes, x.dtype)
+    arrive = routine.holdings.arrival("x")
+
+    def once() -> list[torch.Tensor]:
+        run = Run(here.transport, None, values={"x": x})
+        send(run)
+        receive(run)
+        arrive(run)
+        here.transport.flush()
+        return run.values["x"].tensors[1:]
+
+    for t, piece in zip(receives, once(), strict=True):
+        assert torch.equal(piece, axes.piece(expected, need, t.region)), f"wrong halo: {t}"
+    size = sum(t.region.size for t in receives) * channels * 4
+    return {
+        "messages": len(receives),
+        "bytes": size,
+        "exchange": _median(once, repeats),
+        "ping": _ping(size // max(1, len(receives)), len(receives), repeats),
+        "copy": _copy(size, repeats),
+    }
+
+
+def _coded(region: Region, extent: Sequence[int], channels: int) -> torch.Tensor:
+    """A piece of a tensor whose every number tells where it belongs."""
+    code = torch.zeros((), dtype=torch.float32)
+    for (a, b), n in zip(region.spans[1:], extent[1:], strict=True):
+        code = code[..., None] * n + torch.arange(a, b, dtype=torch.float32)
+    shape = (region.shape[0], *code.shape, channels)
+    tensor = code[..., None] + torch.arange(channels) / channels
+    return tensor.expand(shape).contiguous().movedim(-1, 1)
+
+
+def _median(act: Any, repeats: int) -> float:
+    from ..engine.here import here
+
+    taken = []
+    for _ in range(repeats):
+        here.transport.barrier()
+        start = time.perf_counter()
+        act()
+        taken.append(time.perf_counter() - start)
+    return median(taken)
+
+
+def _ping(size: int, messages: int, repeats: int) -> float:
+    """As many messages of as many bytes, by bare mpi4py: to a neighbour, and one back."""
+    from mpi4py import MPI
+
+    from ..engine.here import here
+
+    rank, world = here.plan.rank, here.plan.num_ranks
+    partner = rank ^ 1
+    out, back = bytearray(size), bytearray(size)
+
+    def once() -> None:
+        if partner < world:
+            for _ in range(messages):
+                MPI.COMM_WORLD.Sendrecv(out, partner, TAG, back, partner, TAG)
+
+    return _median(once, repeats)
+
+
+def _copy(size: int, repeats: int) -> float:
+    source, target = torch.zeros(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
+    return _median(lambda: target.copy_(source), repeats)

@@ -1,0 +1,164 @@
+"""Reads the calls of an exported program, and turns in-place calls into ordinary ones."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..ir.axes import Axes
+from ..ir.node import GETITEM, Node, Ref, Weight, map_leaves, overload
+
+
+class CaptureError(ValueError):
+    """The network cannot be captured as a graph of operators."""
+
+
+class WritesIntoView(Exception):
+    """A value that has views is overwritten in place."""
+
+
+class ExportReader:
+    """Reads the calls of an exported program one by one.
+
+    Parameters
+    ----------
+    names
+        What each parameter and buffer is called here: one that has several names has one.
+    """
+
+    def __init__(self, program: torch.export.ExportedProgram, names: Mapping[str, str]):
+        signature = program.graph_signature
+        known = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self.weights = {value: names.get(name, name) for value, name in known.items()}
+        self.given = signature.inputs_to_lifted_tensor_constants
+        self.constants = program.constants
+        self.user_inputs = set(signature.user_inputs)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.leaves: dict[str, Any] = {}
+        self.literals: dict[str, torch.Tensor] = {}
+        self.nodes: list[Node] = []
+        self.renamed = _Renamed()
+        self.counted: dict[str, int] = {}
+        self._counters: dict[str, str] = {}  # what a count is called after it was added to
+
+    def input_axes(self) -> dict[str, Axes]:
+        """Axes of each input; the first says how many there are."""
+        first = next(iter(self.shapes.values()))
+        return {name: Axes.image(shape, len(first) - 1) for name, shape in self.shapes.items()}
+
+    def read(self, fx: torch.fx.Node) -> None:
+        """Take one node of the exported graph."""
+        value = fx.meta.get("val")
+        if fx.op == "placeholder":
+            self._placeholder(fx, value)
+        elif fx.op != "call_function" or self._counts_batches(fx):
+            return
+        elif isinstance(value, (torch.Tensor, tuple, list)):
+            node = self._node(fx, value)
+            self.nodes.append(node if node.op == GETITEM else self.renamed.add(node))
+            self.leaves[fx.name] = Ref(fx.name)
+
+    def returned(self, leaf: Any) -> Any:
+        """What an output of the program is called now."""
+        if isinstance(leaf, Ref):
+            leaf = self.leaves[leaf.value]
+        return self.renamed.now(leaf)
+
+    def _counts_batches(self, fx: torch.fx.Node) -> bool:
+        """Whether a call adds one to a norm's number of batches, which no value depends on."""
+        target = fx.args[0] if fx.args else None
+        if fx.target is not torch.ops.aten.add_.Tensor or not isinstance(target, torch.fx.Node):
+            return False
+        name = self._counters.get(target.name) or self.weights.get(target.name, "")
+        if not name.endswith("num_batches_tracked"):
+            return False
+        self._counters[fx.name] = name
+        self.counted[name] = self.counted.get(name, 0) + 1
+        return True
+
+    def _placeholder(self, fx: torch.fx.Node, value: Any) -> None:
+        if fx.name in self.weights:
+            self.leaves[fx.name] = Weight(self.weights[fx.name], tuple(value.shape))
+        elif fx.name in self.given:
+            name = f"={fx.name}"
+            self.literals[name] = self.constants[self.given[fx.name]]
+            self.leaves[fx.name] = Weight(name, tuple(value.shape))
+        elif fx.name in self.user_inputs and isinstance(value, torch.Tensor):
+            self.leaves[fx.name] = Ref(fx.name)
+            self.shapes[fx.name] = tuple(value.shape)
+
+    def _node(self, fx: torch.fx.Node, value: Any) -> Node:
+        if fx.target is operator.getitem:
+            args = {"self": self._plain(fx.args[0]), "index": fx.args[1]}
+            op = GETITEM
+        else:
+            schema = fx.target._schema.arguments
+            given = dict(zip((a.name for a in schema), fx.args, strict=False)) | dict(fx.kwargs)
+            args = {a.name: self._plain(given.get(a.name, a.default_value)) for a in schema}
+            op = str(fx.target)
+        args = {name: map_leaves(self.renamed.now, arg) for name, arg in args.items()}
+        stack = list((fx.meta.get("nn_module_stack") or {"": ("", "")}).values())
+        values = [value] if isinstance(value, torch.Tensor) else value
+        shapes = tuple(tuple(each.shape) for each in values)
+        if any(isinstance(n, torch.SymInt) for shape in shapes for n in shape):
+            raise CaptureError(
+                f"{stack[-1][0] or 'forward'} ({op.split('.')[1]}) gives a result whose size"
+                " depends on the values of a tensor, so what follows cannot be planned: use"
+                " torch.where, or do this after the network"
+            )
+        parts = () if isinstance(value, torch.Tensor) else shapes
+        axes = Axes.uncut(shapes[0], 1)
+        return Node(fx.name, op, args, axes, values[0].dtype, (), stack[-1][0], parts)
+
+    def _plain(self, arg: Any) -> Any:
+        if isinstance(arg, torch.fx.Node):
+            return self.leaves[arg.name]
+        if isinstance(arg, torch.device):  # where it was captured, not where it runs
+            return torch.device("cpu")
+        return list(map(self._plain, arg)) if isinstance(arg, (list, tuple)) else arg
+
+
+class _Renamed:
+    """Turns in-place calls into ordinary ones: later readers get the new value.
+
+    ``y = relu_(x)`` becomes ``y = relu(x)``, and whoever reads ``x`` afterwards reads ``y``.
+    """
+
+    def __init__(self):
+        self.latest: dict[str, str] = {}
+        self.views: dict[str, str] = {}  # view -> what it is a view of
+
+    def now(self, leaf: Any) -> Any:
+        """What a value is called now."""
+        if not isinstance(leaf, Ref):
+            return leaf
+        name = leaf.value
+        while name in self.latest:
+            name = self.latest[name]
+        return Ref(name)
+
+    def add(self, node: Node) -> Node:
+        """A call as an ordinary one."""
+        namespace, kind, variant = node.op.split(".")
+        schema = overload(node.op)._schema
+        aliases = [a for a in schema.arguments if a.alias_info is not None]
+        target = node.args.get(aliases[0].name) if aliases else None
+        if not any(a.alias_info.is_write for a in aliases):
+            if isinstance(target, Ref):
+                self.views[node.name] = self.views.get(target.value, target.value)
+            return node
+        if (
+            len(aliases) > 1
+            or not isinstance(target, Ref)
+            or target.value in self.views
+            or target.value in self.views.values()
+        ):
+            raise WritesIntoView(node.label)
+        self.latest[target.value] = node.name
+        op = f"{namespace}.{kind.removesuffix('_')}.{variant}"
+        names = (a.name for a in overload(op)._schema.arguments)  # which may be called otherwise
+        return replace(node, op=op, args=dict(zip(names, node.args.values(), strict=True)))

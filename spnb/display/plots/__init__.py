@@ -1,0 +1,35 @@
+"""Pictures: each function takes ``ax=`` and returns matplotlib `Axes`.
+
+Colours are safe for colour-blind eyes (the palette of Okabe & Ito, *Color universal design*, 2008)
+and differ in lightness too, for print.  A tile has the same colour in every picture.
+"""
+
+from .curves import loss
+from .difference import difference
+from .halo import halo, plan_halo, rank_halo
+from .lengths import lengths
+from .loads import memory, traffic
+from .ratios import ratios
+from .speed import halo_speed
+from .suite import suite
+from .tiles import plan_tiles, tiles
+from .timeline import clock, layers, timeline
+
+__all__ = [
+    "clock",
+    "difference",
+    "halo",
+    "halo_speed",
+    "layers",
+    "lengths",
+    "loss",
+    "memory",
+    "plan_halo",
+    "plan_tiles",
+    "rank_halo",
+    "ratios",
+    "suite",
+    "tiles",
+    "timeline",
+    "traffic",
+]

@@ -1,0 +1,264 @@
+"""MPI engines that run plans, started and watched from a notebook through ipyparallel."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from ..display.cards import Card, Shown, Table, counted
+from ..display.progress import Bar, notebook, show_output, show_run
+from ..engine import remote
+from ..engine.report import Report
+from ..io.examples import Examples, Unread
+from ..io.sources import HeldSource, Source
+from ..io.writers import Store
+from ..ir.rank_plan import Part
+from ..ir.region import Region
+from ..job.checkpoint_io import read_weights
+from ..job.job_plan import JobPlan
+from ..runtime.state import Piece
+from ..training.epoch import EpochReport
+from .engines import EngineError, Engines
+from .session import Session
+
+OWN_ERRORS = ("RankError", "PeerFailed", "WaitTimeout")
+"""Remote errors that say themselves where they come from."""
+
+
+class RunError(RuntimeError):
+    """A rank failed; the message names rank, stage and layer, and the cause."""
+
+
+class Cluster(Shown, Session):
+    """A plan on MPI engines.
+
+    The engines start when the object is made, and stop at the end of a ``with`` block, by `stop`,
+    or with this process, however that ends.
+
+    Parameters
+    ----------
+    plan
+        Starts ``plan.num_ranks`` engines; `load` takes another plan later.
+    client
+        An ipyparallel client of your own, whose engines are ranks of one MPI world (on Slurm, by
+        a host file, of a profile); nothing is started then, and `stop` leaves them running.
+    timeout
+        Seconds to wait for engines to start.
+    deadline
+        Seconds that a rank waits for a message of another before it gives up.  A rank that fails
+        or dies is noticed at once: this is the last resort.
+    progress
+        Show bars while engines start and while a run takes longer than a second.
+
+    Examples
+    --------
+    ::
+
+        with spnb.Cluster(plan) as cluster:
+            result = cluster.infer("retina")
+            result.check()
+    """
+
+    def __init__(
+        self,
+        plan: JobPlan,
+        *,
+        client: Any = None,
+        timeout: float = 120.0,
+        deadline: float = 3600.0,
+        progress: bool = True,
+    ):
+        super().__init__(plan)
+        self.deadline, self.progress = deadline, progress
+        self._failed = False
+        self.engines: Engines | None = None
+        self._offered: Any = None  # the client that we called `rc` in the notebook
+        bar = Bar(progress)
+        try:
+            if client is None:
+                self.engines = Engines(plan.num_ranks, timeout=timeout, on_progress=bar.show)
+                self.engines.start()
+            else:
+                self.engines = Engines.adopt(client)
+            self._prepare()
+            self.load(plan)
+        except BaseException:
+            self.stop()
+            raise
+        finally:
+            bar.close()
+
+    # --- the user's side --------------------------------------------------------------------
+
+    @property
+    def client(self) -> Any:
+        """The ipyparallel client."""
+        return self.engines.client
+
+    @property
+    def view(self) -> Any:
+        """A direct view of the engines in the order of their ranks."""
+        return self.engines.view
+
+    def load(self, plan: JobPlan) -> None:
+        """Give the engines another plan; more are started only where they do not suffice."""
+        self._require_open()
+        if self.engines.ensure(plan.num_ranks):
+            self._prepare()
+        self._recover(plan)  # also from what was left half done by hand, in cells
+        super().load(plan)
+
+    def restart(self) -> None:
+        """Start the engines anew, after one died, and load the plan again."""
+        self._require_open()
+        self.engines.restart()
+        self._prepare()
+        self.load(self.plan)
+
+    def stop(self) -> None:
+        """Stop the engines (not those of a client of your own); safe to call again."""
+        if self.engines is not None:
+            self.engines.stop()
+        super().stop()
+
+    @property
+    def card(self) -> Card:
+        """Engines, hosts and state, and the plan that is loaded."""
+        if self.stopped:
+            return Card("Cluster: stopped")
+        engines = counted(len(self.engines.ids), "engine")
+        hosts = counted(len(set(self.engines.hosts)), "host")
+        if not self.engines.alive:
+            return Card(f"Cluster: {engines} on {hosts}, not all alive: cluster.restart()")
+        rows = [
+            (
+                f"{first}-{last}" if last > first else f"{first}",
+                "this one" if host == socket.gethostname() else host,
+            )
+            for first, last, host in _runs(self.engines.hosts)
+        ]
+        plan = self.plan.card
+        table = Table(("engines of ranks", "host"), rows)
+        title = f"Cluster: {engines} on {hosts}, ready for {plan.title}"
+        return Card(title, [table, *plan.body], plan.grids)
+
+    # --- how it reaches them ----------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        token = self.scratch / "token"
+        token.touch()
+        hosts = self.engines.hosts
+        self._failed = False
+        path = [str(Path(folder).absolute()) for folder in sys.path]
+        seen = self._call(remote.prepare, [(token, self.deadline, path)] * len(hosts))
+        self.shares_files = all(seen)
+        self.view.execute("import spnb, torch, numpy as np", silent=True)
+        if shell := notebook():
+            self.view.block = True
+            self.view.activate()
+            # New engines have a new client; an `rc` of the user's own stays theirs.
+            if shell.user_ns.get("rc") in (None, self._offered):
+                shell.user_ns["rc"] = self._offered = self.client
+
+    def _load(self, plan: JobPlan, parts: Sequence[tuple[Part, Path]]) -> None:
+        self._parts = [part for part, _ in parts]
+        hosts = self.engines.hosts
+        loads = [
+            (part, path if self.shares_files else dict(read_weights(path)), hosts.count(host))
+            for (part, path), host in zip(parts, hosts, strict=False)
+        ]
+        idle = [(None, None, 0)] * (len(hosts) - len(loads))
+        with Bar(self.progress) as bar:
+
+            def show(told: list[dict]) -> None:
+                bar.show("loading ranks", sum(map(len, told)), len(loads))
+
+            self._call(remote.load, loads + idle, show)
+
+    def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
+        if self._failed:
+            self._recover()
+        each = [(self._for_rank(sources, part), run, released) for part in self._parts]
+        with Bar(self.progress) as bar:
+            return self._call(
+                remote.infer, each, lambda told: show_run(bar, told, run, len(self.plan.batches))
+            )
+
+    def _each(self, name: str, args: Sequence[tuple]) -> list[Any]:
+        if self._failed:
+            self._recover()
+        return self._call(remote.each, [(name, each) for each in args])
+
+    def share(self, examples: Examples) -> list[Examples]:
+        """Examples as each rank can read them; what is written for it is written once."""
+        images = self._resident(examples.images)
+        if self.shares_files:
+            examples = examples.filed(self.scratch)
+        shares = []
+        for part in self._parts:
+            seen = self._for_rank(dict.fromkeys(self.plan.graph.inputs, images), part)
+            own = next(iter(seen.values()), Unread(examples.images.shape))
+            shares.append(replace(examples, images=own))
+        return shares
+
+    def epoch(self, shares: Sequence[Examples], epoch: int) -> list[EpochReport]:
+        """Train on all examples once, of which each rank has its share; what each rank tells."""
+        if self._failed:
+            self._recover()
+        steps = len(shares[0]) // self.plan.job.batch_size
+        with Bar(self.progress) as bar:
+
+            def show(told: list[dict]) -> None:
+                done = [t["steps"] for t in told if t.get("epoch") == epoch]
+                bar.show(f"epoch {epoch + 1}", min(done, default=0), steps)
+
+            return self._call(remote.epoch, [(each, epoch) for each in shares], show)
+
+    def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
+        found = self._call(remote.fetch, [(run,)] * self.plan.num_ranks)
+        return [found[rank] for rank in ranks]
+
+    def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
+        if not self.shares_files:
+            return super()._save(run, ranks, value, store)
+        every = range(self.plan.num_ranks)
+        self._call(remote.save, [(run, value if r in ranks else None, store) for r in every])
+
+    def _for_rank(self, sources: dict[str, Source], part: Part) -> dict[str, Source]:
+        """What a rank reads of the inputs: by name where it sees our files, else its part."""
+        needs: dict[str, Region] = {}
+        for step in part.received("input"):
+            needs[step.value] = needs.get(step.value, step.region) | step.region
+        if self.shares_files:
+            return {name: sources[name] for name in needs}
+        return {name: HeldSource.of(sources[name], region) for name, region in needs.items()}
+
+    def _recover(self, plan: JobPlan | None = None) -> None:
+        backend = (plan or self.plan).job.backend
+        self._call(remote.reset, [(backend,)] * len(self.engines.ids))
+        self._failed = False
+
+    def _call(self, function: Any, args: Sequence[tuple], poll: Any = None) -> list[Any]:
+        try:
+            return self.engines.call(function, args, poll=poll, output=show_output)
+        except EngineError as error:
+            self._failed = True
+            raise RunError(error.message if error.name in OWN_ERRORS else str(error)) from None
+        except BaseException:
+            self._failed = True
+            raise
+
+
+def _runs(hosts: Sequence[str]) -> list[tuple[int, int, str]]:
+    """First and last rank of each run of ranks on one host.
+
+    >>> _runs(["a", "a", "b"])
+    [(0, 1, 'a'), (2, 2, 'b')]
+    """
+    groups = [list(each) for _, each in groupby(enumerate(hosts), lambda pair: pair[1])]
+    return [(each[0][0], each[-1][0], each[0][1]) for each in groups]

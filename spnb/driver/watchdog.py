@@ -1,0 +1,109 @@
+"""Runs a command that must not outlive the process it was started for.
+
+Used as a script: ``python watchdog.py OWNER_PID FOLDER COMMAND...``.  The command and every process
+below it are killed, and the folder removed, when the owner dies, however that happens, or when the
+file ``lease`` in the folder is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+import psutil
+
+LEASE = "lease"
+SEGMENT = r"/dev/shm/mpich_shm\w+"
+POLL = 0.5  # seconds between two looks at the owner
+
+
+def main(owner_pid: int, folder: Path, command: list[str]) -> int:
+    """Run the command for as long as its owner lives; the command's exit code."""
+    lease = folder / LEASE
+    if not (psutil.pid_exists(owner_pid) and lease.exists()):
+        return 1
+    owner, child = psutil.Process(owner_pid), psutil.Popen(command)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: child.send_signal(number))
+    while runs(owner) and lease.exists():
+        try:
+            return child.wait(POLL)
+        except psutil.TimeoutExpired:
+            continue
+    kill(family([child]))
+    shutil.rmtree(folder, ignore_errors=True)
+    return 1
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether a process lives; one that only waits to be reaped by its parent does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def family(leaders: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """These processes and all below them, whatever their session and process group."""
+    found = []
+    for leader in leaders:
+        try:
+            found += [leader, *leader.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def kill(processes: Collection[psutil.Process]) -> None:
+    """Kill those of the processes that still run, and wait until none does."""
+    segments = shared_memory(processes)
+    send(signal.SIGKILL, processes)
+    wait(processes, 5.0)
+    remove(segments)
+
+
+def shared_memory(processes: Iterable[psutil.Process]) -> set[str]:
+    """MPICH's files of shared memory that the processes use, where the system tells (Linux).
+
+    They outlive ranks that are killed, in what may be a small file system.
+    """
+    found: set[str] = set()
+    for process in processes:
+        with contextlib.suppress(OSError):
+            found.update(re.findall(SEGMENT, Path(f"/proc/{process.pid}/maps").read_text()))
+    return found
+
+
+def remove(files: Iterable[str]) -> None:
+    """Remove those of the files that still exist."""
+    for file in files:
+        Path(file).unlink(missing_ok=True)
+
+
+def wait(processes: Collection[psutil.Process], timeout: float) -> None:
+    """Wait until none of the processes runs, for so many seconds at most.
+
+    Orphans may stay zombies for as long as the system's first process likes: not waited for.
+    """
+    deadline = time.monotonic() + timeout
+    while any(runs(process) for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def send(number: int, processes: Iterable[psutil.Process]) -> None:
+    """Signal those of the processes that still run."""
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))

@@ -1,0 +1,173 @@
+"""What a cell sees of the rank whose engine it runs on: ``spnb.here``."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+
+from ..display.cards import Card, Shown, Table, stage_grid
+from ..ir.axes import Axes
+from ..ir.exchange import Exchange, Spans
+from ..ir.region import Region
+from ..runtime.halo_tile import cut
+from ..runtime.state import Piece
+from .rank import CELL_TAG, Rank
+
+
+class Here(Shown, Rank):
+    """What a rank knows of itself, and what a cell may ask of it.
+
+    Attributes
+    ----------
+    plan
+        Its part of the plan (`spnb.ir.rank_plan.Part`); ``None``, as are the properties below,
+        before a plan is loaded and where the plan needs no rank here.
+    """
+
+    @property
+    def rank(self) -> int | None:
+        """Number of this rank."""
+        return self.plan and self.plan.world_rank
+
+    @property
+    def stage(self) -> int | None:
+        """Number of its stage."""
+        return self.plan and self.plan.stage
+
+    @property
+    def tile(self) -> int | None:
+        """Number of its tile in the stage."""
+        return self.plan and self.plan.tile
+
+    @property
+    def region(self) -> Region | None:
+        """The region of the stage's first input that it owns, over ``(batch, *spatial)``."""
+        return self.plan and self.plan.region
+
+    @property
+    def neighbours(self) -> dict[str, int]:
+        """Ranks of the tiles around its own, by direction: ``{"right": 1, "down": 2, …}``."""
+        team = self._loaded().home
+        mine, found = team.position(self.plan.rank), {}
+        world = self.plan.copies.of(self.plan.replica)[0].ranks
+        words = (("front", "back"), ("up", "down"), ("left", "right"))[-(len(mine) - 1) :]
+        for steps in itertools.product((-1, 0, 1), repeat=len(mine) - 1):
+            place = (mine[0], *(k + step for k, step in zip(mine[1:], steps, strict=True)))
+            inside = all(0 <= k < n for k, n in zip(place, team.tiling.grid, strict=True))
+            if any(steps) and inside:
+                names = (pair[step > 0] for pair, step in zip(words, steps, strict=True) if step)
+                found["-".join(names)] = world[team.rank_at(place)]
+        return found
+
+    def plot(self, x: torch.Tensor | None = None, ax: Any = None) -> Any:
+        """Draw this rank's tile and its widest halo; see `spnb.display.plots.halo`.
+
+        Parameters
+        ----------
+        x
+            Pixels to show: this rank's tile of the stage's input grown by the halo,
+            ``(batch, channels, height, width)``, as `exchange` gives it.
+        ax
+            Where to draw.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ValueError
+            If it has no halo, or its space has not two axes.
+        """
+        from ..display import plots
+
+        return plots.rank_halo(self._loaded(), x, ax)
+
+    @property
+    def card(self) -> Card:
+        """Who it is, what it owns, its neighbours, and its stage's ranks."""
+        if self.plan is None:
+            return Card(str(self))
+        facts = [("owns", str(self.region)), ("operators", str(len(self.plan.nodes)))]
+        facts += [(f"{where} of it", f"rank {rank}") for where, rank in self.neighbours.items()]
+        return Card(str(self), [Table(("", ""), facts)], [stage_grid(self.stage, self.plan.home)])
+
+    def __repr__(self) -> str:
+        if self.plan is None:
+            return "spnb.here: no plan is loaded on this rank"
+        grid = "×".join(map(str, self.plan.home.tiling.grid[1:]))
+        return (
+            f"spnb.here: rank {self.rank} of {self.plan.num_ranks}, stage {self.stage},"
+            f" tile {self.tile} of {grid}, owns {self.region}"
+        )
+
+    def forward(self, x: torch.Tensor | None = None) -> list[Piece]:
+        """Run the network on the tiles that the ranks of stage 0 give; every rank must call it.
+
+        Parameters
+        ----------
+        x
+            On a rank of stage 0, its tile: ``(batch, channels, *spatial)`` over ``here.region``.
+            ``None`` on the others.
+
+        Returns
+        -------
+        list of Piece
+            The regions of the network's outputs that this rank computed.
+        """
+        part, worker = self._loaded(), self._worker()
+        if part.copies.num_parts > part.copies.parts:
+            raise ValueError("forward runs one copy of a plan, but this has more (replicas, gems)")
+        if part.stage > 0:
+            if x is not None:
+                raise ValueError(f"rank {part.rank} is in stage {part.stage}: only stage 0 takes x")
+            return worker.infer(self._no_image).pieces
+        if part.home.tiling.grid[0] > 1:
+            raise ValueError("forward takes tiles, but the ranks of stage 0 share a batch")
+        grown = self._grow(x, part.entry_needs)
+        held = Region(
+            tuple(spans[k] for spans, k in zip(part.entry_needs, part.position, strict=True))
+        )
+        axes = Axes.image((2, grown.shape[1], *[2] * (grown.ndim - 2)))
+        return worker.infer(lambda name, region: cut(grown, held, region, axes)).pieces
+
+    def exchange(self, x: torch.Tensor, halo: int | tuple[int, ...] = 1) -> torch.Tensor:
+        """Grow this rank's tile by a halo from its neighbours; every rank of the stage must call.
+
+        Parameters
+        ----------
+        x
+            This rank's tile of the stage's input: over ``here.region``, with any channels.
+        halo
+            Positions to grow on each spatial axis, or one number for each.
+
+        Returns
+        -------
+        torch.Tensor
+            The tile with its halo; nothing is added at the border of the image.
+        """
+        return self._grow(x, self._loaded().grown(halo))
+
+    def _grow(self, x: torch.Tensor | None, needs: Spans) -> torch.Tensor:
+        part = self._loaded()
+        shape = None if x is None else (*x.shape[:1], *x.shape[2:])
+        if shape != part.region.shape:
+            images, *sizes = part.region.shape
+            wanted = ", ".join(map(str, (images, "channels", *sizes)))
+            given = None if x is None else tuple(x.shape)
+            raise ValueError(
+                f"rank {part.rank} owns {part.region}: x must be that tile, of shape ({wanted}),"
+                f" not {given}"
+            )
+        has = part.home.tiling.spans(part.extent)
+        exchange = Exchange(CELL_TAG, "x", "halo", part.home, part.home, has, needs, 0)
+        axes = Axes.image((2, x.shape[1], *[2] * (x.ndim - 2)))  # of any size: regions tell it
+        return self._worker().exchange(exchange, x, axes)
+
+    def _no_image(self, name: str, region: Region) -> torch.Tensor:
+        raise ValueError(f"stage {self.stage} reads the image itself, and forward has none for it")
+
+
+here = Here()

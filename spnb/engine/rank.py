@@ -1,0 +1,253 @@
+"""One rank at home in a process: its part of the plan, its worker or trainer, and its outputs.
+
+The methods are what a session has its ranks do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from ..io.examples import Examples
+from ..io.sources import Source
+from ..io.writers import Store
+from ..ir.exchange import Exchange, region_at
+from ..ir.rank_plan import Part
+from ..ir.region import Region
+from ..kernels.devices import CPU, compute_exactly, device_of
+from ..rules import has_rule
+from ..runtime import process_memory
+from ..runtime.state import Piece
+from ..runtime.worker import Tell, Worker
+from ..training.epoch import EpochReport, OptimizerState, Trainer
+from ..training.losses import LOSSES
+from ..training.recipe import Recipe
+from ..training.scaling import Scaling
+from ..training.step import Learner
+from ..transport import Transport
+from ..transport.host_staging import reaching
+from .report import Report
+
+SMALL = 1 << 20
+"""Output pieces of a rank up to this many bytes come back with its report."""
+
+CELL_TAG = 1 << 15
+"""Of exchanges made by hand in a cell: beyond those of any plan."""
+
+SAVE_TAG = CELL_TAG + 1
+"""Of exchanges before an output is written, one for each micro-batch."""
+
+
+def read_tensor(source: Source, region: Region, dtype: torch.dtype) -> torch.Tensor:
+    """A region of an image, as the network takes it."""
+    array = np.require(source.read(region), requirements="W")  # torch warns of what is read-only
+    return torch.from_numpy(array).to(dtype)
+
+
+def share_cores(part: Part, ranks_here: int) -> None:
+    """Let this process compute with its share of the cores.
+
+    Parameters
+    ----------
+    part
+        What it will compute.
+    ranks_here
+        Ranks on this host.
+    """
+    share = max(1, (os.cpu_count() or 1) // min(ranks_here, part.at_once))
+    torch.set_num_threads(part.threads or share)
+
+
+class Rank:
+    """One rank, and what it can be asked to do.
+
+    Attributes
+    ----------
+    plan
+        Its part of the plan (`spnb.ir.rank_plan.Part`); ``None`` before a plan is loaded and where
+        the plan needs no rank here.
+    device
+        Where it computes.
+    """
+
+    def __init__(self):
+        self.plan: Part | None = None
+        self.worker: Worker | None = None
+        self.trainer: Trainer | None = None
+        self.transport: Transport | None = None
+        self.device = CPU
+        self.outputs: dict[int, list[Piece]] = {}
+        self._idle_bytes = 0
+        self._initial: Mapping[str, torch.Tensor] | None = None
+
+    def load(
+        self,
+        part: Part,
+        weights: Mapping[str, torch.Tensor],
+        transport: Transport | None,
+        local_rank: int = 0,
+    ) -> None:
+        """Make this rank ready to run its part; it may be connected with the others later.
+
+        Parameters
+        ----------
+        local_rank
+            Number of the rank among those of its host, which says what GPU it has.
+
+        Raises
+        ------
+        DeviceError
+            If the host has no GPU, and one is asked for.
+        """
+        for module in (module for image in part.images for module in image.imports):
+            importlib.import_module(module)
+        for op in (op for image in part.images for op in image.ruled):
+            if not has_rule(op):
+                raise RuntimeError(
+                    f"rank {part.rank} has no rule for the operator {op.rsplit('.', 1)[0]}: define"
+                    " operator and rule in a module, or in a cell that begins with %%px --local"
+                )
+        self.unload()
+        self.device = device_of(part.device, local_rank)
+        if self.device != CPU:
+            compute_exactly()
+            self._idle_bytes = 0  # of tensors there
+        elif not self._idle_bytes:
+            self._idle_bytes = _before_any_network()
+        self.plan, self.transport = part, reaching(transport, self.device)
+        if part.training:
+            self._initial = weights
+        else:
+            self.worker = Worker(part, weights, self.transport, self.device)
+
+    def connect(self, transport: Transport) -> None:
+        """Reach the other ranks through a transport."""
+        self.transport = transport = reaching(transport, self.device)
+        if self.worker is not None:
+            self.worker.transport = transport
+        if self.trainer is not None:
+            self.trainer.learner.transport = transport
+
+    def unload(self) -> None:
+        """Forget the plan: this rank takes no part in the one that is loaded now."""
+        self.plan = self.worker = self.trainer = self.transport = self._initial = None
+        self.outputs.clear()
+
+    def infer(
+        self,
+        sources: Mapping[str, Source],
+        run: int = 0,
+        tell: Tell = lambda done, share: None,
+    ) -> Report:
+        """Run the network on a source for each input; every rank of the plan must be called."""
+        part, worker = self._loaded(), self._worker()
+        process_memory.restart_peak(self.device)
+        outcome = worker.infer(lambda name, region: self._read(sources[name], region), tell)
+        self.outputs[run] = outcome.pieces
+        size = sum(p.tensor.numel() * p.tensor.element_size() for p in outcome.pieces)
+        pieces = outcome.pieces if size <= SMALL else None
+        peak = max(0, process_memory.peak_bytes(self.device) - self._idle_bytes)
+        return Report(part.world_rank, part.stage, part.tile, outcome.events, peak, pieces)
+
+    def begin(
+        self,
+        trained: Sequence[str],
+        recipe: Recipe,
+        kept: OptimizerState,
+        workers: int = 0,
+        scaling: Scaling | None = None,
+    ) -> None:
+        """Make ready to train the parameters of these names; so many threads read ahead."""
+        facts = (self._loaded(), self._initial, trained, self.transport, LOSSES[recipe.loss])
+        learner = Learner(*facts, recipe.schedule, recipe.recompute, self.device)
+        self._initial = None  # it has copies: the file that they were mapped from is let go
+        if scaling is not None:
+            learner.scaling = scaling
+        self.trainer = Trainer(learner, recipe, kept, workers)
+
+    def epoch(
+        self,
+        examples: Examples,
+        epoch: int,
+        tell: Callable[[int, float], None] = lambda step, loss: None,
+    ) -> EpochReport:
+        """Train on all examples once; every rank of the plan must be called."""
+        return self.trainer.epoch(examples, epoch, self._idle_bytes, tell)
+
+    def weights(self, wanted: bool) -> tuple[dict, dict] | None:
+        """Parameters and buffers as they are now, and what the optimizer keeps, if wanted."""
+        return (self.trainer.weights, self.trainer.kept) if wanted else None
+
+    def save(self, run: int, value: str, store: Store) -> None:
+        """Write this rank's part of an output; every rank that has one must be called.
+
+        What of it lies in a chunk of the file that another rank writes is sent there first.
+        """
+        worker = self._worker()
+        pieces = {p.region: p.tensor for p in self.kept(run) if p.value == value}
+        for copy, station in enumerate(worker.stations):
+            if any(node.name == value for node in station.part.nodes):
+                for number in station.role.pipeline.numbers:
+                    self._save(copy, number, pieces, value, store)
+
+    def _save(
+        self,
+        copy: int,
+        number: int,
+        pieces: Mapping[Region, torch.Tensor],
+        value: str,
+        store: Store,
+    ) -> None:
+        """Write what this rank has of a micro-batch's output, in one copy of the plan."""
+        part = self.worker.stations[copy].part
+        images_each = store.axes.extent[0] // sum(part.batches)  # rows of the output for an image
+        rows = part.batches[number] * images_each or 1
+        first = sum(part.batches[:number]) * images_each
+        has = part.home.tiling.spans((rows, *store.axes.extent[1:]))
+        own, needs = region_at(has, part.position), store.spans(has)
+        if own.empty:
+            return
+        x = pieces[own.moved(first)]
+        if needs != has:
+            tag, home = SAVE_TAG + number, part.home
+            exchange = Exchange(tag, value, "save", home, home, has, needs, 0)
+            x = self.worker.exchange(exchange, x, store.axes, copy)
+        if not (aligned := region_at(needs, part.position)).empty:
+            store.write(aligned.moved(first), x)
+
+    def kept(self, run: int) -> list[Piece]:
+        """The regions of a run's outputs that this rank computed.
+
+        Raises
+        ------
+        RuntimeError
+            If another plan was loaded since: its outputs have taken their place.
+        """
+        if run not in self.outputs:
+            raise RuntimeError("the outputs of this run went when another plan was loaded")
+        return self.outputs[run]
+
+    def _read(self, source: Source, region: Region) -> torch.Tensor:
+        return read_tensor(source, region, self._loaded().dtype)
+
+    def _worker(self) -> Worker:
+        if self.worker is None:
+            self._loaded()
+            raise RuntimeError("the plan on this rank is for training: it has no run to ask for")
+        return self.worker
+
+    def _loaded(self) -> Part:
+        if self.plan is None:
+            raise RuntimeError("no plan is loaded on this rank: cluster.load(plan) first")
+        return self.plan
+
+
+def _before_any_network() -> int:
+    """What the process holds before any network: what PyTorch loads to compute is not of it."""
+    x = torch.zeros(1, 8, 8, 8)
+    torch.nn.functional.conv2d(x, torch.zeros(8, 8, 3, 3))
+    return process_memory.resident_bytes()

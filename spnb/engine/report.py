@@ -1,0 +1,39 @@
+"""What a rank tells of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..runtime.state import Piece
+from ..runtime.trace import Event
+
+
+@dataclass
+class Report:
+    """What a rank tells of one run."""
+
+    rank: int
+    stage: int
+    tile: int
+    events: list[Event]
+    peak_memory_bytes: int  # growth of its process; 0 where that is not known
+    pieces: list[Piece] | None = field(repr=False)
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Messages, bytes and seconds of each kind, summed."""
+        packs = [e for e in self.events if e.kind == "pack"]
+        seconds = {
+            f"{kind}_s": sum(e.stop - e.start for e in self.events if e.kind == kind)
+            for kind in ("compute", "read", "pack", "wait", "unpack")
+        }
+        return {
+            "rank": self.rank,
+            "stage": self.stage,
+            "tile": self.tile,
+            "bytes_sent": sum(e.bytes for e in packs),
+            "messages": len(packs),
+            **seconds,
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }

@@ -1,0 +1,218 @@
+"""Datasets on disk: a folder of images for each class, and CIFAR-10's own files."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..ir.region import Region
+from .open import open_source
+from .sources import ArraySource, Source
+
+NAMED_ONLY = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
+"""Formats that Pillow tells by their names and does not read."""
+
+
+class DatasetError(ValueError):
+    """A folder or a file is not what it should be; the message names it."""
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """How the names of files end that hold an image.
+
+    >>> {".png", ".jp2", ".npy"} <= suffixes()
+    True
+    """
+    from PIL import Image
+
+    known = Image.registered_extensions()  # which has Pillow load all that it can read
+    read = {end for end, kind in known.items() if kind in Image.OPEN and kind not in NAMED_ONLY}
+    return frozenset({*read, ".npy"})
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Image files as one source; each is opened when it is read.
+
+    A TIFF of the wanted size is decoded where a region lies; other files as a whole, and resized.
+    """
+
+    paths: tuple[str, ...]
+    channels: int
+    size: tuple[int, ...]
+    name: str = "pictures"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(images, channels, *spatial)``."""
+        return (len(self.paths), self.channels, *self.size)
+
+    def read(self, region: Region) -> np.ndarray:
+        """Read a region; see `spnb.io.sources.Source`."""
+        one = Region(((0, 1), *region.spans[1:]))
+        return np.concatenate(
+            [self._open(p).read(one) for p in self.paths[slice(*region.spans[0])]]
+        )
+
+    def _open(self, path: str) -> Source:
+        try:
+            source = open_source(path, batch_size=1, channels=self.channels)
+            if source.shape[2:] != self.size:
+                whole = Region.whole((1, *source.shape[2:]))
+                resized = ArraySource(source.read(whole), source.name)
+                source = open_source(resized, channels=self.channels, size=self.size)
+            return source
+        except (OSError, ValueError) as error:
+            text = str(error)
+            raise DatasetError(text if path in text else f"{path}: {text}") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """Images resized one by one as they are read."""
+
+    source: Source
+    size: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is of."""
+        return self.source.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(images, channels, *spatial)``."""
+        return (*self.source.shape[:2], *self.size)
+
+    def read(self, region: Region) -> np.ndarray:
+        """Read a region; see `spnb.io.sources.Source`."""
+        one, space = Region(((0, 1), *region.spans[1:])), Region.whole(self.source.shape[2:]).spans
+        found = []
+        for k in range(*region.spans[0]):
+            array = self.source.read(Region(((k, k + 1), *space)))
+            found.append(open_source(array, channels=self.shape[1], size=self.size).read(one))
+        return np.concatenate(found)
+
+
+def image_folder(
+    path: str | Path, channels: int, size: Sequence[int]
+) -> tuple[Pictures, list[int]]:
+    """Images of a folder that has a folder for each class, and their class numbers.
+
+    Classes are numbered in the order of their folders' names, as torchvision's ImageFolder does.
+    Files and folders whose names begin with a dot are not looked at; of others that are no images
+    there is a warning.
+
+    Raises
+    ------
+    DatasetError
+        If there is no such folder, no class, or a class without images.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise DatasetError(
+            f"there is no folder {path} (--datapath): give one with a folder a class"
+        )
+    classes = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not classes:
+        raise DatasetError(f"{path} has no folders: put the images of each class into one")
+    paths, labels, others = [], [], []
+    for number, folder in enumerate(classes):
+        files = [p for p in folder.rglob("*") if p.is_file() and not _hidden(p, folder)]
+        found = sorted(p for p in files if p.suffix.lower() in suffixes())
+        others += sorted(set(files) - set(found))
+        if not found:
+            raise DatasetError(
+                f"{folder} holds no image: of its {len(files)} files none ends like one (.png,"
+                " .jpg, .tif, .npy, …); fill or remove it"
+            )
+        paths += [str(p.absolute()) for p in found]
+        labels += [number] * len(found)
+    if others:
+        first = others[0].relative_to(root)
+        text = f"{path}: {len(others)} files beside {len(paths)} images are left out, as {first}"
+        warnings.warn(text, stacklevel=2)
+    return Pictures(tuple(paths), channels, tuple(size), root.name), labels
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def cifar10(path: str | Path) -> tuple[ArraySource, list[int]]:
+    """CIFAR-10's training images and classes, from its python or its binary files.
+
+    (Krizhevsky, *Learning multiple layers of features from tiny images*, 2009; the files are those
+    of ``cifar-10-python.tar.gz`` and ``cifar-10-binary.tar.gz``, unpacked.)
+
+    Raises
+    ------
+    DatasetError
+        If there are no such files, or one is truncated or has other classes than 0 to 9.
+    """
+    folders = [Path(path), *(Path(path) / f"cifar-10-batches-{kind}" for kind in ("py", "bin"))]
+    for folder in folders:
+        for suffix, read in (("", _python_batch), (".bin", _binary_batch)):
+            names = [folder / f"data_batch_{k}{suffix}" for k in range(1, 6)]
+            if found := [name for name in names if name.is_file()]:
+                if missing := set(names[: names.index(found[-1])]) - set(found):
+                    raise DatasetError(f"{min(missing)} is missing, but {found[-1].name} is there")
+                pixels, labels = zip(*map(read, found), strict=True)
+                images = np.concatenate(pixels).reshape(-1, 3, 32, 32)
+                return ArraySource(images, "CIFAR-10"), np.concatenate(labels).tolist()
+    raise DatasetError(
+        f"{path} (--datapath) has no CIFAR-10 files: unpack cifar-10-python.tar.gz or"
+        " cifar-10-binary.tar.gz there (data_batch_1 …)"
+    )
+
+
+def _python_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        batch = _Plain(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        pixels, labels = batch[b"data"], np.asarray(batch[b"labels"])
+    except Exception as error:
+        raise DatasetError(f"{path} is no CIFAR-10 batch, or truncated: {error}") from None
+    return _checked(path, pixels, labels)
+
+
+def _binary_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    data = np.fromfile(path, np.uint8)
+    if data.size % 3073:
+        raise DatasetError(f"{path} has {data.size} bytes, but an image has 3073: it is truncated")
+    rows = data.reshape(-1, 3073)
+    return _checked(path, rows[:, 1:], rows[:, 0])
+
+
+def _checked(path: Path, pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    shape = getattr(pixels, "shape", type(pixels).__name__)
+    if shape != (len(labels), 3072) or labels.ndim != 1 or not len(labels):
+        raise DatasetError(
+            f"{path} has pixels of {shape} and labels of {labels.shape}: a batch has (images, 3072)"
+            " and (images,)"
+        )
+    wrong = labels if labels.dtype.kind not in "iu" else labels[(labels < 0) | (labels > 9)]
+    if len(wrong):
+        raise DatasetError(f"{path} has the label {wrong[0]}, but CIFAR-10 has 0 to 9")
+    return pixels, labels
+
+
+PLAIN = {"_reconstruct", "ndarray", "dtype", "encode", "scalar", "_frombuffer"}
+"""What the pickle of an array asks for."""
+
+
+class _Plain(pickle.Unpickler):
+    """Loads arrays and what Python is made of, and runs no code of the file's."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] in ("numpy", "_codecs") and name in PLAIN:
+            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")

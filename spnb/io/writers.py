@@ -1,0 +1,136 @@
+"""Files that many ranks write at once, each its own region: ``.npy``, ``.tif`` and ``.zarr``."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..ir.axes import Axes
+from ..ir.exchange import Spans
+from ..ir.region import Region
+from .sources import mapped
+
+CHUNK = 256
+"""Positions of a zarr chunk along each axis of the image; in 3-D a quarter of it."""
+
+SUFFIXES = (".npy", ".tif", ".tiff", ".zarr")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A file for one output of a network, in the layout that the network returns it.
+
+    Attributes
+    ----------
+    path
+        Where; its suffix tells the format.
+    axes
+        Of the output: ``axes.shape`` is that of the file.
+    dtype
+        Type of its elements; bfloat16, which no file has, is written as float32.
+    """
+
+    path: Path
+    axes: Axes
+    dtype: torch.dtype
+
+    @property
+    def numpy_dtype(self) -> np.dtype:
+        """What the file holds."""
+        if self.dtype == torch.bfloat16:
+            return np.dtype(np.float32)
+        if self.dtype == torch.bool and self.path.suffix != ".npy":
+            return np.dtype(np.uint8)
+        return torch.empty(0, dtype=self.dtype).numpy().dtype
+
+    def create(self, overwrite: bool = False) -> None:
+        """Make the file, as large as it will be; what is not written in it reads as zero.
+
+        Raises
+        ------
+        FileExistsError
+            If there is one, and it is not to be overwritten.
+        ValueError
+            For another suffix than ``.npy``, ``.tif``, ``.tiff`` or ``.zarr``.
+        """
+        suffix, shape = self.path.suffix, self.axes.shape
+        check_suffix(self.path)
+        if self.path.exists():
+            if not overwrite:
+                raise FileExistsError(f"{self.path} exists: pass overwrite=True to replace it")
+            shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if suffix == ".npy":
+            np.lib.format.open_memmap(self.path, "w+", self.numpy_dtype, shape)
+        elif suffix == ".zarr":
+            import zarr
+
+            if any(len(factors) > 1 for factors in self.axes.dims):
+                raise ValueError(
+                    f"an output of shape {shape}, one dimension of which holds several axes of the"
+                    " image, has no chunks that tiles could own: save it as .npy"
+                )
+            zarr.create_array(
+                str(self.path), shape=shape, chunks=self.chunks, dtype=self.numpy_dtype
+            )
+        else:
+            from tifffile import memmap
+
+            size = math.prod(shape) * self.numpy_dtype.itemsize
+            kind = {"photometric": "minisblack", "bigtiff": size > 2**32 - 2**25}
+            memmap(self.path, shape=shape, dtype=self.numpy_dtype, **kind)
+
+    def write(self, region: Region, piece: torch.Tensor) -> None:
+        """Write the piece that covers a region; of a zarr, one that cuts no chunk of another's."""
+        values = piece.to(torch.from_numpy(np.empty(0, self.numpy_dtype)).dtype)
+        if self.path.suffix == ".zarr":
+            import zarr
+
+            zarr.open_array(str(self.path), mode="r+")[self.axes.index(region)] = values.numpy()
+            return
+        if self.path.suffix == ".npy":
+            target = mapped(self.path, "r+")
+        else:
+            from tifffile import memmap
+
+            target = memmap(self.path, mode="r+").reshape(self.axes.shape)
+        self.axes.put(torch.from_numpy(target), Region.whole(self.axes.extent), region, values)
+        target.flush()
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Shape of a zarr's chunk: one image, all channels, a square of the image."""
+        side = CHUNK if self.axes.rank < 4 else CHUNK // 4
+        held = [1 if self.axes.axes_of(k) == (0,) else n for k, n in enumerate(self.axes.shape)]
+        cut = [self.axes.axes_of(k) not in ((), (0,)) for k in range(len(held))]
+        return tuple(min(n, side) if is_cut else n for n, is_cut in zip(held, cut, strict=True))
+
+    def spans(self, has: Spans) -> Spans:
+        """Where ownership must be cut so that no two ranks write into one chunk."""
+        if self.path.suffix != ".zarr":
+            return has
+        chunk = dict.fromkeys(range(self.axes.rank), 1)
+        for number, size in enumerate(self.chunks):
+            chunk |= dict.fromkeys(self.axes.axes_of(number), size)
+        ends = self.axes.extent
+        return tuple(
+            tuple(
+                tuple(min(-(-end // chunk[axis]) * chunk[axis], ends[axis]) for end in span)
+                for span in parts
+            )
+            if axis
+            else parts
+            for axis, parts in enumerate(has)
+        )
+
+
+def check_suffix(path: str | Path) -> None:
+    """Raise ValueError where an output cannot be saved under such a name."""
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"cannot save as {path.name}: use {', '.join(SUFFIXES)}")

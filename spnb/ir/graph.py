@@ -1,0 +1,131 @@
+"""A captured network: operator calls with their extents, as plain picklable data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from .axes import Axes, Extent
+from .blocks import Block
+from .node import Node, Ref, Weight
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A captured network.
+
+    Attributes
+    ----------
+    inputs
+        Axes of each input by its name.
+    nodes
+        Operator calls in the order of execution.
+    returned
+        What the network returns, flattened: values as `Ref`, what is known before it runs as
+        `Weight`, all else as it is.
+    blocks
+        The module's building blocks, in order: stages are cut between them.
+    constants
+        Calls that read no input: computed once, with the weights.
+    literals
+        Tensors that the network makes of numbers in its code, by name.
+    structure
+        How the flattened outputs are put together again (a pytree specification).
+    training
+        Whether it was captured as it is trained: see `spnb.capture.export.capture`.
+    counted
+        How often a pass adds one to a batch norm's number of batches, by the number's name.
+    """
+
+    inputs: Mapping[str, Axes]
+    dtype: torch.dtype
+    nodes: tuple[Node, ...]
+    returned: tuple[Any, ...]
+    blocks: tuple[Block, ...]
+    constants: tuple[Node, ...] = ()
+    literals: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    structure: Any = field(repr=False, default=None)
+    training: bool = False
+    counted: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def by_name(self) -> dict[str, Node]:
+        """Each node by the name of the value it computes."""
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def axes(self) -> dict[str, Axes]:
+        """Where the axes of the image lie in every value, inputs included."""
+        return {**self.inputs, **{node.name: node.axes for node in self.nodes}}
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the values that the network returns."""
+        return tuple(dict.fromkeys(leaf.value for leaf in self.returned if isinstance(leaf, Ref)))
+
+    @cached_property
+    def batch(self) -> int:
+        """Images in a batch."""
+        return next(iter(self.inputs.values())).extent[0]
+
+    @cached_property
+    def turns(self) -> dict[str, tuple[int, int]]:
+        """In training, of each batch norm, which of how many calls that have its statistics."""
+        calls: dict[str, list[str]] = {}
+        for node in self.nodes if self.training else ():
+            running = node.args.get("running_mean")
+            if isinstance(running, Weight):
+                calls.setdefault(running.name, []).append(node.name)
+        return {name: (k, len(names)) for names in calls.values() for k, name in enumerate(names)}
+
+    def made_of(self, names: Iterable[str]) -> tuple[list[str], list[Node]]:
+        """What weights are made of: parameters, buffers and literals, and the calls in order."""
+        wanted, calls = dict.fromkeys(names), []
+        for node in reversed(self.constants):
+            if f"={node.name}" in wanted:
+                calls.insert(0, node)
+                del wanted[f"={node.name}"]
+                wanted |= dict.fromkeys(weight.name for weight in node.weights)
+        return list(wanted), calls
+
+    def shape(self, value: str) -> tuple[int, ...]:
+        """Shape of a value, whole."""
+        return self.axes[value].shape
+
+    def extent(self, value: str) -> Extent:
+        """Sizes of a value along ``(batch, *spatial)``."""
+        return self.axes[value].extent
+
+    def channels(self, value: str) -> int:
+        """Elements at each position of ``(batch, *spatial)``."""
+        return self.axes[value].channels
+
+    def dtype_of(self, value: str) -> torch.dtype:
+        """Type of a value's elements."""
+        return self.by_name[value].dtype if value in self.by_name else self.dtype
+
+    def itemsize(self, value: str) -> int:
+        """Bytes of an element."""
+        return self.dtype_of(value).itemsize
+
+    def pack(self, values: Mapping[str, Any], known: Mapping[str, torch.Tensor]) -> Any:
+        """Put outputs together as the network returns them.
+
+        Parameters
+        ----------
+        values
+            Each of `outputs`.
+        known
+            Weights and constants, of which some may be returned.
+        """
+        leaves = []
+        for leaf in self.returned:
+            if isinstance(leaf, Ref):
+                leaf = values[leaf.value]
+            leaves.append(known[leaf.name] if isinstance(leaf, Weight) else leaf)
+        return pytree.tree_unflatten(leaves, self.structure)

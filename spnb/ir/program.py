@@ -1,0 +1,140 @@
+"""What one rank does for one micro-batch: a short list of steps, as plain picklable data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from .axes import Axes
+from .exchange import HOST, Exchange, Transfer
+from .region import Region
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """Collect the needed region of a value: the part at hand and what others send.
+
+    Attributes
+    ----------
+    tag, value, kind
+        Of the exchange.
+    region
+        The region needed; afterwards the value is held on it.
+    kept
+        The part of it that this rank computed itself.
+    transfers
+        What arrives.
+    axes
+        Where the axes of the image lie in the value.
+    """
+
+    tag: int
+    value: str
+    kind: str
+    region: Region
+    kept: Region | None
+    transfers: tuple[Transfer, ...]
+    axes: Axes
+    dtype: torch.dtype
+
+
+def receive_step(exchange: Exchange, rank: int, axes: Axes, dtype: torch.dtype) -> Receive:
+    """What a rank does to receive its share of an exchange of a value of this type."""
+    return Receive(
+        exchange.tag,
+        exchange.value,
+        exchange.kind,
+        exchange.need(rank),
+        exchange.kept(rank),
+        exchange.receives(rank),
+        axes,
+        dtype,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send the regions of a value that others need."""
+
+    tag: int
+    value: str
+    kind: str
+    transfers: tuple[Transfer, ...]
+    axes: Axes
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Compute a region of a node's value from the needed regions of its operands.
+
+    ``needs`` are as the rule gave them (they may run past the extent), ``clipped`` the part inside.
+    ``overwrites`` is whether the result may take the place of what is added to it (see
+    `spnb.rules.fused`), which nobody reads any more.  ``padding``, if given, is what windows are to
+    add on both sides by themselves: the region is then more than is needed, and what of it reads
+    beyond the needs is wrong (see `spnb.planner.widen`).
+    """
+
+    node: int
+    region: Region
+    needs: tuple[Region, ...]
+    clipped: tuple[Region, ...]
+    overwrites: bool = False
+    padding: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """Drop values after their last use."""
+
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Copy what a patch computed of a value to its place in the tile, and drop it.
+
+    Attributes
+    ----------
+    value
+        Which.
+    own, whole
+        What the patch owns, and what the tile does.
+    axes, dtype
+        Of the value.
+    last
+        Whether the tile is complete then, and is the value from now on.
+    """
+
+    value: str
+    own: Region
+    whole: Region
+    axes: Axes
+    dtype: torch.dtype
+    last: bool
+
+
+Step = Receive | Send | Compute | Free | Keep
+
+
+@dataclass(frozen=True)
+class Program:
+    """Steps of one rank for a micro-batch of a given number of images, in order."""
+
+    steps: tuple[Step, ...]
+
+
+def without_exchange(program: Program) -> Program:
+    """The same work with no message between ranks: what it would take if moving were free.
+
+    What would have come from others is zeros, so the result is wrong; only its time is meant.
+    """
+
+    def alone(step: Step) -> Step:
+        if isinstance(step, Send):
+            return replace(step, transfers=tuple(t for t in step.transfers if t.target == HOST))
+        if isinstance(step, Receive):
+            return replace(step, transfers=tuple(t for t in step.transfers if t.source == HOST))
+        return step
+
+    return Program(tuple(map(alone, program.steps)))

@@ -1,0 +1,182 @@
+"""All that one rank needs to know of a plan, as plain picklable data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .axes import Axes
+from .exchange import Spans, Team
+from .node import Node
+from .program import Program, Receive
+from .region import Region
+from .replicas import Copies
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Weights that some ranks have in common.
+
+    Attributes
+    ----------
+    number
+        Tells those of a plan apart; as many numbers as there are names belong to it.
+    ranks
+        Of all copies of the plan.
+    names
+        Of the weights.
+    """
+
+    number: int
+    ranks: Sequence[int]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, repr=False)
+class Part:
+    """All that one rank needs to know: its share of a plan, nothing of the others'.
+
+    Attributes
+    ----------
+    rank, num_ranks
+        This rank of the plan, and how many take part, those of all copies.
+    stage, tile
+        Number of its stage, and of its tile there.
+    home
+        The stage's ranks in their grid.
+    extent, region
+        Of the stage's first input: the whole, and the tile of it that this rank owns.
+    entry_needs
+        What the stage's tiles need of the network's input; ``None`` where they do not read it.
+    nodes
+        Its stage's operator calls.
+    weights
+        Names of the parameters and buffers that they read.
+    paths
+        Module that each value came from which they compute or read.
+    batches
+        Images in each micro-batch.
+    programs
+        For each number of images that occurs in ``batches`` the programs to run, in order.
+    imports
+        Modules that define the custom operators among the nodes.
+    ruled
+        Custom operators that the plan has rules for.
+    dtype
+        Floating type that the network is run in.
+    num_stages
+        Stages of the plan.
+    outputs
+        Shape of each of the network's outputs, whole: a mean over it divides by its size.
+    constants
+        Calls that make weights of others.
+    shared
+        Weights that ranks have in common with this one.
+    turns
+        Of each batch norm, which of how many calls it is that have its running statistics.
+    training
+        Whether the plan is for training.
+    threads
+        That it computes with; by default its share of its host's cores.
+    copies, replica
+        How often the plan is there, and which of its replicas this is.
+    mirror
+        What this rank is in the mirrored pipeline, if there is one.
+    device
+        Kind of device that it computes on: see `spnb.kernels.devices`.
+    """
+
+    rank: int
+    num_ranks: int
+    stage: int
+    tile: int
+    home: Team
+    extent: tuple[int, ...]
+    region: Region
+    entry_needs: Spans | None
+    nodes: tuple[Node, ...]
+    weights: tuple[str, ...]
+    paths: Mapping[str, str]
+    batches: tuple[int, ...]
+    programs: Mapping[int, tuple[Program, ...]]
+    imports: tuple[str, ...]
+    ruled: tuple[str, ...]
+    dtype: torch.dtype
+    num_stages: int
+    outputs: Mapping[str, tuple[int, ...]]
+    constants: tuple[Node, ...]
+    shared: tuple[Shared, ...]
+    turns: Mapping[str, tuple[int, int]]
+    copies: Copies
+    replica: int = 0
+    training: bool = False
+    threads: int | None = None
+    mirror: Part | None = None
+    device: str = "cpu"
+
+    def __repr__(self) -> str:
+        steps = sum(len(program.steps) for each in self.programs.values() for program in each)
+        return (
+            f"Part of rank {self.rank} of {self.num_ranks}: stage {self.stage}, tile {self.tile},"
+            f" {self.region} of {self.extent}, {len(self.nodes)} operators, {steps} steps"
+        )
+
+    @property
+    def images(self) -> tuple[Part, ...]:
+        """What this rank is in each of its pipelines: this, and its mirror image if it has one."""
+        return (self,) if self.mirror is None else (self, self.mirror)
+
+    @property
+    def world_rank(self) -> int:
+        """Number of this rank among those of all copies."""
+        return self.copies.of(self.replica)[0].ranks[self.rank]
+
+    def received(self, kind: str) -> list[Receive]:
+        """Every step that receives in an exchange of a kind."""
+        groups = (group for image in self.images for group in image.programs.values())
+        steps = (step for group in groups for program in group for step in program.steps)
+        return [step for step in steps if isinstance(step, Receive) and step.kind == kind]
+
+    def in_batch(self, region: Region, axes: Axes, first_image: int) -> Region:
+        """A region of a micro-batch's value, of that of the whole batch.
+
+        Parameters
+        ----------
+        first_image
+            Of the micro-batch, in the batch.
+        """
+        images, batch = axes.extent[0], sum(self.batches)
+        return region.moved(0 if images % batch else first_image * (images // batch))
+
+    def grown(self, halo: int | Sequence[int]) -> Spans:
+        """What the stage's tiles are when they grow inside the image, on each spatial axis alike.
+
+        Parameters
+        ----------
+        halo
+            Positions on both sides: one number for all spatial axes, or one for each.
+        """
+        axes = len(self.extent) - 1
+        widths = (0, *((halo,) * axes if isinstance(halo, int) else halo))
+        return tuple(
+            tuple((max(0, a - w), min(n, b + w)) for a, b in spans)
+            for spans, w, n in zip(
+                self.home.tiling.spans(self.extent), widths, self.extent, strict=True
+            )
+        )
+
+    @property
+    def at_once(self) -> int:
+        """Ranks that may compute at the same time as this one, itself included.
+
+        With a single micro-batch one stage computes after the other.
+        """
+        alone = self.copies.parts == 1 and not self.copies.times
+        return len(self.home.ranks) * self.copies.replicas if alone else self.num_ranks
+
+    @property
+    def position(self) -> tuple[int, ...]:
+        """Coordinates of the tile in its grid over ``(batch, *spatial)``."""
+        return self.home.position(self.rank)

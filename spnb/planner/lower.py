@@ -1,0 +1,33 @@
+"""Replaces calls that look at all of space by calls that each tile can do its part of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..ir.blocks import Block
+from ..ir.graph import Graph
+from ..ir.node import Node
+from ..ir.region import Tiling
+from ..rules import rule_of
+
+
+def lowered(graph: Graph, tilings: Sequence[Tiling], blocks: Sequence[int]) -> Graph:
+    """The same network, each call as the stage that it runs in can run it.
+
+    Parameters
+    ----------
+    tilings
+        Grid of each stage.
+    blocks
+        Number of blocks in each stage.
+    """
+    nodes: list[Node] = []
+    found: list[Block] = []
+    stages = (tiling for tiling, count in zip(tilings, blocks, strict=True) for _ in range(count))
+    for block, tiling in zip(graph.blocks, stages, strict=True):
+        start = len(nodes)
+        for node in graph.nodes[block.start : block.stop]:
+            nodes += rule_of(node).lower(tiling)
+        found.append(Block(block.path, start, len(nodes)))
+    return replace(graph, nodes=tuple(nodes), blocks=tuple(found))

@@ -1,0 +1,105 @@
+"""Operators that read their whole operands, or of which nothing is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..ir.axes import Axes, axes_in, dim
+from ..ir.node import Node, Weight, invoke
+from ..ir.region import Region, Tiling
+from .base import Rule, Tensors, Weights, factory_of, rule
+
+
+@dataclass(frozen=True)
+class Whole(Rule):
+    """An operator that reads the whole space of its operands, each image of the batch for itself.
+
+    It is run on all of that, and what is wanted is cut from the result.
+    """
+
+    @cached_property
+    def axes(self) -> Axes:
+        """Those of the first operand of this shape; else the batch is all that can be cut."""
+        shape, operands = self.node.shape, self.node.operand_axes
+        for axes in operands:
+            if axes.shape == shape:
+                return axes
+        rank = self.node.axes.rank
+        batched = self.known and any(a.dims and axes_in(a.dims[0]) == (0,) for a in operands)
+        if shape and batched and all(a.shape[:1] == shape[:1] for a in operands):
+            return Axes((dim(shape[0], 0), *map(dim, shape[1:])), rank)
+        return Axes.uncut(shape, rank)
+
+    def against(self, weight: Weight) -> Axes | None:
+        return None
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        """All of space; of the batch where the result has none."""
+        axes = self.node.operand_axes[operand]
+        batched = 0 in self.axes.present and axes.extent[0] == self.axes.extent[0]
+        return axes.extent[axis] > 1 and not (axis == 0 and batched and self.known)
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        args = self.node.bind(tensors, weights)
+        for name in ("size", "shape", "output_size"):  # captured with all images of the batch
+            given, shape = args.get(name), self.node.shape
+            of_result = isinstance(given, list) and len(given) == len(shape)
+            if of_result and all(n in (-1, m) for n, m in zip(given, shape, strict=True)):
+                args[name] = list(self.axes.local_shape(self._held(region)))
+        return self._wanted(invoke(self.node.op, args), region)
+
+    def _held(self, region: Region) -> Region:
+        """What of the result is computed to get a region of it."""
+        operands = range(len(self.node.operands))
+        whole = [any(self.gathers(k, axis) for k in operands) for axis in range(self.axes.rank)]
+        ends = zip(whole, self.axes.extent, region.spans, strict=True)
+        return Region(tuple((0, n) if all_of else span for all_of, n, span in ends))
+
+    def _wanted(self, result: Any, region: Region) -> Any:
+        if isinstance(result, (tuple, list)):
+            return type(result)(self._wanted(part, region) for part in result)
+        return self.axes.piece(result, self._held(region), region)
+
+
+@dataclass(frozen=True)
+class Unknown(Whole):
+    """An operator without a rule: it reads everything, and may mix the images of a batch."""
+
+    known = False
+
+
+INDEPENDENT = """
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d fft_fft fft_fft2
+    fft_ifft fft_ifft2 fft_irfft fft_irfft2 fft_rfft fft_rfft2 gather grid_sampler grid_sampler_2d
+    grid_sampler_3d kthvalue max_unpool2d max_unpool3d mode _upsample_bicubic2d_aa
+    _upsample_bilinear2d_aa
+"""
+
+
+@rule(*INDEPENDENT.split())
+def independent(node: Node) -> Rule | None:
+    """Operators of each image for itself, as long as they do not work along the batch."""
+    rank, along = len(node.operand_axes[0].dims), node.args.get("dim", 1)
+    along = [along] if isinstance(along, int) else along
+    return Whole(node) if along and all(d % rank for d in along) else None
+
+
+def rule_of(node: Node) -> Rule:
+    """The rule of a call; `Unknown` where the operator, used like this, has none."""
+    found = node.__dict__.get("_rule")  # beside the fields: a call is asked for it again and again
+    if found is None:
+        factory = factory_of(node.op)
+        found = node.__dict__["_rule"] = (factory(node) if factory else None) or Unknown(node)
+    return found
+
+
+def whole_axes(rule: Rule, operand: int, tiling: Tiling) -> tuple[int, ...]:
+    """The axes that a grid cuts, in space, and along which a call needs all of an operand."""
+    extent = rule.node.operand_axes[operand].extent
+    cut = (axis for axis, n in enumerate(tiling.grid) if axis and n > 1 and extent[axis] > 1)
+    return tuple(axis for axis in cut if rule.gathers(operand, axis))

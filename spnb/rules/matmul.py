@@ -1,0 +1,162 @@
+"""Products that sum over a shared dimension: linear layers, matrix products, attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..ir.axes import Axes, Dim, axes_in, dim, fitted, size_of
+from ..ir.node import Node, Ref, Weight, invoke, leaves
+from ..ir.region import Region
+from .base import Rule, Tensors, Weights, rule
+
+Labels = tuple[str, ...]
+"""A name for each dimension; the same name in two tensors is the same dimension."""
+
+
+@dataclass(frozen=True)
+class Product(Rule):
+    """A product that sums over the dimensions that the result does not have.
+
+    A result's dimension is cut as that of the first operand that has it.  What is summed over must
+    be whole, and so must what another operand has cut otherwise: the keys and values of attention.
+
+    Parameters
+    ----------
+    labels
+        Of each operand, in order.
+    weight_labels
+        Of each weight, by name.
+    result_labels
+        Of the result.
+    """
+
+    labels: tuple[Labels, ...]
+    weight_labels: Mapping[str, Labels]
+    result_labels: Labels
+
+    @cached_property
+    def axes(self) -> Axes:
+        dims: dict[str, Dim] = {}
+        taken: set[int] = set()
+        operands = list(zip(self.labels, self.node.operand_axes, strict=True))
+        for label, size in zip(self.result_labels, self.node.shape, strict=True):
+            dims[label] = dim(size)
+            for labels, axes in operands:
+                factors = axes.dims[labels.index(label)] if label in labels else ()
+                found = set(axes_in(factors))
+                if found and size_of(factors) == size and not found & taken:
+                    dims[label], taken = factors, taken | found
+                    break
+        rank = self.node.axes.rank
+        return Axes(tuple(dims[label] for label in self.result_labels), rank)
+
+    def _target(self, labels: Labels, axes: Axes) -> Axes:
+        """The dimensions of an operand as the result has them."""
+        there = dict(zip(self.result_labels, self.axes.dims, strict=True))
+        pairs = zip(labels, axes.dims, strict=True)
+        return axes.with_dims(
+            [
+                there[label] if label in there and size_of(d) > 1 else dim(size_of(d))
+                for label, d in pairs
+            ]
+        )
+
+    def against(self, weight: Weight) -> Axes | None:
+        labels = self.weight_labels.get(weight.name)
+        return labels and self._target(labels, Axes.uncut(weight.shape, self.axes.rank))
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        axes = self.node.operand_axes[operand]
+        target = self._target(self.labels[operand], axes)
+        pairs = zip(axes.dims, target.dims, strict=True)
+        return any(axis in axes_in(mine) and mine != there for mine, there in pairs)
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        operands = [
+            fitted(tensor, axes, self._target(labels, axes), region)
+            for tensor, axes, labels in zip(
+                tensors, self.node.operand_axes, self.labels, strict=True
+            )
+        ]
+        local = {w.name: self._fitted_weight(w, weights, region) for w in self.node.weights}
+        return invoke(self.node.op, self.node.bind(operands, local))
+
+
+def product(node: Node, labels: Sequence[Labels | None], result: Labels) -> Rule:
+    """A product whose tensors, in the order of its arguments, have these labels."""
+    tensors = [leaf for leaf in leaves(node.args) if isinstance(leaf, (Ref, Weight))]
+    pairs = list(zip(tensors, labels, strict=True))
+    operands = tuple(names for tensor, names in pairs if isinstance(tensor, Ref))
+    others = {tensor.name: names for tensor, names in pairs if isinstance(tensor, Weight) and names}
+    return Product(node, operands, others, result)
+
+
+def _ranks(node: Node) -> list[int]:
+    """Number of dimensions of each tensor among the arguments, in order."""
+    axes = iter(node.operand_axes)
+    tensors = (leaf for leaf in leaves(node.args) if isinstance(leaf, (Ref, Weight)))
+    return [len(next(axes).dims) if isinstance(t, Ref) else len(t.shape) for t in tensors]
+
+
+def _batch(count: int) -> Labels:
+    """Labels of leading dimensions, which are aligned at their end."""
+    return tuple(f"batch{k}" for k in range(count, 0, -1))
+
+
+@rule("linear")
+def linear(node: Node) -> Rule | None:
+    """A product over the last dimension (torch.nn.Linear)."""
+    rank = _ranks(node)[0]
+    before = _batch(rank - 1)
+    labels: list[Labels | None] = [(*before, "in"), ("out", "in"), ("out",)]
+    return product(node, labels[: len(_ranks(node))], (*before, "out"))
+
+
+@rule("matmul", "bmm", "mm")
+def matmul(node: Node) -> Rule | None:
+    """A matrix product, with leading dimensions that are broadcast (torch.matmul)."""
+    a, b = _ranks(node)
+    if min(a, b) < 2:
+        return None
+    labels = ((*_batch(a - 2), "row", "sum"), (*_batch(b - 2), "sum", "column"))
+    return product(node, labels, (*_batch(max(a, b) - 2), "row", "column"))
+
+
+@rule("addmm", "baddbmm")
+def added_matmul(node: Node) -> Rule | None:
+    """A matrix product, and a sum (torch.addmm)."""
+    ranks = _ranks(node)
+    batch = _batch(ranks[1] - 2)
+    result = (*batch, "row", "column")
+    labels = (result[-ranks[0] :], (*batch, "row", "sum"), (*batch, "sum", "column"))
+    return product(node, labels, result)
+
+
+@rule("einsum")
+def einsum(node: Node) -> Rule | None:
+    """Any product of labelled dimensions (torch.einsum)."""
+    given, arrow, result = node.args["equation"].replace(" ", "").partition("->")
+    if not arrow or "..." in given:
+        return None
+    terms = [tuple(term) for term in given.split(",")]
+    if any(len(set(term)) < len(term) for term in terms):
+        return None  # a diagonal
+    return product(node, terms, tuple(result))
+
+
+@rule("scaled_dot_product_attention")
+def attention(node: Node) -> Rule | None:
+    """Every query for itself; it reads all keys and values (Vaswani et al., 2017)."""
+    ranks = _ranks(node)
+    if node.args["is_causal"] or node.args["dropout_p"] or len(set(ranks[:3])) > 1:
+        return None
+    batch = _batch(ranks[0] - 2)
+    labels = [(*batch, "query", "in"), (*batch, "key", "in"), (*batch, "key", "out")]
+    if len(ranks) > 3:
+        labels.append((*batch, "query", "key")[-ranks[3] :])
+    return product(node, labels, (*batch, "query", "out"))

@@ -1,0 +1,244 @@
+"""Operators that move positions along space: concatenation, rolls, flips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from ..ir.axes import Axes, axes_in, dim, fitted, joined_along
+from ..ir.node import Node, Ref
+from ..ir.region import Region, Span, Tiling, meet
+from .base import Direct, Local, Rule, Spans, Tensors, Weights, rule
+from .elementwise import Joined
+from .fallback import Whole
+from .slices import Strided
+
+
+@dataclass(frozen=True)
+class Concatenated(Rule):
+    """Tensors one after another along an axis of the image.
+
+    Parameters
+    ----------
+    number, axis
+        The dimension, and the axis in it.
+    """
+
+    any_layout = True
+
+    number: int
+    axis: int
+
+    @cached_property
+    def axes(self) -> Axes:
+        shape, k, rank = self.node.shape, self.number, self.node.axes.rank
+        return joined_along(k, dim(shape[k], self.axis), shape, self.node.operand_axes, rank)
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where each operand begins."""
+        sizes = [shape[self.number] for shape in self.node.operand_shapes]
+        return [sum(sizes[:k]) for k in range(len(sizes))]
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        return axis != self.axis and super().gathers(operand, axis)
+
+    def need(self, operand: int, axis: int, span: Span) -> Span:
+        if axis != self.axis:
+            return super().need(operand, axis, span)
+        return (span[0] - self.starts[operand], span[1] - self.starts[operand])
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        start, stop = region.spans[self.axis]
+        sizes = (shape[self.number] for shape in self.node.operand_shapes)
+        parts = zip(tensors, self.node.operand_axes, self.starts, sizes, strict=True)
+        pieces = [
+            fitted(tensor, axes.without(self.number), self.axes.without(self.number), region)
+            for tensor, axes, first, n in parts
+            if first < stop and start < first + n
+        ]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, self.number)
+
+
+@rule("cat", "concat", "concatenate")
+def joined(node: Node) -> Rule | None:
+    """Tensors one after another, along channels or along space."""
+    number = node.args["dim"] % len(node.shape)
+    operands = node.operand_axes
+    if any(len(axes.dims) != len(node.shape) for axes in operands):
+        return None  # PyTorch skips empty tensors of one dimension
+    found = {axis for axes in operands for axis in axes.axes_of(number)}
+    if not found:
+        return Joined(node, number)
+    if 0 in found:
+        return None
+    alone = all(len(axes.dims[number]) == len(axes.axes_of(number)) <= 1 for axes in operands)
+    if len(found) > 1 or not alone or node.weights:
+        return Whole(node)
+    return Concatenated(node, number, found.pop())
+
+
+@dataclass(frozen=True)
+class Taken(Strided):
+    """A slice that stays where it is: each tile owns what it owned before.
+
+    It is sent from there to whom it is needed, be it at the other end of the image.
+    """
+
+    pinned = True
+
+    def own(self, tiling: Tiling) -> Spans:
+        spans = list(tiling.spans(self.node.operand_axes[0].extent))
+        inside = (self.first, self.first + self.node.shape[self.number])
+        met = (meet(span, inside) for span in spans[self.axis])
+        spans[self.axis] = tuple((a - self.first, max(a, b) - self.first) for a, b in met)
+        return tuple(spans)
+
+
+@rule("spnb.taken")
+def taken(node: Node) -> Rule:
+    """A part of a roll, or of the padding of a torus."""
+    return Taken(node, node.args["dim"], node.args["start"], 1)
+
+
+def rearranged(node: Node, pieces: dict[int, list[Span]]) -> list[Node]:
+    """Calls that put pieces of an operand together anew, along one dimension after another.
+
+    Parameters
+    ----------
+    pieces
+        For each dimension the spans to take, in their new order.
+    """
+    nodes: list[Node] = []
+    value, axes = node.args["self"], node.operand_axes[0]
+    for number, spans in pieces.items():
+        parts = []
+        for start, stop in spans:
+            args = {"self": value, "dim": number, "start": start, "stop": stop}
+            name, sized = f"{node.name}.{len(nodes)}", axes.resized(number, stop - start)
+            parts.append(replace(node, name=name, op="spnb.taken.default", args=args, axes=sized))
+            parts[-1] = replace(parts[-1], operand_axes=(axes,))
+            nodes.append(parts[-1])
+        sized = axes.resized(number, sum(stop - start for start, stop in spans))
+        args = {"tensors": [Ref(part.name) for part in parts], "dim": number}
+        joint = replace(node, name=f"{node.name}.{len(nodes)}", op="aten.cat.default", args=args)
+        nodes.append(replace(joint, axes=sized, operand_axes=tuple(p.axes for p in parts)))
+        value, axes = Ref(nodes[-1].name), sized
+    nodes[-1] = replace(nodes[-1], name=node.name)
+    return nodes
+
+
+@dataclass(frozen=True)
+class Rolled(Whole):
+    """Positions moved around a torus (torch.roll).
+
+    Parameters
+    ----------
+    shifts
+        By how many positions, for each dimension.
+    """
+
+    shifts: dict[int, int]
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        """The first tile reads the end of the last one."""
+        moved = (n for n, shift in self.shifts.items() if shift % self.axes.shape[n])
+        return any(axis in self.axes.axes_of(number) for number in moved)
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        shifts = {n: shift for n, shift in self.shifts.items() if shift % self.axes.shape[n]}
+        rolled = tensors[0].roll(list(shifts.values()), list(shifts)) if shifts else tensors[0]
+        return self.axes.piece(rolled, self._held(region), region)
+
+    def lower(self, tiling: Tiling) -> Sequence[Node]:
+        """Both ends change places, each sent from the tile that has it."""
+        pieces = {}
+        for number, shift in self.shifts.items():
+            n = self.node.shape[number]
+            if k := shift % n:
+                pieces[number] = [(n - k, n), (0, n - k)]
+        alone = all(len(self.axes.dims[number]) == 1 for number in pieces)
+        axes = [self.axes.axes_of(number) for number in pieces]
+        cut = all(axes) and any(tiling.grid[a] > 1 for (a, *_) in axes)
+        return rearranged(self.node, pieces) if alone and cut else (self.node,)
+
+
+@rule("roll")
+def rolled(node: Node) -> Rule | None:
+    """Moved around a torus."""
+    axes = node.operand_axes[0]
+    numbers = [d % len(axes.dims) for d in node.args["dims"]]
+    if not numbers or any(0 in axes.axes_of(n) for n in numbers):
+        return None
+    shifts = dict.fromkeys(numbers, 0)
+    for number, shift in zip(numbers, node.args["shifts"], strict=True):
+        shifts[number] += shift
+    return Rolled(node, shifts)
+
+
+@dataclass(frozen=True)
+class Flipped(Direct):
+    """Positions in reversed order along some dimensions (torch.flip)."""
+
+    @cached_property
+    def turned(self) -> frozenset[int]:
+        """The axes that are reversed."""
+        axes = self.node.operand_axes[0]
+        return frozenset(a for d in self.node.args["dims"] for a in axes.axes_of(d))
+
+    def need(self, operand: int, axis: int, span: Span) -> Span:
+        n = self.node.operand_axes[0].extent[axis]
+        return (n - span[1], n - span[0]) if axis in self.turned else super().need(0, axis, span)
+
+    def lower(self, tiling: Tiling) -> Sequence[Node]:
+        """Each tile turns what it has; it is then sent to where it belongs."""
+        if not any(tiling.grid[axis] > 1 for axis in self.turned):
+            return (self.node,)
+        turned = replace(self.node, name=f"{self.node.name}.0", op="spnb.flipped.default")
+        args = {"self": Ref(turned.name)}
+        moved = replace(self.node, op="aten.alias.default", args=args, operand_axes=(turned.axes,))
+        return (turned, moved)
+
+
+@dataclass(frozen=True)
+class FlippedInPlace(Flipped):
+    """The mirrored tile that each tile has at hand."""
+
+    pinned = True
+
+    def own(self, tiling: Tiling) -> Spans:
+        spans = list(tiling.spans(self.axes.extent))
+        for axis in self.turned:
+            n = self.axes.extent[axis]
+            spans[axis] = tuple((n - b, n - a) for a, b in spans[axis])
+        return tuple(spans)
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        return tensors[0].flip(self.node.args["dims"])
+
+    def lower(self, tiling: Tiling) -> Sequence[Node]:
+        return (self.node,)
+
+
+@rule("flip", "spnb.flipped")
+def flipped(node: Node) -> Rule | None:
+    """In reversed order, along channels or along space."""
+    axes = node.operand_axes[0]
+    factors = [axes.dims[d] for d in node.args["dims"]]
+    if any(0 in axes_in(f) for f in factors):
+        return None
+    if not any(map(axes_in, factors)):
+        return Local(node, axes)
+    if any(len(f) > 1 for f in factors):
+        return Whole(node)
+    return FlippedInPlace(node) if node.op.startswith("spnb") else Flipped(node)

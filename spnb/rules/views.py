@@ -1,0 +1,163 @@
+"""Operators that give a tensor another shape: views, permutations, new and dropped dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from ..ir.axes import Axes, Dim, Factor, broadcast, dim, size_of
+from ..ir.node import Node, invoke
+from ..ir.region import Region, Span
+from .base import Direct, Local, Rule, Tensors, Weights, rule
+from .fallback import Whole
+
+
+def reshaped(axes: Axes, shape: Sequence[int]) -> Axes | None:
+    """Where the axes of the image lie after a reshape; None where it takes one apart.
+
+    Factors are handed out in order.  A dimension that needs fewer positions than the next factor
+    has takes the slower part of it, and with it the axis; the faster part stays inside::
+
+        height 56 | width 56  ->  height 8 | 7 | width 8 | 7         windows of 7×7
+        height 8 | 2 | width 8 | 2  ->  height 16 | width 16         pixel shuffle
+
+    >>> reshaped(Axes.image((1, 3, 56, 56)), (1, 3, 8, 7, 8, 7))
+    Axes(1 | 3 | axis1 8 | 7 | axis2 8 | 7)
+    """
+    left = [factor for factors in axes.dims for factor in factors]
+    dims: list[Dim] = []
+    for size in shape:
+        taken: list[Factor] = []
+        while size > 1:
+            if not left:
+                return None
+            factor = left.pop(0)
+            if size % factor.size == 0:
+                taken.append(factor)
+                size //= factor.size
+            elif factor.size % size == 0:
+                taken.append(Factor(size, factor.axis))
+                left.insert(0, Factor(factor.size // size))
+                size = 1
+            else:
+                return None
+        dims.append(_joined(taken))
+    return axes.with_dims(dims)
+
+
+def _joined(factors: Sequence[Factor]) -> Dim:
+    """Neighbouring factors as one, where the faster one is not an axis of its own."""
+    found: list[Factor] = []
+    for factor in factors:
+        if found and factor.axis is None:
+            found[-1] = Factor(found[-1].size * factor.size, found[-1].axis)
+        else:
+            found.append(factor)
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Reshape(Direct):
+    """The same elements in another shape; an axis may become coarser or finer by a whole factor.
+
+    Parameters
+    ----------
+    result
+        Where the axes of the image lie afterwards.
+    """
+
+    result: Axes
+
+    @cached_property
+    def axes(self) -> Axes:
+        return self.result
+
+    def need(self, operand: int, axis: int, span: Span) -> Span:
+        n, m = self.node.operand_axes[0].extent[axis], self.axes.extent[axis]
+        if n >= m:
+            return (span[0] * (n // m), span[1] * (n // m))
+        return (span[0] // (m // n), -(-span[1] // (m // n)))
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        pairs = zip(needs[0].spans, self.node.operand_axes[0].extent, self.axes.extent, strict=True)
+        held = Region(tuple((a * m // n, b * m // n) for (a, b), n, m in pairs))
+        return self.axes.piece(tensors[0].reshape(self.axes.local_shape(held)), held, region)
+
+
+@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze",
+      "_reshape_alias", "ravel", "view_as", "reshape_as")  # fmt: skip
+def reshape(node: Node) -> Rule | None:
+    """A view of another shape, as long as it takes no axis of the image apart."""
+    found = reshaped(node.operand_axes[0], node.shape)
+    return Whole(node) if found is None else Reshape(node, found)
+
+
+@rule("permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "mT", "numpy_T")
+def permute(node: Node) -> Rule | None:
+    """Dimensions in another order: the axes of the image go with them."""
+    axes = node.operand_axes[0]
+    sizes = list(range(2, 2 + len(axes.dims)))  # a size of its own tells where a dimension went
+    moved = invoke(node.op, node.bind([torch.empty(sizes, device="meta")], {}))
+    return Local(node, axes.with_dims([axes.dims[n - 2] for n in moved.shape]))
+
+
+@dataclass(frozen=True)
+class Expand(Rule):
+    """Copies along dimensions of size 1; in space, each tile makes its own."""
+
+    @cached_property
+    def axes(self) -> Axes:
+        shape, operand = self.node.shape, self.node.operand_axes[0]
+        found = broadcast(shape, [operand], operand.rank)
+        dims, taken = list(found.dims), set(found.present)
+        if len(shape) == operand.rank + 1:  # as an image: new positions take its axes
+            before = len(shape) - len(operand.dims)
+            for number in (0, *range(2, len(shape))):
+                axis = max(0, number - 1)
+                single = number < before or size_of(operand.dims[number - before]) == 1
+                if single and axis not in taken:
+                    dims[number] = dim(shape[number], axis)
+        return found.with_dims(dims)
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        return tensors[0].expand(self.axes.local_shape(region))
+
+
+@rule("expand")
+def expand(node: Node) -> Rule | None:
+    """Copies along dimensions of size 1 (torch.Tensor.expand)."""
+    return Expand(node)
+
+
+@dataclass(frozen=True)
+class Repeat(Expand):
+    """Copies along dimensions of size 1, and of channels."""
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        local, x = self.axes.local_shape(region), tensors[0]
+        times = list(self.node.args["repeats"])
+        x = x.reshape((1,) * (len(times) - x.ndim) + tuple(x.shape))
+        grown = [r > 1 and n == 1 for r, n in zip(times, x.shape, strict=True)]
+        sizes = zip(times, grown, local, strict=True)
+        return x.repeat([n if is_grown else r for r, is_grown, n in sizes])
+
+
+@rule("repeat")
+def repeat(node: Node) -> Rule | None:
+    """Copies one after another (torch.Tensor.repeat)."""
+    axes, times = node.operand_axes[0], node.args["repeats"]
+    before = len(times) - len(axes.dims)
+    repeated = [k for k, r in enumerate(times[before:]) if r > 1]
+    if any(axes.axes_of(k) for k in repeated):
+        return None if any(0 in axes.axes_of(k) for k in repeated) else Whole(node)
+    return Repeat(node)

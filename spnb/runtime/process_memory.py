@@ -1,0 +1,92 @@
+"""How much memory a process holds, and held at most."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..kernels.devices import CPU
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def resident_bytes(device: torch.device = CPU) -> int:
+    """Bytes of physical memory that the process holds now (its peak, where that is not known).
+
+    Parameters
+    ----------
+    device
+        Whose memory is meant, here and below: on a GPU, what its tensors take.
+    """
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return _status("VmRSS") or _peak_ever()
+
+
+def restart_peak(device: torch.device = CPU) -> None:
+    """Measure `peak_bytes` from now on, where the system can (Linux)."""
+    if device.type == "cuda":
+        return torch.cuda.reset_peak_memory_stats(device)
+    try:
+        _CLEAR.write_text("5")
+    except OSError:
+        return
+
+
+def peak_bytes(device: torch.device = CPU) -> int:
+    """Most bytes of physical memory that the process held since `restart_peak`."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _status("VmHWM") or _peak_ever()
+
+
+def keep_blocks() -> None:
+    """Keep large blocks of memory from one operation to the next, where the allocator is glibc's.
+
+    It would give each back to the system, and every new activation would be paged in again, which
+    takes longer than to compute it.
+    """
+    mallopt = _of_libc("mallopt")
+    if mallopt is None:
+        return
+    for parameter, value in (
+        (_MMAP_THRESHOLD, 2**31 - 1),
+        (_TRIM_THRESHOLD, -1),
+        (_TOP_PAD, 2**26),
+    ):
+        mallopt(parameter, value)
+
+
+def give_back() -> None:
+    """Return to the system what is kept and not in use; where it can, what the allocator keeps."""
+    gc.collect()
+    if trim := _of_libc("malloc_trim"):
+        trim(0)
+
+
+def _of_libc(name: str) -> Callable[..., Any] | None:
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError, TypeError):
+        return None
+
+
+def _status(field: str) -> int:
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), 0)
+
+
+def _peak_ever() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

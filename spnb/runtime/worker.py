@@ -1,0 +1,180 @@
+"""Runs one rank's programs: a loop over compute, send, receive and free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..ir.axes import Axes
+from ..ir.exchange import Exchange
+from ..ir.rank_plan import Part
+from ..ir.region import Region
+from ..ir.schedule import at_once
+from ..kernels.devices import CPU, computing_on
+from ..kernels.half_conv import convolving
+from ..kernels.preallocated import placing
+from ..transport import PeerFailed, Transport
+from .pipeline_stage import Station
+from .role import roles_of, turns_in
+from .state import Piece, Read, Run
+from .trace import Event, recorder_on
+
+Tell = Callable[[int, float], None]
+
+
+class RankError(RuntimeError):
+    """A rank failed; the message names rank, stage and layer."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rank has to show for one pass over the batch."""
+
+    pieces: list[Piece]
+    events: list[Event]
+
+
+class Worker:
+    """One rank, ready to run.
+
+    Parameters
+    ----------
+    part
+        Its share of the plan.
+    weights
+        The parameters and buffers that its stage reads, in the plan's dtype; those of its mirror
+        image's stage too.
+    transport
+        Its end of the carrier; ``None`` until it is connected.
+    device
+        Where it computes.
+
+    Attributes
+    ----------
+    stations
+        Its places in the copies of the plan: one, or also its mirror image's.
+    """
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        part: Part,
+        weights: Mapping[str, torch.Tensor],
+        transport: Transport | None,
+        device: torch.device = CPU,
+    ):
+        self.part, self.transport, self.device = part, transport, device
+        self.stations = [Station(role, weights, device) for role in roles_of(part)]
+        self._stale, self._convolving = False, convolving(part.dtype, device)
+
+    @property
+    def turns(self) -> list[tuple[Station, int]]:
+        """Its micro-batches in order, each with the place that it has for it."""
+        turns = at_once(turns_in([station.role for station in self.stations]))
+        return [(self.stations[copy], number) for copy, _, turn in turns for number in turn]
+
+    @torch.inference_mode()
+    def infer(self, read: Read, tell: Tell = lambda done, share: None) -> Outcome:
+        """Run its stages over all of its micro-batches.
+
+        Parameters
+        ----------
+        read
+            Where the image comes from.
+        tell
+            Called after each operator with the micro-batches done, and the share of all work done.
+
+        Raises
+        ------
+        RankError
+            If an operator fails here; the other ranks are told.
+        PeerFailed
+            If another rank fails.
+        """
+        if self._stale:  # what was to arrive in a run that failed may do so still, in that memory
+            for station in self.stations:
+                station.make_routines()
+        self._stale = True
+        batches, turns, done, cost = self.part.batches, self.turns, 0, 0.0
+        cost_of_all = sum(station.cost for station, _ in turns) or 1.0
+
+        def told(node: int) -> None:
+            nonlocal cost
+            cost += station.costs[node]
+            tell(done, cost / cost_of_all)
+
+        def read_there(value: str, region: Region) -> torch.Tensor:
+            return read(value, region).to(self.device)
+
+        run = Run(self.transport, read_there, told, recorder_on(self.device))
+        run.recorder.stage = self.part.stage
+        hearing = heard(self.transport, lambda: f"stage {run.recorder.stage}, {run.at}")
+        with computing_on(self.device), hearing, placing(), self._convolving:
+            self.transport.barrier()
+            run.recorder.start()
+            for station, number in turns:
+                run.transport = station.role.over(self.transport)
+                run.first_image = sum(batches[:number])
+                run.recorder.stage, run.recorder.micro_batch = station.part.stage, number
+                for routine in station.routines[batches[number]]:
+                    for action in routine.actions:
+                        action(run)
+                done += 1
+            tell(done, 1.0)
+            self.transport.flush()
+        self._stale = False
+        pieces = [replace(piece, tensor=piece.tensor.to(CPU)) for piece in run.pieces]
+        return Outcome(pieces, run.recorder.finish())
+
+    @torch.inference_mode()
+    def exchange(
+        self, exchange: Exchange, x: torch.Tensor, axes: Axes, copy: int = 0
+    ) -> torch.Tensor:
+        """Take part in an exchange of a tensor that this rank's tile covers; what it then needs.
+
+        Parameters
+        ----------
+        copy
+            Number of the place that it has the tile in.
+        """
+        station = self.stations[copy]
+        lane = station.role.over(self.transport)
+        run = Run(lane, _no_image, values={exchange.value: x.to(self.device)})
+        routine, send, receive = station.moving(exchange, axes, x.dtype)
+        whole = routine.holdings.operand(exchange.value, exchange.need(station.part.rank), axes)
+        hearing = heard(self.transport, lambda: f"stage {station.part.stage}, {run.at}")
+        with computing_on(self.device), hearing:
+            send(run)
+            receive(run)
+            result = whole(run)
+            self.transport.flush()
+        return result.to(x.device)
+
+
+@contextmanager
+def heard(transport: Transport, at: Callable[[], str]) -> Iterator[None]:
+    """Begin with no memory of earlier failures, and let the other ranks hear of one here.
+
+    Parameters
+    ----------
+    at
+        Says in which stage what was being done.
+    """
+    transport.hear()
+    try:
+        yield
+    except (PeerFailed, RankError):  # the others know
+        raise
+    except BaseException as error:
+        text = f"rank {transport.rank}, {at()}: {type(error).__name__}: {error}"
+        transport.fail(text)
+        if isinstance(error, Exception):
+            raise RankError(text) from error
+        raise
+
+
+def _no_image(name: str, region: object) -> torch.Tensor:
+    raise AssertionError("an exchange reads no image")

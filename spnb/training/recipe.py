@@ -1,0 +1,67 @@
+"""How a network is trained: its loss, its optimizer, and how their settings change by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ..ir.schedule import SCHEDULES
+from ..job.parsing import OptionError
+from .losses import LOSSES
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+}
+"""By name; what is not an option has PyTorch's default."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes
+    ----------
+    loss
+        A key of `spnb.training.losses.LOSSES`.
+    optimizer
+        A key of `OPTIMIZERS`.
+    learning_rate, weight_decay
+        Of the optimizer, in epoch 0.
+    learning_rate_decay
+        Factor on the learning rate after each epoch.
+    schedule
+        A key of `spnb.ir.schedule.SCHEDULES`.
+    seed
+        Of what dropout drops.
+    recompute
+        Whether values are computed anew on the way back, in place of being held.
+    """
+
+    loss: str
+    optimizer: str
+    learning_rate: float
+    weight_decay: float
+    learning_rate_decay: float
+    schedule: str
+    seed: int
+    recompute: bool
+
+    def __post_init__(self):
+        for name, known in (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in known:
+                value = getattr(self, name)
+                raise OptionError(f"unknown {name} {value!r}: use {', '.join(known)}")
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch.
+
+        >>> round(Recipe("mse", "sgd", 0.1, 0.0, 0.5, "1f1b", 0, False).rate(2), 3)
+        0.025
+        """
+        return self.learning_rate * self.learning_rate_decay**epoch

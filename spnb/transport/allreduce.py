@@ -1,0 +1,83 @@
+"""Sums over several ranks, made of the messages that every carrier has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from . import Arrival, Transport
+
+SUM_TAG = (1 << 15) + 128
+"""Of the messages that sums are made of: beyond those of any plan, and of cells."""
+
+
+class Sum:
+    """A sum of what each of some ranks has, under way; the same on all of them to the last bit.
+
+    Chunks travel around a ring twice, first to be summed and then to be spread, so that each rank
+    sends less than two times the tensor however many they are (Patarasuk and Yuan, *Bandwidth
+    optimal all-reduce algorithms for clusters of workstations*, 2009)::
+
+        rank 0    a0 b0 c0          a0 B  c01          A B C
+        rank 1    a1 b1 c1    ──►   a01 b1 C    ──►    A B C        A = a0 + a1 + a2, …
+        rank 2    a2 b2 c2          A  b12 c2          A B C
+
+    It begins at once, and goes on whenever `advance` is called, between other work.
+
+    Parameters
+    ----------
+    tensor
+        Contiguous, of one shape and type on all ranks; becomes the sum.
+    ranks
+        Who takes part, in the same order on all of them.
+    number
+        Tells sums apart that are under way at once.
+
+    Examples
+    --------
+    >>> from spnb.transport.local import World
+    >>> ones = World(3).run(lambda t: Sum(torch.ones(4), (0, 1, 2), t).result())
+    >>> [each.tolist() for each in ones]
+    [[3.0, 3.0, 3.0, 3.0], [3.0, 3.0, 3.0, 3.0], [3.0, 3.0, 3.0, 3.0]]
+    """
+
+    def __init__(
+        self, tensor: torch.Tensor, ranks: Sequence[int], transport: Transport, number: int = 0
+    ):
+        self.ranks, self.transport, self.tag = list(ranks), transport, SUM_TAG + number
+        self._tensor = tensor
+        self._turns = self._go_around()
+        self._awaited = next(self._turns, None)
+
+    def _go_around(self) -> Iterator[Arrival]:
+        """Yields what is to arrive before it can go on."""
+        count = len(self.ranks)
+        chunks = self._tensor.view(-1).tensor_split(count)
+        here = self.ranks.index(self.transport.rank)
+        after, before = self.ranks[(here + 1) % count], self.ranks[here - 1]
+        for turn in range(2 * (count - 1)):
+            out, back = (here - turn) % count, (here - turn - 1) % count
+            buffer = torch.empty_like(chunks[back])
+            arrival = self.transport.receive(before, self.tag, buffer)
+            self.transport.send(after, self.tag, chunks[out].clone())
+            yield arrival
+            if turn < count - 1:
+                chunks[back].add_(buffer)
+            else:
+                chunks[back].copy_(buffer)
+
+    def _take(self) -> None:
+        self.transport.wait([self._awaited])
+        self._awaited = next(self._turns, None)
+
+    def advance(self) -> None:
+        """Do what can be done without waiting."""
+        while self._awaited is not None and self._awaited.done():
+            self._take()
+
+    def result(self) -> torch.Tensor:
+        """The sum; waits for it."""
+        while self._awaited is not None:
+            self._take()
+        return self._tensor

@@ -1,0 +1,212 @@
+"""What a benchmark compares is what it says; its verdicts are not asserted, they are timings."""
+
+import json
+
+import matplotlib as mpl
+import pytest
+import torch
+from torch import nn
+
+import spnb
+from spnb.benchmarking.baselines import BASELINES, BaselineProcess, Unavailable
+from spnb.benchmarking.benchmark import LIMIT, SOLO, Alone, Bench, Solo
+from spnb.ir.exchange import HOST
+from spnb.ir.program import Receive, Send
+from spnb.ui.cli import main
+
+mpl.use("Agg")
+
+
+def job(**options):
+    given = {"image_size": 48, "batch_size": 1, "num_spatial_parts": 4}
+    return spnb.Job("resnet20_v1", **(given | options))
+
+
+def messages(plan, rank):
+    images = plan.part(rank).images
+    steps = (s for image in images for (p,) in image.programs.values() for s in p.steps)
+    steps = [s for s in steps if isinstance(s, (Send, Receive))]
+    return [t for s in steps for t in s.transfers if HOST not in (t.source, t.target)]
+
+
+@pytest.mark.parametrize("options", [{}, {"gems": True, "batch_size": 2}])
+def test_the_limit_sends_nothing_and_computes_the_same(options):
+    plan = spnb.plan(job(**options))
+    alone = Alone(plan)
+    for rank in range(plan.num_ranks):
+        assert messages(plan, rank)
+        assert not messages(alone, rank)
+    (own,), (its,) = (
+        [len(p.steps) for (p,) in each.part(0).programs.values()] for each in (plan, alone)
+    )
+    assert own == its
+    result = spnb.InProcess(alone).infer()
+    assert result.output.shape == (plan.graph.batch, 10)
+    assert torch.isfinite(result.output).all()
+    assert result.per_rank.bytes_sent.sum() == 0
+
+
+def test_a_tile_alone_differs_from_the_untiled_run():
+    assert not spnb.InProcess(Alone(spnb.plan(job()))).infer().check(strict=False).passed
+
+
+@pytest.mark.parametrize("name", ["plain", "tuned"])
+def test_a_baseline_computes_what_the_network_does(name):
+    network = job().module
+    x = torch.rand(1, 3, 48, 48)
+    threads = torch.get_num_threads()
+    try:
+        found = BASELINES[name].make(network, [x])()
+    finally:
+        torch.set_num_threads(threads)
+    with torch.no_grad():
+        torch.testing.assert_close(found, network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_process_times_steps_and_measures_memory():
+    process = BaselineProcess("plain", job())
+    try:
+        assert process.prepare_seconds > 0
+        assert process.step() > 0
+        assert process.peak_bytes() >= 0
+    finally:
+        process.stop()
+
+
+def test_a_network_that_cannot_travel_is_told():
+    class Local(nn.Conv2d):
+        pass
+
+    with pytest.raises(Unavailable, match="define it in a module"):
+        BaselineProcess("plain", spnb.Job(Local(3, 4, 3), image_size=48, batch_size=1))
+
+
+def test_an_error_in_the_process_is_told():
+    with pytest.raises(Unavailable, match="there is no checkpoint nowhere"):
+        BaselineProcess("plain", job(checkpoint="nowhere.pth"))
+
+
+def test_ratios_are_of_the_same_round():
+    seconds = {"spnb": (1.0, 2.0, 4.0), "plain": (3.0, 4.0, 4.0)}
+    found = Bench(spnb.plan(job()), seconds, {"plain": 0.5}, {"plain": 1 << 20}, {"x": "no"})
+    row = found.table.loc["plain"]
+    assert (row.ratio, row.lowest, row.highest, row.seconds) == (2.0, 1.0, 3.0, 4.0)
+    assert "not measured: x: no" in repr(found)
+    assert "2.00×" in repr(found)
+    ax = found.plot()
+    assert [bar.get_width() for bar in ax.patches] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--baselines quick", "unknown baseline 'quick': use some of plain"),
+        ("--rounds 0", "rounds is 0"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["bench resnet20_v1", "suite"])
+def test_what_cannot_be_asked(verb, line, message, capsys):
+    assert main([*verb.split(), *line.split()]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("halo --halos 0", "halos has 0, but must be at least 1"),
+        ("halo --repeats 0", "repeats has 0"),
+        ("sweep w2 --rounds 0", "rounds is 0"),
+        ("sweep w2 --image-size 64 --batch-size 1 --tiles 9999", "cannot be cut into"),
+        ("suite --workloads w9 --baselines plain", "unknown model 'w9'"),
+        ("bench w2 --device cuda", "device is cuda, but all that a split is measured against"),
+    ],
+)
+def test_what_cannot_be_measured(line, message, capsys):
+    assert main(line.split()) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", ["sweep w2 --lengths 1,x", "halo --tiles two", "suite --image-size 64"]
+)
+def test_what_cannot_be_read(line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    assert ended.value.code == 2
+    assert "spnb" in capsys.readouterr().err
+
+
+def test_one_rank_has_the_whole_image_and_one_thread():
+    solo = Solo(job(parts=1))
+    assert solo.num_ranks == 1
+    assert solo.part(0).threads == 1
+    assert spnb.InProcess(solo).infer().check().passed
+
+
+@pytest.mark.mpi
+def test_the_command_compares(tmp_path, capsys):
+    line = "bench resnet20_v1 --image-size 48 --batch-size 1 --num-spatial-parts 2 --rounds 2"
+    report = tmp_path / "bench.json"
+    extra = ["--baselines", "plain", "--report", str(report), "--save-plots", str(tmp_path)]
+    assert main([*line.split(), *extra]) == 0
+    assert "resnet20_v1 on 1×3×48×48, 3 ranks" in capsys.readouterr().out
+    found = json.loads(report.read_text())
+    assert set(found["ratios"]) == {"spnb", LIMIT, SOLO, "plain"}
+    assert found["bytes_sent"] == found["planned_bytes"] > 0
+    assert 0 < found["exchange_share"] < 1
+    assert found["planned_memory_bytes"] > 0
+    assert found["ratios"]["spnb"] == 1.0
+    assert all(len(each) == 2 for each in found["seconds"].values())
+    assert (tmp_path / "bench.png").stat().st_size > 5000
+
+
+@pytest.mark.mpi
+def test_the_suite_measures_all_in_one_run(tmp_path, capsys):
+    line = "suite --workloads w2 --sizes 48 --tiles 2,3 --baselines plain --rounds 2"
+    report = tmp_path / "suite.json"
+    extra = ["--report", str(report), "--save-plots", str(tmp_path)]
+    assert main([*line.split(), *extra]) == 0
+    assert "w2 48²" in capsys.readouterr().out
+    found = json.loads(report.read_text())["benches"]
+    assert [(each["workload"], each["size"], each["tiles"]) for each in found] == [
+        ("w2", 48, 2),
+        ("w2", 48, 3),
+    ]
+    assert all(set(each["ratios"]) == {"spnb", LIMIT, SOLO, "plain"} for each in found)
+    assert found[0]["seconds"]["plain"] == found[1]["seconds"]["plain"]
+    assert all(each["bytes_sent"] == each["planned_bytes"] for each in found)
+    assert (tmp_path / "suite.png").stat().st_size > 5000
+
+
+@pytest.mark.mpi
+def test_a_sweep_shows_what_fused_halos_cost_and_save(tmp_path, capsys):
+    line = "sweep w2 --image-size 48 --batch-size 1 --split-size 1 --tiles 2 --lengths 0,1,2"
+    report = tmp_path / "sweep.json"
+    extra = ["--rounds", "1", "--report", str(report), "--save-plots", str(tmp_path)]
+    assert main([*line.split(), *extra]) == 0
+    assert capsys.readouterr().out.count("← best") == 1
+    rows = json.loads(report.read_text())["lengths"]
+    assert [row["fused"] for row in rows] == ["none", "1", "2"]
+    assert rows[0]["exchanges"] > rows[2]["exchanges"]
+    assert rows[0]["redundant"] == 0 < rows[2]["redundant"]
+    assert all(row["seconds"] > 0 for row in rows)
+    assert (tmp_path / "sweep.png").stat().st_size > 5000
+
+
+@pytest.mark.mpi
+def test_halo_exchange_alone_is_validated(tmp_path, capsys):
+    line = "halo --sizes 24 --halos 1,20 --tiles 2,4 --channels 3 --repeats 2"
+    report = tmp_path / "halo.json"
+    extra = ["--report", str(report), "--save-plots", str(tmp_path)]
+    assert main([*line.split(), *extra]) == 0
+    assert "all exact" in capsys.readouterr().out
+    rows = json.loads(report.read_text())["exchanges"]
+    assert [(r["tiles"], r["halo"], r["messages"]) for r in rows] == [
+        (2, 1, 1),
+        (2, 20, 1),
+        (4, 1, 3),
+        (4, 20, 3),
+    ]
+    assert rows[0]["bytes"] == 24 * 3 * 4
+    assert rows[3]["bytes"] == (24 * 24 - 12 * 12) * 3 * 4
+    assert all(r["exchange"] > 0 and r["ping"] > 0 and r["copy"] > 0 for r in rows)

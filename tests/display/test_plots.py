@@ -1,0 +1,151 @@
+"""Pictures show what the numbers say."""
+
+import json
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from torch import nn
+
+import spnb
+from spnb.analysis.halos import halo_of
+from spnb.analysis.survey import held_value_bytes, traffic_matrix, untiled, weight_bytes
+from spnb.display import plots
+
+mpl.use("Agg")
+
+
+@pytest.fixture(scope="module")
+def result():
+    job = spnb.Job("resnet29_v2", image_size="97x131", batch_size=2, parts=2, num_spatial_parts=4)
+    return spnb.InProcess(spnb.plan(job)).infer("retina")
+
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close("all")
+
+
+def texts(ax):
+    return [t.get_text() for t in ax.texts]
+
+
+def test_each_takes_axes_and_returns_them(result):
+    plan = result.plan
+    for draw in (
+        lambda ax: plan.plot_tiles("retina", 0, ax),
+        lambda ax: plan.plot_halo(1, "retina", ax=ax),
+        plan.plot_clock,
+        plan.plot_traffic,
+        plan.plot_memory,
+        result.plot_timeline,
+        result.plot_layers,
+        result.plot_memory,
+        lambda ax: result.plot_difference(ax=ax),
+        plan.simulate().plot_timeline,
+    ):
+        figure, ax = plt.subplots()
+        assert draw(ax) is ax
+        figure.canvas.draw()
+        plt.close(figure)
+
+
+def test_the_halo_names_each_neighbour_with_the_size_of_its_part(result):
+    plan = result.plan
+    found = halo_of(plan, 0)
+    ax = plan.plot_halo(0)
+    for transfer in found.neighbours(0):
+        shape = "×".join(map(str, transfer.region.shape[1:]))
+        assert f"{transfer.source}\n{shape}" in texts(ax)
+    assert len(texts(ax)) == 1 + len(found.neighbours(0))
+    layer = next(
+        h.layer for h in spnb.analysis.halos.halos(plan, 0) if any(h.depth) and h is not found
+    )
+    assert layer in plan.plot_halo(0, layer=layer).get_title()
+    with pytest.raises(ValueError, match="exchanges no halo of 'nowhere': there are"):
+        plan.plot_halo(0, layer="nowhere")
+    with pytest.raises(ValueError, match="stage 1 is not tiled"):
+        plan.plot_halo(4)
+    with pytest.raises(ValueError, match="no rank 5: the plan has ranks 0 to 4"):
+        plan.plot_halo(5)
+
+
+def test_merges_are_no_halos():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.Conv2d(4, 1, 5))
+    plan = spnb.plan(spnb.Job(net, image_size=64, batch_size=1, split_size=1))
+    assert max(map(max, (h.depth for h in spnb.analysis.halos.halos(plan, 0)))) <= 4
+    assert untiled(plan).num_ranks == 1
+
+
+def test_the_clock(result):
+    job = spnb.Job("resnet20_v1", image_size=33, batch_size=3, parts=3)
+    ax = spnb.plan(job).plot_clock()
+    assert texts(ax) == ["0", "1", "0", "2", "1", "2"]
+    assert "through 2 stages: idle 25%" in ax.get_title()
+
+
+def test_traffic_and_memory_draw_the_plans_numbers(result):
+    plan = result.plan
+    matrix = traffic_matrix(plan)
+    shown = plan.plot_traffic().images[0].get_array()
+    np.testing.assert_array_equal(shown.filled(0), matrix)
+    ax = plan.plot_memory()
+    heights = [a.get_height() + b.get_height() for a, b in zip(*ax.containers)]
+    unit = 2**20 if "MiB" in ax.get_ylabel() else 2**10
+    expected = [
+        weight_bytes(plan, plan.stage_of(r).index) + held_value_bytes(plan, r) for r in range(5)
+    ]
+    np.testing.assert_allclose(np.array(heights) * unit, expected)
+    alone = untiled(plan)
+    line = ax.lines[0].get_ydata()[0] * unit
+    assert line == pytest.approx(weight_bytes(alone, 0) + held_value_bytes(alone, 0))
+    assert line > max(expected)
+
+
+def test_layers_sum_to_all_the_time(result):
+    for most in (3, 20, 1000):
+        ax = plots.layers(result.timings, most=most)
+        drawn = sum(bar.get_width() for bars in ax.containers for bar in bars)
+        assert drawn == pytest.approx(result.timings.seconds.sum() * 1e3)
+        assert len(ax.get_yticklabels()) <= most + 1
+
+
+def test_the_difference_is_where_it_is():
+    net = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1))
+    plan = spnb.plan(spnb.Job(net, image_size="20x30", batch_size=1, split_size=1))
+    result = spnb.InProcess(plan).infer()
+    result.output[0, 1, 7, 13] += 0.5
+    ax = result.plot_difference()
+    assert "PAST" in ax.get_title()
+    drawn = np.asarray(ax.images[0].get_array())
+    assert np.unravel_index(drawn.argmax(), drawn.shape) == (7, 13)
+    assert len(ax.lines) == 4  # tiles
+    assert "within" in spnb.InProcess(plan).infer().plot_difference().get_title()
+
+
+def test_a_rank_draws_its_own_halo():
+    job = spnb.Job("resnet20_v1", image_size=40, batch_size=1, num_spatial_parts=9)
+    session = spnb.InProcess(spnb.plan(job))
+    session.infer()
+    middle, last = session._ranks[4], session._ranks[9]
+    assert middle.neighbours["up"] == 1
+    assert middle.neighbours["down-right"] == 8
+    assert len(middle.neighbours) == 8
+    assert last.neighbours == {}
+    assert len(texts(middle.plot(torch.rand(1, 3, 16, 16)))) == 9
+    with pytest.raises(ValueError, match="rank 9 of stage 1 has no halo"):
+        last.plot()
+
+
+def test_the_chrome_trace_has_every_event(result, tmp_path):
+    path = result.to_chrome_trace(tmp_path / "trace.json")
+    events = json.loads(path.read_text())["traceEvents"]
+    spans = [e for e in events if e["ph"] == "X"]
+    assert len(spans) == len(result.timings)
+    assert sum(e["dur"] for e in spans) == pytest.approx(result.timings.seconds.sum() * 1e6)
+    assert {(e["pid"], e["tid"]) for e in spans} == {(0, 0), (0, 1), (0, 2), (0, 3), (1, 4)}
+    names = {e["args"]["name"] for e in events if e["ph"] == "M"}
+    assert {"stage 0", "stage 1", "rank 4"} <= names

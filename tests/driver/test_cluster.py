@@ -1,0 +1,358 @@
+"""Plans on real MPI engines: exact, interruptible, and fit for the next run after any failure."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from networks import dense, randomize
+from test_store import read
+from tiled import Call
+from torch import nn
+from torch.nn import functional as F
+
+import spnb
+from spnb.analysis.survey import traffic
+from spnb.driver.cluster import RunError
+from spnb.driver.engines import PATIENCE, EngineDied
+from spnb.rules import Rule
+
+pytestmark = pytest.mark.mpi
+
+
+def remote(function):
+    """Sent by its code: engines cannot import the tests."""
+    function.__module__ = "__main__"
+    return function
+
+
+def planned(image_size="97x131", batch_size=1, **given):
+    given.setdefault("precision", "fp64")
+    return spnb.plan(spnb.Job(dense(), image_size=image_size, batch_size=batch_size, **given))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with spnb.Cluster(planned(num_spatial_parts=9), progress=False) as cluster:
+        yield cluster
+
+
+CASES = [
+    {"slice_method": method, "num_spatial_parts": tiles}
+    for method in ("square", "vertical", "horizontal")
+    for tiles in (2, 3, 4, 5, 6, 9)
+]
+CASES += [{"image_size": size} for size in ("1411x1411", "193x201", "97x1024")]
+CASES += [{"image_size": size, "precision": "fp32"} for size in ("193x201", "97x1024")]
+CASES += [{"halo_D2": True, "fused_layers": fused, "balance": (6, 1)} for fused in (1, 2, 5, "all")]
+CASES += [{"batch_size": 5, "parts": parts} for parts in (1, 2, 3)]
+CASES += [
+    {"split_size": 3, "spatial_size": 2, "num_spatial_parts": "4,2", "balance": (3, 3, 1)},
+    {"batch_size": 5, "parts": 2, "local_DP": 2},
+    {"batch_size": 4, "spatial_size": 0, "split_size": 3, "local_DP": 3},
+    {"precision": "fp_16", "image_size": "193x201"},
+    {"precision": "bf_16", "image_size": "193x201"},
+    {"backend": "gloo", "batch_size": 3, "parts": 2},
+    {"backend": "gloo", "num_spatial_parts": 9, "precision": "fp32"},
+]
+
+
+@pytest.mark.parametrize("given", CASES, ids=str)
+def test_equal_to_the_untiled_run(cluster, given):
+    cluster.load(planned(**given))
+    result = cluster.infer()
+    check = result.check()
+    assert check.passed
+    assert check.output_scale > 0.1
+    assert list(result.per_rank["rank"]) == list(range(cluster.plan.num_ranks))
+    for row in result.per_rank.itertuples():
+        assert (row.messages, row.bytes_sent) == traffic(cluster.plan, row.rank)
+
+
+@pytest.mark.parametrize(
+    "options", [{"gems": True}, {"replicas": 2, "times": 2, "gems": True, "parts": 1}]
+)
+def test_copies_share_a_batch(cluster, options):
+    job = spnb.Job("resnet20_v1", image_size="33x47", batch_size=8, num_spatial_parts=2, **options)
+    plan = spnb.plan(job)
+    cluster.load(plan)
+    result = cluster.infer()
+    assert result.check().passed
+    told = result.per_rank
+    assert told["rank"].tolist() == list(range(plan.num_ranks))
+    assert [(m, b) for m, b in zip(told["messages"], told["bytes_sent"], strict=True)] == [
+        traffic(plan, rank) for rank in range(plan.num_ranks)
+    ]
+    # Rank 0 is a tile in one copy, and has the untiled stage in the other.
+    stages = result.timings.groupby("rank")["stage"].unique()
+    assert sorted(stages[0]) == [0, 1]
+    assert sorted(stages[1]) == [0]
+    ranks = cluster.view.apply_sync(lambda: __import__("spnb").here.rank)[: plan.num_ranks]
+    assert ranks == list(range(plan.num_ranks))
+
+
+def test_the_callers_process_is_no_mpi_rank(cluster):
+    code = (
+        "import sys, spnb, spnb.driver.cluster, spnb.ui.cli\n"
+        "print([name for name in sys.modules if name.startswith('mpi4py')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_images_of_every_kind(cluster, tmp_path):
+    cluster.load(planned(image_size="64x80", precision="fp32"))
+    array = np.random.default_rng(0).random((1, 3, 64, 80), dtype=np.float32)
+    np.save(tmp_path / "image.npy", array)
+    outputs = [
+        cluster.infer(image).output
+        for image in (array, torch.from_numpy(array), str(tmp_path / "image.npy"))
+    ]
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+    assert cluster.infer("retina").check().passed
+    with pytest.raises(ValueError, match="64"):
+        cluster.infer(np.zeros((1, 3, 32, 80, 5), dtype=np.float32))
+    assert cluster.infer("coffee").check().passed
+
+
+def test_results_outlive_the_next_run(cluster):
+    cluster.load(planned(image_size="700x700", precision="fp32"))
+    one, two = cluster.infer("retina"), cluster.infer("astronaut")
+    assert one.reports[-1].pieces is None or one.output.numel()
+    assert one.check().passed
+    assert two.check().passed
+    kept = sum(cluster.view.apply_sync(_kept))
+    del one, two
+    cluster.infer("retina")
+    assert sum(cluster.view.apply_sync(_kept)) < kept
+
+
+@remote
+def _kept():
+    import spnb
+
+    return len(spnb.here.outputs)
+
+
+def test_files_that_engines_do_not_see_are_sent(cluster):
+    cluster.shares_files = False
+    try:
+        cluster.load(planned(image_size="193x201", batch_size=3, parts=2))
+        assert cluster.infer("retina").check().passed
+    finally:
+        cluster.shares_files = True
+
+
+def test_here_on_each_engine(cluster):
+    cluster.load(planned(image_size="64x80", batch_size=2, precision="fp32"))
+    view = cluster.view
+    view.execute("me = (spnb.here.rank, spnb.here.stage, spnb.here.tile, repr(spnb.here))")
+    told = view["me"]
+    assert [t[:3] for t in told[:5]] == [(0, 0, 0), (1, 0, 1), (2, 0, 2), (3, 0, 3), (4, 1, 0)]
+    assert told[3][3].startswith("spnb.here: rank 3 of 5, stage 0, tile 3 of 2×2, owns Region(")
+    assert told[9][:3] == (None, None, None)
+    assert "no plan is loaded" in repr(cluster.client[cluster.engines.ids[9]].apply_sync(_me))
+    image = torch.rand(2, 3, 64, 80)
+    tiles = [image[:, :, a : a + 32, b : b + 40] for a in (0, 32) for b in (0, 40)]
+    grown = cluster._call(_exchange, [(tile,) for tile in tiles])
+    assert torch.equal(grown[0], image[:, :, :34, :43])
+    assert torch.equal(grown[3], image[:, :, 30:, 37:])
+    pieces = cluster._call(_forward, [(tile,) for tile in tiles] + [(None,)])
+    with torch.inference_mode():
+        expected = cluster.plan.job.module(image)
+    assert torch.allclose(pieces[4][0].tensor, expected, atol=1e-5)
+
+
+@remote
+def _me():
+    import spnb
+
+    return repr(spnb.here)
+
+
+@remote
+def _exchange(tile):
+    import spnb
+
+    return spnb.here.exchange(tile, halo=(2, 3))
+
+
+@remote
+def _forward(tile):
+    import spnb
+
+    return spnb.here.forward(tile)
+
+
+NO_CHANNELS = """
+worker = spnb.here.worker
+infer = worker.infer
+worker.infer = lambda read, tell: infer(lambda name, region: torch.zeros(1, 1, 2, 2), tell)
+"""
+
+
+def test_a_failing_rank_is_one_error_and_the_next_run_works(cluster):
+    cluster.load(planned())
+    cluster.client[cluster.engines.ids[2]].execute(NO_CHANNELS, block=True)
+    start = time.monotonic()
+    with pytest.raises(RunError) as caught:
+        cluster.infer()
+    assert time.monotonic() - start < PATIENCE  # the others were freed, not given up
+    assert str(caught.value).startswith("rank 2, stage 0, 0 (conv2d): RuntimeError")
+    cluster.load(planned())
+    assert cluster.infer().check().passed
+
+
+STUCK = "import time\nspnb.here.worker.infer = lambda *args: time.sleep(60)"
+
+
+def test_an_interrupt_frees_every_rank(cluster):
+    cluster.load(planned())
+    cluster.client[cluster.engines.ids[0]].execute(STUCK, block=True)
+    threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        cluster.infer()
+    cluster.load(planned())
+    assert cluster.infer().check().passed
+
+
+def test_a_waiting_rank_leaves_the_core_alone(cluster):
+    cluster.load(planned(num_spatial_parts=8))
+    pids = cluster.view.apply_sync(os.getpid)
+    cluster.client[cluster.engines.ids[0]].execute(STUCK, block=True)
+    shares = []
+
+    def measure():
+        waiting = [psutil.Process(pid) for pid in pids[1:9]]
+        time.sleep(1.0)
+        before = [sum(p.cpu_times()[:2]) for p in waiting]
+        time.sleep(3.0)
+        shares.extend(sum(p.cpu_times()[:2]) - b for p, b in zip(waiting, before))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=measure).start()
+    with pytest.raises(KeyboardInterrupt):
+        cluster.infer()
+    assert max(shares) / 3.0 < 0.05, shares
+    cluster.load(planned())
+
+
+class Everything(nn.Module):
+    """Merged figures, windows of attention, two inputs, outputs of every kind."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8)
+        self.row = nn.Linear(5, 8)
+
+    def forward(self, image, row):
+        x = self.norm(self.conv(image)) * self.row(row)[:, :, None, None]
+        pooled, places = F.max_pool2d(x, 2, return_indices=True)
+        w = pooled.unflatten(2, (-1, 4)).unflatten(4, (-1, 4)).permute(0, 2, 4, 3, 5, 1)
+        w = w.reshape(-1, 16, 8)
+        w = F.scaled_dot_product_attention(w, w, w).mean(1)
+        return {"dense": x.roll(3, 2), "mask": x > 0, "places": places, "rest": [w, x.amax((2, 3))]}
+
+
+def test_merging_several_inputs_and_outputs_of_every_type(cluster):
+    shapes = {"row": (2, 5), "image": (2, 3, 40, 56)}
+    job = spnb.Job(
+        randomize(Everything()),
+        input_shapes={name: shapes[name] for name in ("image", "row")},
+        split_size=1,
+        num_spatial_parts=6,
+        precision="fp64",
+    )
+    cluster.load(spnb.plan(job))
+    inputs = {"image": np.random.default_rng(0).random(shapes["image"]), "row": np.ones((2, 5))}
+    result = cluster.infer(inputs)
+    result.check()
+    assert result.output["mask"].dtype == torch.bool
+    assert {"halo", "merge"} <= set(result.timings.query("kind == 'pack'").what)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "tif", "zarr"])
+def test_ranks_write_their_tiles_themselves(cluster, tmp_path, suffix):
+    job = spnb.Job("unet", image_size="300x530", batch_size=1, split_size=1, num_spatial_parts=9)
+    cluster.load(spnb.plan(job))
+    result = cluster.infer("retina")
+    path = result.save(tmp_path / f"out.{suffix}")
+    assert np.array_equal(read(path).squeeze(), result.output.numpy().squeeze())
+    result.check()
+
+
+def test_a_rule_that_the_ranks_do_not_have_is_told(cluster):
+    torch.library.define("spnbhere::twice", "(Tensor x) -> Tensor")
+    torch.library.impl("spnbhere::twice", "CompositeExplicitAutograd")(lambda x: x * 2)
+    torch.library.register_fake("spnbhere::twice")(lambda x: torch.empty_like(x))
+
+    @remote
+    def own_rule(node):
+        return Rule(node)
+
+    spnb.rule("spnbhere.twice")(own_rule)
+    net = Call(torch.ops.spnbhere.twice)
+    plan = spnb.plan(spnb.Job(net, input_shapes=[(1, 3, 16, 16)], split_size=1))
+    with pytest.raises(RunError, match=r"no rule for the operator spnbhere\.twice.*%%px --local"):
+        cluster.load(plan)
+    cluster.load(planned())
+
+
+def test_a_client_of_ones_own(cluster):
+    with spnb.Cluster(planned(), client=cluster.client, progress=False) as other:
+        assert other.infer().check().passed
+        with pytest.raises(RuntimeError, match="your own"):
+            other.restart()
+        with pytest.raises(RuntimeError, match="17 new engines"):
+            other.load(planned(num_spatial_parts=16))
+    cluster.load(planned())
+    assert cluster.infer().check().passed
+
+
+def test_a_killed_engine_is_told_and_restart_helps(cluster):
+    pid = cluster.client[cluster.engines.ids[1]].apply_sync(os.getpid)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(EngineDied, match=r"died on .*cluster.restart\(\)"):
+        for _ in range(50):
+            cluster.infer()
+    assert "not all alive: cluster.restart()" in repr(cluster)
+    cluster.restart()
+    assert cluster.infer().check().passed
+
+
+@pytest.mark.filterwarnings("ignore:The IPython parallel magics")
+def test_rc_is_the_living_client_unless_it_is_the_users(monkeypatch):
+    shell = SimpleNamespace(user_ns={})
+    monkeypatch.setattr("spnb.driver.cluster.notebook", lambda: shell)
+    with spnb.Cluster(planned(num_spatial_parts=2), progress=False) as small:
+        assert shell.user_ns["rc"] is small.client
+        small.restart()
+        assert shell.user_ns["rc"] is small.client
+        shell.user_ns["rc"] = mine = object()
+        small.restart()
+        assert shell.user_ns["rc"] is mine
+
+
+def test_more_engines_are_started_where_they_do_not_suffice():
+    with spnb.Cluster(planned(num_spatial_parts=2), progress=False) as small:
+        before = set(small.view.apply_sync(os.getpid))
+        assert small.infer().check().passed
+        small.load(planned(num_spatial_parts=2, slice_method="horizontal"))
+        assert set(small.view.apply_sync(os.getpid)) == before
+        small.load(planned(num_spatial_parts=3))
+        assert small.infer().check().passed
+        assert len(small.engines.ids) == 4
+    assert repr(small) == "Cluster: stopped"
+    for use in (small.infer, small.restart, lambda: small.load(small.plan)):
+        with pytest.raises(RuntimeError, match="this Cluster is stopped: make a new one"):
+            use()
+    small.stop()
+    assert not any(psutil.pid_exists(pid) for pid in before)

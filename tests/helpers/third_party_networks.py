@@ -1,0 +1,156 @@
+"""Networks that nobody here wrote, unmodified, with random weights: a table of how they are tiled.
+
+``python tests/helpers/third_party_networks.py`` prints the table that the README has.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import monai.networks.nets as monai
+import torch
+import transformers as hf
+from networks import randomize
+from torch import nn
+
+import spnb
+from spnb.analysis.survey import traffic
+from spnb.display.cards import size_text
+
+HIDDEN = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
+WINDOWS = {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 2]}
+
+
+@dataclass(frozen=True)
+class Other:
+    """A network of another package, and how it is tried.
+
+    Attributes
+    ----------
+    make
+        Builds it, small.
+    size
+        Of the image.
+    gather
+        Whether it must be allowed to gather.
+    channels
+        Of the image, where its first layer does not tell.
+    """
+
+    package: str
+    name: str
+    make: Callable[[], nn.Module]
+    size: tuple[int, ...]
+    gather: bool = False
+    channels: int = 3
+
+
+def of_monai(name, make, size, **options):
+    return Other("MONAI", name, make, size, **options)
+
+
+def of_transformers(name, config, size, **options):
+    """A model with a small configuration of its own class."""
+    model = getattr(hf, name)
+    return Other("transformers", name, lambda: model(model.config_class(**config)), size, **options)
+
+
+EFFICIENT = "efficientnet-b0"
+OTHERS = [
+    of_monai("UNet", lambda: monai.UNet(2, 3, 2, (8, 16, 32), (2, 2), num_res_units=2), (60, 92)),
+    of_monai("AttentionUnet", lambda: monai.AttentionUnet(2, 3, 2, (8, 16, 32), (2, 2)), (52, 68)),
+    of_monai("SegResNet", lambda: monai.SegResNet(2, 8, 3, 2), (56, 72)),
+    of_monai("DenseNet121", lambda: monai.DenseNet121(2, 3, 5), (97, 131)),
+    of_monai("EfficientNet-B0", lambda: monai.EfficientNetBN(EFFICIENT, False), (97, 131)),
+    of_monai(
+        "DynUNet",
+        lambda: monai.DynUNet(2, 3, 2, [3] * 4, [1, 2, 2, 2], [2] * 3, res_block=True),
+        (56, 72),
+    ),
+    of_monai("BasicUNet", lambda: monai.BasicUNet(2, 3, 2, (8, 8, 16, 32, 64, 8)), (50, 67)),
+    of_monai("HighResNet", lambda: monai.HighResNet(2, 3, 2), (41, 53)),
+    of_monai(
+        "SwinUNETR",
+        lambda: monai.SwinUNETR(3, 2, feature_size=12, spatial_dims=2),
+        (64, 96),
+        gather=True,
+    ),
+    of_monai(
+        "UNet, 3-D", lambda: monai.UNet(3, 1, 2, (4, 8, 16), (2, 2)), (20, 28, 24), channels=1
+    ),
+    of_transformers("ResNetForImageClassification", {"embedding_size": 8} | HIDDEN, (97, 131)),
+    of_transformers("ConvNextV2ForImageClassification", HIDDEN, (97, 131)),
+    of_transformers(
+        "RegNetForImageClassification", {"embedding_size": 8, "groups_width": 8} | HIDDEN, (97, 131)
+    ),
+    of_transformers("MobileNetV2ForImageClassification", {}, (97, 131)),
+    of_transformers("MobileNetV2ForSemanticSegmentation", {}, (97, 131)),
+    of_transformers(
+        "SegformerForSemanticSegmentation",
+        {"hidden_sizes": [8, 16, 24, 32], "depths": [1] * 4, "decoder_hidden_size": 16},
+        (97, 131),
+        gather=True,
+    ),
+    of_transformers(
+        "Swin2SRForImageSuperResolution", {"window_size": 8, "upscale": 2} | WINDOWS, (40, 56)
+    ),
+    of_transformers("SwinModel", {"window_size": 4} | WINDOWS, (97, 131)),
+    of_transformers("SuperPointForKeypointDetection", {}, (97, 131), channels=1),
+]
+GRIDS = {2: ("2x2", "1x3"), 3: ("1x2x2", "1x1x3")}
+
+
+def build(other: Other) -> nn.Module:
+    """The network with random weights and norm statistics; of a detector, its encoder."""
+    torch.manual_seed(0)
+    network = other.make()
+    return randomize(getattr(network, "encoder", network) if "Point" in other.name else network)
+
+
+def plan(other: Other, network: nn.Module, grid: str, fused: bool) -> spnb.job.job_plan.JobPlan:
+    """The whole network tiled, in double precision."""
+    job = spnb.Job(
+        network,
+        input_shapes=[(1, other.channels, *other.size)],
+        split_size=1,
+        num_spatial_parts=math.prod(map(int, grid.split("x"))),
+        slice_method=grid,
+        precision="fp64",
+        allow_gather=other.gather,
+        halo_D2=fused,
+        fused_layers="all" if fused else 1,
+    )
+    return spnb.plan(job)
+
+
+def table() -> str:
+    """A row for each network: bytes that the busiest tile sends, with and without fused halos."""
+    lines = [
+        "| package | network | image | sent by a tile of 2×2 | of 1×3 | error | gathered |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for other in OTHERS:
+        network, errors, sent, gathered = build(other), [], [], set()
+        for grid in GRIDS[len(other.size)]:
+            for fused in (False, True):
+                planned = plan(other, network, grid, fused)
+                check = spnb.InProcess(planned).infer().check()
+                errors.append(check.max_abs_error / check.output_scale)
+                sent.append(max(traffic(planned, rank)[1] for rank in range(planned.num_ranks)))
+                gathered |= {node.kind for node in planned.gathered.values()}
+        first, first_fused, second, second_fused = map(size_text, sent)
+        lines.append(
+            f"| {other.package} | {other.name} | {'×'.join(map(str, other.size))} |"
+            f" {first} ({first_fused}) | {second} ({second_fused}) | {max(errors):.0e} |"
+            f" {', '.join(sorted(gathered)) or '–'} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,230 @@
+"""Places of results: none overlap while both are in use, and what is written there is right."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import Residual, randomize
+from tiled import Call
+from torch import nn
+from torch.nn import functional as F
+
+import spnb
+from spnb.ir.axes import Axes
+from spnb.ir.program import Compute, Free
+from spnb.ir.region import Region
+from spnb.kernels.preallocated import Arena, Pool, placed, placing
+from spnb.rules import rule_of
+from spnb.runtime.buffer_plan import _Buffer, _offsets, plan_buffers, rows_beside
+
+IMAGE = Axes.image((1, 16, 64, 64))
+buffers = st.builds(
+    lambda rows, first, length: _Buffer(
+        Region(((0, 1), (0, rows), (0, 3))), IMAGE, 4, first, first + length
+    ),
+    st.integers(1, 40),
+    st.integers(0, 20),
+    st.integers(0, 6),
+)
+
+
+@given(st.lists(buffers, min_size=1, max_size=12))
+@settings(deadline=None)
+def test_what_is_in_use_at_one_time_lies_apart(made):
+    placed = _offsets(made)
+    assert len(placed) == len(made)
+    for number, (a, start) in enumerate(placed):
+        assert start % 64 == 0
+        for b, other in placed[:number]:
+            apart = start + a.bytes <= other or other + b.bytes <= start
+            assert apart or a.last < b.first or b.last < a.first
+    most = max(sum(b.bytes for b in made if b.first <= k <= b.last) for k in range(30))
+    assert max(start + b.bytes for b, start in placed) >= most
+
+
+def parts(net, size="40x36", channels=4, **options):
+    options = {"split_size": 1, "num_spatial_parts": 3, "slice_method": "horizontal"} | options
+    shape = (options.pop("batch_size", 1), channels, *map(int, size.split("x")))
+    job = spnb.Job(randomize(net), input_shapes=[shape], batch_size=shape[0], **options)
+    return spnb.plan(job)
+
+
+def planned(plan, rank=1):
+    part = plan.part(rank)
+    rules = [rule_of(node) for node in part.nodes]
+    ((program,),) = part.programs.values()
+    return program, plan_buffers(program, part.nodes, rules), part
+
+
+def chain(count, channels=4):
+    layers = []
+    for _ in range(count):
+        layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def test_a_chain_of_any_length_takes_two_buffers():
+    sizes = {planned(parts(chain(n)))[1].size for n in (4, 8, 16)}
+    assert len(sizes) == 1
+    rows, columns = 40 // 3 + 1, 36
+    assert sizes.pop() <= 2 * (rows + 2) * columns * 4 * 4 + 128
+
+
+def test_a_value_lies_between_the_rows_of_its_halo():
+    program, found, part = planned(parts(chain(3)))
+    made = {part.nodes[s.node].name: s.region for s in program.steps if isinstance(s, Compute)}
+    grown = [v for v, place in found.places.items() if place.region != made[v]]
+    assert len(grown) == 2  # the third is the output
+    assert all(made[v] in found.places[v].region for v in found.places)
+
+
+def test_only_rows_of_one_image_lie_in_one_run():
+    own, rows = Region(((0, 1), (4, 8), (0, 9))), Region(((0, 1), (3, 9), (0, 9)))
+    assert rows_beside(rows, own, IMAGE)
+    assert not rows_beside(Region(((0, 1), (4, 8), (0, 10))), own, IMAGE)
+    two = Region(((0, 2), (4, 8), (0, 9)))
+    assert not rows_beside(Region(((0, 2), (3, 9), (0, 9))), two, IMAGE)
+    assert not rows_beside(rows, own, Axes.image((1, 16, 64)))
+
+
+def view(layers, x):
+    y = layers[0](x)
+    return layers[1](y.transpose(2, 3)).transpose(2, 3) + y
+
+
+def twice(x):
+    return F.interpolate(x, scale_factor=2, mode="bilinear")
+
+
+NETWORKS = [
+    lambda layers, x: F.relu(layers[1](F.relu(layers[0](x)))),
+    lambda layers, x: layers[1](F.relu(layers[0](x))) + layers[0](x),
+    lambda layers, x: (layers[0](x), layers[1](layers[0](x))),
+    lambda layers, x: layers[1](F.max_pool2d(layers[0](x), 3, 2, 1)),
+    lambda layers, x: layers[1](F.avg_pool2d(layers[0](x), 3, 1, 1)),
+    lambda layers, x: torch.cat([layers[0](x), layers[1](layers[0](x))], 1),
+    lambda layers, x: layers[1](layers[0](x).contiguous()) + 1,
+    lambda layers, x: layers[1](F.dropout(layers[0](x), training=False)),
+    lambda layers, x: layers[1](layers[0](x).mean((2, 3), keepdim=True) + x),
+    lambda layers, x: layers[1](layers[0](x))[:, :, 3:] + layers[0](x)[:, :, :-3],
+    view,
+    # what the operator makes of all that a tile reads is more than the tile's: others see a part
+    lambda layers, x: layers[1](y := twice(layers[0](x))[..., :77, :71]) + y.sigmoid(),
+    lambda layers, x: layers[1](twice(layers[0](x))) * twice(layers[1](F.silu(x))),
+    lambda layers, x: (
+        layers[1](F.max_pool2d(twice(layers[0](x)), 3, 2)) + twice(x)[..., ::2, ::2][..., :-1, :-1]
+    ),
+    lambda layers, x: torch.cat([twice(layers[0](x)), twice(layers[1](x)).tanh()], 1),
+    lambda layers, x: layers[1](F.interpolate(layers[0](x), scale_factor=(1, 2))) * 0.5,
+    lambda layers, x: layers[1](y := F.silu(layers[0](x))) * y.mean((2, 3), keepdim=True).sigmoid(),
+    lambda layers, x: layers[1](F.interpolate(layers[0](x), (77, 71), mode="bicubic"))[..., 1:, :],
+    # of two images one above the other, a tile of two has one alone: it is not copied
+    lambda layers, x: layers[1](layers[0](y := torch.cat([layers[0](x), layers[1](x)], 2))) + y,
+]
+
+
+@pytest.mark.parametrize("forward", NETWORKS)
+@pytest.mark.parametrize("slice_method", ["horizontal", "vertical", "square"])
+def test_results_in_places_are_exact(forward, slice_method):
+    layers = [nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)]
+    plan = parts(Call(forward, *layers), slice_method=slice_method, num_spatial_parts=2)
+    session = spnb.InProcess(plan)
+    first = session.infer(torch.randn(1, 4, 40, 36))
+    kept = [x.clone() for x in torch.utils._pytree.tree_leaves(first.output)]
+    second = session.infer(torch.randn(1, 4, 40, 36))
+    assert second.check().passed
+    assert first.check().passed
+    for a, b in zip(kept, torch.utils._pytree.tree_leaves(first.output)):
+        assert torch.equal(a, b)  # no later run writes into what a user holds
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("parts_", [1, 2])
+def test_residuals_in_places_are_exact(channels, batch_size, parts_):
+    body = [nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()]
+    point = nn.Conv2d(channels, channels, 1)
+    bodies = [chain(2, channels), [*chain(1, channels), point], [*chain(1, channels), point]]
+    net = nn.Sequential(*body, *[Residual(*each) for each in bodies], *body)
+    batch = batch_size * parts_
+    plan = parts(net, channels=channels, batch_size=batch, parts=parts_)
+    assert planned(plan)[1].places
+    session = spnb.InProcess(plan)
+    for _ in range(2):
+        assert session.infer().check().passed
+
+
+def test_what_overwrites_an_addend_takes_its_place_and_outputs_have_none():
+    body = [Residual(*chain(1), nn.Conv2d(4, 4, 1)) for _ in range(2)]
+    net = nn.Sequential(*chain(1), *body, *chain(1))
+    program, found, part = planned(parts(net))
+    over = [s for s in program.steps if isinstance(s, Compute) and s.overwrites]
+    assert over
+    for step in over:
+        node = part.nodes[step.node]
+        assert found.places[node.name] == found.places[node.operands[-1]]
+    assert not set(found.places) & {part.nodes[-1].name}
+    ends = Call(lambda layers, x: (y := layers[0](x)) + layers[1](F.relu(y)), *chain(2)[::2])
+    _, found, part = planned(parts(ends))
+    assert part.nodes[-1].name not in found.places
+
+
+def test_every_place_is_of_a_value_that_is_freed():
+    program, found, _ = planned(parts(chain(5)))
+    freed = {value for s in program.steps if isinstance(s, Free) for value in s.values}
+    assert set(found.places) <= freed
+
+
+def test_a_call_that_makes_memory_of_its_own_is_copied_to_its_place():
+    spot = Arena(4096).tensor(64, (1, 16, 5, 3), torch.float32)[:, :, 1:4]
+    x = torch.randn(1, 16, 3, 3)
+    with placing():
+        assert torch.equal(placed(torch.relu, spot)(x), torch.relu(x))
+        assert torch.equal(spot, torch.relu(x))
+        weight = torch.randn(16, 16, 1, 1)
+        image = x.to(memory_format=torch.channels_last)
+        found = placed(F.conv2d, spot)(image, weight)
+        assert found.data_ptr() == spot.data_ptr()
+        assert torch.allclose(found, F.conv2d(x, weight), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(), (0,), (3,), (2, 3, 4), (2, 3, 4, 5), (1, 0, 4, 5)])
+def test_all_other_memory_is_made_as_always(size):
+    formats = [torch.contiguous_format]
+    if len(size) == 4:
+        formats.append(torch.channels_last)
+    for dtype in (torch.float32, torch.int64, torch.bfloat16):
+        for memory_format in formats:
+            options = {"dtype": dtype, "memory_format": memory_format}
+            expected = torch.empty(size, **options)
+            with placing():
+                found = torch.empty(size, **options)
+            assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+            assert found.stride() == expected.stride()
+
+
+def test_memory_is_used_again_when_nobody_holds_what_lay_there():
+    pool = Pool()
+    first = pool.arena(4096).tensor(0, (1, 16, 2, 2), torch.float32)
+    where = first.data_ptr()
+    second = pool.arena(4096).tensor(0, (1, 16, 2, 2), torch.float32)
+    assert second.data_ptr() != where
+    view = first[:, :3]
+    del first
+    assert pool.arena(4096).tensor(0, (1, 16, 2, 2), torch.float32).data_ptr() != where
+    del view
+    again = [pool.arena(4096).tensor(0, (1, 16, 2, 2), torch.float32) for _ in range(2)]
+    assert where in [each.data_ptr() for each in again]
+    assert len({each.data_ptr() for each in (*again, second)}) == 3
+
+
+def test_a_large_output_is_not_written_into_by_the_next_run():
+    plan = parts(chain(2, 16), size="192x192", channels=16, num_spatial_parts=2)
+    session = spnb.InProcess(plan)
+    first = session.infer(torch.randn(1, 16, 192, 192))
+    kept = first.output.clone()
+    for report in first.reports:
+        assert report.pieces[0].tensor.nbytes > 1 << 20
+    assert session.infer(torch.randn(1, 16, 192, 192)).check().passed
+    del first.__dict__["output"]
+    assert torch.equal(first.output, kept)

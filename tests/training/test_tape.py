@@ -1,0 +1,132 @@
+"""Gradients: those of every parameter, and of the input, equal the untiled ones."""
+
+from functools import partial
+
+import pytest
+import running
+import torch
+from hypothesis import HealthCheck, assume, given, note, settings
+from hypothesis import strategies as st
+from networks import chains
+from tiled import noise
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from spnb.capture.export import CaptureError
+from spnb.ir.region import Region, Tiling
+from spnb.job.checkpoint_io import tensors_of
+from spnb.planner.needs import PlanError
+from spnb.rules import rule_of
+from spnb.training.tape import Tape
+from spnb.transport.local import World
+
+CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+
+
+planned = partial(running.planned, training=True)
+
+
+def tiled_gradients(plan, net, x, targets):
+    """The gradient of each parameter, summed over ranks, of the mean squared errors."""
+    graph = plan.graph
+    (name,) = graph.inputs
+    held = Region.whole(graph.extent(name))
+
+    def read(value, region):
+        return graph.axes[value].piece(x, held, region).contiguous()
+
+    def work(transport):
+        part = plan.part(transport.rank)
+        weights = tensors_of(net, part.weights, graph)
+        real = dict(net.named_parameters())
+        weights = {n: w.clone().requires_grad_(n in real) for n, w in weights.items()}
+        rules = [rule_of(node) for node in part.nodes]
+        found = {}
+
+        def learn(weight, gradient):
+            found[weight] = found.get(weight, 0) + gradient
+
+        tapes = []
+        for number, images in enumerate(part.batches):
+            (program,) = part.programs[images]
+            tape = Tape(part, rules, program, weights, transport, sum(part.batches[:number]))
+            tape.forward(read)
+            tapes.append(tape)
+        for tape in reversed(tapes):
+            gradients = []
+            for piece in tape.pieces:
+                axes, error = graph.axes[piece.value], []
+                whole = Region.whole(graph.extent(piece.value))
+                for target in targets[piece.value]:
+                    wanted = axes.piece(target, whole, piece.region)
+                    error.append(2 * (piece.tensor - wanted) / target.numel())
+                gradients.append(sum(error))
+            tape.backward(gradients, learn)
+        transport.flush()
+        return found
+
+    total = {}
+    for found in World(plan.num_ranks, deadline=30).run(work):
+        for weight, gradient in found.items():
+            total[weight] = total.get(weight, 0) + gradient
+    return total
+
+
+def check(net, x, tilings, parts=1, fused=0, balance=None):
+    plan = planned(net, tuple(x.shape), tilings, parts, fused, balance)
+    net = net.train()
+    net.zero_grad()
+    pieces = [pytree.tree_leaves(net(piece)) for piece in x.split(plan.batches)]
+    targets, loss = {}, 0
+    for leaf, each in zip(plan.graph.returned, zip(*pieces)):
+        y = torch.cat(each) if each[0].ndim else each[0]
+        target = torch.randn(y.shape, generator=torch.Generator().manual_seed(3)).double()
+        targets.setdefault(leaf.value, []).append(target)
+        loss = loss + (y - target).square().mean()
+    loss.backward()
+    found = tiled_gradients(plan, net, x, targets)
+    untiled = {n: p.grad for n, p in net.named_parameters()}
+    scale = max(float(g.abs().max()) for g in untiled.values() if g is not None)
+    for name, gradient in untiled.items():
+        tiled = found.get(name, torch.zeros(()))
+        gradient = torch.zeros(()) if gradient is None else gradient
+        error = float((tiled - gradient).abs().max())
+        assert error <= 1e-10 * scale, f"{name}: {error:.1e} of {scale:.1e}"
+    return plan
+
+
+def conv(a=4, b=4, kernel=3, **options):
+    return nn.Conv2d(a, b, kernel, padding=kernel // 2, **options)
+
+
+@pytest.mark.long
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=CHECKS)
+@given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
+def test_random_networks(data, axes):
+    net = data.draw(chains(axes)).double()
+    assume(any(p.requires_grad for p in net.parameters()))
+    size = [data.draw(st.integers(8, {1: 60, 2: 24, 3: 12}[axes])) for _ in range(axes)]
+    batch, parts = data.draw(st.sampled_from([(1, 1), (2, 1), (5, 2), (4, 2), (5, 3)]))
+    count = data.draw(st.integers(1, 2))
+    grids = [(1, *(data.draw(st.integers(1, 3)) for _ in range(axes))) for _ in range(count)]
+    tilings = [*map(Tiling.even, grids), Tiling.even((1,) * (axes + 1))]
+    fused = data.draw(st.sampled_from([0, 0, 1, 2, 100]))
+    try:
+        check(net, noise(batch, 2, *size), tilings, parts, fused)
+    except (PlanError, CaptureError) as refusal:
+        note(str(refusal))
+        assume(False)
+
+
+@pytest.mark.parametrize("fused", [0, 1, 100])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_batch_norm_takes_the_statistics_of_all_tiles_of_a_micro_batch(fused, parts):
+    net = nn.Sequential(
+        conv(), nn.BatchNorm2d(4), nn.ReLU(), conv(), nn.BatchNorm2d(4), conv(4, 2)
+    ).double()
+    check(net, noise(4, 4, 17, 22), [Tiling.even((1, 2, 3)), Tiling.even((1, 1, 1))], parts, fused)
+
+
+def test_images_of_a_batch_are_shared_by_ranks():
+    net = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU(), conv(), nn.BatchNorm2d(4)).double()
+    check(net, noise(4, 4, 9, 8), [Tiling.even((1, 2, 1)), Tiling.even((2, 1, 1))])

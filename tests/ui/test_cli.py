@@ -1,0 +1,224 @@
+"""The command line: what it prints, writes and refuses, with its own ranks and under mpiexec."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from processes import MPIEXEC
+
+from spnb.ui.cli import main
+
+SMALL = ["resnet20_v1", "--image-size", "67x93", "--batch-size", "3"]
+
+
+def shell(*args, ranks=0, timeout=120):
+    command = [sys.executable, "-m", "spnb", *args]
+    if ranks:
+        command = [MPIEXEC, "-n", str(ranks), *command]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+
+
+def test_plan_starts_nothing_and_prints_the_table(capsys):
+    assert main(["plan", "resnet", "--image-size", "512", "--batch-size", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "resnet: 2 images of 512×512 in 1 part, 44 blocks" in out
+    assert "2×2" in out
+
+
+def test_an_image_sets_size_and_batch(capsys):
+    assert main(["plan", "resnet20_v1", "--image", "retina"]) == 0
+    assert "1 image of 1411×1411" in capsys.readouterr().out
+    assert main(["plan", "resnet20_v1", "--image", "retina", "--batch-size", "2"]) == 0
+    assert "2 images of 1411×1411" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("infer resnet --precision fp8", "unknown precision 'fp8'"),
+        ("infer resnet --slice-method round", "unknown slice method 'round'"),
+        ("infer resnet --backend nccl --device cpu", "between GPUs, but device is cpu: use"),
+        ("infer resnet20_v1 --balance 3,4", "has 2 entries with the sum 7"),
+        ("infer resnet --balance 3,a", "argument --balance: cannot read '3,a'"),
+        ("infer resnet --num-spatial-parts 4096", "an image of 32×32 pixels cannot be cut"),
+        ("infer resnet --spatial-size 3", "spatial_size is 3"),
+        ("infer resnet --spatial-size 0 --allow-gather", "allow_gather has no tiled stage"),
+        ("infer resnet20_v1 --batch-size 4 --parts 3 --local-DP 2", "has only 1 of the 4 images"),
+        ("infer resnet --image nowhere.png", "there is no image file nowhere.png"),
+        ("infer resnet --image retinae", "did you mean retina?"),
+        (
+            "infer resnet20_v1 --image-size 64 --image nowhere.png",
+            "there is no image file nowhere.png",
+        ),
+        ("infer resnet --checkpoint nowhere.pth", "there is no checkpoint nowhere.pth"),
+        ("plan resnet --checkpoint nowhere.pth", "there is no checkpoint nowhere.pth"),
+        ("plan resnet --image-size 64 --image nowhere.png", "there is no image file nowhere.png"),
+        ("infer resnet --image cat --image cat", "2 images (--image), but the network takes one"),
+        ("plan resnet20_v1 --split-size 1 --balance 12", "has 1 entries with the sum 12"),
+        ("plan json:dumps", "json:dumps raises TypeError: "),
+        ("infer resnext", "unknown model 'resnext'"),
+        ("infer no.such:model", "cannot find the model no.such:model"),
+        ("infer resnet --save-output x.foo", "cannot save as x.foo: use"),
+        ("infer resnet --num-spatial-part 2", "unrecognized arguments: --num-spatial-part 2"),
+        ("infer resnet --optimizer sgd", "optimizer is for training"),
+        ("infer resnet --num-epochs 1", "num_epochs is for training"),
+        ("bench resnet -v", "verbose is for plan, infer and train"),
+        ("sweep resnet --num-spatial-parts 9", "num_spatial_parts is what sweep tries: give"),
+        ("sweep resnet --lengths 2,b", "'2,b' is no list of whole numbers"),
+        ("plan resnet --seed -1", "seed is -1, but must be 0 or more"),
+        ("plan resnet --num-classes 0", "num_classes is 0, but must be at least 1"),
+        ("train resnet20_v1 --app 2 --datapath nowhere", "nowhere (--datapath) has no CIFAR-10"),
+        ("train resnet20_v1 --app 1", "there is no folder ./train (--datapath)"),
+        ("train unet --app 1 --split-size 1", "unet gives a class for each pixel, but app 1"),
+        ("train resnet --optimizer adamm", "unknown optimizer 'adamm'"),
+        ("train resnet --enable-evaluation", "is for inference"),
+        ("train resnet --times 2", "times is for mirrored copies of the plan: it needs gems"),
+        ("train resnet --enable-master-comm-opt", "it needs gems"),
+        ("infer resnet --gems --batch-size 1", "2 turns (replicas, gems, times) of a batch of 1"),
+        ("infer resnet --schedule gpipe", "schedule is for training"),
+        ("train resnet --replicas 0", "replicas is 0, but must be at least 1"),
+        (
+            "train resnet --gems --times 2 --parts 3 --batch-size 11",
+            "3 parts in each of 4 turns (replicas, gems, times) of a batch of 11",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_no_engine_starts(line, message, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "spnb.driver.engines.Engines.start", lambda self: pytest.fail("engines started")
+    )
+    try:
+        code = main(line.split())
+    except SystemExit as exit:
+        code = exit.code
+    assert code == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_an_unreadable_image_is_refused(tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    assert main(["infer", "resnet", "--image", str(tmp_path / "broken.png")]) == 2
+    assert "cannot read" in capsys.readouterr().err
+
+
+@pytest.mark.mpi
+def test_infer_starts_its_ranks_checks_draws_and_reports(tmp_path):
+    report = tmp_path / "new" / "report.json"
+    done = shell(
+        "infer", *SMALL, "--parts", "2", "--check", "-v",
+        "--save-plots", str(tmp_path / "plots"), "--report", str(report),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "check: equal to the untiled run" in done.stdout
+    assert "peak_memory_bytes" in done.stdout  # -v: the table of ranks
+    for name in ("tiles-stage-0.png", "timeline.png"):
+        assert (tmp_path / "plots" / name).stat().st_size > 10_000
+    told = json.loads(report.read_text())
+    assert told["ranks"] == 5
+    assert told["job"]["model"] == "resnet20_v1"
+    assert told["job"]["parts"] == 2
+    assert told["check"]["passed"] is True
+    assert 0 <= told["check"]["max_abs_error"] <= 1e-5 * told["check"]["output_scale"]
+    assert {"plan", "start", "infer", "step", "check"} <= set(told["seconds"])
+    assert told["images_per_second"] == pytest.approx(3 / told["seconds"]["step"])
+    assert [rank["rank"] for rank in told["per_rank"]] == list(range(5))
+    for rank in told["per_rank"]:
+        assert rank["compute_s"] > 0
+        assert rank["peak_memory_bytes"] > 0
+        assert {"stage", "tile", "bytes_sent", "messages", "pack_s", "wait_s", "unpack_s"} <= set(
+            rank
+        )
+    assert told["per_rank"][0]["messages"] > 20
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("ranks", [5, 6])
+def test_infer_under_mpiexec(ranks, tmp_path):
+    report = tmp_path / "report.json"
+    done = shell("infer", *SMALL, "--check", "--report", str(report), ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("check: equal to the untiled run") == 1
+    assert json.loads(report.read_text())["ranks"] == 5
+
+
+@pytest.mark.mpi
+def test_too_few_ranks_under_mpiexec_are_refused():
+    done = shell("infer", *SMALL, ranks=3)
+    assert done.returncode == 2
+    assert "the plan needs 5 ranks, but the launcher started 3: start 5" in done.stderr
+
+
+FAILING = """
+import torch
+from torch import nn
+
+class Fragile(nn.Module):
+    def forward(self, x):
+        return torch.ops.spnbcli.fragile(x)
+
+torch.library.define("spnbcli::fragile", "(Tensor x) -> Tensor")
+
+@torch.library.impl("spnbcli::fragile", "CPU")
+def fragile(x):
+    if x.shape[-1] == 47:  # the right tiles of 93 columns
+        raise RuntimeError("too wide")
+    return x * {scale}
+
+torch.library.register_fake("spnbcli::fragile")(lambda x: torch.empty_like(x))
+
+from spnb import rule
+from spnb.rules import Rule
+rule("spnbcli.fragile")(lambda node: Rule(node))
+
+def make():
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Fragile(), nn.Conv2d(4, 2, 1))
+"""
+
+
+@pytest.mark.mpi
+def test_a_failure_under_mpiexec_names_rank_stage_and_layer_and_ends_all(tmp_path, monkeypatch):
+    (tmp_path / "fragile.py").write_text(FAILING.format(scale=1))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}")
+    args = ["fragile:make", "--image-size", "67x93", "--batch-size", "1", "--balance", "2,1"]
+    done = shell("infer", *args, ranks=5)
+    assert done.returncode == 1
+    assert "stage 0, 1 (fragile): RuntimeError: too wide" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.mpi
+def test_a_check_that_fails_exits_with_1(tmp_path, monkeypatch):
+    # An operator whose rule lies: it needs its neighbours, and says that it does not.
+    (tmp_path / "liar.py").write_text(
+        FAILING.format(scale=1).replace(
+            "    if x.shape[-1] == 47:  # the right tiles of 93 columns\n"
+            '        raise RuntimeError("too wide")\n    return x * 1',
+            "    return x - x.mean((2, 3), True)",
+        )
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}")
+    args = ["liar:make", "--image-size", "67x93", "--batch-size", "1", "--balance", "2,1"]
+    done = shell("infer", *args, "--check", ranks=5)
+    assert "check: NOT equal to the untiled run" in done.stdout
+    assert done.returncode == 1
+
+
+def test_plan_of_training_and_of_each_rank(capsys):
+    line = "plan resnet20_v1 --image-size 64 --batch-size 4 --parts 4 --split-size 1"
+    printed = []
+    for more in ("", " --schedule gpipe", " --schedule 1f1b", " -v"):
+        assert main((line + more).split()) == 0
+        printed.append(capsys.readouterr().out)
+    assert "to be trained" not in printed[0]
+    assert all("to be trained" in text for text in printed[1:3])
+    assert printed[1] != printed[2]  # 1f1b holds fewer micro-batches
+    assert printed[3].startswith(printed[0])
+    rows = printed[3].removeprefix(printed[0]).splitlines()
+    assert rows[0].split()[:4] == ["rank", "stage", "tile", "region"]
+    assert len(rows) == 5

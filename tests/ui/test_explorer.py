@@ -1,0 +1,49 @@
+"""Sliders answer with another plan, or say why there is none."""
+
+import spnb
+from spnb.analysis.survey import memory
+
+
+def explorer(**options):
+    job = spnb.Job("resnet29_v2", image_size=96, batch_size=1, **options)
+    return spnb.explore(job, "retina")
+
+
+def test_a_slider_changes_plan_picture_and_figures():
+    view = explorer()
+    before = view.picture.value, view.figures.value
+    view.tiles.value = 9
+    assert view.plan.num_ranks == 10
+    assert view.job.num_spatial_parts == 9
+    assert view.picture.value != before[0]
+    assert view.figures.value != before[1]
+    assert bytes(view.picture.value).startswith(b"\x89PNG")
+    assert f"{view.plan.totals.exchanges:,}" in view.figures.value
+    view.slice_method.value = "vertical"
+    assert view.plan.stages[0].team.tiling.grid == (1, 1, 9)
+    view.fused.value = 3
+    assert view.plan.fused == 3
+    assert view.plan.totals.redundant > 0
+    view.stages.value = 3
+    assert len(view.plan.stages) == 3
+    assert max(map(sum, memory(view.plan))) > 0
+
+
+def test_what_cannot_be_had_is_told_and_mended():
+    view = explorer()
+    picture = view.picture.value
+    view.tiles.max = 200
+    view.slice_method.value = "vertical"
+    view.tiles.value = 97
+    assert view.plan is None
+    assert "cannot be cut into 1×97 tiles" in view.figures.value
+    assert view.picture.value != b""
+    view.tiles.value = 4
+    assert view.plan.num_ranks == 5
+    assert view.picture.value != picture  # vertical now
+
+
+def test_it_begins_where_the_job_is():
+    view = explorer(num_spatial_parts=6, halo_D2=True, fused_layers=2, slice_method="horizontal")
+    assert (view.tiles.value, view.fused.value, view.slice_method.value) == (6, 2, "horizontal")
+    assert view.plan.stages[0].team.tiling.grid == (1, 6, 1)
