@@ -10,11 +10,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .capture.export import CaptureError
 from .engine.here import here
+from .errors import CaptureError, PlanError
 from .job.job_plan import plan
 from .job.options import Job
-from .planner.needs import PlanError
 from .rules import rule
 
 if TYPE_CHECKING:

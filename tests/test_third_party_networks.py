@@ -9,7 +9,7 @@ import torch
 from third_party_networks import GRIDS, OTHERS, build, plan
 
 import spnb
-from spnb.planner.needs import PlanError
+from spnb.errors import PlanError
 
 README = Path(__file__).parent.parent / "README.md"
 pytestmark = pytest.mark.library

@@ -9,14 +9,14 @@ import numpy as np
 
 from ..ir.exchange import HOST
 from ..ir.node import Node
-from ..ir.program import Compute, Free, Keep, Receive, Send
+from ..ir.program import Compute, Free, Keep, Receive, Send, kept_by_host
 from ..ir.region import Region, Tiling, length
 from ..ir.schedule import SCHEDULES, most_held
 from ..kernels.half_conv import HALVES
 from ..planner.needs import extent_in
 from ..planner.plan import Plan
 from ..rules import rule_of
-from ..runtime.buffer_plan import Buffers, kept_by_host, plan_buffers
+from ..runtime.buffer_plan import Buffers, plan_buffers
 
 
 @dataclass(frozen=True)

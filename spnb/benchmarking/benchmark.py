@@ -20,13 +20,13 @@ import torch
 
 from ..display.cards import Card, Shown, Table, size_text, time_text
 from ..display.progress import Bar
+from ..errors import OptionError
 from ..io.sources import ArraySource
 from ..ir.program import without_exchange
 from ..ir.rank_plan import Part
 from ..ir.region import Region
 from ..job.job_plan import JobPlan, plan
 from ..job.options import Job
-from ..job.parsing import OptionError
 from .baselines import BASELINES, BaselineProcess, Unavailable
 
 if TYPE_CHECKING:

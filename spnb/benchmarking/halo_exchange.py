@@ -14,12 +14,12 @@ import torch
 
 from ..display.cards import Card, Shown, Table, size_text, time_text
 from ..display.progress import Bar
+from ..errors import OptionError
 from ..ir.axes import Axes as ValueAxes
 from ..ir.exchange import Exchange, region_at
 from ..ir.region import Region
 from ..job.job_plan import plan
 from ..job.options import Job
-from ..job.parsing import OptionError
 from . import HALO_SIZES, HALOS, TILES
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import CheckpointFunction
 
+from ..errors import CaptureError
 from ..ir.node import Node, Ref
-from .reader import CaptureError
 
 
 class _Detaching(TorchFunctionMode):

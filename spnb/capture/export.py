@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch._subclasses import FakeTensor, FakeTensorMode
 
+from ..errors import CaptureError
 from ..ir.axes import Axes
 from ..ir.blocks import blocks_of
 from ..ir.graph import Graph
@@ -35,7 +36,7 @@ from .autograd import (
     refuse_unread_norms,
 )
 from .canonicalize import ordinary
-from .reader import CaptureError, ExportReader, WritesIntoView
+from .reader import ExportReader, WritesIntoView
 
 Shapes = Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Sequence[int]]
 

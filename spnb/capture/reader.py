@@ -9,12 +9,9 @@ from typing import Any
 
 import torch
 
+from ..errors import CaptureError
 from ..ir.axes import Axes
 from ..ir.node import GETITEM, Node, Ref, Weight, map_leaves, overload
-
-
-class CaptureError(ValueError):
-    """The network cannot be captured as a graph of operators."""
 
 
 class WritesIntoView(Exception):

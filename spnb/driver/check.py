@@ -21,10 +21,6 @@ of 11 and 8 bits at every layer, tiled or not, and a deep network carries it on.
 """
 
 
-class CheckFailed(AssertionError):
-    """The tiled output differs from the untiled one by more than rounding."""
-
-
 @dataclass(frozen=True, repr=False)
 class Check:
     """The tiled output against the untiled one; of several outputs, the one that differs most.

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from ..job.checkpoint_io import WeightsError, read_file
+from ..errors import WeightsError
+from ..job.checkpoint_io import read_file
 from ..training.recipe import Recipe
 
 

@@ -14,24 +14,21 @@ from ..display.cards import Card, Shown, Table, counted
 from ..display.progress import Bar, notebook, show_output, show_run
 from ..engine import remote
 from ..engine.report import Report
+from ..errors import EngineError, RunError
 from ..io.examples import Examples, Unread
 from ..io.sources import HeldSource, Source
+from ..io.stage_weights import read_weights
 from ..io.writers import Store
 from ..ir.rank_plan import Part
 from ..ir.region import Region
-from ..job.checkpoint_io import read_weights
 from ..job.job_plan import JobPlan
 from ..runtime.state import Piece
 from ..training.epoch import EpochReport
-from .engines import EngineError, Engines
+from .engines import Engines
 from .session import Session
 
 OWN_ERRORS = ("RankError", "PeerFailed", "WaitTimeout")
 """Remote errors that say themselves where they come from."""
-
-
-class RunError(RuntimeError):
-    """A rank failed; the message names rank, stage and layer, and the cause."""
 
 
 class Cluster(Shown, Session):

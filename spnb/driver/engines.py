@@ -17,7 +17,8 @@ from typing import Any
 import ipyparallel as ipp
 
 from ..engine.cells import name_cells
-from .processes import Launch, Progress, StartError
+from ..errors import EngineDied, EngineError, EngineTimeout, StartError
+from .processes import Launch, Progress
 
 SECONDARY = frozenset({"PeerFailed", "KeyboardInterrupt"})
 """Names of exceptions that follow from another rank's: not the cause, if any other was raised."""
@@ -25,31 +26,6 @@ SECONDARY = frozenset({"PeerFailed", "KeyboardInterrupt"})
 POLL = 0.02  # seconds between two looks at the engines during a call
 GRACE = 0.5  # seconds for the other ranks to notice by themselves that one failed
 PATIENCE = 10.0  # seconds for an interrupted rank to stop; a native call cannot be interrupted
-
-
-class EngineError(RuntimeError):
-    """A function raised on an engine.
-
-    Attributes
-    ----------
-    rank, name, message, traceback
-        The MPI rank; the remote exception's class name, message and traceback, as text.
-    """
-
-    def __init__(self, rank: int, error: Exception, stuck: str = ""):
-        self.rank = rank
-        self.name = getattr(error, "ename", type(error).__name__)
-        self.message = getattr(error, "evalue", str(error))
-        self.traceback = str(getattr(error, "traceback", ""))
-        super().__init__(f"rank {rank}: {self.name}: {self.message}{stuck}")
-
-
-class EngineDied(RuntimeError):
-    """An engine's process, or the controller, is no more."""
-
-
-class EngineTimeout(TimeoutError):
-    """Ranks did not answer within the deadline."""
 
 
 class Engines:

@@ -14,13 +14,13 @@ from typing import Any
 from ..engine.here import here
 from ..engine.rank import share_cores
 from ..engine.report import Report
+from ..errors import PeerFailed
 from ..io.sources import Source
+from ..io.stage_weights import read_weights
 from ..io.writers import Store
-from ..job.checkpoint_io import read_weights
 from ..job.job_plan import JobPlan
 from ..runtime.process_memory import keep_blocks
 from ..runtime.state import Piece
-from ..transport import PeerFailed
 from .session import Session
 
 _MARKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")

@@ -18,6 +18,7 @@ import ipyparallel as ipp
 import psutil
 from ipyparallel.cluster.launcher import MPIEngineSetLauncher
 
+from ..errors import StartError
 from . import watchdog
 
 FAREWELL = 1.0  # seconds for engines to end in order before they are killed
@@ -30,10 +31,6 @@ _log = logging.getLogger(__name__)
 _log.addHandler(logging.NullHandler())
 _log.setLevel(logging.WARNING)
 _log.propagate = False
-
-
-class StartError(RuntimeError):
-    """The engines did not start."""
 
 
 class Launch:

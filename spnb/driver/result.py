@@ -17,18 +17,19 @@ from ..display.cards import Card, Shown, Table, counted, shortened, size_text, t
 from ..display.progress import Bar, shown_by_module
 from ..engine.rank import read_tensor
 from ..engine.report import Report
+from ..errors import CheckFailed
 from ..io.sources import Source
 from ..io.writers import Store
 from ..ir.axes import Axes as ValueAxes
 from ..ir.cost import CORE
 from ..ir.node import Ref, Weight
 from ..ir.region import Region
-from ..job.checkpoint_io import tensors_of
+from ..ir.weights import tensors_of
 from ..job.job_plan import JobPlan
 from ..kernels.half_conv import convolving
 from ..runtime import trace
 from ..runtime.state import Piece
-from .check import TOLERANCES, Check, CheckFailed, compared
+from .check import TOLERANCES, Check, compared
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -212,7 +213,7 @@ class Result(Shown):
         """Draw what each rank held at most, as planned and as measured."""
         measured = {report.rank: report.peak_memory_bytes for report in self.reports}
         known = measured if all(measured.values()) else None
-        return plots.memory(self.plan, known, ax=ax)
+        return self.plan.plot_memory(ax, measured=known)
 
     def plot_difference(self, output: int | str | None = None, ax: Axes | None = None) -> Axes:
         """Draw where an output differs from the untiled run's; see `spnb.display.plots.difference`.

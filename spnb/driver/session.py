@@ -19,16 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import torch
-
 from ..engine.here import Here
 from ..engine.report import Report
 from ..io.datasets import Scaled
 from ..io.examples import Examples
 from ..io.open import resident
 from ..io.sources import ArraySource, Repeated, Source
+from ..io.stage_weights import read_weights, write_weights
 from ..io.writers import Store
-from ..job.checkpoint_io import read_weights, tensors_of
+from ..ir.weights import tensors_of
 from ..job.job_plan import JobPlan
 from ..runtime.state import Piece
 from ..training.epoch import EpochReport
@@ -132,6 +131,8 @@ class Session(ABC):
         Examples
         --------
         >>> import spnb
+        >>> import torch
+        >>> import spnb
         >>> job = spnb.Job(torch.nn.Conv2d(1, 2, 3, padding=1), image_size=8, batch_size=2,
         ...                split_size=1, num_spatial_parts=2)
         >>> images, labels = torch.rand(4, 1, 8, 8), torch.ones(4, 8, 8, dtype=torch.long)
@@ -219,7 +220,7 @@ class Session(ABC):
         path = self.scratch / f"stage-{'-'.join(map(str, stages))}.pt"
         path.unlink(missing_ok=True)  # ranks may still map the file of the plan before
         weights = tensors_of(plan.module, self._names(plan, stages), plan.graph)
-        torch.save(weights, path)
+        write_weights(path, weights)
         return path
 
     @staticmethod

@@ -20,6 +20,7 @@ from ..io.datasets import Scaled, cifar10, image_folder
 from ..io.examples import Examples, matched
 from ..io.open import open_source
 from ..io.sources import Source, SyntheticSource
+from ..ir import weights
 from ..ir.axes import Axes
 from ..job import checkpoint_io
 from ..job.job_plan import JobPlan
@@ -124,7 +125,7 @@ def train(
     integers = examples.known_targets.dtype.kind == "i"
     recipe, begun = resumed(plan, examples, loss)
     path = job.checkpoint_file
-    if begun.epoch and not checkpoint_io.equal(plan.module, begun.model):
+    if begun.epoch and not weights.equal(plan.module, begun.model):
         # it was written since the plan's weights were read
         plan.module = checkpoint_io.ready(plan.module, plan.weights_dtype, begun.model, path)
     module = copy.deepcopy(plan.module)  # a module of the user's own stays
@@ -280,7 +281,7 @@ def take_back(session: Session, module: nn.Module, seen: int) -> dict[str, dict[
     seen
         Micro-batches since the weights were taken last: batch norms count them.
     """
-    every = checkpoint_io.named(module)
+    every = weights.named(module)
     kept: dict[str, dict[str, Any]] = {}
     firsts = [stage.team.ranks[0] for stage in session.plan.stages]
     with torch.no_grad():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from ..transport import PeerFailed
+from ..errors import PeerFailed
 
 
 def name_cells(view: Any) -> Any:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from ..display.cards import Card, Shown, Table, stage_grid
 from ..ir.axes import Axes
-from ..ir.exchange import Exchange, Spans
+from ..ir.exchange import Exchange, Spans, Transfer
+from ..ir.rank_plan import Part
 from ..ir.region import Region
 from ..runtime.halo_tile import cut
 from ..runtime.state import Piece
@@ -83,7 +87,13 @@ class Here(Shown, Rank):
         """
         from ..display import plots
 
-        return plots.rank_halo(self._loaded(), x, ax)
+        part = self._loaded()
+        step = _widest_halo(part)
+        own, need = Region(step.kept.spans[1:]), Region(step.region.spans[1:])
+        neighbours = [(t.source, Region(t.region.spans[1:])) for t in step.transfers]
+        pixels = None if x is None else _pixels(x, need)
+        title = f"What rank {part.rank} needs"
+        return plots.halo(part.home, part.rank, own, need, neighbours, pixels, title, ax)
 
     @property
     def card(self) -> Card:
@@ -168,6 +178,46 @@ class Here(Shown, Rank):
 
     def _no_image(self, name: str, region: Region) -> torch.Tensor:
         raise ValueError(f"stage {self.stage} reads the image itself, and forward has none for it")
+
+
+class _Received(NamedTuple):
+    """A halo as a rank receives it: what it has, what it needs, and what comes from whom."""
+
+    kept: Region
+    region: Region
+    transfers: Sequence[Transfer]
+
+
+def _widest_halo(part: Part) -> _Received:
+    """The widest halo of a 2-D value that a rank receives, or reads of the image itself."""
+    found = [_Received(s.kept, s.region, s.transfers) for s in part.received("halo")]
+    if part.entry_needs is not None:  # of the image each rank reads its halo itself
+        team, has = part.home, part.home.tiling.spans(part.extent)
+        read = Exchange(0, "x", "input", team, team, has, part.entry_needs, 0)
+        found.append(_Received(part.region, read.need(part.rank), read.receives(part.rank)))
+    found = [each for each in found if each.transfers and len(each.kept.spans) == 3]
+    if not found:
+        raise ValueError(
+            f"rank {part.rank} of stage {part.stage} has no halo of a 2-D value: nothing to draw"
+        )
+    return max(found, key=lambda each: each.region.size - each.kept.size)
+
+
+def _pixels(x: torch.Tensor, need: Region) -> Callable[[Region], np.ndarray]:
+    """The pixels of a tensor ``(batch, channels, height, width)`` that covers a need."""
+    shown = x[0].float()
+    shown = (shown - shown.min()) / (shown.max() - shown.min() or 1.0)
+    shown = shown[[0, 1, 2] if len(shown) > 2 else [0, 0, 0]].movedim(0, -1).numpy()
+
+    def pixels(region: Region) -> np.ndarray:
+        spans = zip(region.spans, need.spans, shown.shape[:2], strict=True)
+        scaled = [
+            slice(int((a - low) * n / (high - low)), math.ceil((b - low) * n / (high - low)))
+            for (a, b), (low, high), n in spans
+        ]
+        return shown[tuple(scaled)]
+
+    return pixels
 
 
 here = Here()

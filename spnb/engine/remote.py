@@ -16,9 +16,9 @@ import torch
 
 from ..io.examples import Examples
 from ..io.sources import Source
+from ..io.stage_weights import read_weights
 from ..io.writers import Store
 from ..ir.rank_plan import Part
-from ..job.checkpoint_io import read_weights
 from ..runtime.process_memory import give_back, keep_blocks
 from ..runtime.state import Piece
 from ..training.epoch import EpochReport

@@ -13,16 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DatasetError
 from ..ir.region import Region
 from .open import open_source
 from .sources import ArraySource, Source
 
 NAMED_ONLY = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 """Formats that Pillow tells by their names and does not read."""
-
-
-class DatasetError(ValueError):
-    """A folder or a file is not what it should be; the message names it."""
 
 
 @cache

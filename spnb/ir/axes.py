@@ -284,3 +284,12 @@ def fitted(tensor: torch.Tensor, axes: Axes, result: Axes, region: Region) -> An
 def is_image(axes: Axes) -> bool:
     """Whether a value is a batch of images, or volumes: these lie with their channels last."""
     return len(axes.dims) in (4, 5) and axes.plain
+
+
+def rows_beside(need: Region, own: Region, axes: Axes) -> bool:
+    """Whether a need is what a tile owns and rows above and below, in one run of memory.
+
+    So it is of a single image with its channels last.
+    """
+    same = need.spans[0] == own.spans[0] and need.spans[2:] == own.spans[2:]
+    return same and need.shape[0] == 1 and own in need and is_image(axes)

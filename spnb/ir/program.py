@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from .axes import Axes
 from .exchange import HOST, Exchange, Transfer
+from .node import Node
 from .region import Region
 
 
@@ -138,3 +140,16 @@ def without_exchange(program: Program) -> Program:
         return step
 
     return Program(tuple(map(alone, program.steps)))
+
+
+def kept_by_host(program: Program, nodes: Sequence[Node]) -> list[str]:
+    """Values whose memory the host keeps: outputs, and what they took the place of."""
+    found = [
+        step.value
+        for step in program.steps
+        if isinstance(step, Send) and any(t.target == HOST for t in step.transfers)
+    ]
+    for step in reversed(program.steps):
+        if isinstance(step, Compute) and step.overwrites and nodes[step.node].name in found:
+            found.append(nodes[step.node].operands[-1])
+    return found

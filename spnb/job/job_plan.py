@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -18,6 +18,7 @@ from ..analysis import summary
 from ..analysis.simulate import Simulation, simulate
 from ..analysis.survey import PROCESS, TRAINER, Totals, memory, totals, traffic
 from ..display.cards import Card, Shown
+from ..errors import PlanError
 from ..io.open import open_source
 from ..io.sources import RowSource, Source
 from ..ir.cost import CORE, Machine
@@ -25,16 +26,13 @@ from ..ir.rank_plan import Part
 from ..ir.region import in_patches
 from ..kernels.half_conv import HALVES
 from ..planner.balance import shape_text, stage_blocks
-from ..planner.needs import PlanError
 from ..planner.plan import Plan
 from .options import Job
+from .plan_pictures import PlanPictures
 from .validation import check_training
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
-
-class JobPlan(Shown, Plan):
+class JobPlan(PlanPictures, Shown, Plan):
     """The plan of a job: stages, tiles, transfers and every rank's program.
 
     Parameters
@@ -198,71 +196,6 @@ class JobPlan(Shown, Plan):
             else:
                 found[name] = RowSource.of(given, shape, self.job.seed + number)
         return found
-
-    def plot_tiles(
-        self, image: Any = None, stage: int | None = None, ax: Axes | None = None
-    ) -> Any:
-        """Draw tile boundaries and halo bands over an image, for one or for each tiled stage.
-
-        Parameters
-        ----------
-        image
-            What `open` takes; by default the synthetic image.
-        stage
-            A tiled stage; by default all of them, side by side.
-        ax
-            Where to draw, with one stage.
-
-        Returns
-        -------
-        matplotlib.axes.Axes, or an array of them for several stages
-        """
-        from ..display import plots  # engines import this module, and draw nothing
-
-        return plots.plan_tiles(self, self.open(image), stage, ax)
-
-    def plot_halo(
-        self, rank: int = 0, image: Any = None, layer: str | None = None, ax: Axes | None = None
-    ) -> Axes:
-        """Draw the halo of one rank, enlarged, coloured by the neighbour that owns each part.
-
-        Parameters
-        ----------
-        rank
-            Whose halo.
-        image
-            What `open` takes, to see its pixels.
-        layer
-            Whose result is exchanged; by default the widest halo of the rank's stage.
-        ax
-            Where to draw.
-
-        Raises
-        ------
-        ValueError
-            If the rank's stage has no such halo.
-        """
-        from ..display import plots
-
-        return plots.plan_halo(self, rank, None if image is None else self.open(image), layer, ax)
-
-    def plot_clock(self, ax: Axes | None = None) -> Axes:
-        """Draw which micro-batch is in which stage at which tick; in training, there and back."""
-        from ..display import plots
-
-        return plots.clock(self, ax)
-
-    def plot_traffic(self, ax: Axes | None = None) -> Axes:
-        """Draw the bytes that each rank sends to each other in one pass over the batch."""
-        from ..display import plots
-
-        return plots.traffic(self, ax)
-
-    def plot_memory(self, ax: Axes | None = None) -> Axes:
-        """Draw what each rank will hold at most, against the need of the untiled network."""
-        from ..display import plots
-
-        return plots.memory(self, ax=ax)
 
     def simulate(self, machine: Machine = CORE) -> Simulation:
         """Run the plan on a clock: what it would take on such a machine, with no rank started.

@@ -12,6 +12,7 @@ from torch import nn
 
 from .. import models
 from ..capture.export import capture
+from ..ir import weights
 from ..ir.graph import Graph
 from ..rules import registered
 from . import checkpoint_io
@@ -61,7 +62,7 @@ class Network:
 
     @cached_property
     def skeleton(self) -> nn.Module:
-        """The network, of which only the shapes are meant: built-in ones hold no checkpoint_io."""
+        """The network, of which only the shapes are meant: built-in ones hold no weights."""
         if self._built_in:
             with torch.device("meta"):
                 return self._build()
@@ -136,7 +137,7 @@ class Network:
         """Forget what was made of a module that its owner has changed since: layers or weights."""
         if not isinstance(self.model, nn.Module):
             return
-        every = checkpoint_io.named(self.model).items()
+        every = weights.named(self.model).items()
         tensors = [(n, id(t), 0 if t.is_inference() else t._version) for n, t in every]
         flags = [p.requires_grad for p in self.model.parameters()]
         now = (repr(self.model), tensors, flags)

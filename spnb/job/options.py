@@ -12,22 +12,14 @@ import torch
 from torch import nn
 
 from ..display.cards import Card, Shown, Table
+from ..errors import OptionError
 from ..ir.graph import Graph
 from ..ir.region import Tiling, grid_of, grids_of
 from ..ir.replicas import Copies
 from ..training.recipe import OPTIMIZERS, Recipe
 from . import checkpoint_io
 from .network import Network
-from .parsing import (
-    PRECISIONS,
-    OptionError,
-    blocks_fused,
-    one_or_more,
-    precision,
-    shapes,
-    taken,
-    whole_numbers,
-)
+from .parsing import PRECISIONS, blocks_fused, one_or_more, precision, shapes, taken, whole_numbers
 from .validation import check
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ..errors import OptionError
+
 PRECISIONS = {
     "fp32": torch.float32,
     "fp64": torch.float64,
@@ -25,10 +27,6 @@ _SPELLINGS = {
     "bfp16": "bf16",
     "bfloat16": "bf16",
 }
-
-
-class OptionError(ValueError):
-    """An option's value is wrong; the message says which, why, and what to do."""
 
 
 def whole_numbers(text: int | str | Sequence[int], separator: str = ",") -> tuple[int, ...]:

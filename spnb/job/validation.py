@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..errors import OptionError
 from ..kernels.devices import DEVICES
-from .parsing import OptionError, whole_numbers
+from .parsing import whole_numbers
 
 if TYPE_CHECKING:
     from .options import Job

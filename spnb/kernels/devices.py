@@ -7,14 +7,12 @@ from typing import Any
 
 import torch
 
+from ..errors import DeviceError
+
 CPU = torch.device("cpu")
 
 DEVICES = ("cpu", "cuda")
 """Kinds of devices."""
-
-
-class DeviceError(RuntimeError):
-    """A rank has not the device that it shall compute on."""
 
 
 def device_of(kind: str, local_rank: int = 0) -> torch.device:

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..errors import PlanError
 from ..ir.cost import CORE
 from ..ir.graph import Graph
 from ..ir.node import Node
 from ..ir.region import Tiling
 from ..rules import has_rule, rule_of, whole_axes
-from .needs import PlanError
 
 
 @dataclass(frozen=True)

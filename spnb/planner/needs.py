@@ -27,10 +27,6 @@ from ..ir.region import Span, Tiling, join, length, meet
 from ..rules import Rule, rule_of
 
 
-class PlanError(ValueError):
-    """What cannot be planned, with stage, layer, numbers and a way out."""
-
-
 @dataclass(frozen=True)
 class Layout:
     """Spans of every value of a stage, for every part of its grid.

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 
+from ..errors import PlanError
 from ..ir.exchange import HOST, MOST, Exchange, Team
 from ..ir.graph import Graph
 from ..ir.node import Node
@@ -23,7 +24,7 @@ from ..ir.schedule import micro_batches
 from ..rules import rule_of, whole_axes
 from .fuse import joined
 from .lower import lowered
-from .needs import Layout, PlanError, extent_in, lay_out, needed
+from .needs import Layout, extent_in, lay_out, needed
 from .parts import part_of
 from .rank_programs import programs
 from .stage import Stage, stages_of

@@ -19,14 +19,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ..ir.axes import is_image
+from ..ir.axes import is_image, rows_beside
 from ..ir.cost import CORE
 from ..ir.node import Node
-from ..ir.program import Compute, Program, Receive, Step
+from ..ir.program import Compute, Program, Receive, Step, kept_by_host
 from ..ir.region import Region
 from ..rules import Rule, rule_of
 from ..rules.windows import Convolution
-from ..runtime.buffer_plan import kept_by_host, rows_beside
 
 
 def widened(steps: Sequence[Step], nodes: Sequence[Node]) -> list[Step]:

@@ -17,10 +17,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..ir.axes import Axes, is_image
-from ..ir.exchange import HOST
+from ..ir.axes import Axes, rows_beside
 from ..ir.node import Node
-from ..ir.program import Compute, Free, Keep, Program, Receive, Send
+from ..ir.program import Compute, Free, Keep, Program, Receive, kept_by_host
 from ..ir.region import Region
 from ..rules import Rule
 
@@ -143,15 +142,6 @@ def scratch_name(rule: Rule) -> str:
     return f"{rule.node.name}, on the way"
 
 
-def rows_beside(need: Region, own: Region, axes: Axes) -> bool:
-    """Whether a need is what a tile owns and rows above and below, in one run of memory.
-
-    So it is of a single image with its channels last.
-    """
-    same = need.spans[0] == own.spans[0] and need.spans[2:] == own.spans[2:]
-    return same and need.shape[0] == 1 and own in need and is_image(axes)
-
-
 def _candidates(
     program: Program, nodes: Sequence[Node], rules: Sequence[Rule]
 ) -> dict[str, Region]:
@@ -168,19 +158,6 @@ def _candidates(
     for value in kept_by_host(program, nodes):
         made.pop(value, None)
     return made
-
-
-def kept_by_host(program: Program, nodes: Sequence[Node]) -> list[str]:
-    """Values whose memory the host keeps: outputs, and what they took the place of."""
-    found = [
-        step.value
-        for step in program.steps
-        if isinstance(step, Send) and any(t.target == HOST for t in step.transfers)
-    ]
-    for step in reversed(program.steps):
-        if isinstance(step, Compute) and step.overwrites and nodes[step.node].name in found:
-            found.append(nodes[step.node].operands[-1])
-    return found
 
 
 def _offsets(buffers: Iterable[_Buffer]) -> list[tuple[_Buffer, int]]:

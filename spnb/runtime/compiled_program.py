@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from ..ir.axes import rows_beside
 from ..ir.exchange import HOST
 from ..ir.node import Node
-from ..ir.program import Compute, Free, Keep, Program, Receive, Send
+from ..ir.program import Compute, Free, Keep, Program, Receive, Send, kept_by_host
 from ..ir.rank_plan import Part
 from ..ir.region import Region
 from ..kernels.preallocated import Arena
@@ -22,7 +23,7 @@ from ..rules import Rule
 from ..rules.base import Alone
 from ..rules.windows import Window
 from .arena import Spots
-from .buffer_plan import Place, kept_by_host, rows_beside
+from .buffer_plan import Place
 from .halo_tile import Framed, Patchwork, Pieces, channels_last, in_order, nothing, packed, putter
 from .local_values import Holdings
 from .state import Action, Piece, Run

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..errors import PeerFailed, RankError
 from ..ir.axes import Axes
 from ..ir.exchange import Exchange
 from ..ir.rank_plan import Part
@@ -16,17 +17,13 @@ from ..ir.schedule import at_once
 from ..kernels.devices import CPU, computing_on
 from ..kernels.half_conv import convolving
 from ..kernels.preallocated import placing
-from ..transport import PeerFailed, Transport
+from ..transport import Transport
 from .pipeline_stage import Station
 from .role import roles_of, turns_in
 from .state import Piece, Read, Run
 from .trace import Event, recorder_on
 
 Tell = Callable[[int, float], None]
-
-
-class RankError(RuntimeError):
-    """A rank failed; the message names rank, stage and layer."""
 
 
 @dataclass(frozen=True)

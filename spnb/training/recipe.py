@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..errors import OptionError
 from ..ir.schedule import SCHEDULES
-from ..job.parsing import OptionError
 from .losses import LOSSES
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

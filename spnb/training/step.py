@@ -15,7 +15,7 @@ from ..ir.program import Compute
 from ..ir.rank_plan import Part
 from ..ir.region import Region
 from ..ir.schedule import SCHEDULES, in_turns
-from ..job.checkpoint_io import add_constants
+from ..ir.weights import add_constants
 from ..kernels.devices import CPU, computing_on
 from ..kernels.half_conv import HALVES, convolving
 from ..rules.dropout import noise

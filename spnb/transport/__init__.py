@@ -12,14 +12,6 @@ from typing import Protocol
 import torch
 
 
-class PeerFailed(RuntimeError):
-    """Another rank failed while this one waited for it: a consequence, not the cause."""
-
-
-class WaitTimeout(RuntimeError):
-    """Another rank did not send within the deadline."""
-
-
 class Arrival(Protocol):
     """A message on its way to this rank."""
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import distributed
 
-from ..kernels.devices import DeviceError, device_of
-from . import PeerFailed
+from ..errors import DeviceError, PeerFailed
+from ..kernels.devices import device_of
 
 
 class Work:

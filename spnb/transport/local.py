@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from . import PeerFailed, WaitTimeout
+from ..errors import PeerFailed, WaitTimeout
 
 T = TypeVar("T")
 

@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from mpi4py import MPI
 
-from . import Arrival, PeerFailed, WaitTimeout
+from ..errors import PeerFailed, WaitTimeout
+from . import Arrival
 from .rendezvous import meet
 from .torch_dist import Channels
 

@@ -10,7 +10,7 @@ import numpy as np
 from mpi4py import MPI
 from torch import distributed
 
-from ..kernels.devices import DeviceError
+from ..errors import DeviceError
 from .carriers import NCCL, Gloo, nccl_device
 from .torch_dist import Channels
 
@@ -91,7 +91,7 @@ def refuse(hosts: Sequence[str], devices: Sequence[str], lacks: Sequence[str]) -
     >>> refuse(("a", "a"), ("cuda:0", "cuda:0"), ("", ""))
     Traceback (most recent call last):
     ...
-    spnb.kernels.devices.DeviceError: ranks 0 and 1 share cuda:0 of a, but NCCL needs a GPU for\
+    spnb.errors.DeviceError: ranks 0 and 1 share cuda:0 of a, but NCCL needs a GPU for\
  each: start fewer ranks on a host, or use backend mpi
     """
     first: dict[tuple[str, str], int] = {}

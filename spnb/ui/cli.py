@@ -16,14 +16,13 @@ from ..driver import training_loop
 from ..driver.mpi_launch import Launched, Post, run_launched, under_mpi
 from ..driver.result import Result
 from ..driver.session import Session
+from ..errors import PeerFailed, RankError, WaitTimeout
 from ..io.sources import Source
 from ..job import job_plan
 from ..job.checkpoint_io import read_checkpoint
 from ..job.job_plan import JobPlan
 from ..job.options import Job
 from ..job.validation import RECIPE
-from ..runtime.worker import RankError
-from ..transport import PeerFailed, WaitTimeout
 from . import flags
 from .flags import BAD_INPUT
 

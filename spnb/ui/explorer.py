@@ -12,14 +12,13 @@ from matplotlib.figure import Figure
 
 from ..analysis.halos import widest_halo
 from ..analysis.survey import activation_bytes, memory, totals, untiled, weight_bytes
-from ..capture.export import CaptureError
 from ..display import plots
 from ..display.cards import Card, Table, counted, size_text, stage_grid
+from ..errors import CaptureError, OptionError, PlanError
 from ..io.open import thumbnail
 from ..job.job_plan import JobPlan, plan
 from ..job.options import Job
-from ..job.parsing import OptionError, whole_numbers
-from ..planner.needs import PlanError
+from ..job.parsing import whole_numbers
 
 SIDE = 480  # pixels of the picture's longer side
 

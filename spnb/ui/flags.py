@@ -8,16 +8,14 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from .. import benchmarking
-from ..capture.export import CaptureError
+from ..errors import CaptureError, DeviceError, OptionError, PlanError, WeightsError
 from ..io.open import open_source
 from ..io.writers import check_suffix
 from ..ir.schedule import SCHEDULES
-from ..job.checkpoint_io import WeightsError
 from ..job.options import Job, options
-from ..job.parsing import PRECISIONS, OptionError, blocks_fused
+from ..job.parsing import PRECISIONS, blocks_fused
 from ..job.validation import BACKENDS, RECIPE
-from ..kernels.devices import DEVICES, DeviceError
-from ..planner.needs import PlanError
+from ..kernels.devices import DEVICES
 from ..training.recipe import OPTIMIZERS
 
 BAD_INPUT = (

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import spnb
-from spnb.capture.export import CaptureError, capture
+from spnb.capture.export import capture
+from spnb.errors import CaptureError
 from spnb.ir.region import Tiling
 
 IMAGE = (2, 3, 9, 11)

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 import spnb
 from spnb.analysis.survey import traffic
-from spnb.driver.cluster import RunError
-from spnb.driver.engines import PATIENCE, EngineDied
+from spnb.driver.engines import PATIENCE
+from spnb.errors import EngineDied, RunError
 from spnb.rules import Rule
 
 pytestmark = pytest.mark.mpi

@@ -13,14 +13,8 @@ import pytest
 from processes import processes_of
 
 from spnb.driver import processes
-from spnb.driver.engines import (
-    PATIENCE,
-    EngineDied,
-    EngineError,
-    Engines,
-    EngineTimeout,
-    StartError,
-)
+from spnb.driver.engines import PATIENCE, Engines
+from spnb.errors import EngineDied, EngineError, EngineTimeout, StartError
 
 pytestmark = pytest.mark.mpi
 

@@ -11,14 +11,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import spnb
-from spnb.capture.export import CaptureError
 from spnb.driver.checkpoint import Checkpoint
+from spnb.errors import CaptureError, PlanError, RankError, WeightsError
 from spnb.io.examples import matched
 from spnb.io.sources import ArraySource
-from spnb.job.checkpoint_io import WeightsError
 from spnb.job.options import OptionError
-from spnb.planner.needs import PlanError
-from spnb.runtime.worker import RankError
 from spnb.training.recipe import OPTIMIZERS
 
 

@@ -14,7 +14,7 @@ import spnb
 from spnb.analysis.halos import widest_halo
 from spnb.analysis.survey import traffic
 from spnb.display.progress import Bar
-from spnb.driver.check import CheckFailed
+from spnb.errors import CheckFailed
 from spnb.runtime import trace
 
 plt.switch_backend("Agg")

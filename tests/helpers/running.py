@@ -6,7 +6,7 @@ from torch.utils import _pytree as pytree
 from spnb.capture.export import capture
 from spnb.ir.axes import Axes
 from spnb.ir.region import Region, in_patches
-from spnb.job.checkpoint_io import tensors_of
+from spnb.ir.weights import tensors_of
 from spnb.planner.balance import stage_blocks
 from spnb.planner.plan import Plan
 from spnb.runtime.worker import Worker

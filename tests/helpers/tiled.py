@@ -10,7 +10,7 @@ from torch import nn
 
 from spnb.capture.export import capture
 from spnb.ir.region import Region, Tiling
-from spnb.job.checkpoint_io import tensors_of
+from spnb.ir.weights import tensors_of
 from spnb.planner.needs import needed
 from spnb.rules import rule_of
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 import spnb
-from spnb.io.datasets import DatasetError, Scaled, cifar10, image_folder
+from spnb.errors import DatasetError
+from spnb.io.datasets import Scaled, cifar10, image_folder
 from spnb.io.examples import Ahead, Examples
 from spnb.io.open import open_source
 from spnb.ir.region import Region
@@ -169,7 +170,7 @@ def test_what_is_wrong_with_cifar_is_said_by_name(tmp_path):
     bad = tmp_path / "bad"
     bad.mkdir()
     (bad / "data_batch_1").write_bytes(pickle.dumps(DatasetError))
-    with pytest.raises(DatasetError, match=r"asks for spnb\.io\.datasets\.DatasetError"):
+    with pytest.raises(DatasetError, match=r"asks for spnb\.errors\.DatasetError"):
         cifar10(bad)
 
 

@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 import spnb
+from spnb.errors import OptionError, PlanError
 from spnb.job import options
 from spnb.job.options import Job
-from spnb.job.parsing import OptionError
-from spnb.planner.needs import PlanError
 from spnb.rules import rule
 from spnb.ui.flags import add_flags, flag
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from spnb.job.checkpoint_io import WeightsError, tensors_of
+from spnb.errors import WeightsError
+from spnb.ir.weights import tensors_of
 from spnb.job.options import Job
 
 

@@ -15,14 +15,13 @@ from test_exact import SLOW, splits
 from torch import nn
 
 import spnb
-from spnb.capture.export import CaptureError
 from spnb.engine.rank import read_tensor
+from spnb.errors import CaptureError, DeviceError, PlanError
 from spnb.io.examples import matched
 from spnb.io.sources import ArraySource
 from spnb.ir.region import Region
-from spnb.job.checkpoint_io import tensors_of
-from spnb.kernels.devices import CPU, DeviceError, computing_on, device_of
-from spnb.planner.needs import PlanError
+from spnb.ir.weights import tensors_of
+from spnb.kernels.devices import CPU, computing_on, device_of
 from spnb.runtime.trace import DeviceRecorder
 from spnb.runtime.worker import Worker
 from spnb.training.epoch import Trainer

@@ -13,11 +13,11 @@ from torch import nn
 import spnb
 from spnb.analysis.halos import halos, widest_halo
 from spnb.analysis.survey import activation_bytes, traffic
-from spnb.capture.export import CaptureError, capture
+from spnb.capture.export import capture
+from spnb.errors import CaptureError, PlanError
 from spnb.ir.blocks import blocks_of
 from spnb.ir.program import Compute, Free, Receive, Send
 from spnb.ir.region import Tiling, grid_of
-from spnb.planner.needs import PlanError
 
 WHOLE = Tiling.even((1, 1, 1))
 

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import spnb
-from spnb.capture.export import CaptureError, capture
-from spnb.planner.needs import PlanError
+from spnb.capture.export import capture
+from spnb.errors import CaptureError, PlanError
 from spnb.rules import Rule, Unknown, Whole, rule, rule_of
 
 IMAGE = (2, 6, 9, 11)

@@ -6,7 +6,7 @@ from tiled import Call, check, check_tiled
 from torch import nn
 from torch.nn import functional as F
 
-from spnb.planner.needs import PlanError
+from spnb.errors import PlanError
 
 IMAGE = (2, 6, 9, 11)
 

@@ -7,7 +7,7 @@ from tiled import Call, check, check_regions
 from torch import nn
 from torch.nn import functional as F
 
-from spnb.planner.needs import PlanError
+from spnb.errors import PlanError
 
 IMAGE = (2, 8, 8, 12)
 

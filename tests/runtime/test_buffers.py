@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import spnb
-from spnb.ir.axes import Axes
+from spnb.ir.axes import Axes, rows_beside
 from spnb.ir.program import Compute, Free
 from spnb.ir.region import Region
 from spnb.kernels.preallocated import Arena, Pool, placed, placing
 from spnb.rules import rule_of
-from spnb.runtime.buffer_plan import _Buffer, _offsets, plan_buffers, rows_beside
+from spnb.runtime.buffer_plan import _Buffer, _offsets, plan_buffers
 
 IMAGE = Axes.image((1, 16, 64, 64))
 buffers = st.builds(

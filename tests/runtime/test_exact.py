@@ -10,11 +10,10 @@ from torch import nn
 
 from spnb.analysis.simulate import simulate
 from spnb.analysis.survey import traffic
-from spnb.capture.export import CaptureError
+from spnb.errors import CaptureError, PlanError, RankError
 from spnb.ir.region import Tiling, grid_of
-from spnb.job.checkpoint_io import tensors_of
-from spnb.planner.needs import PlanError
-from spnb.runtime.worker import RankError, Worker
+from spnb.ir.weights import tensors_of
+from spnb.runtime.worker import Worker
 from spnb.transport.local import World
 
 SLOW = settings(

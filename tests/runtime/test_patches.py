@@ -11,10 +11,9 @@ from torch import nn
 
 import spnb
 from spnb.analysis.survey import activation_bytes, totals
-from spnb.capture.export import CaptureError
+from spnb.errors import CaptureError, PlanError
 from spnb.ir.program import Compute, Keep, Receive
 from spnb.ir.region import Region, Tiling
-from spnb.planner.needs import PlanError
 
 ALL = 1 << 30
 FUSED = {"halo_D2": True, "fused_layers": "all"}

@@ -12,10 +12,9 @@ from tiled import noise
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from spnb.capture.export import CaptureError
+from spnb.errors import CaptureError, PlanError
 from spnb.ir.region import Region, Tiling
-from spnb.job.checkpoint_io import tensors_of
-from spnb.planner.needs import PlanError
+from spnb.ir.weights import tensors_of
 from spnb.rules import rule_of
 from spnb.training.tape import Tape
 from spnb.transport.local import World

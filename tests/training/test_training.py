@@ -15,17 +15,15 @@ from torch.nn.utils import parametrizations
 from torch.utils import _pytree as pytree
 
 from spnb import models
-from spnb.capture.export import CaptureError
+from spnb.errors import CaptureError, PlanError, RankError
 from spnb.ir.axes import Axes
 from spnb.ir.region import Region, Tiling
 from spnb.ir.schedule import SCHEDULES, all_forward_first, one_forward_one_backward
 from spnb.ir.schedule import clock as training_clock
-from spnb.job.checkpoint_io import tensors_of
-from spnb.planner.needs import PlanError
+from spnb.ir.weights import tensors_of
 from spnb.rules import rule_of
 from spnb.rules.dropout import kept
 from spnb.rules.dropout import noise as noise_of
-from spnb.runtime.worker import RankError
 from spnb.training.losses import LOSSES
 from spnb.training.scaling import Scaling
 from spnb.training.step import Learner

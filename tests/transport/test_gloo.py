@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import spnb
-from spnb.driver.cluster import RunError
-from spnb.driver.engines import EngineDied
+from spnb.errors import EngineDied, RunError
 
 pytestmark = pytest.mark.mpi
 

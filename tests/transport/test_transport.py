@@ -11,7 +11,7 @@ import torch
 from processes import MPIEXEC
 
 import spnb
-from spnb.transport import PeerFailed, WaitTimeout
+from spnb.errors import PeerFailed, WaitTimeout
 from spnb.transport.local import World
 
 

@@ -6,16 +6,17 @@ and differ in lightness too, for print.  A tile has the same colour in every pic
 
 from .curves import loss
 from .difference import difference
-from .halo import halo, plan_halo, rank_halo
+from .halo import halo
 from .lengths import lengths
 from .loads import memory, traffic
 from .ratios import ratios
 from .speed import halo_speed
 from .suite import suite
-from .tiles import plan_tiles, tiles
+from .tiles import TilesPanel, stages, tiles
 from .timeline import clock, layers, timeline
 
 __all__ = [
+    "TilesPanel",
     "clock",
     "difference",
     "halo",
@@ -24,10 +25,8 @@ __all__ = [
     "lengths",
     "loss",
     "memory",
-    "plan_halo",
-    "plan_tiles",
-    "rank_halo",
     "ratios",
+    "stages",
     "suite",
     "tiles",
     "timeline",

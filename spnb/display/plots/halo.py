@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from math import ceil
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
-from ...analysis.halos import halo_of
-from ...io.open import thumbnail
-from ...io.sources import Source
-from ...ir.exchange import Exchange, Team, Transfer
-from ...ir.rank_plan import Part
+from ...ir.exchange import Team
 from ...ir.region import Region, Span
-from ...planner.plan import Plan
 from .style import colour_of
 
 BAND = 0.22
@@ -26,77 +19,6 @@ BAND = 0.22
 
 Look = Callable[[Region], np.ndarray]
 """Pixels ``(height, width, 3)`` in [0, 1] of a region over ``(height, width)`` of the value."""
-
-
-def plan_halo(
-    plan: Plan, rank: int, source: Source | None, layer: str | None, ax: Axes | None
-) -> Axes:
-    """Draw the halo of a rank: see `spnb.job.job_plan.JobPlan.plot_halo`."""
-    if len(plan.extent) != 2:
-        raise ValueError(f"a halo is drawn over 2-D images, this one has {len(plan.extent)} axes")
-    found = halo_of(plan, rank, layer)
-    scale = [n / m for n, m in zip(plan.extent, found.extent[1:], strict=True)]
-
-    def look(region: Region) -> np.ndarray:
-        spans = [
-            (int(a * s), min(n, max(int(a * s) + 1, round(b * s))))
-            for (a, b), s, n in zip(region.spans, scale, plan.extent, strict=True)
-        ]
-        return thumbnail(source, 512, tuple(spans))
-
-    where = "of the image" if found.layer == "the image" else f"of {found.layer}"
-    return halo(
-        found.team,
-        rank,
-        _spatial(found.own(rank)),
-        _spatial(found.need(rank)),
-        [(t.source, _spatial(t.region)) for t in found.neighbours(rank)],
-        look if source is not None else None,
-        f"What rank {rank} needs {where}",
-        ax,
-    )
-
-
-def rank_halo(part: Part, pixels: torch.Tensor | None, ax: Axes | None) -> Axes:
-    """Draw the widest halo of a rank: see `spnb.engine.here.Here.plot`."""
-    found: list[tuple[Region, Region, Sequence[Transfer]]] = [
-        (step.kept, step.region, step.transfers) for step in part.received("halo")
-    ]
-    if part.entry_needs is not None:  # of the image each rank reads its halo itself
-        team, has = part.home, part.home.tiling.spans(part.extent)
-        read = Exchange(0, "x", "input", team, team, has, part.entry_needs, 0)
-        found.append((part.region, read.need(part.rank), read.receives(part.rank)))
-    found = [each for each in found if each[2] and len(each[0].spans) == 3]
-    if not found:
-        raise ValueError(
-            f"rank {part.rank} of stage {part.stage} has no halo of a 2-D value: nothing to draw"
-        )
-    kept, region, transfers = max(found, key=lambda each: each[1].size - each[0].size)
-    own, need = _spatial(kept), _spatial(region)
-    look = None
-    if pixels is not None:
-        shown = pixels[0].float()
-        shown = (shown - shown.min()) / (shown.max() - shown.min() or 1.0)
-        shown = shown[[0, 1, 2] if len(shown) > 2 else [0, 0, 0]].movedim(0, -1).numpy()
-
-        def look(region: Region) -> np.ndarray:
-            spans = zip(region.spans, need.spans, shown.shape[:2], strict=True)
-            scaled = [
-                slice(int((a - low) * n / (high - low)), ceil((b - low) * n / (high - low)))
-                for (a, b), (low, high), n in spans
-            ]
-            return shown[tuple(scaled)]
-
-    return halo(
-        part.home,
-        part.rank,
-        own,
-        need,
-        [(t.source, _spatial(t.region)) for t in transfers],
-        look,
-        f"What rank {part.rank} needs",
-        ax,
-    )
 
 
 def halo(
@@ -227,10 +149,6 @@ def _text(
             "alpha": 0.9,
         },
     )
-
-
-def _spatial(region: Region) -> Region:
-    return Region(region.spans[1:])
 
 
 def _size(region: Region) -> str:

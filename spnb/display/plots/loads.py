@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,31 +11,24 @@ from matplotlib.colors import LogNorm
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ...analysis.survey import (
-    held_value_bytes,
-    held_weight_bytes,
-    traffic_matrix,
-    untiled,
-    weight_bytes,
-)
-from ...planner.plan import Plan
 from ..cards import size_text
 from .style import TILE, open_frame
 
 NUMBERED = 12  # ranks of a matrix whose cells have room for a number
 
 
-def traffic(plan: Plan, ax: Axes | None = None) -> Axes:
+def traffic(matrix: np.ndarray, borders: Sequence[int] = (), ax: Axes | None = None) -> Axes:
     """Draw the bytes that each rank sends to each other in one pass over the batch.
 
     Parameters
     ----------
-    plan
-        A plan of up to some hundred ranks.
+    matrix
+        Bytes from each rank (row) to each other (column); for up to some hundred ranks.
+    borders
+        First rank of each stage but stage 0: a line is drawn before it.
     ax
         Where to draw; a new figure by default.
     """
-    matrix = traffic_matrix(plan)
     count = len(matrix)
     if ax is None:
         side = 4.2 if count <= 6 else 6.0
@@ -59,10 +54,9 @@ def traffic(plan: Plan, ax: Axes | None = None) -> Axes:
                     )
         ax.set_xticks(range(count))
         ax.set_yticks(range(count))
-    for stage in plan.stages[1:]:
-        border = stage.team.ranks[0] - 0.5
-        ax.axhline(border, color="black", linewidth=0.8)
-        ax.axvline(border, color="black", linewidth=0.8)
+    for first in borders:
+        ax.axhline(first - 0.5, color="black", linewidth=0.8)
+        ax.axvline(first - 0.5, color="black", linewidth=0.8)
     ax.set_xlabel("to rank")
     ax.set_ylabel("from rank")
     ax.set_title(f"Sent in one pass: {size_text(float(matrix.sum()))}", fontsize=10)
@@ -74,28 +68,32 @@ def traffic(plan: Plan, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def memory(plan: Plan, measured: dict[int, int] | None = None, ax: Axes | None = None) -> Axes:
+def memory(
+    weights: np.ndarray,
+    values: np.ndarray,
+    untiled: int,
+    measured: Mapping[int, int] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw what each rank holds at most, against the whole network on one device.
 
     Parameters
     ----------
-    plan
-        Gives weights and values, from their lifetimes; what operators need beside them
-        (workspace) and the process itself are not in it.
+    weights, values
+        Bytes that each rank holds at most; what operators need beside them (workspace) and the
+        process itself are not in it.
+    untiled
+        Bytes that the whole network needs on one device.
     measured
         Growth of each rank's process during a run, in bytes; drawn as marks.
     ax
         Where to draw; a new figure by default.
     """
-    ranks = range(plan.num_ranks)
-    weights = np.array([held_weight_bytes(plan, rank) for rank in ranks])
-    values = np.array([held_value_bytes(plan, rank) for rank in ranks])
-    alone = untiled(plan)
-    need = weight_bytes(alone, 0) + held_value_bytes(alone, 0)
+    ranks = range(len(weights))
     if ax is None:
         width = min(12.0, max(5.0, 1.6 + 0.5 * len(ranks)))
         _, ax = plt.subplots(figsize=(width, 3.6), layout="constrained")
-    highest = max(need, (weights + values).max(), max((measured or {0: 0}).values()))
+    highest = max(untiled, (weights + values).max(), max((measured or {0: 0}).values()))
     divisor, unit = next(
         (1024**k, name)
         for k, name in ((3, "GiB"), (2, "MiB"), (1, "KiB"), (0, "B"))
@@ -103,11 +101,11 @@ def memory(plan: Plan, measured: dict[int, int] | None = None, ax: Axes | None =
     )
     ax.bar(ranks, weights / divisor, color=TILE[0], width=0.7)
     ax.bar(ranks, values / divisor, bottom=weights / divisor, color=TILE[1], width=0.7)
-    ax.axhline(need / divisor, color="black", linestyle="--", linewidth=1.2)
+    ax.axhline(untiled / divisor, color="black", linestyle="--", linewidth=1.2)
     handles = [
         Patch(facecolor=TILE[0], label="weights"),
         Patch(facecolor=TILE[1], label="values in hand"),
-        Line2D([], [], color="black", linestyle="--", label=f"untiled need, {size_text(need)}"),
+        Line2D([], [], color="black", linestyle="--", label=f"untiled need, {size_text(untiled)}"),
     ]
     if measured:
         heights = [measured[rank] / divisor for rank in ranks]

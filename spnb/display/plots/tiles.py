@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,44 +13,76 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from ...analysis.halos import Halo, widest_halo
-from ...io.open import thumbnail
-from ...io.sources import Source
 from ...ir.exchange import Team
-from ...planner.plan import Plan
+from ...ir.halo import Halo
 from .style import TILE, colour_of
 
 SEEN = 0.012
 """Share of the image's longer side that a halo is drawn with at least, to be seen at all."""
 
 
-def plan_tiles(plan: Plan, source: Source, stage: int | None, ax: Axes | None) -> Any:
-    """Draw the tiles of a plan over an image: see `spnb.job.job_plan.JobPlan.plot_tiles`."""
-    if len(plan.extent) != 2:
-        raise ValueError(f"tiles are drawn over 2-D images, this one has {len(plan.extent)} axes")
-    stages = [s.index for s in plan.stages if s.tiled] if stage is None else [stage]
-    if not stages:
-        raise ValueError("no stage of this plan is tiled (spatial_size 0): nothing to draw")
-    picture = thumbnail(source)
-    if len(stages) == 1:
-        return _stage_tiles(plan, stages[0], picture, source.name, ax)
-    width = 6.4 * len(stages)
-    _, axes = plt.subplots(1, len(stages), figsize=(width, 7.3), layout="constrained")
-    for number, each in zip(stages, axes, strict=True):
-        _stage_tiles(plan, number, picture, source.name, each)
+@dataclass(frozen=True)
+class TilesPanel:
+    """What one panel of `stages` shows.
+
+    Attributes
+    ----------
+    stage
+        Number of the stage, for the title.
+    halo
+        What the stage's tiles own and need.
+    patches
+        Grid over ``(batch, *spatial)`` of the patches that each tile is computed in.
+    """
+
+    stage: int
+    halo: Halo
+    patches: tuple[int, ...]
+
+
+def stages(
+    panels: Sequence[TilesPanel],
+    size: tuple[int, int],
+    picture: np.ndarray,
+    name: str = "",
+    ax: Axes | None = None,
+) -> Any:
+    """Draw the tiles and patches of one stage, or of several side by side, over an image.
+
+    Parameters
+    ----------
+    panels
+        A stage each.
+    size, picture, name
+        As of `tiles`.
+    ax
+        Where to draw one panel; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes, or an array of them for several panels
+    """
+    if len(panels) == 1:
+        return _panel(panels[0], size, picture, name, ax)
+    width = 6.4 * len(panels)
+    _, axes = plt.subplots(1, len(panels), figsize=(width, 7.3), layout="constrained")
+    for panel, each in zip(panels, axes, strict=True):
+        _panel(panel, size, picture, name, each)
     return axes
 
 
-def _stage_tiles(plan: Plan, stage: int, picture: np.ndarray, name: str, ax: Axes | None) -> Axes:
-    """One stage's tiles, and the patches that they are computed in."""
-    ax = tiles(widest_halo(plan, stage), plan.extent, picture, stage, name, ax)
-    found = plan.stages[stage]
-    if found.num_patches > 1:
-        rows, columns = found.cuts.spans((1, *plan.extent))[1:]
+def _panel(
+    panel: TilesPanel, size: tuple[int, int], picture: np.ndarray, name: str, ax: Axes | None
+) -> Axes:
+    """Draw one stage's tiles, and the borders of the patches that they are computed in."""
+    ax = tiles(panel.halo, size, picture, panel.stage, name, ax)
+    if math.prod(panel.patches) > 1:
+        patches = panel.halo.team.tiling.refined(panel.patches)
+        rows, columns = patches.spans((1, *size))[1:]
         style = {"color": "white", "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1.5}
-        ax.hlines([start for start, _ in rows[1:]], 0, plan.extent[1], **style)
-        ax.vlines([start for start, _ in columns[1:]], 0, plan.extent[0], **style)
-        grid = "×".join(map(str, found.patches[1:]))
+        ax.hlines([start for start, _ in rows[1:]], 0, size[1], **style)
+        ax.vlines([start for start, _ in columns[1:]], 0, size[0], **style)
+        grid = "×".join(map(str, panel.patches[1:]))
         ax.set_title(f"{ax.get_title()} of {grid} patches", fontsize=11)
     return ax
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -12,11 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from ...ir.replicas import turns_of
-from ...ir.schedule import SCHEDULES, at_once, forward_only
-from ...ir.schedule import clock as ticks_of
-from ...planner.plan import Plan
-from ..cards import counted
+from ...ir.clock import ClockTable
 from .style import KIND, TILE, open_frame
 
 MOST_RANKS = 32  # rows of a timeline; of more ranks, an even choice is drawn
@@ -109,53 +103,17 @@ def layers(timings: pd.DataFrame, ax: Axes | None = None, most: int = MOST_LAYER
     return ax
 
 
-def clock(plan: Plan, ax: Axes | None = None) -> Axes:
-    """Draw which micro-batch goes forward, in training also back, at which tick, in one replica.
-
-    A row is a stage, or a rank where a mirrored copy of the plan has other stages on it.
+def clock(table: ClockTable, ax: Axes | None = None) -> Axes:
+    """Draw which micro-batch goes forward, in training also back, at which tick.
 
     Parameters
     ----------
-    plan
-        For inference or for training.
+    table
+        The passes, tick by tick.
     ax
         Where to draw; a new figure by default.
     """
-    copies, pipelines = plan.copies, plan.copies.of(0)
-    ranks = range(copies.ranks_each)
-    if not copies.times:
-        ranks = [stage.team.ranks[0] for stage in plan.stages]
-    rows = []
-    for rank in ranks:
-        stages = [plan.stage_of(image).index for image in plan.images_of(rank)]
-        rows.append(turns_of(pipelines, stages))
-    training = plan.graph.training
-    rows = rows if training else [at_once(turns) for turns in rows]
-    order = SCHEDULES[plan.schedule] if training else forward_only
-    ticks = ticks_of(order, len(plan.stages), rows)
-    mirrored = {number for pipeline in pipelines[1:] for number in pipeline.numbers}
-    names = [f"rank {k}" if copies.times else f"stage {k}" for k in range(len(rows))]
-    ax = _table(ticks, names, ax, mirrored)
-    busy = sum(map(len, ticks)) / len(ticks) / len(rows)
-    parts = copies.parts * copies.turns
-    way = (
-        "forward, and back (striped)"
-        if training
-        else f"through {counted(len(plan.stages), 'stage')}"
-    )
-    slanted = ", mirrored in italics" * bool(mirrored)
-    title = f"{parts} micro-batch{'es' * (parts != 1)} {way}{slanted}: idle {1 - busy:.0%}"
-    ax.set_title(title, fontsize=10)
-    return ax
-
-
-def _table(
-    ticks: Sequence[Mapping[int, tuple[str, int]]],
-    rows: Sequence[str],
-    ax: Axes | None,
-    slanted: Collection[int] = (),
-) -> Axes:
-    """Draw passes, tick by tick, in rows with these names."""
+    ticks, rows = table.ticks, table.rows
     if ax is None:
         size = (min(12.0, 1.6 + 0.55 * len(ticks)), 1.1 + 0.5 * len(rows))
         _, ax = plt.subplots(figsize=size, layout="constrained")
@@ -168,7 +126,7 @@ def _table(
             cell.set_facecolor(TILE[number % len(TILE)])
             ax.add_patch(cell)
             if len(numbers) <= 64:
-                style = "italic" if number in slanted else "normal"
+                style = "italic" if number in table.mirrored else "normal"
                 middle = {"ha": "center", "va": "center", "fontsize": 10, "style": style}
                 ax.text(tick + 0.5, row, str(number), **middle)
     ax.set_xlim(0, len(ticks))
@@ -176,6 +134,7 @@ def _table(
     ax.set_yticks(range(len(rows)), rows)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("tick")
+    ax.set_title(f"{table.title}: idle {table.idle:.0%}", fontsize=10)
     open_frame(ax)
     return ax
 

@@ -1,0 +1,79 @@
+"""Every exception that a user of spnb may catch, in the order in which a run may meet them.
+
+Nothing is imported here, so that every folder may raise and catch all of them.
+"""
+
+from __future__ import annotations
+
+
+class OptionError(ValueError):
+    """An option's value is wrong; the message says which, why, and what to do."""
+
+
+class CaptureError(ValueError):
+    """The network cannot be captured as a graph of operators."""
+
+
+class PlanError(ValueError):
+    """What cannot be planned, with stage, layer, numbers and a way out."""
+
+
+class WeightsError(ValueError):
+    """A factory or a checkpoint is not what it should be."""
+
+
+class DatasetError(ValueError):
+    """A folder or a file is not what it should be; the message names it."""
+
+
+class DeviceError(RuntimeError):
+    """A rank has not the device that it shall compute on."""
+
+
+class RankError(RuntimeError):
+    """A rank failed; the message names rank, stage and layer."""
+
+
+class PeerFailed(RuntimeError):
+    """Another rank failed while this one waited for it: a consequence, not the cause."""
+
+
+class WaitTimeout(RuntimeError):
+    """Another rank did not send within the deadline."""
+
+
+class StartError(RuntimeError):
+    """The engines did not start."""
+
+
+class EngineError(RuntimeError):
+    """A function raised on an engine.
+
+    Attributes
+    ----------
+    rank, name, message, traceback
+        The MPI rank; the remote exception's class name, message and traceback, as text.
+    """
+
+    def __init__(self, rank: int, error: Exception, stuck: str = ""):
+        self.rank = rank
+        self.name = getattr(error, "ename", type(error).__name__)
+        self.message = getattr(error, "evalue", str(error))
+        self.traceback = str(getattr(error, "traceback", ""))
+        super().__init__(f"rank {rank}: {self.name}: {self.message}{stuck}")
+
+
+class EngineDied(RuntimeError):
+    """An engine's process, or the controller, is no more."""
+
+
+class EngineTimeout(TimeoutError):
+    """Ranks did not answer within the deadline."""
+
+
+class RunError(RuntimeError):
+    """A rank failed; the message names rank, stage and layer, and the cause."""
+
+
+class CheckFailed(AssertionError):
+    """The tiled output differs from the untiled one by more than rounding."""

@@ -1,0 +1,18 @@
+"""The file through which the ranks of a stage get their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+
+def write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Write the weights of a stage, by name."""
+    torch.save(dict(weights), path)
+
+
+def read_weights(path: Path) -> Mapping[str, torch.Tensor]:
+    """A stage's weights, mapped from the file: the ranks of one host share the memory."""
+    return torch.load(path, weights_only=True, mmap=True)

@@ -1,0 +1,56 @@
+"""The tensors of a network by name: parameters, buffers, and constants made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .graph import Graph
+from .node import Node, invoke
+
+
+def equal(module: nn.Module, state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a module has the weights of a state dict."""
+    own = module.state_dict()
+    return own.keys() == state.keys() and all(
+        torch.equal(own[name], tensor.to(own[name])) for name, tensor in state.items()
+    )
+
+
+def named(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer, by each name that it has."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
+def tensors_of(
+    module: nn.Module, names: Sequence[str], graph: Graph | None = None
+) -> dict[str, torch.Tensor]:
+    """Parameters, buffers and constants by name.
+
+    Parameters
+    ----------
+    module
+        The network with its weights.
+    names
+        As in its ``state_dict``; of constants, as in the graph.
+    graph
+        Tells how constants are computed.
+    """
+    every: dict[str, Any] = named(module)
+    if graph is not None:
+        every |= graph.literals
+        with torch.no_grad():
+            add_constants(every, graph.made_of(names)[1])
+    return {name: every[name].detach() for name in names}
+
+
+def add_constants(known: dict[str, Any], calls: Sequence[Node]) -> None:
+    """Add to weights what calls make of them, by its names."""
+    for node in calls:
+        known[f"={node.name}"] = invoke(node.op, node.bind([], known))
