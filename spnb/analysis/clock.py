@@ -20,13 +20,13 @@ def clock_table(plan: Plan) -> ClockTable:
     >>> [len(tick) for tick in table.ticks], table.idle
     ([1, 2, 2, 1], 0.25)
     """
-    copies, pipelines = plan.copies, plan.copies.of(0)
-    ranks = range(copies.ranks_each)
-    if not copies.times:
+    replicas, pipelines = plan.replicas, plan.replicas.of(0)
+    ranks = range(replicas.ranks_each)
+    if not replicas.times:
         ranks = [stage.team.ranks[0] for stage in plan.stages]
     rows = []
     for rank in ranks:
-        stages = [plan.stage_of(image).index for image in plan.images_of(rank)]
+        stages = [plan.stage_of(image).index for image in plan.plan_ranks_of(rank)]
         rows.append(turns_of(pipelines, stages))
     training = plan.graph.training
     order = SCHEDULES[plan.schedule] if training else forward_only
@@ -35,9 +35,9 @@ def clock_table(plan: Plan) -> ClockTable:
     way = "forward, and back (striped)"
     if not training:
         way = f"through {counted(len(plan.stages), 'stage')}"
-    count = copies.parts * copies.turns
+    count = replicas.micro_batches * replicas.turns
     title = (
         f"{count} micro-batch{'es' * (count != 1)} {way}{', mirrored in italics' * bool(mirrored)}"
     )
-    names = [f"{'rank' if copies.times else 'stage'} {k}" for k in range(len(rows))]
+    names = [f"{'rank' if replicas.times else 'stage'} {k}" for k in range(len(rows))]
     return ClockTable(ticks, names, mirrored, title)

@@ -11,7 +11,7 @@ def halos(plan: Plan, stage: int) -> list[Halo]:
 
     What tiles merge or gather whole is no halo.
     """
-    images, team = plan.batches[0], plan.stages[stage].team
+    images, team = plan.micro_batch_sizes[0], plan.stages[stage].team
     found = []
     for exchange in plan.exchanges[images]:
         if exchange.target is not team or exchange.kind in ("merge", "gather"):

@@ -130,14 +130,17 @@ class _Rank:
 
     def run(self, arrivals: dict[Key, float]) -> Iterator[tuple[Key | None, Key | None]]:
         """Yields each message that is sent, and each that must be there to go on."""
-        plan, sizes = self.plan, set(self.plan.batches)
-        images, pipelines = plan.images_of(self.rank), plan.copies.of(plan.replica_of(self.rank))
+        plan, sizes = self.plan, set(self.plan.micro_batch_sizes)
+        images, pipelines = (
+            plan.plan_ranks_of(self.rank),
+            plan.replicas.of(plan.replica_of(self.rank)),
+        )
         stages = [plan.stage_of(image) for image in images]
         programs = [{n: self._steps(image, n) for n in sizes} for image in images]
         turns = at_once(turns_of(pipelines, [stage.index for stage in stages]))
         for copy, self.stage, number in ((c, stage, n) for c, stage, turn in turns for n in turn):
             self.number, world = number, pipelines[copy].ranks
-            steps = programs[copy][plan.batches[number]]
+            steps = programs[copy][plan.micro_batch_sizes[number]]
             for kind, layer, what, seconds, size, messages in steps:
                 if kind == "wait":
                     start = latest = self.now

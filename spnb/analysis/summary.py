@@ -50,7 +50,8 @@ def describe(plan: Plan, name: str) -> Card:
     batch, *size = plan.graph.extent(next(iter(plan.graph.inputs)))
     head = (
         f"{name}: {counted(batch, 'image')} of {'×'.join(map(str, size))}"
-        f" in {counted(len(plan.batches), 'part')}, {counted(len(plan.graph.blocks), 'block')},"
+        f" in {counted(len(plan.micro_batch_sizes), 'part')},"
+        f" {counted(len(plan.graph.blocks), 'block')},"
         f" {counted(len(plan.graph.nodes), 'operator')}; {counted(plan.num_ranks, 'rank')}"
         + copies_text(plan)
         + ", to be trained" * plan.graph.training
@@ -73,10 +74,10 @@ def describe(plan: Plan, name: str) -> Card:
 
 def copies_text(plan: Plan) -> str:
     """How often the plan is there, if more than once."""
-    copies = plan.copies
-    texts = [f"{copies.replicas} replicas"] if copies.replicas > 1 else []
-    if copies.times:
-        texts.append(f"with {copies.times} pair{'s' * (copies.times > 1)} of mirrored turns")
+    replicas = plan.replicas
+    texts = [f"{replicas.count} replicas"] if replicas.count > 1 else []
+    if replicas.times:
+        texts.append(f"with {replicas.times} pair{'s' * (replicas.times > 1)} of mirrored turns")
     return f", {' '.join(texts)}" if texts else ""
 
 
@@ -92,7 +93,7 @@ def patches_text(plan: Plan) -> list[str]:
 
 def gathered_text(plan: Plan) -> list[str]:
     """A line for each value that every tile of a stage needs whole, and what that costs."""
-    images, lines = plan.batches[0], []
+    images, lines = plan.micro_batch_sizes[0], []
     for (number, value), reader in plan.gathered.items():
         whole = Region.whole(extent_in(plan.graph, value, images))
         team, size = plan.stages[number].team, value_bytes(plan, value, whole)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..ir.exchange import HOST
 from ..ir.node import Node
-from ..ir.program import Compute, Free, Keep, Receive, Send, kept_by_host
+from ..ir.program import Compute, Free, Keep, Receive, Send, held_by_host
 from ..ir.region import Region, Tiling, length
 from ..ir.schedule import SCHEDULES, most_held
 from ..kernels.half_conv import HALVES
@@ -51,7 +51,7 @@ def totals(plan: Plan) -> Totals:
     """Exchanges, messages, bytes and work of a plan; from its axes, so of any number of ranks."""
     exchanges = messages = size = 0
     flops = untiled = 0.0
-    for images in plan.batches:
+    for images in plan.micro_batch_sizes:
         for exchange in plan.exchanges[images]:
             if HOST in (exchange.source.ranks[0], exchange.target.ranks[0]):
                 continue
@@ -59,9 +59,9 @@ def totals(plan: Plan) -> Totals:
             exchanges += more > 0
             messages, size = messages + more, size + sent
         for stage in plan.stages:
-            layout = plan.layouts[stage.index, images]
+            layout = plan.stage_needs[stage.index, images]
             if stage.num_patches > 1:
-                layout = plan.patch_layouts[images]
+                layout = plan.patch_needs[images]
             computed = layout.computed
             for node in stage.nodes:
                 extent = extent_in(plan.graph, node.name, images)
@@ -101,17 +101,23 @@ def untiled(plan: Plan) -> Plan:
     """The same network and micro-batches as one stage on one rank."""
     whole = Tiling.even((1,) * (len(plan.extent) + 1))
     graph = plan.captured
-    return Plan(graph, [whole], [len(graph.blocks)], len(plan.batches), home=plan.home)
+    return Plan(
+        graph,
+        [whole],
+        [len(graph.blocks)],
+        len(plan.micro_batch_sizes),
+        network_module=plan.network_module,
+    )
 
 
 def traffic(plan: Plan, rank: int) -> tuple[int, int]:
     """Messages and bytes that a rank sends to other ranks in one pass over the batch."""
     messages = size = 0
-    pipelines = plan.copies.of(plan.replica_of(rank))
-    for image, pipeline in zip(plan.images_of(rank), pipelines, strict=True):
+    pipelines = plan.replicas.of(plan.replica_of(rank))
+    for image, pipeline in zip(plan.plan_ranks_of(rank), pipelines, strict=True):
         team = plan.stage_of(image).team
         for number in pipeline.numbers:
-            for exchange in plan.exchanges[plan.batches[number]]:
+            for exchange in plan.exchanges[plan.micro_batch_sizes[number]]:
                 if exchange.source is team and exchange.target.ranks != (HOST,):
                     more, bytes_sent = exchange.sent(image)
                     messages, size = messages + more, size + bytes_sent
@@ -121,8 +127,8 @@ def traffic(plan: Plan, rank: int) -> tuple[int, int]:
 def traffic_matrix(plan: Plan) -> np.ndarray:
     """Bytes that each rank (row) sends to each other (column) in one pass over the batch."""
     matrix = np.zeros((plan.num_ranks, plan.num_ranks), dtype=np.int64)
-    for number, images in enumerate(plan.batches):
-        world = plan.copies.taking(number).ranks
+    for number, images in enumerate(plan.micro_batch_sizes):
+        world = plan.replicas.taking(number).ranks
         for exchange in plan.exchanges[images]:
             if HOST in (exchange.source.ranks[0], exchange.target.ranks[0]):
                 continue
@@ -148,7 +154,7 @@ def held_value_bytes(plan: Plan, rank: int) -> int:
     """Most bytes of values that a rank holds at once, those for its mirror image too."""
     if plan.graph.training:
         return _training_bytes(plan, rank)
-    return sum(activation_bytes(plan, image) for image in plan.images_of(rank))
+    return sum(activation_bytes(plan, image) for image in plan.plan_ranks_of(rank))
 
 
 def activation_bytes(plan: Plan, rank: int) -> int:
@@ -170,15 +176,15 @@ def activation_bytes(plan: Plan, rank: int) -> int:
     def note(value: str, size: int) -> None:
         nonlocal peak
         if value in kept:
-            outputs[value] = size * len(plan.batches)
+            outputs[value] = size * len(plan.micro_batch_sizes)
         elif value not in buffers.places or value in apart:
             peak = max(peak, sum(held.values()) + size)
             held[value] = size
 
-    programs = plan.programs(rank, max(plan.batches))
+    programs = plan.programs(rank, max(plan.micro_batch_sizes))
     places = [plan_buffers(program, nodes, rules) for program in programs]
     arena = max(each.size for each in places)
-    kept = {value for program in programs for value in kept_by_host(program, nodes)}
+    kept = {value for program in programs for value in held_by_host(program, nodes)}
     for buffers, step in (
         (each, step)
         for each, program in zip(places, programs, strict=True)
@@ -198,7 +204,7 @@ def activation_bytes(plan: Plan, rank: int) -> int:
         elif isinstance(step, Send):
             if any(t.target == HOST for t in step.transfers):
                 size = value_bytes(plan, step.value, computed[step.value])
-                outputs[step.value] = size * len(plan.batches)
+                outputs[step.value] = size * len(plan.micro_batch_sizes)
                 held.pop(f"tile {step.value}", None)
         elif isinstance(step, Keep):
             held[f"tile {step.value}"] = value_bytes(plan, step.value, step.whole)
@@ -231,7 +237,7 @@ def _training_bytes(plan: Plan, rank: int) -> int:
     values at once.  A parameter has its gradient, that of the micro-batch, and two moments of the
     optimizer.
     """
-    values = max(_held_in_training(plan, image) for image in plan.images_of(rank))
+    values = max(_held_in_training(plan, image) for image in plan.plan_ranks_of(rank))
     # In half precision there are fp32 parameters too, and gradients and moments are fp32.
     return values + (9 if plan.graph.dtype in HALVES else 4) * held_weight_bytes(plan, rank)
 
@@ -239,7 +245,7 @@ def _training_bytes(plan: Plan, rank: int) -> int:
 def _held_in_training(plan: Plan, rank: int) -> int:
     """Bytes of values that a rank holds in one pipeline; of two it holds one's at a time."""
     stage = plan.stage_of(rank)
-    (program,) = plan.programs(rank, max(plan.batches))
+    (program,) = plan.programs(rank, max(plan.micro_batch_sizes))
     made = arrived = largest = 0
     for step in program.steps:
         if isinstance(step, Compute):
@@ -252,7 +258,7 @@ def _held_in_training(plan: Plan, rank: int) -> int:
         elif isinstance(step, Receive):
             made += value_bytes(plan, step.value, step.region)
             arrived += sum(value_bytes(plan, step.value, t.region) for t in step.transfers)
-    passes = SCHEDULES[plan.schedule](plan.copies.parts, len(plan.stages), stage.index)
+    passes = SCHEDULES[plan.schedule](plan.replicas.micro_batches, len(plan.stages), stage.index)
     held = most_held(passes)
     values = arrived * held + made if plan.recompute else made * held
     return values + 2 * largest
@@ -261,7 +267,7 @@ def _held_in_training(plan: Plan, rank: int) -> int:
 def _reads_apart(node: Node, number: int, own: Region, step: Compute) -> bool:
     """Whether a call reads an operand with no need to put tile and halo together."""
     early = number == 0 and step.padding is None
-    alone = early and rule_of(node).alone(own, step.region)
+    alone = early and rule_of(node).core_and_boundary(own, step.region)
     return bool(alone) or step.clipped[number] in own
 
 

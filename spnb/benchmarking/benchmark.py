@@ -23,7 +23,7 @@ from ..display.progress import Bar
 from ..errors import OptionError
 from ..io.sources import ArraySource
 from ..ir.program import without_exchange
-from ..ir.rank_plan import Part
+from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..job.job_plan import JobPlan, plan
 from ..job.options import Job
@@ -47,13 +47,13 @@ class Alone(JobPlan):
     def __init__(self, planned: JobPlan):
         self.__dict__.update(planned.__dict__)
 
-    def part(self, rank: int) -> Part:
-        return self._alone(super().part(rank))
+    def rank_plan(self, rank: int) -> RankPlan:
+        return self._alone(super().rank_plan(rank))
 
-    def _alone(self, part: Part) -> Part:
-        programs = {n: tuple(map(without_exchange, each)) for n, each in part.programs.items()}
-        mirror = part.mirror and self._alone(part.mirror)
-        return replace(part, programs=programs, mirror=mirror)
+    def _alone(self, rank_plan: RankPlan) -> RankPlan:
+        programs = {n: tuple(map(without_exchange, each)) for n, each in rank_plan.programs.items()}
+        mirror = rank_plan.mirror and self._alone(rank_plan.mirror)
+        return replace(rank_plan, programs=programs, mirror=mirror)
 
 
 class Solo(JobPlan):
@@ -61,11 +61,11 @@ class Solo(JobPlan):
 
     def __init__(self, job: Job):
         one = {"split_size": 1, "spatial_size": 1, "num_spatial_parts": 1, "local_DP": 1}
-        one |= {"parts": job.num_parts, "replicas": 1, "gems": False, "times": 1}
+        one |= {"parts": job.num_micro_batches, "replicas": 1, "gems": False, "times": 1}
         super().__init__(job.replace(**one, slice_method="square", balance=None))
 
-    def part(self, rank: int) -> Part:
-        return replace(super().part(rank), threads=1)
+    def rank_plan(self, rank: int) -> RankPlan:
+        return replace(super().rank_plan(rank), threads=1)
 
 
 @dataclass

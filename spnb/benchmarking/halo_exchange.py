@@ -136,23 +136,23 @@ def halo_speed(
 def _time(halo: int, channels: int, repeats: int) -> dict[str, Any] | None:
     """On every rank: exchange a halo around this rank's tile, and prove that it is right."""
     from ..engine.here import here
-    from ..runtime.state import Run
+    from ..runtime.state import RunState
 
-    part, worker = here.plan, here.worker
-    if part is None:  # there are more engines than tiles
+    rank_plan, worker = here.plan, here.worker
+    if rank_plan is None:  # there are more engines than tiles
         return None
-    team, extent = part.home, part.extent
-    has, needs = team.tiling.spans(extent), part.grown(halo)
+    team, extent = rank_plan.team, rank_plan.extent
+    has, needs = team.tiling.spans(extent), rank_plan.grown(halo)
     exchange = Exchange(TAG, "x", "halo", team, team, has, needs, channels * 4)
-    own, need = (region_at(spans, part.position) for spans in (has, needs))
+    own, need = (region_at(spans, rank_plan.position) for spans in (has, needs))
     axes = ValueAxes.image((2, channels, *[2] * (len(extent) - 1)))
     x, expected = (_coded(region, extent, channels) for region in (own, need))
-    receives = exchange.receives(part.rank)
-    routine, send, receive = worker.stations[0].moving(exchange, axes, x.dtype)
-    arrive = routine.holdings.arrival("x")
+    receives = exchange.receives(rank_plan.rank)
+    compiled, send, receive = worker.stages[0].moving(exchange, axes, x.dtype)
+    arrive = compiled.local_values.arrival("x")
 
     def once() -> list[torch.Tensor]:
-        run = Run(here.transport, None, values={"x": x})
+        run = RunState(here.transport, None, values={"x": x})
         send(run)
         receive(run)
         arrive(run)

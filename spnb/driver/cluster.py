@@ -19,7 +19,7 @@ from ..io.examples import Examples, Unread
 from ..io.sources import HeldSource, Source
 from ..io.stage_weights import read_weights
 from ..io.writers import Store
-from ..ir.rank_plan import Part
+from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..job.job_plan import JobPlan
 from ..runtime.state import Piece
@@ -162,12 +162,12 @@ class Cluster(Shown, Session):
             if shell.user_ns.get("rc") in (None, self._offered):
                 shell.user_ns["rc"] = self._offered = self.client
 
-    def _load(self, plan: JobPlan, parts: Sequence[tuple[Part, Path]]) -> None:
-        self._parts = [part for part, _ in parts]
+    def _load(self, plan: JobPlan, parts: Sequence[tuple[RankPlan, Path]]) -> None:
+        self._parts = [rank_plan for rank_plan, _ in parts]
         hosts = self.engines.hosts
         loads = [
-            (part, path if self.shares_files else dict(read_weights(path)), hosts.count(host))
-            for (part, path), host in zip(parts, hosts, strict=False)
+            (rank_plan, path if self.shares_files else dict(read_weights(path)), hosts.count(host))
+            for (rank_plan, path), host in zip(parts, hosts, strict=False)
         ]
         idle = [(None, None, 0)] * (len(hosts) - len(loads))
         with Bar(self.progress) as bar:
@@ -180,10 +180,12 @@ class Cluster(Shown, Session):
     def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
         if self._failed:
             self._recover()
-        each = [(self._for_rank(sources, part), run, released) for part in self._parts]
+        each = [(self._for_rank(sources, rank_plan), run, released) for rank_plan in self._parts]
         with Bar(self.progress) as bar:
             return self._call(
-                remote.infer, each, lambda told: show_run(bar, told, run, len(self.plan.batches))
+                remote.infer,
+                each,
+                lambda told: show_run(bar, told, run, len(self.plan.micro_batch_sizes)),
             )
 
     def _each(self, name: str, args: Sequence[tuple]) -> list[Any]:
@@ -197,8 +199,8 @@ class Cluster(Shown, Session):
         if self.shares_files:
             examples = examples.filed(self.scratch)
         shares = []
-        for part in self._parts:
-            seen = self._for_rank(dict.fromkeys(self.plan.graph.inputs, images), part)
+        for rank_plan in self._parts:
+            seen = self._for_rank(dict.fromkeys(self.plan.graph.inputs, images), rank_plan)
             own = next(iter(seen.values()), Unread(examples.images.shape))
             shares.append(replace(examples, images=own))
         return shares
@@ -226,10 +228,10 @@ class Cluster(Shown, Session):
         every = range(self.plan.num_ranks)
         self._call(remote.save, [(run, value if r in ranks else None, store) for r in every])
 
-    def _for_rank(self, sources: dict[str, Source], part: Part) -> dict[str, Source]:
+    def _for_rank(self, sources: dict[str, Source], rank_plan: RankPlan) -> dict[str, Source]:
         """What a rank reads of the inputs: by name where it sees our files, else its part."""
         needs: dict[str, Region] = {}
-        for step in part.received("input"):
+        for step in rank_plan.received("input"):
             needs[step.value] = needs.get(step.value, step.region) | step.region
         if self.shares_files:
             return {name: sources[name] for name in needs}

@@ -47,7 +47,7 @@ class Launched(Session):
     def _load(self, plan: JobPlan, parts: Sequence[tuple[Any, Path]]) -> None:
         if plan.job.backend != "mpi":
             self.post.order("carry", [plan.job.backend] * self.post.comm.size)
-        self._order("load", [(part, dict(read_weights(path))) for part, path in parts])
+        self._order("load", [(rank_plan, dict(read_weights(path))) for rank_plan, path in parts])
 
     def _each(self, name: str, args: Sequence[tuple]) -> list[Any]:
         return self._order("each", [(name, each) for each in args])
@@ -134,16 +134,16 @@ class Post:
             self.transport.backend = item
             return self.transport.reset()
         if what == "load":
-            part, weights = item
-            self.transport.num_ranks = part.num_ranks
-            share_cores(part, self.transport.local_size)
-            return here.load(part, weights, self.transport, self.transport.local_rank)
+            rank_plan, weights = item
+            self.transport.num_ranks = rank_plan.num_ranks
+            share_cores(rank_plan, self.transport.local_size)
+            return here.load(rank_plan, weights, self.transport, self.transport.local_rank)
         if what == "infer":
             return here.infer(*item)
         if what == "each":
             name, args = item
             return getattr(here, name)(*args)
-        return here.save(*item) if what == "save" else here.kept(item)
+        return here.save(*item) if what == "save" else here.outputs_of(item)
 
 
 def run_launched(drive: Callable[[Post], int]) -> int:

@@ -118,7 +118,7 @@ class Result(Shown):
         graph, value = self.plan.graph, self._value_of(output)
         store = Store(Path(path).absolute(), graph.axes[value], graph.dtype_of(value))
         store.create(overwrite)
-        makers = self.plan.copies.everywhere(self.plan.maker_of(value).team.ranks)
+        makers = self.plan.replicas.everywhere(self.plan.maker_of(value).team.ranks)
         self._save(makers, value, store)
         return store.path
 
@@ -235,7 +235,7 @@ class Result(Shown):
         tiles = None
         if graph.axes[value] == ValueAxes.image(tuple(tiled.shape)) and tiled.ndim >= 4:
             error = error.amax(tuple(range(tiled.ndim - 2)))
-            own = self.plan.layouts[maker.index, self.plan.batches[0]].own[value][-2:]
+            own = self.plan.stage_needs[maker.index, self.plan.micro_batch_sizes[0]].own[value][-2:]
             tiles = [Region((row, column)) for row in own[0] for column in own[1]]
         else:
             error = error.reshape(-1, error.shape[-1] if error.ndim else 1)

@@ -61,7 +61,9 @@ class Session(ABC):
         self._require_open()
         held = [plan.stages_on(rank) for rank in range(plan.num_ranks)]
         files = {stages: self._weights_file(plan, stages) for stages in dict.fromkeys(held)}
-        self._load(plan, [(plan.part(rank), files[stages]) for rank, stages in enumerate(held)])
+        self._load(
+            plan, [(plan.rank_plan(rank), files[stages]) for rank, stages in enumerate(held)]
+        )
         self.plan, self._given = plan, weakref.ref(plan.module)
 
     def infer(self, image: Any = None) -> Result:
@@ -281,8 +283,8 @@ class InProcess(Session):
 
     def _load(self, plan: JobPlan, parts: Sequence[tuple[Any, Path]]) -> None:
         self._ranks = [Here() for _ in parts]
-        for rank, (here, (part, path)) in enumerate(zip(self._ranks, parts, strict=True)):
-            here.load(part, read_weights(path), None, rank)
+        for rank, (here, (rank_plan, path)) in enumerate(zip(self._ranks, parts, strict=True)):
+            here.load(rank_plan, read_weights(path), None, rank)
 
     def _each(self, name: str, args: Sequence[tuple]) -> list[Any]:
         return self.run(lambda here: getattr(here, name)(*args[here.transport.rank]))
@@ -297,7 +299,7 @@ class InProcess(Session):
         return reports
 
     def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
-        return [self._ranks[rank].kept(run) for rank in ranks]
+        return [self._ranks[rank].outputs_of(run) for rank in ranks]
 
     def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
         self.run(lambda here: here.save(run, value, store) if here.rank in ranks else None)

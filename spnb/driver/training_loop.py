@@ -158,7 +158,7 @@ def train(
                 }
             )
         peaks = tuple(max(p, r.peak_memory_bytes) for p, r in zip(peaks, reports, strict=True))
-        kept = take_back(session, module, steps * len(plan.batches))
+        kept = take_back(session, module, steps * len(plan.micro_batch_sizes))
         mean = sum(row["loss"] for row in history[-steps:]) / steps
         text = f"epoch {epoch + 1} of {job.num_epochs}: loss {mean:.4f}"
         if integers:

@@ -13,7 +13,7 @@ import torch
 from ..display.cards import Card, Shown, Table, stage_grid
 from ..ir.axes import Axes
 from ..ir.exchange import Exchange, Spans, Transfer
-from ..ir.rank_plan import Part
+from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..runtime.halo_tile import cut
 from ..runtime.state import Piece
@@ -26,8 +26,8 @@ class Here(Shown, Rank):
     Attributes
     ----------
     plan
-        Its part of the plan (`spnb.ir.rank_plan.Part`); ``None``, as are the properties below,
-        before a plan is loaded and where the plan needs no rank here.
+        Its share of the plan, a `spnb.ir.rank_plan.RankPlan`.  It is ``None``, as are the
+        properties below, before a plan is loaded and where the plan needs no rank here.
     """
 
     @property
@@ -53,9 +53,9 @@ class Here(Shown, Rank):
     @property
     def neighbours(self) -> dict[str, int]:
         """Ranks of the tiles around its own, by direction: ``{"right": 1, "down": 2, …}``."""
-        team = self._loaded().home
+        team = self._loaded().team
         mine, found = team.position(self.plan.rank), {}
-        world = self.plan.copies.of(self.plan.replica)[0].ranks
+        world = self.plan.replicas.of(self.plan.replica)[0].ranks
         words = (("front", "back"), ("up", "down"), ("left", "right"))[-(len(mine) - 1) :]
         for steps in itertools.product((-1, 0, 1), repeat=len(mine) - 1):
             place = (mine[0], *(k + step for k, step in zip(mine[1:], steps, strict=True)))
@@ -87,13 +87,13 @@ class Here(Shown, Rank):
         """
         from ..display import plots
 
-        part = self._loaded()
-        step = _widest_halo(part)
-        own, need = Region(step.kept.spans[1:]), Region(step.region.spans[1:])
+        rank_plan = self._loaded()
+        step = _widest_halo(rank_plan)
+        own, need = Region(step.retained.spans[1:]), Region(step.region.spans[1:])
         neighbours = [(t.source, Region(t.region.spans[1:])) for t in step.transfers]
         pixels = None if x is None else _pixels(x, need)
-        title = f"What rank {part.rank} needs"
-        return plots.halo(part.home, part.rank, own, need, neighbours, pixels, title, ax)
+        title = f"What rank {rank_plan.rank} needs"
+        return plots.halo(rank_plan.team, rank_plan.rank, own, need, neighbours, pixels, title, ax)
 
     @property
     def card(self) -> Card:
@@ -102,12 +102,12 @@ class Here(Shown, Rank):
             return Card(str(self))
         facts = [("owns", str(self.region)), ("operators", str(len(self.plan.nodes)))]
         facts += [(f"{where} of it", f"rank {rank}") for where, rank in self.neighbours.items()]
-        return Card(str(self), [Table(("", ""), facts)], [stage_grid(self.stage, self.plan.home)])
+        return Card(str(self), [Table(("", ""), facts)], [stage_grid(self.stage, self.plan.team)])
 
     def __repr__(self) -> str:
         if self.plan is None:
             return "spnb.here: no plan is loaded on this rank"
-        grid = "×".join(map(str, self.plan.home.tiling.grid[1:]))
+        grid = "×".join(map(str, self.plan.team.tiling.grid[1:]))
         return (
             f"spnb.here: rank {self.rank} of {self.plan.num_ranks}, stage {self.stage},"
             f" tile {self.tile} of {grid}, owns {self.region}"
@@ -127,18 +127,22 @@ class Here(Shown, Rank):
         list of Piece
             The regions of the network's outputs that this rank computed.
         """
-        part, worker = self._loaded(), self._worker()
-        if part.copies.num_parts > part.copies.parts:
+        rank_plan, worker = self._loaded(), self._worker()
+        if rank_plan.replicas.num_micro_batches > rank_plan.replicas.micro_batches:
             raise ValueError("forward runs one copy of a plan, but this has more (replicas, gems)")
-        if part.stage > 0:
+        if rank_plan.stage > 0:
             if x is not None:
-                raise ValueError(f"rank {part.rank} is in stage {part.stage}: only stage 0 takes x")
+                raise ValueError(
+                    f"rank {rank_plan.rank} is in stage {rank_plan.stage}: only stage 0 takes x"
+                )
             return worker.infer(self._no_image).pieces
-        if part.home.tiling.grid[0] > 1:
+        if rank_plan.team.tiling.grid[0] > 1:
             raise ValueError("forward takes tiles, but the ranks of stage 0 share a batch")
-        grown = self._grow(x, part.entry_needs)
+        grown = self._grow(x, rank_plan.entry_needs)
         held = Region(
-            tuple(spans[k] for spans, k in zip(part.entry_needs, part.position, strict=True))
+            tuple(
+                spans[k] for spans, k in zip(rank_plan.entry_needs, rank_plan.position, strict=True)
+            )
         )
         axes = Axes.image((2, grown.shape[1], *[2] * (grown.ndim - 2)))
         return worker.infer(lambda name, region: cut(grown, held, region, axes)).pieces
@@ -161,18 +165,18 @@ class Here(Shown, Rank):
         return self._grow(x, self._loaded().grown(halo))
 
     def _grow(self, x: torch.Tensor | None, needs: Spans) -> torch.Tensor:
-        part = self._loaded()
+        rank_plan = self._loaded()
         shape = None if x is None else (*x.shape[:1], *x.shape[2:])
-        if shape != part.region.shape:
-            images, *sizes = part.region.shape
+        if shape != rank_plan.region.shape:
+            images, *sizes = rank_plan.region.shape
             wanted = ", ".join(map(str, (images, "channels", *sizes)))
             given = None if x is None else tuple(x.shape)
             raise ValueError(
-                f"rank {part.rank} owns {part.region}: x must be that tile, of shape ({wanted}),"
-                f" not {given}"
+                f"rank {rank_plan.rank} owns {rank_plan.region}: x must be that tile, of shape"
+                f" ({wanted}), not {given}"
             )
-        has = part.home.tiling.spans(part.extent)
-        exchange = Exchange(CELL_TAG, "x", "halo", part.home, part.home, has, needs, 0)
+        has = rank_plan.team.tiling.spans(rank_plan.extent)
+        exchange = Exchange(CELL_TAG, "x", "halo", rank_plan.team, rank_plan.team, has, needs, 0)
         axes = Axes.image((2, x.shape[1], *[2] * (x.ndim - 2)))  # of any size: regions tell it
         return self._worker().exchange(exchange, x, axes)
 
@@ -183,24 +187,27 @@ class Here(Shown, Rank):
 class _Received(NamedTuple):
     """A halo as a rank receives it: what it has, what it needs, and what comes from whom."""
 
-    kept: Region
+    retained: Region
     region: Region
     transfers: Sequence[Transfer]
 
 
-def _widest_halo(part: Part) -> _Received:
+def _widest_halo(rank_plan: RankPlan) -> _Received:
     """The widest halo of a 2-D value that a rank receives, or reads of the image itself."""
-    found = [_Received(s.kept, s.region, s.transfers) for s in part.received("halo")]
-    if part.entry_needs is not None:  # of the image each rank reads its halo itself
-        team, has = part.home, part.home.tiling.spans(part.extent)
-        read = Exchange(0, "x", "input", team, team, has, part.entry_needs, 0)
-        found.append(_Received(part.region, read.need(part.rank), read.receives(part.rank)))
-    found = [each for each in found if each.transfers and len(each.kept.spans) == 3]
+    found = [_Received(s.retained, s.region, s.transfers) for s in rank_plan.received("halo")]
+    if rank_plan.entry_needs is not None:  # of the image each rank reads its halo itself
+        team, has = rank_plan.team, rank_plan.team.tiling.spans(rank_plan.extent)
+        read = Exchange(0, "x", "input", team, team, has, rank_plan.entry_needs, 0)
+        found.append(
+            _Received(rank_plan.region, read.need(rank_plan.rank), read.receives(rank_plan.rank))
+        )
+    found = [each for each in found if each.transfers and len(each.retained.spans) == 3]
     if not found:
         raise ValueError(
-            f"rank {part.rank} of stage {part.stage} has no halo of a 2-D value: nothing to draw"
+            f"rank {rank_plan.rank} of stage {rank_plan.stage} has no halo of a 2-D value: nothing"
+            " to draw"
         )
-    return max(found, key=lambda each: each.region.size - each.kept.size)
+    return max(found, key=lambda each: each.region.size - each.retained.size)
 
 
 def _pixels(x: torch.Tensor, need: Region) -> Callable[[Region], np.ndarray]:

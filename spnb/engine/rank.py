@@ -16,7 +16,7 @@ from ..io.examples import Examples
 from ..io.sources import Source
 from ..io.writers import Store
 from ..ir.exchange import Exchange, region_at
-from ..ir.rank_plan import Part
+from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..kernels.devices import CPU, compute_exactly, device_of
 from ..rules import has_rule
@@ -48,18 +48,18 @@ def read_tensor(source: Source, region: Region, dtype: torch.dtype) -> torch.Ten
     return torch.from_numpy(array).to(dtype)
 
 
-def share_cores(part: Part, ranks_here: int) -> None:
+def share_cores(rank_plan: RankPlan, ranks_here: int) -> None:
     """Let this process compute with its share of the cores.
 
     Parameters
     ----------
-    part
+    rank_plan
         What it will compute.
     ranks_here
         Ranks on this host.
     """
-    share = max(1, (os.cpu_count() or 1) // min(ranks_here, part.at_once))
-    torch.set_num_threads(part.threads or share)
+    share = max(1, (os.cpu_count() or 1) // min(ranks_here, rank_plan.at_once))
+    torch.set_num_threads(rank_plan.threads or share)
 
 
 class Rank:
@@ -68,14 +68,14 @@ class Rank:
     Attributes
     ----------
     plan
-        Its part of the plan (`spnb.ir.rank_plan.Part`); ``None`` before a plan is loaded and where
-        the plan needs no rank here.
+        Its share of the plan; ``None`` before a plan is loaded, and where the plan needs no rank
+        here.
     device
         Where it computes.
     """
 
     def __init__(self):
-        self.plan: Part | None = None
+        self.plan: RankPlan | None = None
         self.worker: Worker | None = None
         self.trainer: Trainer | None = None
         self.transport: Transport | None = None
@@ -86,7 +86,7 @@ class Rank:
 
     def load(
         self,
-        part: Part,
+        rank_plan: RankPlan,
         weights: Mapping[str, torch.Tensor],
         transport: Transport | None,
         local_rank: int = 0,
@@ -103,26 +103,27 @@ class Rank:
         DeviceError
             If the host has no GPU, and one is asked for.
         """
-        for module in (module for image in part.images for module in image.imports):
+        for module in (module for image in rank_plan.with_mirror for module in image.imports):
             importlib.import_module(module)
-        for op in (op for image in part.images for op in image.ruled):
+        for op in (op for image in rank_plan.with_mirror for op in image.ruled):
             if not has_rule(op):
                 raise RuntimeError(
-                    f"rank {part.rank} has no rule for the operator {op.rsplit('.', 1)[0]}: define"
-                    " operator and rule in a module, or in a cell that begins with %%px --local"
+                    f"rank {rank_plan.rank} has no rule for the operator {op.rsplit('.', 1)[0]}:"
+                    " define operator and rule in a module, or in a cell that begins with"
+                    " %%px --local"
                 )
         self.unload()
-        self.device = device_of(part.device, local_rank)
+        self.device = device_of(rank_plan.device, local_rank)
         if self.device != CPU:
             compute_exactly()
             self._idle_bytes = 0  # of tensors there
         elif not self._idle_bytes:
             self._idle_bytes = _before_any_network()
-        self.plan, self.transport = part, reaching(transport, self.device)
-        if part.training:
+        self.plan, self.transport = rank_plan, reaching(transport, self.device)
+        if rank_plan.training:
             self._initial = weights
         else:
-            self.worker = Worker(part, weights, self.transport, self.device)
+            self.worker = Worker(rank_plan, weights, self.transport, self.device)
 
     def connect(self, transport: Transport) -> None:
         """Reach the other ranks through a transport."""
@@ -144,14 +145,16 @@ class Rank:
         tell: Tell = lambda done, share: None,
     ) -> Report:
         """Run the network on a source for each input; every rank of the plan must be called."""
-        part, worker = self._loaded(), self._worker()
+        rank_plan, worker = self._loaded(), self._worker()
         process_memory.restart_peak(self.device)
         outcome = worker.infer(lambda name, region: self._read(sources[name], region), tell)
         self.outputs[run] = outcome.pieces
         size = sum(p.tensor.numel() * p.tensor.element_size() for p in outcome.pieces)
         pieces = outcome.pieces if size <= SMALL else None
         peak = max(0, process_memory.peak_bytes(self.device) - self._idle_bytes)
-        return Report(part.world_rank, part.stage, part.tile, outcome.events, peak, pieces)
+        return Report(
+            rank_plan.world_rank, rank_plan.stage, rank_plan.tile, outcome.events, peak, pieces
+        )
 
     def begin(
         self,
@@ -188,10 +191,10 @@ class Rank:
         What of it lies in a chunk of the file that another rank writes is sent there first.
         """
         worker = self._worker()
-        pieces = {p.region: p.tensor for p in self.kept(run) if p.value == value}
-        for copy, station in enumerate(worker.stations):
-            if any(node.name == value for node in station.part.nodes):
-                for number in station.role.pipeline.numbers:
+        pieces = {p.region: p.tensor for p in self.outputs_of(run) if p.value == value}
+        for copy, stage in enumerate(worker.stages):
+            if any(node.name == value for node in stage.rank_plan.nodes):
+                for number in stage.role.pipeline.numbers:
                     self._save(copy, number, pieces, value, store)
 
     def _save(
@@ -203,23 +206,24 @@ class Rank:
         store: Store,
     ) -> None:
         """Write what this rank has of a micro-batch's output, in one copy of the plan."""
-        part = self.worker.stations[copy].part
-        images_each = store.axes.extent[0] // sum(part.batches)  # rows of the output for an image
-        rows = part.batches[number] * images_each or 1
-        first = sum(part.batches[:number]) * images_each
-        has = part.home.tiling.spans((rows, *store.axes.extent[1:]))
-        own, needs = region_at(has, part.position), store.spans(has)
+        rank_plan = self.worker.stages[copy].rank_plan
+        # An output may have several rows along the batch for each image.
+        rows_each = store.axes.extent[0] // sum(rank_plan.micro_batch_sizes)
+        rows = rank_plan.micro_batch_sizes[number] * rows_each or 1
+        first = sum(rank_plan.micro_batch_sizes[:number]) * rows_each
+        has = rank_plan.team.tiling.spans((rows, *store.axes.extent[1:]))
+        own, needs = region_at(has, rank_plan.position), store.spans(has)
         if own.empty:
             return
         x = pieces[own.moved(first)]
         if needs != has:
-            tag, home = SAVE_TAG + number, part.home
+            tag, home = SAVE_TAG + number, rank_plan.team
             exchange = Exchange(tag, value, "save", home, home, has, needs, 0)
             x = self.worker.exchange(exchange, x, store.axes, copy)
-        if not (aligned := region_at(needs, part.position)).empty:
+        if not (aligned := region_at(needs, rank_plan.position)).empty:
             store.write(aligned.moved(first), x)
 
-    def kept(self, run: int) -> list[Piece]:
+    def outputs_of(self, run: int) -> list[Piece]:
         """The regions of a run's outputs that this rank computed.
 
         Raises
@@ -240,7 +244,7 @@ class Rank:
             raise RuntimeError("the plan on this rank is for training: it has no run to ask for")
         return self.worker
 
-    def _loaded(self) -> Part:
+    def _loaded(self) -> RankPlan:
         if self.plan is None:
             raise RuntimeError("no plan is loaded on this rank: cluster.load(plan) first")
         return self.plan

@@ -18,7 +18,7 @@ from ..io.examples import Examples
 from ..io.sources import Source
 from ..io.stage_weights import read_weights
 from ..io.writers import Store
-from ..ir.rank_plan import Part
+from ..ir.rank_plan import RankPlan
 from ..runtime.process_memory import give_back, keep_blocks
 from ..runtime.state import Piece
 from ..training.epoch import EpochReport
@@ -49,17 +49,17 @@ def prepare(token: Path, deadline: float, path: Sequence[str]) -> bool:
 
 
 def load(
-    part: Part | None, weights: Path | Mapping[str, torch.Tensor] | None, ranks_here: int
+    rank_plan: RankPlan | None, weights: Path | Mapping[str, torch.Tensor] | None, ranks_here: int
 ) -> None:
     """Take a part of a plan, or none; as one of so many ranks of this host."""
     here.unload()
     give_back()
-    if part is None:
+    if rank_plan is None:
         return
-    _transport.num_ranks = part.num_ranks
-    share_cores(part, ranks_here)
+    _transport.num_ranks = rank_plan.num_ranks
+    share_cores(rank_plan, ranks_here)
     tensors = read_weights(weights) if isinstance(weights, Path) else weights
-    here.load(part, tensors, _transport, _transport.local_rank)
+    here.load(rank_plan, tensors, _transport, _transport.local_rank)
     _publish({"loaded": 1})
 
 
@@ -110,7 +110,7 @@ def _publish(data: dict[str, float]) -> None:
 
 def fetch(run: int) -> list[Piece]:
     """The pieces of the output that this rank kept."""
-    return here.kept(run)
+    return here.outputs_of(run)
 
 
 def save(run: int, value: str | None, store: Store) -> None:

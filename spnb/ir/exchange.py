@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from .region import Region, Span, Tiling, length, meet
+from .region import Region, Span, Tiling, intersect, length
 
 HOST = -1
 """Pseudo-rank of whoever holds the image and wants the answer."""
@@ -131,7 +131,7 @@ class Exchange:
         """The region that a rank of the target team needs."""
         return region_at(self.needs, self.target.position(rank))
 
-    def kept(self, rank: int) -> Region | None:
+    def retained(self, rank: int) -> Region | None:
         """What a rank needs and has itself."""
         if rank not in self.source.ranks:
             return None
@@ -144,7 +144,7 @@ class Exchange:
         meetings = [axis[k] for axis, k in zip(self._forward, position, strict=True)]
         messages = math.prod(map(len, meetings))
         positions = math.prod(sum(length(span) for _, span in axis) for axis in meetings)
-        if rank in self.target.ranks and (own := self.kept(rank)):
+        if rank in self.target.ranks and (own := self.retained(rank)):
             messages, positions = messages - 1, positions - own.size
         return messages, positions * self.position_bytes
 
@@ -155,7 +155,7 @@ class Exchange:
         positions = math.prod(sum(length(s) for k in axis for _, s in k) for axis in self._forward)
         if self.source is self.target:  # what a rank has itself does not travel
             kept = [
-                [length(meet(h, n)) for h, n in zip(has, needs, strict=True)]
+                [length(intersect(h, n)) for h, n in zip(has, needs, strict=True)]
                 for has, needs in zip(self.has, self.needs, strict=True)
             ]
             messages -= math.prod(sum(map(bool, axis)) for axis in kept)
@@ -211,5 +211,5 @@ def _overlaps(mine: Sequence[Span], theirs: Sequence[Span]) -> list[list[tuple[i
     for own in mine:
         first = bisect_right(stops, own[0]) if steps else 0
         near = sorted(order[first : bisect_left(starts, own[1])])
-        found.append([(k, both) for k in near if length(both := meet(own, theirs[k]))])
+        found.append([(k, both) for k in near if length(both := intersect(own, theirs[k]))])
     return found

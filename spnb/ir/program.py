@@ -23,7 +23,7 @@ class Receive:
         Of the exchange.
     region
         The region needed; afterwards the value is held on it.
-    kept
+    retained
         The part of it that this rank computed itself.
     transfers
         What arrives.
@@ -35,7 +35,7 @@ class Receive:
     value: str
     kind: str
     region: Region
-    kept: Region | None
+    retained: Region | None
     transfers: tuple[Transfer, ...]
     axes: Axes
     dtype: torch.dtype
@@ -48,7 +48,7 @@ def receive_step(exchange: Exchange, rank: int, axes: Axes, dtype: torch.dtype) 
         exchange.value,
         exchange.kind,
         exchange.need(rank),
-        exchange.kept(rank),
+        exchange.retained(rank),
         exchange.receives(rank),
         axes,
         dtype,
@@ -142,7 +142,7 @@ def without_exchange(program: Program) -> Program:
     return Program(tuple(map(alone, program.steps)))
 
 
-def kept_by_host(program: Program, nodes: Sequence[Node]) -> list[str]:
+def held_by_host(program: Program, nodes: Sequence[Node]) -> list[str]:
     """Values whose memory the host keeps: outputs, and what they took the place of."""
     found = [
         step.value

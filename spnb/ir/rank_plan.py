@@ -12,7 +12,7 @@ from .exchange import Spans, Team
 from .node import Node
 from .program import Program, Receive
 from .region import Region
-from .replicas import Copies
+from .replicas import Replicas
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Shared:
 
 
 @dataclass(frozen=True, repr=False)
-class Part:
+class RankPlan:
     """All that one rank needs to know: its share of a plan, nothing of the others'.
 
     Attributes
@@ -44,7 +44,7 @@ class Part:
         This rank of the plan, and how many take part, those of all copies.
     stage, tile
         Number of its stage, and of its tile there.
-    home
+    team
         The stage's ranks in their grid.
     extent, region
         Of the stage's first input: the whole, and the tile of it that this rank owns.
@@ -56,10 +56,10 @@ class Part:
         Names of the parameters and buffers that they read.
     paths
         Module that each value came from which they compute or read.
-    batches
+    micro_batch_sizes
         Images in each micro-batch.
     programs
-        For each number of images that occurs in ``batches`` the programs to run, in order.
+        For each size in ``micro_batch_sizes`` the programs to run, in order.
     imports
         Modules that define the custom operators among the nodes.
     ruled
@@ -92,14 +92,14 @@ class Part:
     num_ranks: int
     stage: int
     tile: int
-    home: Team
+    team: Team
     extent: tuple[int, ...]
     region: Region
     entry_needs: Spans | None
     nodes: tuple[Node, ...]
     weights: tuple[str, ...]
     paths: Mapping[str, str]
-    batches: tuple[int, ...]
+    micro_batch_sizes: tuple[int, ...]
     programs: Mapping[int, tuple[Program, ...]]
     imports: tuple[str, ...]
     ruled: tuple[str, ...]
@@ -109,33 +109,34 @@ class Part:
     constants: tuple[Node, ...]
     shared: tuple[Shared, ...]
     turns: Mapping[str, tuple[int, int]]
-    copies: Copies
+    replicas: Replicas
     replica: int = 0
     training: bool = False
     threads: int | None = None
-    mirror: Part | None = None
+    mirror: RankPlan | None = None
     device: str = "cpu"
 
     def __repr__(self) -> str:
         steps = sum(len(program.steps) for each in self.programs.values() for program in each)
         return (
-            f"Part of rank {self.rank} of {self.num_ranks}: stage {self.stage}, tile {self.tile},"
-            f" {self.region} of {self.extent}, {len(self.nodes)} operators, {steps} steps"
+            f"RankPlan of rank {self.rank} of {self.num_ranks}: stage {self.stage},"
+            f" tile {self.tile}, {self.region} of {self.extent}, {len(self.nodes)} operators,"
+            f" {steps} steps"
         )
 
     @property
-    def images(self) -> tuple[Part, ...]:
+    def with_mirror(self) -> tuple[RankPlan, ...]:
         """What this rank is in each of its pipelines: this, and its mirror image if it has one."""
         return (self,) if self.mirror is None else (self, self.mirror)
 
     @property
     def world_rank(self) -> int:
         """Number of this rank among those of all copies."""
-        return self.copies.of(self.replica)[0].ranks[self.rank]
+        return self.replicas.of(self.replica)[0].ranks[self.rank]
 
     def received(self, kind: str) -> list[Receive]:
         """Every step that receives in an exchange of a kind."""
-        groups = (group for image in self.images for group in image.programs.values())
+        groups = (group for each in self.with_mirror for group in each.programs.values())
         steps = (step for group in groups for program in group for step in program.steps)
         return [step for step in steps if isinstance(step, Receive) and step.kind == kind]
 
@@ -147,7 +148,7 @@ class Part:
         first_image
             Of the micro-batch, in the batch.
         """
-        images, batch = axes.extent[0], sum(self.batches)
+        images, batch = axes.extent[0], sum(self.micro_batch_sizes)
         return region.moved(0 if images % batch else first_image * (images // batch))
 
     def grown(self, halo: int | Sequence[int]) -> Spans:
@@ -163,7 +164,7 @@ class Part:
         return tuple(
             tuple((max(0, a - w), min(n, b + w)) for a, b in spans)
             for spans, w, n in zip(
-                self.home.tiling.spans(self.extent), widths, self.extent, strict=True
+                self.team.tiling.spans(self.extent), widths, self.extent, strict=True
             )
         )
 
@@ -173,10 +174,10 @@ class Part:
 
         With a single micro-batch one stage computes after the other.
         """
-        alone = self.copies.parts == 1 and not self.copies.times
-        return len(self.home.ranks) * self.copies.replicas if alone else self.num_ranks
+        alone = self.replicas.micro_batches == 1 and not self.replicas.times
+        return len(self.team.ranks) * self.replicas.count if alone else self.num_ranks
 
     @property
     def position(self) -> tuple[int, ...]:
         """Coordinates of the tile in its grid over ``(batch, *spatial)``."""
-        return self.home.position(self.rank)
+        return self.team.position(self.rank)

@@ -19,7 +19,7 @@ Span = tuple[int, int]
 """A half-open run ``[start, stop)`` along one axis."""
 
 
-def meet(a: Span, b: Span) -> Span:
+def intersect(a: Span, b: Span) -> Span:
     """Intersection of two spans; empty (``stop == start``) where they do not touch."""
     start, stop = max(a[0], b[0]), min(a[1], b[1])
     return (start, max(start, stop))
@@ -80,7 +80,7 @@ class Region:
         return self.size == 0
 
     def __and__(self, other: Region) -> Region:
-        return Region(tuple(map(meet, self.spans, other.spans)))
+        return Region(tuple(map(intersect, self.spans, other.spans)))
 
     def __or__(self, other: Region) -> Region:
         return Region(tuple(map(join, self.spans, other.spans)))

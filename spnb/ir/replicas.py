@@ -47,7 +47,7 @@ def turns_of(
 ) -> list[tuple[int, int, Sequence[int]]]:
     """Turns of a rank in order: number of the pipeline, its stage there, and the micro-batches.
 
-    >>> turns_of(Copies(2, times=1).of(0), stages=[0, 1])
+    >>> turns_of(Replicas(2, times=1).of(0), stages=[0, 1])
     [(0, 0, range(0, 1)), (1, 1, range(1, 2))]
     """
     turns = [
@@ -59,17 +59,17 @@ def turns_of(
 
 
 @dataclass(frozen=True)
-class Copies:
+class Replicas:
     """How often a plan is there.
 
     Parameters
     ----------
     ranks_each
         Ranks of the plan.
-    parts
+    micro_batches
         Micro-batches that a pipeline takes in a turn.
-    replicas
-        Copies side by side, each on ranks of its own.
+    count
+        Replicas side by side, each on ranks of its own.
     times
         Pairs of turns of a replica and its mirror image; 0 where there is none.
     overlapped
@@ -77,23 +77,23 @@ class Copies:
 
     Examples
     --------
-    >>> copies = Copies(3, parts=2, replicas=2, times=1)
-    >>> copies.num_ranks, copies.num_parts
+    >>> replicas = Replicas(3, micro_batches=2, count=2, times=1)
+    >>> replicas.num_ranks, replicas.num_micro_batches
     (6, 8)
-    >>> [(list(p.ranks), [list(turn) for turn in p.turns]) for p in copies.of(replica=1)]
+    >>> [(list(p.ranks), [list(turn) for turn in p.turns]) for p in replicas.of(replica=1)]
     [([3, 4, 5], [[4, 5]]), ([5, 4, 3], [[6, 7]])]
     """
 
     ranks_each: int
-    parts: int = 1
-    replicas: int = 1
+    micro_batches: int = 1
+    count: int = 1
     times: int = 0
     overlapped: bool = True
 
     @property
     def num_ranks(self) -> int:
         """Ranks of all copies; mirrored ones have none of their own."""
-        return self.ranks_each * self.replicas
+        return self.ranks_each * self.count
 
     @property
     def turns(self) -> int:
@@ -101,15 +101,15 @@ class Copies:
         return 2 * self.times or 1
 
     @property
-    def num_parts(self) -> int:
+    def num_micro_batches(self) -> int:
         """Micro-batches of a step."""
-        return self.parts * self.turns * self.replicas
+        return self.micro_batches * self.turns * self.count
 
     def of(self, replica: int) -> tuple[Pipeline, ...]:
         """A replica's pipeline, and the mirrored one if there is one."""
         first, n = replica * self.ranks_each, self.ranks_each
         starts = range(replica * self.turns, (replica + 1) * self.turns)
-        turns = [range(k * self.parts, (k + 1) * self.parts) for k in starts]
+        turns = [range(k * self.micro_batches, (k + 1) * self.micro_batches) for k in starts]
         if not self.times:
             return (Pipeline(range(first, first + n), tuple(turns)),)
         there, back = range(first, first + n), range(first + n - 1, first - 1, -1)
@@ -121,20 +121,20 @@ class Copies:
     def everywhere(self, ranks: Sequence[int]) -> Sequence[int]:
         """Where ranks of the plan are in the world, in all copies.
 
-        >>> Copies(3, replicas=2, times=1).everywhere([0])
+        >>> Replicas(3, count=2, times=1).everywhere([0])
         (0, 2, 3, 5)
         """
-        if self.replicas == 1 and not self.times:
+        if self.count == 1 and not self.times:
             return ranks
-        pipelines = [p for k in range(self.replicas) for p in self.of(k)]
+        pipelines = [p for k in range(self.count) for p in self.of(k)]
         return tuple(sorted({p.ranks[rank] for p in pipelines for rank in ranks}))
 
     def taking(self, number: int) -> Pipeline:
         """The pipeline that takes a micro-batch.
 
-        >>> list(Copies(3, replicas=2, times=1).taking(1).ranks)
+        >>> list(Replicas(3, count=2, times=1).taking(1).ranks)
         [2, 1, 0]
         """
-        turn = number // self.parts
+        turn = number // self.micro_batches
         pipelines = self.of(turn // self.turns)
         return pipelines[turn % len(pipelines)]

@@ -7,13 +7,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 
-def micro_batches(batch: int, parts: int) -> tuple[int, ...]:
+def micro_batches(batch: int, count: int) -> tuple[int, ...]:
     """Images in each micro-batch: as even as whole images allow.
 
     >>> micro_batches(5, 3)
     (1, 2, 2)
     """
-    return tuple(batch * (k + 1) // parts - batch * k // parts for k in range(parts))
+    return tuple(batch * (k + 1) // count - batch * k // count for k in range(count))
 
 
 Pass = tuple[str, int]
@@ -23,7 +23,7 @@ Order = Callable[[int, int, int], list[Pass]]
 """Passes of a stage, for so many micro-batches and stages."""
 
 
-def forward_only(parts: int, stages: int, stage: int) -> list[Pass]:
+def forward_only(count: int, stages: int, stage: int) -> list[Pass]:
     """Passes of a stage in inference.
 
     Four micro-batches through three stages (a cell names the micro-batch)::
@@ -38,10 +38,10 @@ def forward_only(parts: int, stages: int, stage: int) -> list[Pass]:
     >>> forward_only(2, stages=3, stage=1)
     [('forward', 0), ('forward', 1)]
     """
-    return [("forward", number) for number in range(parts)]
+    return [("forward", number) for number in range(count)]
 
 
-def all_forward_first(parts: int, stages: int, stage: int) -> list[Pass]:
+def all_forward_first(count: int, stages: int, stage: int) -> list[Pass]:
     """Passes of a stage in training: every forward pass, then every backward pass.
 
     Two stages, three micro-batches (``B`` marks backward)::
@@ -55,11 +55,11 @@ def all_forward_first(parts: int, stages: int, stage: int) -> list[Pass]:
     >>> all_forward_first(2, stages=2, stage=0)
     [('forward', 0), ('forward', 1), ('backward', 1), ('backward', 0)]
     """
-    forward = forward_only(parts, stages, stage)
-    return forward + [("backward", number) for number in reversed(range(parts))]
+    forward = forward_only(count, stages, stage)
+    return forward + [("backward", number) for number in reversed(range(count))]
 
 
-def one_forward_one_backward(parts: int, stages: int, stage: int) -> list[Pass]:
+def one_forward_one_backward(count: int, stages: int, stage: int) -> list[Pass]:
     """Passes of a stage in training: as soon as a micro-batch can go back, it does.
 
     Two stages, three micro-batches (``B`` marks backward)::
@@ -74,11 +74,11 @@ def one_forward_one_backward(parts: int, stages: int, stage: int) -> list[Pass]:
     >>> one_forward_one_backward(2, stages=2, stage=1)
     [('forward', 0), ('backward', 0), ('forward', 1), ('backward', 1)]
     """
-    ahead = min(parts, stages - stage)
+    ahead = min(count, stages - stage)
     found = [("forward", number) for number in range(ahead)]
-    for number in range(parts):
+    for number in range(count):
         found.append(("backward", number))
-        if ahead + number < parts:
+        if ahead + number < count:
             found.append(("forward", ahead + number))
     return found
 

@@ -22,7 +22,7 @@ from ..errors import PlanError
 from ..io.open import open_source
 from ..io.sources import RowSource, Source
 from ..ir.cost import CORE, Machine
-from ..ir.rank_plan import Part
+from ..ir.rank_plan import RankPlan
 from ..ir.region import in_patches
 from ..kernels.half_conv import HALVES
 from ..planner.balance import shape_text, stage_blocks
@@ -63,7 +63,7 @@ class JobPlan(PlanPictures, Shown, Plan):
         if training:
             check_training(job)
         graph = job.network.graph(job.shapes, job.dtype, training)
-        cut_batch = job.num_parts > 1 or job.local_DP > 1
+        cut_batch = job.num_micro_batches > 1 or job.local_DP > 1
         balance = stage_blocks(
             graph, cuts, cut_batch, job.balance, job.allow_gather, patches=job.patches
         )
@@ -73,7 +73,7 @@ class JobPlan(PlanPictures, Shown, Plan):
             balance,
             job.parts,
             job.fused,
-            job.network.home,
+            job.network.module_name,
             patches,
             job.schedule,
             job.recompute,
@@ -85,9 +85,9 @@ class JobPlan(PlanPictures, Shown, Plan):
         if training:
             _require_statistics(self)
 
-    def part(self, rank: int) -> Part:
+    def rank_plan(self, rank: int) -> RankPlan:
         """All that a rank needs to know, as plain picklable data."""
-        return replace(super().part(rank), device=self.job.device_kind)
+        return replace(super().rank_plan(rank), device=self.job.device_kind)
 
     @cached_property
     def per_rank(self) -> pd.DataFrame:
@@ -216,7 +216,7 @@ class JobPlan(PlanPictures, Shown, Plan):
 
 def _require_statistics(plan: JobPlan) -> None:
     """Refuse batch norms that have one value for each channel, whose variance is not known."""
-    images = min(plan.batches)
+    images = min(plan.micro_batch_sizes)
     for node in plan.captured.nodes:
         if node.kind == "batch_norm" and node.args["training"]:
             batch, channels, *space = node.shape

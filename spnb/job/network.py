@@ -54,7 +54,7 @@ class Network:
         return self.model if isinstance(self.model, str) else type(self.model).__name__
 
     @property
-    def home(self) -> str:
+    def module_name(self) -> str:
         """The Python module that defines it."""
         if isinstance(self.model, str):
             return self.model.split(":")[0] if ":" in self.model else models.__name__

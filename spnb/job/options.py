@@ -15,7 +15,7 @@ from ..display.cards import Card, Shown, Table
 from ..errors import OptionError
 from ..ir.graph import Graph
 from ..ir.region import Tiling, grid_of, grids_of
-from ..ir.replicas import Copies
+from ..ir.replicas import Replicas
 from ..training.recipe import OPTIMIZERS, Recipe
 from . import checkpoint_io
 from .network import Network
@@ -203,9 +203,9 @@ class Job(Shown):
     # --- what the options mean --------------------------------------------------------------
 
     @property
-    def num_parts(self) -> int:
+    def num_micro_batches(self) -> int:
         """Micro-batches of a step, those of all copies of the plan."""
-        return Copies(1, self.parts, self.replicas, self.gems and self.times).num_parts
+        return Replicas(1, self.parts, self.replicas, self.gems and self.times).num_micro_batches
 
     @property
     def device_kind(self) -> str:

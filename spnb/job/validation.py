@@ -83,10 +83,10 @@ def _stages(job: Job) -> None:
             f"local_DP is {job.local_DP}, but all {job.split_size} stages are tiled: it"
             " serves the untiled ones, so make spatial_size smaller"
         )
-    if job.num_parts > job.batch_size:
-        of_each = f" in each of {job.num_parts // job.parts} turns (replicas, gems, times)"
+    if job.num_micro_batches > job.batch_size:
+        of_each = f" in each of {job.num_micro_batches // job.parts} turns (replicas, gems, times)"
         raise OptionError(
-            f"{job.parts} parts{of_each * (job.num_parts > job.parts)} of a batch of"
+            f"{job.parts} parts{of_each * (job.num_micro_batches > job.parts)} of a batch of"
             f" {job.batch_size}: a micro-batch needs an image"
         )
     sizes = whole_numbers(job.image_size, "x")

@@ -23,12 +23,12 @@ from ..ir.axes import Extent
 from ..ir.exchange import Spans
 from ..ir.graph import Graph
 from ..ir.node import Node
-from ..ir.region import Span, Tiling, join, length, meet
+from ..ir.region import Span, Tiling, intersect, join, length
 from ..rules import Rule, rule_of
 
 
 @dataclass(frozen=True)
-class Layout:
+class StageNeeds:
     """Spans of every value of a stage, for every part of its grid.
 
     Attributes
@@ -48,7 +48,7 @@ class Layout:
     need: Mapping[str, Spans]
     points: frozenset[str]
 
-    def merged(self, grid: Sequence[int]) -> Layout:
+    def merged(self, grid: Sequence[int]) -> StageNeeds:
         """The layout of tiles that are each a grid of the parts of this one."""
 
         def merge(values: Mapping[str, Spans]) -> dict[str, Spans]:
@@ -61,7 +61,7 @@ class Layout:
             }
 
         own, computed, need = map(merge, (self.own, self.computed, self.need))
-        return Layout(own, computed, need, self.points)
+        return StageNeeds(own, computed, need, self.points)
 
 
 def extent_in(graph: Graph, value: str, batch: int) -> Extent:
@@ -70,14 +70,14 @@ def extent_in(graph: Graph, value: str, batch: int) -> Extent:
     return (images if images % graph.batch else images * batch // graph.batch, *space)
 
 
-def lay_out(
+def trace_needs(
     graph: Graph,
     nodes: Sequence[Node],
     tiling: Tiling,
     batch: int,
     exported: Collection[str],
     groups: Mapping[str, int] | None,
-) -> Layout:
+) -> StageNeeds:
     """Trace the needs of a stage backwards.
 
     Parameters
@@ -106,11 +106,11 @@ def lay_out(
         wanted = want.get(name)
         if wanted is None and name not in exported:
             continue
-        crosses = groups is None or rule.pinned or readers.get(name, set()) - {groups[name]}
+        crosses = groups is None or rule.owner_computes or readers.get(name, set()) - {groups[name]}
         if wanted is not None and crosses and not _inside(wanted, own[name]):
             points.add(name)
             computed[name] = own[name]
-        elif rule.pinned:
+        elif rule.owner_computes:
             computed[name] = own[name]
         elif name in exported:
             computed[name] = _hull(own[name], wanted)
@@ -127,7 +127,7 @@ def lay_out(
             want[operand] = _hull(spans, want.get(operand))
             if groups is not None:
                 readers.setdefault(operand, set()).add(groups[name])
-    return Layout(own, computed, want, frozenset(points))
+    return StageNeeds(own, computed, want, frozenset(points))
 
 
 def operand_needs(graph: Graph, node: Node, rule: Rule, computed: Spans, batch: int) -> list[Spans]:
@@ -138,7 +138,7 @@ def operand_needs(graph: Graph, node: Node, rule: Rule, computed: Spans, batch: 
         spans = []
         for axis, n in enumerate(extent):
             parts = (needed(rule, index, axis, part) for part in computed[axis])
-            spans.append(tuple(meet(part, (0, n)) for part in parts))
+            spans.append(tuple(intersect(part, (0, n)) for part in parts))
         needs.append(tuple(spans))
     return needs
 
@@ -150,7 +150,7 @@ def needed(rule: Rule, operand: int, axis: int, span: Span) -> Span:
 
 def _inside(spans: Spans, own: Spans) -> bool:
     return all(
-        length(span) == 0 or meet(span, mine) == span
+        length(span) == 0 or intersect(span, mine) == span
         for axis, owned in zip(spans, own, strict=True)
         for span, mine in zip(axis, owned, strict=True)
     )

@@ -6,31 +6,31 @@ import itertools
 from typing import TYPE_CHECKING
 
 from ..ir.exchange import HOST, Spans
-from ..ir.rank_plan import Part, Shared
-from ..rules import has_rule, home_of
+from ..ir.rank_plan import RankPlan, Shared
+from ..rules import has_rule, module_of_rule
 
 if TYPE_CHECKING:
     from .plan import Plan
     from .stage import Stage
 
 
-def part_of(plan: Plan, rank: int, replica: int) -> Part:
+def rank_plan_of(plan: Plan, rank: int, replica: int) -> RankPlan:
     """What a rank of the pipeline that is not mirrored needs to know."""
     stage, graph = plan.stage_of(rank), plan.graph
-    return Part(
+    return RankPlan(
         rank=rank,
         num_ranks=plan.num_ranks,
         stage=stage.index,
         tile=plan.tile_of(rank),
-        home=stage.team,
+        team=stage.team,
         extent=graph.extent(plan.entry_of(stage)),
         region=plan.tile_region(rank),
         entry_needs=_entry_needs(plan, stage),
         nodes=stage.nodes,
         weights=stage.weights,
         paths=stage.paths(graph),
-        batches=plan.batches,
-        programs={images: plan.programs(rank, images) for images in set(plan.batches)},
+        micro_batch_sizes=plan.micro_batch_sizes,
+        programs={images: plan.programs(rank, images) for images in set(plan.micro_batch_sizes)},
         imports=_imports(plan, stage),
         ruled=_ruled(stage),
         dtype=graph.dtype,
@@ -39,7 +39,7 @@ def part_of(plan: Plan, rank: int, replica: int) -> Part:
         constants=tuple(graph.made_of(stage.weights)[1]),
         shared=_shared(plan, stage),
         turns={n.name: graph.turns[n.name] for n in stage.nodes if n.name in graph.turns},
-        copies=plan.copies,
+        replicas=plan.replicas,
         replica=replica,
         training=graph.training,
     )
@@ -50,7 +50,7 @@ def _entry_needs(plan: Plan, stage: Stage) -> Spans | None:
     entry = plan.entry_of(stage)
     if plan.producer[entry] != HOST:
         return None
-    needs = plan.layouts[stage.index, plan.batches[0]].need.get(entry)
+    needs = plan.stage_needs[stage.index, plan.micro_batch_sizes[0]].need.get(entry)
     return needs and (((0, plan.graph.batch),), *needs[1:])
 
 
@@ -61,16 +61,16 @@ def _shared(plan: Plan, stage: Stage) -> tuple[Shared, ...]:
         if stage.index in users and plan.graph.training:
             teams = [plan.stages[index].team.ranks for index in users]
             ranks = teams[0] if len(teams) == 1 else tuple(itertools.chain(*teams))
-            found.append(Shared(number, plan.copies.everywhere(ranks), tuple(names)))
+            found.append(Shared(number, plan.replicas.everywhere(ranks), tuple(names)))
         number += len(names)
     return tuple(found)
 
 
 def _imports(plan: Plan, stage: Stage) -> tuple[str, ...]:
     """Modules that define the stage's custom operators; a notebook's own has no name."""
-    homes = {home_of(node) for node in stage.custom}
+    homes = {module_of_rule(node) for node in stage.custom}
     if stage.custom:
-        homes.add(plan.home)
+        homes.add(plan.network_module)
     return tuple(sorted(homes - {None, "__main__"}))
 
 

@@ -1,8 +1,8 @@
 """From a captured network and a split to every rank's program: plain data, nothing started.
 
 A `Plan` holds the stages, each with a team of ranks in a grid, and the exchanges between them.
-What one rank does is derived when asked for (`Plan.part`), so a plan for thousands of ranks takes
-seconds and little memory, and a rank is sent its own part only.
+What one rank does is derived when asked for (`Plan.rank_plan`), so a plan for thousands of ranks
+takes seconds and little memory, and a rank is sent its own share only.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from ..ir.exchange import HOST, MOST, Exchange, Team
 from ..ir.graph import Graph
 from ..ir.node import Node
 from ..ir.program import Program
-from ..ir.rank_plan import Part
+from ..ir.rank_plan import RankPlan
 from ..ir.region import Region, Span, Tiling, in_patches
-from ..ir.replicas import Copies
+from ..ir.replicas import Replicas
 from ..ir.schedule import micro_batches
 from ..rules import rule_of, whole_axes
 from .fuse import joined
 from .lower import lowered
-from .needs import Layout, extent_in, lay_out, needed
-from .parts import part_of
+from .needs import StageNeeds, extent_in, needed, trace_needs
+from .parts import rank_plan_of
 from .rank_programs import programs
 from .stage import Stage, stages_of
 
@@ -45,7 +45,7 @@ class Plan:
         Micro-batches, of each turn of each copy.
     fused
         Exchange once for this many consecutive blocks; 0 for one exchange before each window op.
-    home
+    network_module
         The module that defines the network: ranks import it for its custom operators.
     patches
         Grid over the spatial axes that cuts each tile of the first stage into what its rank
@@ -54,7 +54,7 @@ class Plan:
         In training, to foresee memory: a key of `spnb.ir.schedule.SCHEDULES`, and whether values
         are computed anew on the way back.
     replicas, times, overlapped
-        Copies of the plan that share the batch: see `spnb.ir.replicas.Copies`.
+        Copies of the plan that share the batch: see `spnb.ir.replicas.Replicas`.
 
     Raises
     ------
@@ -70,7 +70,7 @@ class Plan:
         blocks: Sequence[int],
         parts: int = 1,
         fused: int = 0,
-        home: str | None = None,
+        network_module: str | None = None,
         patches: Sequence[int] = (),
         schedule: str = "1f1b",
         recompute: bool = False,
@@ -83,29 +83,30 @@ class Plan:
         graph = lowered(graph, in_patches(tilings, patches), blocks)
         if not graph.training:
             graph = joined(graph, blocks)
-        self.graph, self.fused, self.home = graph, fused, home
+        self.graph, self.fused, self.network_module = graph, fused, network_module
         batch, *extent = graph.extent(next(iter(graph.inputs)))
         self.extent = tuple(extent)
         self.stages = tuple(stages_of(graph, tilings, blocks, patches))
         ranks_each = self.stages[-1].team.ranks[-1] + 1
-        self.copies = Copies(ranks_each, parts, replicas, times, overlapped)
-        self.batches = micro_batches(batch, self.copies.num_parts)
+        self.replicas = Replicas(ranks_each, parts, replicas, times, overlapped)
+        self.micro_batch_sizes = micro_batches(batch, self.replicas.num_micro_batches)
         for stage in self.stages:
             slices = stage.team.tiling.grid[0]
-            if slices > min(self.batches):
+            smallest = min(self.micro_batch_sizes)
+            if slices > smallest:
                 raise PlanError(
                     f"stage {stage.index}: {slices} ranks share a batch (--local-DP), but a"
-                    f" micro-batch has only {min(self.batches)} of the {batch} images: use fewer"
+                    f" micro-batch has only {smallest} of the {batch} images: use fewer"
                     " parts or a larger batch"
                 )
         self._spans_needed: dict[str, dict[tuple, Span]] = defaultdict(dict)
         self.host = Team((HOST,), Tiling.even((1,) * len((batch, *extent))))
-        self.layouts: dict[tuple[int, int], Layout] = {}
-        self.patch_layouts: dict[int, Layout] = {}
+        self.stage_needs: dict[tuple[int, int], StageNeeds] = {}
+        self.patch_needs: dict[int, StageNeeds] = {}
         self.exchanges: dict[int, tuple[Exchange, ...]] = {}
-        for images in sorted(set(self.batches)):
+        for images in sorted(set(self.micro_batch_sizes)):
             for stage in self.stages:
-                self.layouts[stage.index, images] = self._lay_out(stage, images)
+                self.stage_needs[stage.index, images] = self._lay_out(stage, images)
             self.exchanges[images] = tuple(self._exchanges(images))
         for exchange in (e for group in self.exchanges.values() for e in group):
             exchange.verify()
@@ -118,7 +119,7 @@ class Plan:
     @property
     def num_ranks(self) -> int:
         """Ranks of all copies."""
-        return self.copies.num_ranks
+        return self.replicas.num_ranks
 
     # --- building ---------------------------------------------------------------------------
 
@@ -140,7 +141,7 @@ class Plan:
             readers[value][HOST] = None
         return {value: list(stages) for value, stages in readers.items()}
 
-    def _lay_out(self, stage: Stage, images: int) -> Layout:
+    def _lay_out(self, stage: Stage, images: int) -> StageNeeds:
         names = {node.name for node in stage.nodes}
         exported = {v for v in names if any(r != stage.index for r in self._readers.get(v, ()))}
         groups = None
@@ -153,14 +154,14 @@ class Plan:
                     self.graph.blocks[number].start : self.graph.blocks[number].stop
                 ]
             }
-        layout = lay_out(self.graph, stage.nodes, stage.cuts, images, exported, groups)
+        layout = trace_needs(self.graph, stage.nodes, stage.cuts, images, exported, groups)
         if stage.num_patches > 1:
             self._require_alone(stage, layout)
-            self.patch_layouts[images] = layout
+            self.patch_needs[images] = layout
             layout = layout.merged(stage.patches)
         return layout
 
-    def _require_alone(self, stage: Stage, layout: Layout) -> None:
+    def _require_alone(self, stage: Stage, layout: StageNeeds) -> None:
         """Refuse patches that need what other patches compute, of the same rank or of others."""
         whole = [reader for (index, _), reader in self.gathered.items() if index == stage.index]
         found = whole + [node for node in stage.nodes if node.name in layout.points]
@@ -185,12 +186,12 @@ class Plan:
                 if made == HOST:
                     has = source.tiling.spans(extent)
                 else:
-                    has = self.layouts[made, images].own[value]
+                    has = self.stage_needs[made, images].own[value]
                 target = self.host if reader == HOST else self.stages[reader].team
                 if reader == HOST:
                     needs, kind = target.tiling.spans(extent), "output"
                 else:
-                    layout = self.layouts[reader, images]
+                    layout = self.stage_needs[reader, images]
                     if value not in layout.need:
                         continue  # read only by nodes whose result nobody needs
                     needs, kind = layout.need[value], "input" if made == HOST else "hand-over"
@@ -242,21 +243,21 @@ class Plan:
 
     def stage_of(self, rank: int) -> Stage:
         """The stage that a rank belongs to, in the pipeline that is not mirrored."""
-        own = rank % self.copies.ranks_each
+        own = rank % self.replicas.ranks_each
         return next(stage for stage in self.stages if own in stage.team.ranks)
 
     def replica_of(self, rank: int) -> int:
         """Number of the replica that a rank belongs to."""
-        return rank // self.copies.ranks_each
+        return rank // self.replicas.ranks_each
 
     def stages_on(self, rank: int) -> tuple[int, ...]:
         """The stages that a rank has the weights of: one, or also that of its mirror image."""
-        return tuple(sorted({self.stage_of(image).index for image in self.images_of(rank)}))
+        return tuple(sorted({self.stage_of(image).index for image in self.plan_ranks_of(rank)}))
 
-    def images_of(self, rank: int) -> tuple[int, ...]:
+    def plan_ranks_of(self, rank: int) -> tuple[int, ...]:
         """What a rank is: a rank of the plan, and its mirror image where there is one."""
-        own, last = rank % self.copies.ranks_each, self.copies.ranks_each - 1
-        return (own, last - own) if self.copies.times else (own,)
+        own, last = rank % self.replicas.ranks_each, self.replicas.ranks_each - 1
+        return (own, last - own) if self.replicas.times else (own,)
 
     def maker_of(self, value: str) -> Stage:
         """The stage that computes a value."""
@@ -264,17 +265,19 @@ class Plan:
 
     def tile_of(self, rank: int) -> int:
         """Number of a rank's tile in its stage."""
-        return self.stage_of(rank).team.ranks.index(rank % self.copies.ranks_each)
+        return self.stage_of(rank).team.ranks.index(rank % self.replicas.ranks_each)
 
-    def part(self, rank: int) -> Part:
+    def rank_plan(self, rank: int) -> RankPlan:
         """All that a rank needs to know, as plain picklable data."""
         replica = self.replica_of(rank)
-        part, *mirror = (part_of(self, image, replica) for image in self.images_of(rank))
-        return replace(part, mirror=mirror[0]) if mirror else part
+        rank_plan, *mirror = (
+            rank_plan_of(self, image, replica) for image in self.plan_ranks_of(rank)
+        )
+        return replace(rank_plan, mirror=mirror[0]) if mirror else rank_plan
 
     def programs(self, rank: int, images: int) -> tuple[Program, ...]:
         """What a rank runs for a micro-batch of this many images, one program after the other."""
-        return programs(self, rank % self.copies.ranks_each, images)
+        return programs(self, rank % self.replicas.ranks_each, images)
 
     def needs(self, node: Node, region: Region) -> tuple[Region, ...]:
         """What a region of a call reads of its operands; ranks of a row or column share spans."""

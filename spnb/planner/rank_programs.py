@@ -22,7 +22,7 @@ from ..ir.program import Compute, Free, Keep, Program, Receive, Send, Step, rece
 from ..ir.region import Region
 from ..rules import rule_of
 from ..rules.fused import Fused
-from .needs import Layout, extent_in
+from .needs import StageNeeds, extent_in
 from .widen import widened
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def programs(plan: Plan, rank: int, images: int) -> tuple[Program, ...]:
     """What a rank runs for a micro-batch of this many images, one program after the other."""
     stage = plan.stage_of(rank)
-    layout, position = plan.layouts[stage.index, images], stage.team.position(rank)
+    layout, position = plan.stage_needs[stage.index, images], stage.team.position(rank)
     exchanges = plan.exchanges[images]
     incoming = {e.value: e for e in exchanges if e.target is stage.team}
     outgoing = [e for e in exchanges if e.source is stage.team]
@@ -62,14 +62,14 @@ def _patches(
     plan: Plan,
     stage: Stage,
     images: int,
-    tile: Layout,
+    tile: StageNeeds,
     position: Sequence[int],
     incoming: Mapping[str, Exchange],
     wanted: Sequence[str],
     rank: int,
 ) -> list[Program]:
     """A program for each patch of a tile: from the image to what others want of the tile."""
-    layout, graph = plan.patch_layouts[images], plan.graph
+    layout, graph = plan.patch_needs[images], plan.graph
     ranges = [range(k * n, (k + 1) * n) for k, n in zip(position, stage.patches, strict=True)]
     found: list[Program] = []
     for patch in itertools.product(*ranges):
@@ -95,7 +95,7 @@ def _steps(
     plan: Plan,
     stage: Stage,
     images: int,
-    layout: Layout,
+    layout: StageNeeds,
     position: Sequence[int],
     receives: Mapping[str, Receive],
     sends: Mapping[str, Sequence[Step]],
@@ -167,4 +167,4 @@ def _overwritten(
     readers = (reader for reader in live if value in reader.operands)
     calls = [made[value], *readers]
     alone = node.operands.count(value) == 1
-    return value if alone and all(rule_of(call).fresh for call in calls) else None
+    return value if alone and all(rule_of(call).allocates for call in calls) else None

@@ -22,7 +22,7 @@ from dataclasses import replace
 from ..ir.axes import is_image, rows_beside
 from ..ir.cost import CORE
 from ..ir.node import Node
-from ..ir.program import Compute, Program, Receive, Step, kept_by_host
+from ..ir.program import Compute, Program, Receive, Step, held_by_host
 from ..ir.region import Region
 from ..rules import Rule, rule_of
 from ..rules.windows import Convolution
@@ -38,7 +38,7 @@ def widened(steps: Sequence[Step], nodes: Sequence[Node]) -> list[Step]:
     nodes
         Of its stage.
     """
-    fixed = set(kept_by_host(Program(tuple(steps)), nodes))  # the host gets no more than it wants
+    fixed = set(held_by_host(Program(tuple(steps)), nodes))  # the host gets no more than it wants
     fixed |= {step.value for step in steps if isinstance(step, Receive)}  # more comes beside it
     held: dict[str, Region] = {}
     apart: dict[str, Region] = {}  # of values whose halo lies beside them, what is no halo
@@ -77,7 +77,7 @@ def _widened(
         return step
     if isinstance(rule, Convolution) and not any(axis in (None, 0) for axis in rule.places):
         own = apart.get(node.operands[0])
-        early = own is not None and rule.alone(own, step.region)
+        early = own is not None and rule.core_and_boundary(own, step.region)
         wider = None if early else _convolved(step, rule, held)
     elif type(rule) is Rule and rule.any_layout:
         wider = _elementwise(step, node, held)

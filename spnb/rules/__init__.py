@@ -58,7 +58,7 @@ from . import (
     transposed,
     views,
 )
-from .base import Direct, Local, Rule, has_rule, home_of, registered, rule
+from .base import Direct, Local, Rule, has_rule, module_of_rule, registered, rule
 from .fallback import Unknown, Whole, rule_of, whole_axes
 from .spatial import Spatial, places
 from .windows import Window
@@ -76,8 +76,8 @@ __all__ = [
     "elementwise",
     "fused",
     "has_rule",
-    "home_of",
     "matmul",
+    "module_of_rule",
     "norms",
     "places",
     "pools",

@@ -19,24 +19,40 @@ Spans = tuple[tuple[Span, ...], ...]
 Call = Callable[..., Any]
 """Computes a region of a result from its operands."""
 
-FRESH = {"add", "cat", "div", "elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mul", "relu"}
-FRESH |= {"sigmoid", "silu", "sub", "tanh"}
+ALLOCATING = frozenset(
+    [
+        "add",
+        "cat",
+        "div",
+        "elu",
+        "gelu",
+        "hardswish",
+        "hardtanh",
+        "leaky_relu",
+        "mul",
+        "relu",
+        "sigmoid",
+        "silu",
+        "sub",
+        "tanh",
+    ]
+)
 """Operators whose result never shares memory with an operand: more do not, but these are sure."""
 
 
-class Alone(NamedTuple):
+class CoreAndBoundary(NamedTuple):
     """How windows slide over what a tile has of their operand, and what is wrong then.
 
     Attributes
     ----------
     padding
         On both sides of each spatial dimension.
-    wrong
+    boundary
         Regions of the result that read what others have, apart from each other.
     """
 
     padding: list[int]
-    wrong: list[Region]
+    boundary: list[Region]
 
 
 @dataclass(frozen=True)
@@ -60,7 +76,7 @@ class Rule:
     by_micro_batch = False
     """True where training takes a micro-batch for all there is, as a batch norm does."""
 
-    pinned = False
+    owner_computes = False
     """True where each tile must compute what it owns of the result, and not more."""
 
     @property
@@ -93,9 +109,9 @@ class Rule:
         return (0, extent) if extent == 1 or self.gathers(operand, axis) else span
 
     @property
-    def fresh(self) -> bool:
+    def allocates(self) -> bool:
         """Whether the result never shares memory with an operand."""
-        return type(self) is Rule and self.node.kind in FRESH
+        return type(self) is Rule and self.node.kind in ALLOCATING
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
@@ -167,22 +183,22 @@ class Rule:
         namespace, _, variant = self.node.op.split(".")
         image = is_image(self.node.axes)
         real = self.node.dtype in (torch.float32, torch.float64)
-        known = type(self).apply is Rule.apply and self.fresh and namespace == "aten"
+        known = type(self).apply is Rule.apply and self.allocates and namespace == "aten"
         return known and variant in ("default", "Tensor") and image and real
 
     @property
-    def spots(self) -> tuple[torch.dtype, ...]:
+    def result_types(self) -> tuple[torch.dtype, ...]:
         """Types of the tensors over its result, itself first, that `into` writes; none if it can't.
 
         Their memory is given by a plan of buffers (see `spnb.runtime.buffer_plan`).
         """
         return (self.node.dtype,) if self._writes else ()
 
-    def into(self, call: Call, spots: Sequence[torch.Tensor]) -> Call:
-        """A call of this rule whose result is written into spots."""
-        return lambda *tensors: call(*tensors, out=spots[0])
+    def into(self, call: Call, results: Sequence[torch.Tensor]) -> Call:
+        """A call of this rule whose result is written into results."""
+        return lambda *tensors: call(*tensors, out=results[0])
 
-    def alone(self, own: Region, region: Region) -> Alone | None:
+    def core_and_boundary(self, own: Region, region: Region) -> CoreAndBoundary | None:
         """How to compute a region from what a tile owns of the first operand, its halo not here.
 
         ``None`` where that gives no result of the region's size, or takes longer than to put the
@@ -314,7 +330,7 @@ def factory_of(op: str) -> RuleFactory | None:
     return _registry.get(kind if namespace in ("aten", "_operator") else f"{namespace}.{kind}")
 
 
-def home_of(node: Node) -> str | None:
+def module_of_rule(node: Node) -> str | None:
     """The module that gave the rule of a call to an operator outside ATen; ranks import it."""
     factory = factory_of(node.op)
     return factory.__module__ if factory else None

@@ -10,7 +10,7 @@ from typing import Any
 from ..ir.axes import Axes, axes_in, dim, joined_along, size_of
 from ..ir.node import Node
 from ..ir.region import Region
-from .base import FRESH, Local, Rule, Tensors, Weights, rule
+from .base import ALLOCATING, Local, Rule, Tensors, Weights, rule
 from .fallback import Whole
 
 ELEMENTWISE = """
@@ -41,7 +41,7 @@ def of_channels(node: Node) -> Rule | None:
 
 
 @dataclass(frozen=True)
-class Part(Rule):
+class OneResult(Rule):
     """One of several results; they may differ in what is never cut."""
 
     any_layout = True
@@ -61,9 +61,9 @@ class Part(Rule):
 
 
 @rule("getitem")
-def part(node: Node) -> Rule | None:
+def one_result(node: Node) -> Rule | None:
     """One of several results."""
-    return Part(node)
+    return OneResult(node)
 
 
 ALONG_ONE = """
@@ -98,8 +98,8 @@ class Joined(Rule):
     along: int
 
     @property
-    def fresh(self) -> bool:
-        return self.node.kind in FRESH
+    def allocates(self) -> bool:
+        return self.node.kind in ALLOCATING
 
     @cached_property
     def axes(self) -> Axes:

@@ -62,11 +62,11 @@ class Fused(Convolution):
         return {**weights, args["weight"].name: packed}
 
     @property
-    def spots(self) -> tuple[torch.dtype, ...]:
+    def result_types(self) -> tuple[torch.dtype, ...]:
         return (torch.float32,) if self.node.dtype == torch.float32 else ()
 
-    def into(self, call: Call, spots: Sequence[torch.Tensor]) -> Call:
-        return placed(call, spots[0])
+    def into(self, call: Call, results: Sequence[torch.Tensor]) -> Call:
+        return placed(call, results[0])
 
     def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
         args = self.node.args

@@ -11,11 +11,11 @@ import torch
 
 from ..ir.node import Node, overload
 from ..ir.region import Region, Tiling
-from .base import Alone, Call, Rule, Weights, rule
+from .base import Call, CoreAndBoundary, Rule, Weights, rule
 from .fallback import Whole
 from .reductions import over_last
 from .spatial import per_dim, places
-from .windows import Early, Window
+from .windows import CoreFirst, Window
 
 FEW = 64
 """Numbers whose sum is as exact in any order of memory."""
@@ -32,30 +32,30 @@ class Pool(Window):
 
 
 @dataclass(frozen=True)
-class MaxPool(Pool, Early):
+class MaxPool(Pool, CoreFirst):
     """Max pooling: with ceil_mode the last window may run past the padding, onto ``-inf``."""
 
     any_layout = True
 
     fill: float = -math.inf
 
-    def alone(self, own: Region, region: Region) -> Alone | None:
-        alone = None if self.node.parts else super().alone(own, region)
+    def core_and_boundary(self, own: Region, region: Region) -> CoreAndBoundary | None:
+        alone = None if self.node.parts else super().core_and_boundary(own, region)
         kernel = enumerate(self.kernel)  # PyTorch pads by half a kernel at most
         return alone if alone and all(2 * alone.padding[k] <= n for k, n in kernel) else None
 
     @property
-    def spots(self) -> tuple[torch.dtype, ...]:
+    def result_types(self) -> tuple[torch.dtype, ...]:
         image = len(self.places) == 2 and self.node.axes.plain and len(self.node.shape) == 4
         return (self.node.dtype, torch.int64) if image and not self.node.parts else ()
 
-    def into(self, call: Call, spots: Sequence[torch.Tensor]) -> Call:
-        largest, where = spots  # PyTorch notes where each maximum lies, whether asked for or not
+    def into(self, call: Call, results: Sequence[torch.Tensor]) -> Call:
+        largest, where = results  # PyTorch notes where each maximum lies, whether asked for or not
         return lambda x: call(x, out=largest, indices=where)[0]
 
     def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
         call = self.node.caller(weights, **self.plain, padding=padding)
-        if self.spots:
+        if self.result_types:
             noting = "aten.max_pool2d_with_indices.out"
             args = (self.kernel, self.stride, padding, self.dilation)
             return lambda x, **out: overload(noting)(x, *args, **out) if out else call(x)
@@ -91,7 +91,7 @@ class AvgPool(Pool):
     ``count_include_pad``; positions that only ``ceil_mode`` reaches count in neither case.
     """
 
-    fresh = True
+    allocates = True
 
     @property
     def any_layout(self) -> bool:

@@ -11,7 +11,7 @@ import torch
 
 from ..ir.axes import Axes, axes_in, dim, fitted, joined_along
 from ..ir.node import Node, Ref
-from ..ir.region import Region, Span, Tiling, meet
+from ..ir.region import Region, Span, Tiling, intersect
 from .base import Direct, Local, Rule, Spans, Tensors, Weights, rule
 from .elementwise import Joined
 from .fallback import Whole
@@ -91,12 +91,12 @@ class Taken(Strided):
     It is sent from there to whom it is needed, be it at the other end of the image.
     """
 
-    pinned = True
+    owner_computes = True
 
     def own(self, tiling: Tiling) -> Spans:
         spans = list(tiling.spans(self.node.operand_axes[0].extent))
         inside = (self.first, self.first + self.node.shape[self.number])
-        met = (meet(span, inside) for span in spans[self.axis])
+        met = (intersect(span, inside) for span in spans[self.axis])
         spans[self.axis] = tuple((a - self.first, max(a, b) - self.first) for a, b in met)
         return tuple(spans)
 
@@ -212,7 +212,7 @@ class Flipped(Direct):
 class FlippedInPlace(Flipped):
     """The mirrored tile that each tile has at hand."""
 
-    pinned = True
+    owner_computes = True
 
     def own(self, tiling: Tiling) -> Spans:
         spans = list(tiling.spans(self.axes.extent))

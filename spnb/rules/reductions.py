@@ -99,7 +99,7 @@ def reduced_axes(axes: Axes, dims: Collection[int], keepdim: bool) -> Axes:
 class Partial(Direct):
     """The figures of each tile: one position for each part of the grid."""
 
-    pinned = True
+    owner_computes = True
 
     @cached_property
     def axes(self) -> Axes:
@@ -148,7 +148,7 @@ def one_each(tiling: Tiling, axes: Axes, parts: Sequence[int]) -> Spans:
 class Combined(Direct):
     """Figures merged along one axis of the grid."""
 
-    pinned = True
+    owner_computes = True
 
     @cached_property
     def axes(self) -> Axes:

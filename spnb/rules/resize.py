@@ -99,7 +99,7 @@ class Interpolation(Spatial):
     """
 
     any_layout = True
-    fresh = True
+    allocates = True
 
     align_corners: bool | None
     scales: tuple[float | None, ...]
@@ -131,14 +131,14 @@ class Interpolation(Spatial):
         return found if self.node.dtype in (torch.float32, torch.float64) else None
 
     @property
-    def spots(self) -> tuple[torch.dtype, ...]:
+    def result_types(self) -> tuple[torch.dtype, ...]:
         return (self.node.dtype,) if is_image(self.node.axes) else ()
 
-    def into(self, call: Call, spots: Sequence[torch.Tensor]) -> Call:
-        return lambda x: call(x, spots[0])
+    def into(self, call: Call, results: Sequence[torch.Tensor]) -> Call:
+        return lambda x: call(x, results[0])
 
     def scratch(self, given: Region, region: Region) -> tuple[Axes, Region] | None:
-        grown = self._grown(region) if self.doublings and self.spots else region
+        grown = self._grown(region) if self.doublings and self.result_types else region
         return None if grown == region else (self.node.axes, grown)
 
     def _grown(self, region: Region) -> Region:

@@ -14,7 +14,7 @@ from ..ir.axes import Axes, axes_in, dim, is_image
 from ..ir.cost import CORE
 from ..ir.node import Node, Ref
 from ..ir.region import Region, Span, length
-from .base import Alone, Call, Rule, Tensors, Weights, rule
+from .base import Call, CoreAndBoundary, Rule, Tensors, Weights, rule
 from .fallback import Whole
 from .spatial import Padded, Spatial, margins, per_dim, places, uncut_weight, window_counts
 
@@ -135,12 +135,12 @@ class Window(Spatial):
 
 
 @dataclass(frozen=True)
-class Early(Window):
+class CoreFirst(Window):
     """A window that may slide over what is here, as if that were all, and over the rest later."""
 
-    fresh = True
+    allocates = True
 
-    def alone(self, own: Region, region: Region) -> Alone | None:
+    def core_and_boundary(self, own: Region, region: Region) -> CoreAndBoundary | None:
         if own.empty or own.spans[0] != region.spans[0]:
             return None
         padding, wrong, right = [], [], region
@@ -158,7 +158,7 @@ class Early(Window):
                 strips = ((start, first), (last, stop))
                 wrong += [right.along(axis, strip) for strip in strips if length(strip)]
                 right = right.along(axis, (first, last))
-        return Alone(padding, wrong) if self._pays(own, wrong) else None
+        return CoreAndBoundary(padding, wrong) if self._pays(own, wrong) else None
 
     def _pays(self, own: Region, wrong: Sequence[Region]) -> bool:
         """Whether to compute strips anew takes less than to move the tile for their sake."""
@@ -167,13 +167,13 @@ class Early(Window):
         moved = 2 * own.size * self.node.operand_axes[0].channels * self.node.dtype.itemsize
         return anew < CORE.latency + moved / CORE.memory
 
-    def bound_alone(self, alone: Alone, weights: Weights) -> Call:
+    def bound_core(self, alone: CoreAndBoundary, weights: Weights) -> Call:
         """Compute a region from what a tile owns; parts of it are wrong then."""
         return self.sliding(alone.padding, None, weights)
 
 
 @dataclass(frozen=True)
-class Convolution(Early):
+class Convolution(CoreFirst):
     """Convolution; the overload with a padding word is run as the one with numbers."""
 
     any_layout = True

@@ -13,14 +13,14 @@ from ..kernels.preallocated import Arena, Pool
 from ..rules import Rule
 from ..rules.base import Call
 from ..rules.fused import Fused
-from .buffer_plan import Place, scratch_name, spot_names
+from .buffer_plan import Place, result_names, scratch_name
 from .halo_tile import room
 
 LARGE = 1 << 20
 """Bytes of an output that lies in memory of its own."""
 
 
-class Spots:
+class ResultPlaces:
     """The memory that results of a program are written to.
 
     Parameters
@@ -53,13 +53,13 @@ class Spots:
     def placed(self, call: Call, node: Node, rule: Rule, region: Region) -> Call:
         """A call whose result lies where it has a place, if it has one."""
         if node.name in self._places:
-            spots = [
+            results = [
                 self.piece(self._places[name], node.axes, region, dtype)
-                for name, dtype in zip(spot_names(rule), rule.spots, strict=True)
+                for name, dtype in zip(result_names(rule), rule.result_types, strict=True)
             ]
-            return rule.into(call, spots)
+            return rule.into(call, results)
         size = node.axes.local_bytes(region, node.dtype.itemsize)
-        fused = isinstance(rule, Fused) and rule.spots and not rule.overwrites
+        fused = isinstance(rule, Fused) and rule.result_types and not rule.overwrites
         if not (self._arena and fused and node.name in self._kept and size > LARGE):
             return call
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from ..ir.axes import Axes, rows_beside
 from ..ir.node import Node
-from ..ir.program import Compute, Free, Keep, Program, Receive, kept_by_host
+from ..ir.program import Compute, Free, Keep, Program, Receive, held_by_host
 from ..ir.region import Region
 from ..rules import Rule
 
@@ -99,7 +99,7 @@ def plan_buffers(program: Program, nodes: Sequence[Node], rules: Sequence[Rule])
             if node.name not in candidates:
                 continue
             if not step.overwrites:
-                for name, dtype in zip(spot_names(rule), rule.spots, strict=True):
+                for name, dtype in zip(result_names(rule), rule.result_types, strict=True):
                     buffer = _Buffer(step.region, node.axes, dtype.itemsize, number, number)
                     buffers.append(buffer)
                     of_value[name] = buffer
@@ -128,13 +128,13 @@ def _scratch(
     if not step.clipped or step.region.empty or step.padding is not None:
         return None
     own = apart.get(node.operands[0])
-    early = own is not None and rule.alone(own, step.region)
+    early = own is not None and rule.core_and_boundary(own, step.region)
     return None if early else rule.scratch(step.clipped[0], step.region)
 
 
-def spot_names(rule: Rule) -> list[str]:
+def result_names(rule: Rule) -> list[str]:
     """Names of the tensors that a rule writes: of its value, and of what comes with it."""
-    return [rule.node.name, *(f"{rule.node.name}, {k}" for k in range(1, len(rule.spots)))]
+    return [rule.node.name, *(f"{rule.node.name}, {k}" for k in range(1, len(rule.result_types)))]
 
 
 def scratch_name(rule: Rule) -> str:
@@ -151,11 +151,11 @@ def _candidates(
         if isinstance(step, Compute):
             node = nodes[step.node]
             for value in node.operands:
-                if not rules[step.node].fresh:
+                if not rules[step.node].allocates:
                     made.pop(value, None)
-            if rules[step.node].spots and not step.region.empty:
+            if rules[step.node].result_types and not step.region.empty:
                 made[node.name] = step.region
-    for value in kept_by_host(program, nodes):
+    for value in held_by_host(program, nodes):
         made.pop(value, None)
     return made
 

@@ -15,28 +15,37 @@ import torch
 from ..ir.axes import rows_beside
 from ..ir.exchange import HOST
 from ..ir.node import Node
-from ..ir.program import Compute, Free, Keep, Program, Receive, Send, kept_by_host
-from ..ir.rank_plan import Part
+from ..ir.program import Compute, Free, Keep, Program, Receive, Send, held_by_host
+from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..kernels.preallocated import Arena
 from ..rules import Rule
-from ..rules.base import Alone
+from ..rules.base import CoreAndBoundary
 from ..rules.windows import Window
-from .arena import Spots
+from .arena import ResultPlaces
 from .buffer_plan import Place
-from .halo_tile import Framed, Patchwork, Pieces, channels_last, in_order, nothing, packed, putter
-from .local_values import Holdings
-from .state import Action, Piece, Run
+from .halo_tile import (
+    FramedHaloTile,
+    HaloTile,
+    Pieces,
+    channels_last,
+    in_order,
+    nothing,
+    packed,
+    putter,
+)
+from .local_values import LocalValues
+from .state import Action, Piece, RunState
 
 
-class Routine:
+class CompiledProgram:
     """A program with all worked out but the numbers.
 
     Parameters
     ----------
     program
         The rank's steps.
-    part
+    rank_plan
         The rank's part of the plan.
     rules, weights
         Of each of the part's nodes.
@@ -50,25 +59,27 @@ class Routine:
     ----------
     actions
         What is done, in order.
-    holdings
+    local_values
         What is at hand after all of it.
     left
-        Regions of values that are at hand after for other routines.
+        Regions of values that are at hand after for other compiled_programs.
     """
 
     def __init__(
         self,
         program: Program,
-        part: Part,
+        rank_plan: RankPlan,
         rules: Sequence[Rule],
         weights: Sequence[Mapping[str, torch.Tensor]],
         held: Mapping[str, Region] | None = None,
         places: Mapping[str, Place] | None = None,
         arena: Arena | None = None,
     ):
-        self.part, self.rules, self.weights = part, rules, weights
-        self.holdings = Holdings(held or {}, part.paths)
-        self._spots = Spots(places or {}, arena, kept_by_host(program, part.nodes))
+        self.rank_plan, self.rules, self.weights = rank_plan, rules, weights
+        self.local_values = LocalValues(held or {}, rank_plan.paths)
+        self._result_places = ResultPlaces(
+            places or {}, arena, held_by_host(program, rank_plan.nodes)
+        )
         prepare = {
             Compute: self._compute,
             Send: self.send,
@@ -82,15 +93,15 @@ class Routine:
     # --- computing --------------------------------------------------------------------------
 
     def _compute(self, step: Compute) -> Action:
-        node, rule = self.part.nodes[step.node], self.rules[step.node]
+        node, rule = self.rank_plan.nodes[step.node], self.rules[step.node]
         if step.region.empty:  # only padding is read here further on, or nothing at all
             action = self._store(node, lambda: nothing(node, step.region))
         else:
             action = self._before_the_halo(step, node, rule) or self._whole(step, node, rule)
-        self.holdings.hold(node.name, step.region)
+        self.local_values.hold(node.name, step.region)
         number = step.node
 
-        def compute(run: Run) -> None:
+        def compute(run: RunState) -> None:
             run.at = node.label
             action(run)
             run.told(number)
@@ -98,7 +109,7 @@ class Routine:
         return compute
 
     def _store(self, node: Node, make: Callable[[], Any]) -> Action:
-        def store(run: Run) -> None:
+        def store(run: RunState) -> None:
             run.values[node.name] = make()
 
         return store
@@ -107,17 +118,17 @@ class Routine:
         given = self._given(step, node, rule)
         if step.overwrites and self._may_write(node, given[-1]):
             rule = replace(rule, overwrites=True)
-        operands = self.holdings.operands(node, given)
+        operands = self.local_values.operands(node, given)
         weights = self.weights[step.node]
         if step.padding is not None:
-            call = rule.bound_alone(Alone(list(step.padding), []), weights)
+            call = rule.bound_core(CoreAndBoundary(list(step.padding), []), weights)
         else:
-            scratch = self._spots.scratch(rule, given, step.region)
+            scratch = self._result_places.scratch(rule, given, step.region)
             call = rule.bound(given, step.needs, step.region, weights, scratch)
-        call = self._spots.placed(call, node, rule, step.region)
+        call = self._result_places.placed(call, node, rule, step.region)
         name, path, kind, any_layout = node.name, node.path, node.kind, rule.any_layout
 
-        def apply(run: Run) -> None:
+        def apply(run: RunState) -> None:
             tensors = [operand(run) for operand in operands]
             start = run.recorder.now()
             if not any_layout:
@@ -131,8 +142,8 @@ class Routine:
         """The region of each operand to hand over: what is needed, or a little more of it."""
         given = list(step.clipped)
         fixed = step.padding is not None
-        if isinstance(rule, Window) and not fixed and not self.holdings.apart(node.operands[0]):
-            longer = rule.left_over(self.holdings.whole(node.operands[0]), given[0])
+        if isinstance(rule, Window) and not fixed and not self.local_values.apart(node.operands[0]):
+            longer = rule.left_over(self.local_values.whole(node.operands[0]), given[0])
             if not rule.scratch(longer, step.region):  # what is copied is cut as well
                 given[0] = longer
         return given
@@ -140,36 +151,36 @@ class Routine:
     def _may_write(self, node: Node, region: Region) -> bool:
         """Whether a region of the last operand is one run of memory, which may be written into."""
         value, axes = node.operands[-1], node.operand_axes[-1]
-        own = self.holdings.own(value)
+        own = self.local_values.own(value)
         return own == region or rows_beside(own, region, axes)
 
     def _before_the_halo(self, step: Compute, node: Node, rule: Rule) -> Action | None:
         """Compute from what is here, and anew what reads the halo, once that has come."""
         value = node.operands[0] if node.operands else ""
-        apart = self.holdings.apart(value)
+        apart = self.local_values.apart(value)
         if apart is None or step.padding is not None:
             return None
-        if not (alone := rule.alone(apart.own, step.region)):
+        if not (alone := rule.core_and_boundary(apart.own, step.region)):
             return None
-        others = self.holdings.operands(node, step.clipped, first=1)
+        others = self.local_values.operands(node, step.clipped, first=1)
         weights = self.weights[step.node]
-        main = self._spots.placed(rule.bound_alone(alone, weights), node, rule, step.region)
+        main = self._result_places.placed(rule.bound_core(alone, weights), node, rule, step.region)
         strips = []
-        for strip in alone.wrong:
+        for strip in alone.boundary:
             needs, clipped = _needs(rule, strip, step.clipped)
             strips.append(
                 (
                     apart.assembly(clipped[0]),
-                    self.holdings.operands(node, clipped, first=1),
+                    self.local_values.operands(node, clipped, first=1),
                     rule.bound(clipped, needs, strip, weights),
                     putter(node.axes, step.region, strip),
                 )
             )
-        arrive = self.holdings.arrival(value) if strips else None
+        arrive = self.local_values.arrival(value) if strips else None
         name, path, kind = node.name, node.path, node.kind
-        layer = self.holdings.layer(value)
+        layer = self.local_values.layer(value)
 
-        def apply(run: Run) -> None:
+        def apply(run: RunState) -> None:
             recorder, held = run.recorder, run.values[value].tensors
             more = [other(run) for other in others]
             start = recorder.now()
@@ -192,17 +203,17 @@ class Routine:
 
     def send(self, step: Send) -> Action:
         """What sends regions of a value to other ranks, or keeps them for the host."""
-        layer = self.holdings.layer(step.value)
+        layer = self.local_values.layer(step.value)
         parts = [
-            (t.target, t.region, self.holdings.operand(step.value, t.region, step.axes))
+            (t.target, t.region, self.local_values.operand(step.value, t.region, step.axes))
             for t in step.transfers
         ]
 
-        def send(run: Run) -> None:
+        def send(run: RunState) -> None:
             run.at = layer
             for target, region, take in parts:
                 if target == HOST:
-                    region = self.part.in_batch(region, step.axes, run.first_image)
+                    region = self.rank_plan.in_batch(region, step.axes, run.first_image)
                     run.pieces.append(Piece(step.value, region, take(run)))
                     continue
                 start = run.recorder.now()
@@ -214,14 +225,14 @@ class Routine:
 
     def receive(self, step: Receive) -> Action:
         """What reads a value of the image, or receives what other ranks send of it."""
-        layer = self.holdings.layer(step.value)
+        layer = self.local_values.layer(step.value)
         if any(t.source == HOST for t in step.transfers):
             size = step.axes.local_bytes(step.region, step.dtype.itemsize)
-            self.holdings.hold(step.value, step.region)
+            self.local_values.hold(step.value, step.region)
 
-            def read(run: Run) -> None:
+            def read(run: RunState) -> None:
                 run.at, start = layer, run.recorder.now()
-                region = self.part.in_batch(step.region, step.axes, run.first_image)
+                region = self.rank_plan.in_batch(step.region, step.axes, run.first_image)
                 image = run.read(step.value, region)
                 run.values[step.value] = channels_last(image, step.axes)
                 run.recorder.note(start, "read", layer, step.kind, size)
@@ -229,7 +240,7 @@ class Routine:
             return read
         apart = self._pieces(step)
 
-        def receive(run: Run) -> None:
+        def receive(run: RunState) -> None:
             run.at = layer
             pieces = Pieces([run.values.get(step.value)])
             for t in step.transfers:
@@ -238,29 +249,31 @@ class Routine:
                 pieces.tensors.append(piece)
             run.values[step.value] = pieces
 
-        def arrive(run: Run) -> None:
+        def arrive(run: RunState) -> None:
             pieces, start = run.values[step.value], run.recorder.now()
             run.transport.wait(pieces.arrivals)
             size = sum(tensor.nbytes for tensor in pieces.tensors[1:])
             run.recorder.note(start, "wait", layer, step.kind, size)
 
-        self.holdings.hold_apart(step.value, apart, arrive if step.transfers else None)
+        self.local_values.hold_apart(step.value, apart, arrive if step.transfers else None)
         return receive
 
-    def _pieces(self, step: Receive) -> Patchwork:
+    def _pieces(self, step: Receive) -> HaloTile:
         """In which pieces a value comes, and whether they lie side by side from the start."""
-        own, place = self.holdings.own(step.value), self._spots.place(step.value)
+        own, place = self.local_values.own(step.value), self._result_places.place(step.value)
         halo = tuple(t.region for t in step.transfers)
         facts = (step.region, own, halo, step.axes, step.dtype, step.kind)
         if place and rows_beside(step.region, own, step.axes) and step.region in place.region:
-            return Framed(*facts, self._spots.piece(place, step.axes, step.region, step.dtype))
-        return Patchwork(*facts)
+            return FramedHaloTile(
+                *facts, self._result_places.piece(place, step.axes, step.region, step.dtype)
+            )
+        return HaloTile(*facts)
 
     def _free(self, step: Free) -> Action:
         # A halo that nobody read must come first: a later receive might take it for its own.
-        arrivals = self.holdings.free(step.values)
+        arrivals = self.local_values.free(step.values)
 
-        def free(run: Run) -> None:
+        def free(run: RunState) -> None:
             for arrive in arrivals:
                 arrive(run)
             for value in step.values:
@@ -269,17 +282,17 @@ class Routine:
         return free
 
     def _keep(self, step: Keep) -> Action:
-        layer = self.holdings.layer(step.value)
-        take = self.holdings.operand(step.value, step.own, step.axes)
+        layer = self.local_values.layer(step.value)
+        take = self.local_values.operand(step.value, step.own, step.axes)
         put = putter(step.axes, step.whole, step.own)
         size = step.axes.local_bytes(step.own, step.dtype.itemsize)
         if step.last:
             self.left[step.value] = step.whole
 
-        def keep(run: Run) -> None:
+        def keep(run: RunState) -> None:
             run.at = layer
             if step.value not in run.tiles:
-                run.tiles[step.value] = self._spots.own(step.axes, step.whole, step.dtype)
+                run.tiles[step.value] = self._result_places.own(step.axes, step.whole, step.dtype)
             patch = take(run)
             start = run.recorder.now()
             put(run.tiles[step.value], patch)

@@ -32,7 +32,7 @@ Take = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
-class Patchwork:
+class HaloTile:
     """The regions in which the pieces of a value come.
 
     Parameters
@@ -88,7 +88,7 @@ class Patchwork:
 
 
 @dataclass(frozen=True)
-class Framed(Patchwork):
+class FramedHaloTile(HaloTile):
     """A value that lies between the rows of its halo from the start.
 
     Parameters

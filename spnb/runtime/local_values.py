@@ -9,13 +9,13 @@ import torch
 from ..ir.axes import Axes
 from ..ir.node import Node
 from ..ir.region import Region
-from .halo_tile import Patchwork, room, taker
-from .state import Action, Run
+from .halo_tile import HaloTile, room, taker
+from .state import Action, RunState
 
 NOTHING = Region(((0, 0),))
 
 
-class Holdings:
+class LocalValues:
     """The values at hand while a program is made ready, step by step.
 
     Parameters
@@ -28,7 +28,7 @@ class Holdings:
 
     def __init__(self, held: Mapping[str, Region], paths: Mapping[str, str]):
         self._held, self._paths = dict(held), paths
-        self._apart: dict[str, Patchwork] = {}  # values whose halo lies beside them
+        self._apart: dict[str, HaloTile] = {}  # values whose halo lies beside them
         self._awaited: dict[str, Action] = {}  # halos that nobody has waited for
 
     def layer(self, value: str) -> str:
@@ -39,7 +39,7 @@ class Holdings:
         """Have a value in one piece over a region."""
         self._held[value] = region
 
-    def hold_apart(self, value: str, pieces: Patchwork, arrive: Action | None) -> None:
+    def hold_apart(self, value: str, pieces: HaloTile, arrive: Action | None) -> None:
         """Have a value in pieces, and what waits for those that are on their way."""
         self._held[value], self._apart[value] = pieces.region, pieces
         if arrive is not None:
@@ -52,7 +52,7 @@ class Holdings:
             self._apart.pop(value, None)
         return [self._awaited.pop(value) for value in values if value in self._awaited]
 
-    def apart(self, value: str) -> Patchwork | None:
+    def apart(self, value: str) -> HaloTile | None:
         """A value's pieces, as long as its halo lies beside it."""
         return self._apart.get(value)
 
@@ -89,7 +89,7 @@ class Holdings:
         take, layer = taker(axes, apart.region, region), self.layer(value)
         del self._apart[value]  # from now on, and for whoever reads it later, it is in one piece
 
-        def assembled(run: Run) -> torch.Tensor:
+        def assembled(run: RunState) -> torch.Tensor:
             arrive(run)
             start = run.recorder.now()
             whole = run.values[value] = assemble(run.values[value].tensors)

@@ -15,12 +15,12 @@ from ..ir.region import Region
 from ..kernels.devices import CPU, computing_on
 from ..kernels.preallocated import Arena
 from .buffer_plan import Buffers, plan_buffers
-from .compiled_program import Routine
-from .role import Role
+from .compiled_program import CompiledProgram
+from .role import PipelineStage
 from .state import Action
 
 
-class Station:
+class CompiledStage:
     """What a rank does in one of its pipelines, with all worked out but the numbers.
 
     Parameters
@@ -34,24 +34,33 @@ class Station:
 
     Attributes
     ----------
-    routines
+    compiled_programs
         For each number of images that a micro-batch may have, what is done, one after the other.
     """
 
-    def __init__(self, role: Role, weights: Mapping[str, torch.Tensor], device: torch.device):
-        self.role, self.part, self.rules, self.device = role, role.part, role.rules, device
+    def __init__(
+        self, role: PipelineStage, weights: Mapping[str, torch.Tensor], device: torch.device
+    ):
+        self.role, self.rank_plan, self.rules, self.device = (
+            role,
+            role.rank_plan,
+            role.rules,
+            device,
+        )
         weights = {name: weight.to(device) for name, weight in weights.items()}
-        self.weights = [{w.name: weights[w.name] for w in node.weights} for node in self.part.nodes]
+        self.weights = [
+            {w.name: weights[w.name] for w in node.weights} for node in self.rank_plan.nodes
+        ]
         self._pack_weights()
-        self.routines: dict[int, list[Routine]] = {}
-        self.make_routines()
+        self.compiled_programs: dict[int, list[CompiledProgram]] = {}
+        self.compile_programs()
 
     def _pack_weights(self) -> None:
         """Bring weights into the order that kernels like, where that is another."""
         packed = False
         for step in self._programs[0].steps:
             if isinstance(step, Compute) and not step.region.empty:
-                axes = self.part.nodes[step.node].operand_axes[0]
+                axes = self.rank_plan.nodes[step.node].operand_axes[0]
                 known = self.weights[step.node]
                 shape = axes.local_shape(step.clipped[0])
                 self.weights[step.node] = self.rules[step.node].prepare(known, shape)
@@ -64,36 +73,44 @@ class Station:
                 for each in self.weights
             ]
 
-    def make_routines(self) -> None:
-        """Work out routines, in memory of their own."""
+    def compile_programs(self) -> None:
+        """Work out compiled_programs, in memory of their own."""
         on_host = self.device == CPU  # elsewhere PyTorch's allocator keeps its memory
         buffers = {
             images: [
-                plan_buffers(program, self.part.nodes, self.rules) if on_host else Buffers()
+                plan_buffers(program, self.rank_plan.nodes, self.rules) if on_host else Buffers()
                 for program in programs
             ]
-            for images, programs in self.part.programs.items()
+            for images, programs in self.rank_plan.programs.items()
         }
         size = max(each.size for several in buffers.values() for each in several)
         arena = Arena(size) if on_host else None
-        for images, programs in self.part.programs.items():
+        for images, programs in self.rank_plan.programs.items():
             held: dict[str, Region] = {}
-            self.routines[images] = []
+            self.compiled_programs[images] = []
             for program, each in zip(programs, buffers[images], strict=True):
-                known = (program, self.part, self.rules, self.weights, held, each.places, arena)
+                known = (
+                    program,
+                    self.rank_plan,
+                    self.rules,
+                    self.weights,
+                    held,
+                    each.places,
+                    arena,
+                )
                 with computing_on(self.device):
-                    self.routines[images].append(Routine(*known))
-                held = self.routines[images][-1].left
+                    self.compiled_programs[images].append(CompiledProgram(*known))
+                held = self.compiled_programs[images][-1].left
 
     @property
     def _programs(self) -> tuple[Program, ...]:
         """Of the largest micro-batch."""
-        return self.part.programs[max(self.part.batches)]
+        return self.rank_plan.programs[max(self.rank_plan.micro_batch_sizes)]
 
     @cached_property
     def costs(self) -> list[float]:
         """About the seconds that each node takes, to show how far a run is."""
-        return [CORE.seconds(node) for node in self.part.nodes]
+        return [CORE.seconds(node) for node in self.rank_plan.nodes]
 
     @cached_property
     def cost(self) -> float:
@@ -103,11 +120,13 @@ class Station:
 
     def moving(
         self, exchange: Exchange, axes: Axes, dtype: torch.dtype
-    ) -> tuple[Routine, Action, Action]:
-        """A routine that has this rank's tile of a value, and how it sends of it and receives."""
-        rank, value = self.part.rank, exchange.value
+    ) -> tuple[CompiledProgram, Action, Action]:
+        """A compiled that has this rank's tile of a value, and how it sends of it and receives."""
+        rank, value = self.rank_plan.rank, exchange.value
         own = region_at(exchange.has, exchange.source.position(rank))
-        routine = Routine(Program(()), self.part, self.rules, self.weights, {value: own})
+        compiled = CompiledProgram(
+            Program(()), self.rank_plan, self.rules, self.weights, {value: own}
+        )
         send = Send(exchange.tag, value, exchange.kind, exchange.sends(rank), axes)
         receive = receive_step(exchange, rank, axes, dtype)
-        return routine, routine.send(send), routine.receive(receive)
+        return compiled, compiled.send(send), compiled.receive(receive)

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ir.rank_plan import Part
+from ..ir.rank_plan import RankPlan
 from ..ir.replicas import Pipeline, turns_of
 from ..ir.schedule import Turn
 from ..rules import Rule, rule_of
 from ..transport import Transport
-from ..transport.rank_view import Lane
+from ..transport.rank_view import RankView
 
 MIRRORED = 1 << 13
 """Added to the tags of a mirrored pipeline's messages."""
 
 
 @dataclass(frozen=True)
-class Role:
+class PipelineStage:
     """What a rank is in one of its pipelines.
 
     Attributes
     ----------
-    part
+    rank_plan
         Its share of the plan there.
     rules
         Of the part's nodes.
@@ -30,29 +30,29 @@ class Role:
         Which ranks of the world it works with, and the micro-batches that they take.
     """
 
-    part: Part
+    rank_plan: RankPlan
     rules: Sequence[Rule]
     pipeline: Pipeline
 
     @property
     def tells(self) -> bool:
         """Whether it is the one rank of its stage that keeps the statistics of batch norms."""
-        return self.part.rank == self.part.home.ranks[-1]
+        return self.rank_plan.rank == self.rank_plan.team.ranks[-1]
 
-    def over(self, transport: Transport) -> Lane:
+    def over(self, transport: Transport) -> RankView:
         """Its pipeline's messages, on a carrier."""
-        return Lane(transport, self.pipeline.ranks, MIRRORED * self.pipeline.mirrored)
+        return RankView(transport, self.pipeline.ranks, MIRRORED * self.pipeline.mirrored)
 
 
-def roles_of(part: Part) -> list[Role]:
+def pipeline_stages_of(rank_plan: RankPlan) -> list[PipelineStage]:
     """What a rank is in each of its pipelines."""
-    pipelines = part.copies.of(part.replica)
+    pipelines = rank_plan.replicas.of(rank_plan.replica)
     return [
-        Role(each, [rule_of(node) for node in each.nodes], pipeline)
-        for each, pipeline in zip(part.images, pipelines, strict=True)
+        PipelineStage(each, [rule_of(node) for node in each.nodes], pipeline)
+        for each, pipeline in zip(rank_plan.with_mirror, pipelines, strict=True)
     ]
 
 
-def turns_in(roles: Sequence[Role]) -> list[Turn]:
+def turns_in(roles: Sequence[PipelineStage]) -> list[Turn]:
     """Turns of a rank in order, in all of its pipelines."""
-    return turns_of([role.pipeline for role in roles], [role.part.stage for role in roles])
+    return turns_of([role.pipeline for role in roles], [role.rank_plan.stage for role in roles])

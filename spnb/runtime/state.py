@@ -26,7 +26,7 @@ class Piece:
 
 
 @dataclass
-class Run:
+class RunState:
     """State of one pass over the batch: the values in hand.
 
     Attributes
@@ -52,5 +52,5 @@ class Run:
     first_image: int = 0
 
 
-Action = Callable[[Run], Any]
+Action = Callable[[RunState], Any]
 """A step that is ready to be done in a run."""

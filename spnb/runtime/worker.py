@@ -11,16 +11,16 @@ import torch
 from ..errors import PeerFailed, RankError
 from ..ir.axes import Axes
 from ..ir.exchange import Exchange
-from ..ir.rank_plan import Part
+from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..ir.schedule import at_once
 from ..kernels.devices import CPU, computing_on
 from ..kernels.half_conv import convolving
 from ..kernels.preallocated import placing
 from ..transport import Transport
-from .pipeline_stage import Station
-from .role import roles_of, turns_in
-from .state import Piece, Read, Run
+from .pipeline_stage import CompiledStage
+from .role import pipeline_stages_of, turns_in
+from .state import Piece, Read, RunState
 from .trace import Event, recorder_on
 
 Tell = Callable[[int, float], None]
@@ -39,7 +39,7 @@ class Worker:
 
     Parameters
     ----------
-    part
+    rank_plan
         Its share of the plan.
     weights
         The parameters and buffers that its stage reads, in the plan's dtype; those of its mirror
@@ -51,27 +51,29 @@ class Worker:
 
     Attributes
     ----------
-    stations
+    stages
         Its places in the copies of the plan: one, or also its mirror image's.
     """
 
     @torch.inference_mode()
     def __init__(
         self,
-        part: Part,
+        rank_plan: RankPlan,
         weights: Mapping[str, torch.Tensor],
         transport: Transport | None,
         device: torch.device = CPU,
     ):
-        self.part, self.transport, self.device = part, transport, device
-        self.stations = [Station(role, weights, device) for role in roles_of(part)]
-        self._stale, self._convolving = False, convolving(part.dtype, device)
+        self.rank_plan, self.transport, self.device = rank_plan, transport, device
+        self.stages = [
+            CompiledStage(role, weights, device) for role in pipeline_stages_of(rank_plan)
+        ]
+        self._stale, self._convolving = False, convolving(rank_plan.dtype, device)
 
     @property
-    def turns(self) -> list[tuple[Station, int]]:
+    def turns(self) -> list[tuple[CompiledStage, int]]:
         """Its micro-batches in order, each with the place that it has for it."""
-        turns = at_once(turns_in([station.role for station in self.stations]))
-        return [(self.stations[copy], number) for copy, _, turn in turns for number in turn]
+        turns = at_once(turns_in([stage.role for stage in self.stages]))
+        return [(self.stages[copy], number) for copy, _, turn in turns for number in turn]
 
     @torch.inference_mode()
     def infer(self, read: Read, tell: Tell = lambda done, share: None) -> Outcome:
@@ -92,32 +94,32 @@ class Worker:
             If another rank fails.
         """
         if self._stale:  # what was to arrive in a run that failed may do so still, in that memory
-            for station in self.stations:
-                station.make_routines()
+            for stage in self.stages:
+                stage.compile_programs()
         self._stale = True
-        batches, turns, done, cost = self.part.batches, self.turns, 0, 0.0
-        cost_of_all = sum(station.cost for station, _ in turns) or 1.0
+        batches, turns, done, cost = self.rank_plan.micro_batch_sizes, self.turns, 0, 0.0
+        cost_of_all = sum(stage.cost for stage, _ in turns) or 1.0
 
         def told(node: int) -> None:
             nonlocal cost
-            cost += station.costs[node]
+            cost += stage.costs[node]
             tell(done, cost / cost_of_all)
 
         def read_there(value: str, region: Region) -> torch.Tensor:
             return read(value, region).to(self.device)
 
-        run = Run(self.transport, read_there, told, recorder_on(self.device))
-        run.recorder.stage = self.part.stage
+        run = RunState(self.transport, read_there, told, recorder_on(self.device))
+        run.recorder.stage = self.rank_plan.stage
         hearing = heard(self.transport, lambda: f"stage {run.recorder.stage}, {run.at}")
         with computing_on(self.device), hearing, placing(), self._convolving:
             self.transport.barrier()
             run.recorder.start()
-            for station, number in turns:
-                run.transport = station.role.over(self.transport)
+            for stage, number in turns:
+                run.transport = stage.role.over(self.transport)
                 run.first_image = sum(batches[:number])
-                run.recorder.stage, run.recorder.micro_batch = station.part.stage, number
-                for routine in station.routines[batches[number]]:
-                    for action in routine.actions:
+                run.recorder.stage, run.recorder.micro_batch = stage.rank_plan.stage, number
+                for compiled in stage.compiled_programs[batches[number]]:
+                    for action in compiled.actions:
                         action(run)
                 done += 1
             tell(done, 1.0)
@@ -137,12 +139,14 @@ class Worker:
         copy
             Number of the place that it has the tile in.
         """
-        station = self.stations[copy]
-        lane = station.role.over(self.transport)
-        run = Run(lane, _no_image, values={exchange.value: x.to(self.device)})
-        routine, send, receive = station.moving(exchange, axes, x.dtype)
-        whole = routine.holdings.operand(exchange.value, exchange.need(station.part.rank), axes)
-        hearing = heard(self.transport, lambda: f"stage {station.part.stage}, {run.at}")
+        stage = self.stages[copy]
+        lane = stage.role.over(self.transport)
+        run = RunState(lane, _no_image, values={exchange.value: x.to(self.device)})
+        compiled, send, receive = stage.moving(exchange, axes, x.dtype)
+        whole = compiled.local_values.operand(
+            exchange.value, exchange.need(stage.rank_plan.rank), axes
+        )
+        hearing = heard(self.transport, lambda: f"stage {stage.rank_plan.stage}, {run.at}")
         with computing_on(self.device), hearing:
             send(run)
             receive(run)

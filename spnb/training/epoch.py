@@ -73,8 +73,8 @@ class Trainer:
     ):
         self.learner, self.recipe, self.workers = learner, recipe, workers
         self.optimizer = self._optimizer(kept or {})
-        parts = learner.part.images
-        self._axes = {node.name: node.axes for part in parts for node in part.nodes}
+        parts = learner.rank_plan.with_mirror
+        self._axes = {node.name: node.axes for rank_plan in parts for node in rank_plan.nodes}
 
     def _optimizer(self, kept: OptimizerState) -> torch.optim.Optimizer | None:
         parameters = self.learner.parameters
@@ -118,7 +118,7 @@ class Trainer:
         idle_bytes: int,
         tell: Callable[[int, float], None],
     ) -> EpochReport:
-        batch, order = sum(self.learner.part.batches), examples.order(epoch)
+        batch, order = sum(self.learner.rank_plan.micro_batch_sizes), examples.order(epoch)
         if self.optimizer is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.recipe.rate(epoch)
@@ -139,7 +139,7 @@ class Trainer:
 
     def _step(self, ahead: Ahead, epoch: int, step: int) -> tuple[float, int]:
         """A batch: this rank's share of the loss, and the positions that it got right."""
-        dtype, device, targets = self.learner.part.dtype, self.learner.device, {}
+        dtype, device, targets = self.learner.rank_plan.dtype, self.learner.device, {}
 
         def read(value: str, region: Region) -> torch.Tensor:
             return torch.from_numpy(ahead.read(step, region)).to(device, dtype)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..ir.node import Node, Weight
-from ..ir.rank_plan import Part
+from ..ir.rank_plan import RankPlan
 
 
 class Averages:
@@ -29,12 +29,12 @@ class Averages:
         By name: the momentum, and how often a step moves them.
     """
 
-    def __init__(self, parts: Sequence[Part]):
+    def __init__(self, parts: Sequence[RankPlan]):
         self.known: dict[str, tuple[float, int]] = {}
-        for part in parts:
-            for node in filter(_has_averages, part.nodes):
-                _, calls = part.turns[node.name]
-                moves = (node.args["momentum"], calls * len(part.batches))
+        for rank_plan in parts:
+            for node in filter(_has_averages, rank_plan.nodes):
+                _, calls = rank_plan.turns[node.name]
+                moves = (node.args["momentum"], calls * len(rank_plan.micro_batch_sizes))
                 for name in ("running_mean", "running_var"):
                     self.known[node.args[name].name] = moves
 
@@ -42,7 +42,7 @@ class Averages:
         self,
         node: Node,
         given: Sequence[Any],
-        part: Part,
+        rank_plan: RankPlan,
         number: int,
         sums: Mapping[str, torch.Tensor],
     ) -> None:
@@ -59,7 +59,7 @@ class Averages:
         """
         if not _has_averages(node):
             return
-        turn, calls = part.turns[node.name]
+        turn, calls = rank_plan.turns[node.name]
         count, mean, squares = (figure.reshape(-1) for figure in given[1].detach().unbind(-1))
         for name, figure in (("running_mean", mean), ("running_var", squares / (count - 1))):
             found = node.args[name].name

@@ -12,14 +12,14 @@ import torch
 from ..capture.export import cast
 from ..ir.node import Node
 from ..ir.program import Compute
-from ..ir.rank_plan import Part
+from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..ir.schedule import SCHEDULES, in_turns
 from ..ir.weights import add_constants
 from ..kernels.devices import CPU, computing_on
 from ..kernels.half_conv import HALVES, convolving
 from ..rules.dropout import noise
-from ..runtime.role import Role, roles_of, turns_in
+from ..runtime.role import PipelineStage, pipeline_stages_of, turns_in
 from ..runtime.state import Piece, Read
 from ..runtime.worker import heard
 from ..transport import Transport
@@ -67,7 +67,7 @@ class Learner:
 
     Parameters
     ----------
-    part
+    rank_plan
         Its share of the plan.
     weights
         Parameters, buffers and literals that its stage's weights are made of; copied.
@@ -95,7 +95,7 @@ class Learner:
 
     def __init__(
         self,
-        part: Part,
+        rank_plan: RankPlan,
         weights: Mapping[str, torch.Tensor],
         trained: Collection[str],
         transport: Transport,
@@ -104,20 +104,20 @@ class Learner:
         recompute: bool = False,
         device: torch.device = CPU,
     ):
-        self.part, self.transport, self.loss = part, transport, loss
+        self.rank_plan, self.transport, self.loss = rank_plan, transport, loss
         self.recompute, self.device = recompute, device
-        self.scaling = Scaling() if part.dtype == torch.float16 else None
-        self.roles, parts = roles_of(part), part.images
+        self.scaling = Scaling() if rank_plan.dtype == torch.float16 else None
+        self.roles, parts = pipeline_stages_of(rank_plan), rank_plan.with_mirror
         self.weights = {name: tensor.to(device, copy=True) for name, tensor in weights.items()}
         self.parameters = {
             name: tensor.requires_grad_()
             for name, tensor in self.weights.items()
             if name in trained
         }
-        self.passes = in_turns(SCHEDULES[schedule], part.num_stages, turns_in(self.roles))
+        self.passes = in_turns(SCHEDULES[schedule], rank_plan.num_stages, turns_in(self.roles))
         self.averages = Averages(parts)
         self._tapes: dict[int, Tape] = {}  # of micro-batches on their way
-        shared = (each for part in parts for each in part.shared)
+        shared = (each for rank_plan in parts for each in rank_plan.shared)
         self.buckets = buckets_of(shared, self.parameters, self.averages.known, self.weights)
 
     @cached_property
@@ -125,13 +125,15 @@ class Learner:
         """By pass and step of its program: parameters that no later one has a gradient of."""
         last: dict[str, tuple[int, int]] = {}
         for index, (number, kind, micro_batch) in enumerate(self.passes):
-            part = self.roles[number].part
-            (program,) = part.programs[part.batches[micro_batch]]
+            rank_plan = self.roles[number].rank_plan
+            (program,) = rank_plan.programs[rank_plan.micro_batch_sizes[micro_batch]]
             if kind == "backward":
                 for k, step in reversed(list(enumerate(program.steps))):
                     if isinstance(step, Compute):
-                        last |= {w.name: (index, k) for w in part.nodes[step.node].weights}
-        makers = {w.name for role in self.roles for c in role.part.constants for w in c.weights}
+                        last |= {w.name: (index, k) for w in rank_plan.nodes[step.node].weights}
+        makers = {
+            w.name for role in self.roles for c in role.rank_plan.constants for w in c.weights
+        }
         found: dict[tuple[int, int], list[str]] = {}
         for name in self.parameters:
             if name in last and name not in makers:
@@ -157,7 +159,7 @@ class Learner:
         PeerFailed
             If another rank fails.
         """
-        on_device, fast = computing_on(self.device), convolving(self.part.dtype, self.device)
+        on_device, fast = computing_on(self.device), convolving(self.rank_plan.dtype, self.device)
         self._tapes.clear()
         with on_device, heard(self.transport, lambda: self.at), fast:
             return self._step(read, wanted, seed)
@@ -167,11 +169,11 @@ class Learner:
         """In which stage it does what, to say so where it fails."""
         latest = next(reversed(self._tapes.values()), None)
         if latest is None:
-            return f"stage {self.part.stage}, between micro-batches"
-        return f"stage {latest.part.stage}, {latest.at}"
+            return f"stage {self.rank_plan.stage}, between micro-batches"
+        return f"stage {latest.rank_plan.stage}, {latest.at}"
 
     def _step(self, read: Read, wanted: Wanted, seed: int) -> Step:
-        batches, tapes = self.part.batches, self._tapes
+        batches, tapes = self.rank_plan.micro_batch_sizes, self._tapes
         leaves = self._leaves()
         made, weights = self._with_constants(leaves)
         for parameter in self.parameters.values():
@@ -190,15 +192,18 @@ class Learner:
         for index, (role, kind, number) in enumerate(self.passes):
             role, first_image = self.roles[role], sum(batches[:number])
             if kind == "forward":
-                (program,) = role.part.programs[batches[number]]
-                facts = (role.part, role.rules, program, weights, role.over(self.transport))
+                (program,) = role.rank_plan.programs[batches[number]]
+                facts = (role.rank_plan, role.rules, program, weights, role.over(self.transport))
                 tapes[number] = tape = Tape(*facts, first_image, self.recompute)
 
                 def computed(
-                    node: Node, given: Sequence[Any], role: Role = role, number: int = number
+                    node: Node,
+                    given: Sequence[Any],
+                    role: PipelineStage = role,
+                    number: int = number,
                 ) -> None:
                     if role.tells:
-                        self.averages.note(node, given, role.part, number, sums)
+                        self.averages.note(node, given, role.rank_plan, number, sums)
 
                 with noise(seed, first_image, sum(batches)):
                     tape.forward(read, computed)
@@ -210,7 +215,7 @@ class Learner:
             else:
 
                 def passed(step: int, index: int = index) -> None:
-                    if self.part.copies.overlapped:
+                    if self.rank_plan.replicas.overlapped:
                         gathering.know(self._known_after.get((index, step), ()))
 
                 with noise(seed, first_image, sum(batches)):  # for what is computed anew
@@ -225,7 +230,7 @@ class Learner:
 
     def _leaves(self) -> dict[str, torch.Tensor]:
         """All weights as they are computed with: of half precision they are rounded copies."""
-        dtype = self.part.dtype
+        dtype = self.rank_plan.dtype
         if dtype not in HALVES:
             return self.weights
         return {
@@ -240,8 +245,8 @@ class Learner:
         every: dict[str, Any] = dict(leaves)
         with torch.enable_grad():
             for role in self.roles:
-                add_constants(every, role.part.constants)
-        read = {name for role in self.roles for name in role.part.weights}
+                add_constants(every, role.rank_plan.constants)
+        read = {name for role in self.roles for name in role.rank_plan.weights}
         made = {
             name: tensor
             for name, tensor in every.items()
@@ -255,7 +260,7 @@ class Learner:
         output = piece.tensor.detach()
         output = (output.float() if output.dtype in HALVES else output).requires_grad_()
         with torch.enable_grad():
-            whole = self.part.outputs[piece.value]
+            whole = self.rank_plan.outputs[piece.value]
             share = self.loss(output, wanted(piece.value, piece.region), whole)
         (gradient,) = torch.autograd.grad(share, output)
         if self.scaling is not None:
@@ -289,7 +294,7 @@ class Learner:
         if self.scaling is not None:
             factor = self.scaling.factor
             wrong = sum(not bool(sums[name].isfinite().all()) for name in self.parameters)
-            everybody = range(self.part.num_ranks)
+            everybody = range(self.rank_plan.num_ranks)
             wrong = Sum(torch.tensor(float(wrong)), everybody, self.transport, OVERFLOWS)
             finite = not wrong.result()
             self.scaling = self.scaling.after(finite)

@@ -28,10 +28,10 @@ from ..ir.axes import Axes
 from ..ir.exchange import HOST, Transfer
 from ..ir.node import Node, map_leaves
 from ..ir.program import Compute, Free, Program, Receive, Send
-from ..ir.rank_plan import Part
+from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..rules import Rule
-from ..runtime.halo_tile import Patchwork, cut, in_order, message, nothing, packed
+from ..runtime.halo_tile import HaloTile, cut, in_order, message, nothing, packed
 from ..runtime.state import Piece, Read
 from ..transport import Transport
 
@@ -56,7 +56,7 @@ class Tape:
 
     Parameters
     ----------
-    part, rules
+    rank_plan, rules
         The rank's part of the plan, and the rules of its nodes.
     program
         What it runs.
@@ -79,7 +79,7 @@ class Tape:
 
     def __init__(
         self,
-        part: Part,
+        rank_plan: RankPlan,
         rules: Sequence[Rule],
         program: Program,
         weights: Mapping[str, torch.Tensor],
@@ -87,7 +87,7 @@ class Tape:
         first_image: int = 0,
         recompute: bool = False,
     ):
-        self.part, self.rules, self.program, self.weights = part, rules, program, weights
+        self.rank_plan, self.rules, self.program, self.weights = rank_plan, rules, program, weights
         self.transport, self.first_image = transport, first_image
         self.recompute = recompute
         self.pieces: list[Piece] = []
@@ -156,7 +156,7 @@ class Tape:
     def _compute(
         self, step: Compute, computed: Callable[[Node, Sequence[Any]], None], recorded: bool
     ) -> None:
-        node, rule = self.part.nodes[step.node], self.rules[step.node]
+        node, rule = self.rank_plan.nodes[step.node], self.rules[step.node]
         self.at = node.label
         if step.region.empty:
             self.hold(node.name, step.region, nothing(node, step.region))
@@ -176,7 +176,7 @@ class Tape:
         for t in step.transfers:
             piece = self.piece(step.value, t.region, step.axes)
             if t.target == HOST:
-                region = self.part.in_batch(t.region, step.axes, self.first_image)
+                region = self.rank_plan.in_batch(t.region, step.axes, self.first_image)
                 self.pieces.append(Piece(step.value, region, piece))
             else:
                 self.transport.send(t.target, step.tag, packed(piece, step.axes))
@@ -184,7 +184,7 @@ class Tape:
     def _receive(self, number: int, step: Receive, read: Read) -> list[torch.Tensor]:
         """What a step reads of the image, or what others send for it."""
         if any(t.source == HOST for t in step.transfers):
-            region = self.part.in_batch(step.region, step.axes, self.first_image)
+            region = self.rank_plan.in_batch(step.region, step.axes, self.first_image)
             return [read(step.value, region)]
         own = self._held.get(step.value)
         self._own[number] = own or Region(((0, 0),) * len(step.region.spans))
@@ -193,7 +193,7 @@ class Tape:
             buffer, piece = message(step.axes, t.region, step.dtype)
             arrivals.append(self.transport.receive(t.source, step.tag, buffer))
             pieces.append(piece)
-        self.at = f"{step.kind} of {self.part.paths.get(step.value, step.value)}"
+        self.at = f"{step.kind} of {self.rank_plan.paths.get(step.value, step.value)}"
         self.transport.wait(arrivals)
         return pieces
 
@@ -204,7 +204,7 @@ class Tape:
             return
         halo = tuple(t.region for t in step.transfers)
         facts = (step.axes, step.dtype, step.kind)
-        patchwork = Patchwork(step.region, self._own[number], halo, *facts)
+        patchwork = HaloTile(step.region, self._own[number], halo, *facts)
         pieces = [self._values.get(step.value), *arrived]
         self.hold(step.value, step.region, patchwork.assembly(step.region)(pieces))
 
@@ -240,7 +240,7 @@ class Tape:
             passed(number)
 
     def _compute_back(self, step: Compute, learn: Callable[[str, torch.Tensor], None]) -> None:
-        node = self.part.nodes[step.node]
+        node = self.rank_plan.nodes[step.node]
         self.at = f"the gradient of {node.label}"
         gradient, call = self.gradients.pop(node.name, None), self._calls.pop(node.name, None)
         if gradient is None or call is None:
@@ -261,9 +261,9 @@ class Tape:
         operands = zip(node.operands, step.clipped, node.operand_axes, call.inputs, strict=True)
         for value, region, axes, leaf in operands:
             self._add(value, axes, region, [of_input.get(id(x)) for x in leaf])
-        for name, part in zip(names, found[len(inputs) :], strict=True):
-            if part is not None:
-                learn(name, part)
+        for name, gradient in zip(names, found[len(inputs) :], strict=True):
+            if gradient is not None:
+                learn(name, gradient)
 
     def _send_back(self, step: Send, left: list[tuple[Piece, torch.Tensor | None]]) -> None:
         arriving: list[tuple[Transfer, torch.Tensor]] = []
@@ -276,7 +276,9 @@ class Tape:
             buffer, piece = message(step.axes, t.region, self._dtype(step.value))
             arrivals.append(self.transport.receive(t.target, BACK + step.tag, buffer))
             arriving.append((t, piece))
-        self.at = f"the gradient of {self.part.paths.get(step.value, step.value)} from its readers"
+        self.at = (
+            f"the gradient of {self.rank_plan.paths.get(step.value, step.value)} from its readers"
+        )
         self.transport.wait(arrivals)
         for t, piece in arriving:
             self._add(step.value, step.axes, t.region, [piece])
@@ -316,7 +318,7 @@ class Tape:
             axes.put(whole, held, region, axes.piece(whole, held, region) + part)
 
     def _dtype(self, value: str) -> torch.dtype:
-        return next(node.dtype for node in self.part.nodes if node.name == value)
+        return next(node.dtype for node in self.rank_plan.nodes if node.name == value)
 
 
 def _parts(value: Any) -> list[torch.Tensor]:

@@ -29,7 +29,7 @@ from mpi4py import MPI
 
 from ..errors import PeerFailed, WaitTimeout
 from . import Arrival
-from .rendezvous import meet
+from .rendezvous import rendezvous
 from .torch_dist import Channels
 
 _FAILURE_TAG = 0
@@ -167,7 +167,7 @@ class MPITransport:
             self._channels = None
         if self.backend != "mpi":
             facts = (self.parent, self.deadline, self.backend, self.local_rank)
-            self._channels = yield from meet(*facts)
+            self._channels = yield from rendezvous(*facts)
 
     def _drained(self) -> int:
         """Receive what is left over; how many messages have been received in all."""

@@ -9,7 +9,7 @@ import torch
 from . import Arrival, Transport
 
 
-class Lane:
+class RankView:
     """One copy's messages on a carrier that serves several: ranks are those of its plan.
 
     Parameters

@@ -18,7 +18,7 @@ _LONGEST = 512
 """Bytes that a rank can tell the others of itself."""
 
 
-def meet(
+def rendezvous(
     comm: MPI.Comm, deadline: float, backend: str, local_rank: int
 ) -> Generator[Callable[[], bool], None, Channels]:
     """Bring all ranks of a communicator together, at a free port of rank 0's host. Collective.

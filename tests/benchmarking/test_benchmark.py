@@ -23,7 +23,7 @@ def job(**options):
 
 
 def messages(plan, rank):
-    images = plan.part(rank).images
+    images = plan.rank_plan(rank).images
     steps = (s for image in images for (p,) in image.programs.values() for s in p.steps)
     steps = [s for s in steps if isinstance(s, (Send, Receive))]
     return [t for s in steps for t in s.transfers if HOST not in (t.source, t.target)]
@@ -37,7 +37,7 @@ def test_the_limit_sends_nothing_and_computes_the_same(options):
         assert messages(plan, rank)
         assert not messages(alone, rank)
     (own,), (its,) = (
-        [len(p.steps) for (p,) in each.part(0).programs.values()] for each in (plan, alone)
+        [len(p.steps) for (p,) in each.rank_plan(0).programs.values()] for each in (plan, alone)
     )
     assert own == its
     result = spnb.InProcess(alone).infer()
@@ -139,7 +139,7 @@ def test_what_cannot_be_read(line, capsys):
 def test_one_rank_has_the_whole_image_and_one_thread():
     solo = Solo(job(parts=1))
     assert solo.num_ranks == 1
-    assert solo.part(0).threads == 1
+    assert solo.rank_plan(0).threads == 1
     assert spnb.InProcess(solo).infer().check().passed
 
 

@@ -131,7 +131,7 @@ def test_copies_of_a_plan_follow_one_with_as_many_micro_batches():
         each = job(num_epochs=2, batch_size=8, **copies)
         plan = spnb.plan(each, training=True)
         assert plan.num_ranks == ranks
-        assert plan.copies.overlapped == (not each.gems or each.enable_master_comm_opt)
+        assert plan.replicas.overlapped == (not each.gems or each.enable_master_comm_opt)
         assert max(plan.memory_bytes) > 0
         found = trained(each, images, labels)
         assert found.history["loss"].tolist() == pytest.approx(alone.history["loss"].tolist())

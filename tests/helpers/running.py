@@ -43,9 +43,9 @@ def run(plan, net, *inputs):
         return graph.axes[name].piece(given[name], held, region).contiguous()
 
     def work(transport):
-        part = plan.part(transport.rank)
-        names = {name for image in part.images for name in image.weights}
-        return Worker(part, tensors_of(net, names, graph), transport).infer(read)
+        rank_plan = plan.rank_plan(transport.rank)
+        names = {name for image in rank_plan.with_mirror for name in image.weights}
+        return Worker(rank_plan, tensors_of(net, names, graph), transport).infer(read)
 
     outcomes = World(plan.num_ranks, deadline=30).run(work)
     whole = {v: torch.zeros(graph.shape(v), dtype=graph.dtype_of(v)) for v in graph.outputs}

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from running import piece_of
 
 from spnb.ir.exchange import HOST, Exchange, Team, _overlaps, region_at
-from spnb.ir.region import Region, Tiling, length, meet
+from spnb.ir.region import Region, Tiling, intersect, length
 
 
 @st.composite
@@ -46,7 +46,7 @@ def test_sends_and_receives_match_and_meet_every_need_once(case):
     assert len({(t.source, t.target) for t in sends}) == len(sends)  # one message a pair
     for rank in exchange.target.ranks:
         count = torch.zeros(extent, dtype=torch.int)
-        kept = exchange.kept(rank)
+        kept = exchange.retained(rank)
         for region in [t.region for t in exchange.receives(rank)] + ([kept] if kept else []):
             count[tuple(slice(*s) for s in region.spans)] += 1
         need = torch.zeros(extent, dtype=torch.int)
@@ -65,7 +65,7 @@ SPANS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).map(sorted).map
 def test_who_meets_whom_is_found_in_any_order(mine, theirs, ordered):
     theirs = sorted(theirs) if ordered else theirs
     wanted = [
-        [(k, met) for k, span in enumerate(theirs) if length(met := meet(own, span))]
+        [(k, met) for k, span in enumerate(theirs) if length(met := intersect(own, span))]
         for own in mine
     ]
     assert _overlaps(mine, theirs) == wanted
@@ -78,7 +78,7 @@ def move(exchange, has):
         need = exchange.need(rank)
         out = torch.zeros(need.shape, dtype=torch.float64)
         pieces = [(t.source, t.region) for t in exchange.receives(rank)]
-        if kept := exchange.kept(rank):
+        if kept := exchange.retained(rank):
             pieces.append((rank, kept))
         for source, region in pieces:
             own = region_at(exchange.has, exchange.source.position(source))
@@ -98,7 +98,7 @@ def move_back(exchange, needs):
     for rank in exchange.target.ranks:
         need = exchange.need(rank)
         pieces = [(t.reversed.target, t.reversed.region) for t in exchange.receives(rank)]
-        if kept := exchange.kept(rank):
+        if kept := exchange.retained(rank):
             pieces.append((rank, kept))
         for source, region in pieces:
             own = region_at(exchange.has, exchange.source.position(source))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spnb.ir.region import Region, Tiling, grid_of, join, length, meet
+from spnb.ir.region import Region, Tiling, grid_of, intersect, join, length
 
 spans = st.tuples(st.integers(-9, 30), st.integers(0, 20)).map(lambda p: (p[0], p[0] + p[1]))
 
@@ -12,7 +12,7 @@ spans = st.tuples(st.integers(-9, 30), st.integers(0, 20)).map(lambda p: (p[0], 
 @given(spans, spans)
 def test_meet_and_join_agree_with_sets_of_positions(a, b):
     one, two = set(range(*a)), set(range(*b))
-    assert set(range(*meet(a, b))) == one & two
+    assert set(range(*intersect(a, b))) == one & two
     if one or two:
         both = one | two
         assert join(a, b) == (min(both), max(both) + 1)

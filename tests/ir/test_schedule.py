@@ -4,20 +4,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spnb.ir.replicas import Copies, turns_of
+from spnb.ir.replicas import Replicas, turns_of
 from spnb.ir.schedule import at_once, clock, forward_only, micro_batches
 
 
-def ticks_of(parts, stages, copies=None):
+def ticks_of(parts, stages, replicas=None):
     """The clock of so many stages of a rank each."""
-    copies = copies or Copies(stages, parts)
+    replicas = replicas or Replicas(stages, parts)
     last = stages - 1
-    rows = [turns_of(copies.of(0), [k, last - k] if copies.times else [k]) for k in range(stages)]
+    rows = [
+        turns_of(replicas.of(0), [k, last - k] if replicas.times else [k]) for k in range(stages)
+    ]
     return clock(forward_only, stages, [at_once(turns) for turns in rows])
 
 
-def drawn(parts, stages, copies=None):
-    ticks = ticks_of(parts, stages, copies)
+def drawn(parts, stages, replicas=None):
+    ticks = ticks_of(parts, stages, replicas)
     cells = ([tick.get(row, ("", "."))[1] for tick in ticks] for row in range(stages))
     return ["".join(map(str, row)) for row in cells]
 
@@ -31,7 +33,7 @@ def test_four_micro_batches_through_three_stages():
 
 
 def test_mirrored_micro_batches_fill_the_gaps():
-    assert drawn(2, 2, Copies(2, parts=2, times=1)) == [
+    assert drawn(2, 2, Replicas(2, micro_batches=2, times=1)) == [
         "0123",
         "2031",
     ]
@@ -39,11 +41,13 @@ def test_mirrored_micro_batches_fill_the_gaps():
 
 @given(st.integers(1, 5), st.integers(1, 6), st.integers(1, 3))
 def test_mirrored_pipelines_never_wait_for_each_other_in_a_circle(parts, stages, times):
-    copies = Copies(stages, parts, times=times)
-    ticks = ticks_of(parts, stages, copies)
+    replicas = Replicas(stages, parts, times=times)
+    ticks = ticks_of(parts, stages, replicas)
     tasks = [(n, row) for tick in ticks for row, (_, n) in tick.items()]
-    assert sorted(tasks) == [(n, s) for n in range(copies.num_parts) for s in range(stages)]
-    assert len(ticks) <= copies.num_parts + 2 * (stages - 1)
+    assert sorted(tasks) == [
+        (n, s) for n in range(replicas.num_micro_batches) for s in range(stages)
+    ]
+    assert len(ticks) <= replicas.num_micro_batches + 2 * (stages - 1)
 
 
 @given(st.integers(1, 9), st.integers(1, 9))

@@ -326,17 +326,17 @@ EFFECTS = {
     "num_filters": (AMOEBA, 32, lambda job: spnb.plan(job).memory_bytes),
     "num_classes": ({}, 7, lambda job: spnb.plan(job).graph.shape("linear")),
     "precision": ({}, "fp64", lambda job: spnb.plan(job).graph.dtype),
-    "device": ({}, "cuda", lambda job: spnb.plan(job).part(0).device),
+    "device": ({}, "cuda", lambda job: spnb.plan(job).rank_plan(0).device),
     "seed": ({}, 5, weights_of),
     "schedule": ({"parts": 4}, "gpipe", lambda job: trained_plan(job).memory_bytes),
     "recompute": ({"parts": 4}, True, lambda job: trained_plan(job).memory_bytes),
     "replicas": ({}, 2, lambda job: spnb.plan(job).num_ranks),
-    "gems": ({}, True, lambda job: spnb.plan(job).part(0).mirror is None),
+    "gems": ({}, True, lambda job: spnb.plan(job).rank_plan(0).mirror is None),
     "times": ({"gems": True}, 2, lambda job: spnb.plan(job).batches),
     "enable_master_comm_opt": (
         {"gems": True},
         True,
-        lambda job: trained_plan(job).copies.overlapped,
+        lambda job: trained_plan(job).replicas.overlapped,
     ),
 }
 """By option: a job to begin with, another value, and where that is seen."""

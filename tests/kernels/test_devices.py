@@ -76,9 +76,9 @@ def test_inference_is_computed_on_the_device(model, host_only, options):
     sources, module = plan.open_inputs(), plan.module
 
     def work(transport, device):
-        part = plan.part(transport.rank)
-        weights = tensors_of(module, part.weights, plan.graph)
-        worker = Worker(part, weights, transport, device)
+        rank_plan = plan.rank_plan(transport.rank)
+        weights = tensors_of(module, rank_plan.weights, plan.graph)
+        worker = Worker(rank_plan, weights, transport, device)
         return worker.infer(lambda n, r: read_tensor(sources[n], r, job.dtype)).pieces
 
     there, here, calls = ranks_of(plan, host_only, work)
@@ -106,9 +106,9 @@ def test_random_networks_are_computed_on_the_device(data):
     graph = plan.graph
 
     def work(transport, device):
-        part = plan.part(transport.rank)
-        names = {name for image in part.images for name in image.weights}
-        worker = Worker(part, tensors_of(net, names, graph), transport, device)
+        rank_plan = plan.rank_plan(transport.rank)
+        names = {name for image in rank_plan.with_mirror for name in image.weights}
+        worker = Worker(rank_plan, tensors_of(net, names, graph), transport, device)
         held = Region.whole(graph.extent(next(iter(graph.inputs))))
         return worker.infer(lambda n, r: graph.axes[n].piece(x, held, r).contiguous()).pieces
 
@@ -149,13 +149,13 @@ def test_training_is_computed_on_the_device(options, host_only):
     trained = [name for name, _ in module.named_parameters()]
 
     def work(transport, device):
-        part = plan.part(transport.rank)
-        names = {n for image in part.images for n in plan.graph.made_of(image.weights)[0]}
+        rank_plan = plan.rank_plan(transport.rank)
+        names = {n for image in rank_plan.with_mirror for n in plan.graph.made_of(image.weights)[0]}
         weights = tensors_of(module, names, plan.graph)
         facts = (trained, transport, LOSSES["cross_entropy"], job.schedule, job.recompute, device)
-        trainer = Trainer(Learner(part, weights, *facts), recipe)
+        trainer = Trainer(Learner(rank_plan, weights, *facts), recipe)
         told = trainer.epoch(examples, 0, 0)
-        again = Trainer(Learner(part, trainer.weights, *facts), recipe, trainer.kept)
+        again = Trainer(Learner(rank_plan, trainer.weights, *facts), recipe, trainer.kept)
         return [told, again.epoch(examples, 1, 0)], again.weights
 
     there, here, calls = ranks_of(plan, host_only, work)

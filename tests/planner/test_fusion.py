@@ -160,8 +160,8 @@ def test_a_tile_is_computed_before_its_halo_is_here():
 
 
 def overwriting(plan, rank=0):
-    steps = plan.part(rank).programs[plan.batches[0]][0].steps
-    names = [node.name for node in plan.part(rank).nodes]
+    steps = plan.rank_plan(rank).programs[plan.micro_batch_sizes[0]][0].steps
+    names = [node.name for node in plan.rank_plan(rank).nodes]
     return [names[s.node] for s in steps if isinstance(s, Compute) and s.overwrites]
 
 

@@ -68,7 +68,7 @@ def test_every_send_has_its_receive_in_the_programs():
     )
     tilings = [grid("square", 6), grid("vertical", 2), Tiling.even((2, 1, 1))]
     plan = planned(net, (5, 4, 41, 53), tilings, parts=2, balance=[2, 2, 1])
-    for images in set(plan.batches):
+    for images in set(plan.micro_batch_sizes):
         sent, received = [], []
         for rank in range(plan.num_ranks):
             for step in (s for each in plan.programs(rank, images) for s in each.steps):
@@ -101,12 +101,12 @@ def test_values_are_freed_after_their_last_use():
 
 def test_a_rank_knows_only_its_own():
     plan = spnb.plan(spnb.Job("resnet20_v1", image_size=64, batch_size=2, num_spatial_parts=4))
-    weights = [set(plan.part(rank).weights) for rank in range(5)]
+    weights = [set(plan.rank_plan(rank).weights) for rank in range(5)]
     assert weights[0] == weights[3]
     assert not weights[0] & weights[4]
-    small = len(pickle.dumps(plan.part(0)))
+    small = len(pickle.dumps(plan.rank_plan(0)))
     many = spnb.plan(spnb.Job("resnet20_v1", image_size=512, batch_size=2, num_spatial_parts=256))
-    assert len(pickle.dumps(many.part(17))) < 2.5 * small  # more neighbours, not more ranks
+    assert len(pickle.dumps(many.rank_plan(17))) < 2.5 * small  # more neighbours, not more ranks
 
 
 def test_blocks_are_those_of_the_author():
@@ -316,7 +316,7 @@ assert plan.num_ranks == 4097
 print(plan)
 total = sum(traffic(plan, rank)[1] for rank in range(4097))
 assert total > 1e9
-assert len(plan.part(2000).programs[1][0].steps) > 300
+assert len(plan.rank_plan(2000).programs[1][0].steps) > 300
 print("MiB", process_memory.peak_bytes() // 2**20)
 """
 
@@ -341,7 +341,7 @@ def test_the_pure_floor_imports_neither_mpi_nor_ipyparallel():
 
 def test_ranks_import_the_networks_module_for_its_own_operators_only():
     job = spnb.Job("unet", image_size=32, batch_size=1, split_size=1)
-    assert spnb.plan(job).part(0).imports == ()
+    assert spnb.plan(job).rank_plan(0).imports == ()
     merged = planned(nn.Sequential(conv(), nn.GroupNorm(2, 4)), (1, 4, 9, 9), [grid("square", 4)])
     assert any(node.op.startswith("spnb.") for node in merged.stages[0].nodes)
-    assert merged.part(0).imports == ()
+    assert merged.rank_plan(0).imports == ()

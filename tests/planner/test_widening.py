@@ -40,8 +40,8 @@ def widened(plan):
     """Each call that computes more than its layout asks for, on every rank."""
     found = []
     for rank in range(plan.num_ranks):
-        stage, images = plan.stage_of(rank), max(plan.batches)
-        computed = plan.layouts[stage.index, images].computed
+        stage, images = plan.stage_of(rank), max(plan.micro_batch_sizes)
+        computed = plan.stage_needs[stage.index, images].computed
         for program in plan.programs(rank, images):
             for step in program.steps:
                 if isinstance(step, Compute):

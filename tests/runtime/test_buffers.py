@@ -50,10 +50,10 @@ def parts(net, size="40x36", channels=4, **options):
 
 
 def planned(plan, rank=1):
-    part = plan.part(rank)
-    rules = [rule_of(node) for node in part.nodes]
-    ((program,),) = part.programs.values()
-    return program, plan_buffers(program, part.nodes, rules), part
+    rank_plan = plan.rank_plan(rank)
+    rules = [rule_of(node) for node in rank_plan.nodes]
+    ((program,),) = rank_plan.programs.values()
+    return program, plan_buffers(program, rank_plan.nodes, rules), rank_plan
 
 
 def chain(count, channels=4):
@@ -71,8 +71,8 @@ def test_a_chain_of_any_length_takes_two_buffers():
 
 
 def test_a_value_lies_between_the_rows_of_its_halo():
-    program, found, part = planned(parts(chain(3)))
-    made = {part.nodes[s.node].name: s.region for s in program.steps if isinstance(s, Compute)}
+    program, found, rank_plan = planned(parts(chain(3)))
+    made = {rank_plan.nodes[s.node].name: s.region for s in program.steps if isinstance(s, Compute)}
     grown = [v for v, place in found.places.items() if place.region != made[v]]
     assert len(grown) == 2  # the third is the output
     assert all(made[v] in found.places[v].region for v in found.places)
@@ -157,16 +157,16 @@ def test_residuals_in_places_are_exact(channels, batch_size, parts_):
 def test_what_overwrites_an_addend_takes_its_place_and_outputs_have_none():
     body = [Residual(*chain(1), nn.Conv2d(4, 4, 1)) for _ in range(2)]
     net = nn.Sequential(*chain(1), *body, *chain(1))
-    program, found, part = planned(parts(net))
+    program, found, rank_plan = planned(parts(net))
     over = [s for s in program.steps if isinstance(s, Compute) and s.overwrites]
     assert over
     for step in over:
-        node = part.nodes[step.node]
+        node = rank_plan.nodes[step.node]
         assert found.places[node.name] == found.places[node.operands[-1]]
-    assert not set(found.places) & {part.nodes[-1].name}
+    assert not set(found.places) & {rank_plan.nodes[-1].name}
     ends = Call(lambda layers, x: (y := layers[0](x)) + layers[1](F.relu(y)), *chain(2)[::2])
-    _, found, part = planned(parts(ends))
-    assert part.nodes[-1].name not in found.places
+    _, found, rank_plan = planned(parts(ends))
+    assert rank_plan.nodes[-1].name not in found.places
 
 
 def test_every_place_is_of_a_value_that_is_freed():

@@ -105,7 +105,7 @@ def test_fused_lengths_and_parts(fused, parts):
     x = torch.randn(5, 3, 97, 67).double()
     tilings = [Tiling.even((1, 2, 2)), Tiling.even((1, 1, 1))]
     plan = check(dense().double(), x, tilings, parts, fused, balance=[6, 1])
-    assert plan.batches == {1: (5,), 2: (2, 3), 3: (1, 2, 2)}[parts]
+    assert plan.micro_batch_sizes == {1: (5,), 2: (2, 3), 3: (1, 2, 2)}[parts]
 
 
 def test_four_tiles_to_two_to_one_shared_by_two():
@@ -124,7 +124,7 @@ def test_a_halo_wider_than_the_neighbour_comes_from_the_next_one():
     net = randomize(nn.Sequential(nn.Conv2d(2, 2, 13, padding=6), nn.Conv2d(2, 2, 1))).double()
     tilings = [Tiling.even((1, 1, 9)), Tiling.even((1, 1, 1))]
     plan = check(net, torch.randn(1, 2, 20, 20).double(), tilings, fused=0, balance=[1, 1])
-    assert len(plan.part(4).programs[1][0].steps) > 0
+    assert len(plan.rank_plan(4).programs[1][0].steps) > 0
     inner = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 13, padding=6), nn.Conv2d(2, 2, 1))
     plan = check(
         randomize(inner).double(), torch.randn(1, 2, 20, 20).double(), tilings, balance=[2, 1]
@@ -168,9 +168,9 @@ def test_a_failure_in_a_mirrored_copy_names_the_stage_that_the_rank_has_there():
         return torch.zeros(1, 3, 9, 8).double()
 
     def work(transport):
-        part = plan.part(transport.rank)
-        names = {name for image in part.images for name in image.weights}
-        Worker(part, tensors_of(net, names, plan.graph), transport).infer(read)
+        rank_plan = plan.rank_plan(transport.rank)
+        names = {name for image in rank_plan.with_mirror for name in image.weights}
+        Worker(rank_plan, tensors_of(net, names, plan.graph), transport).infer(read)
 
     with pytest.raises(RankError, match=r"rank 1, stage 0, .*: the second image is gone"):
         World(plan.num_ranks, deadline=60).run(work)

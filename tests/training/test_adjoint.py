@@ -86,7 +86,7 @@ def check(plan, exchange):
             steps.append(Send(exchange.tag, value, kind, exchange.sends(rank), axes))
         if rank in y:
             steps.append(receive_step(exchange, rank, axes, dtype))
-        tape = Tape(plan.part(rank), [], Program(tuple(steps)), {}, transport)
+        tape = Tape(plan.rank_plan(rank), [], Program(tuple(steps)), {}, transport)
         if rank in x:
             own = region_at(exchange.has, exchange.source.position(rank))
             tape.hold(value, own, x[rank])

@@ -35,20 +35,27 @@ def tiled_gradients(plan, net, x, targets):
         return graph.axes[value].piece(x, held, region).contiguous()
 
     def work(transport):
-        part = plan.part(transport.rank)
-        weights = tensors_of(net, part.weights, graph)
+        rank_plan = plan.rank_plan(transport.rank)
+        weights = tensors_of(net, rank_plan.weights, graph)
         real = dict(net.named_parameters())
         weights = {n: w.clone().requires_grad_(n in real) for n, w in weights.items()}
-        rules = [rule_of(node) for node in part.nodes]
+        rules = [rule_of(node) for node in rank_plan.nodes]
         found = {}
 
         def learn(weight, gradient):
             found[weight] = found.get(weight, 0) + gradient
 
         tapes = []
-        for number, images in enumerate(part.batches):
-            (program,) = part.programs[images]
-            tape = Tape(part, rules, program, weights, transport, sum(part.batches[:number]))
+        for number, images in enumerate(rank_plan.micro_batch_sizes):
+            (program,) = rank_plan.programs[images]
+            tape = Tape(
+                rank_plan,
+                rules,
+                program,
+                weights,
+                transport,
+                sum(rank_plan.micro_batch_sizes[:number]),
+            )
             tape.forward(read)
             tapes.append(tape)
         for tape in reversed(tapes):
@@ -75,7 +82,7 @@ def check(net, x, tilings, parts=1, fused=0, balance=None):
     plan = planned(net, tuple(x.shape), tilings, parts, fused, balance)
     net = net.train()
     net.zero_grad()
-    pieces = [pytree.tree_leaves(net(piece)) for piece in x.split(plan.batches)]
+    pieces = [pytree.tree_leaves(net(piece)) for piece in x.split(plan.micro_batch_sizes)]
     targets, loss = {}, 0
     for leaf, each in zip(plan.graph.returned, zip(*pieces)):
         y = torch.cat(each) if each[0].ndim else each[0]

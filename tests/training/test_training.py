@@ -46,11 +46,13 @@ def train(plan, net, x, target, loss="mse", steps=3, rate=0.1, schedule="1f1b", 
         return target[region.slices_in(Region.whole(axes.extent))[: target.ndim]]
 
     def work(transport):
-        part = plan.part(transport.rank)
-        names = {name for image in part.images for name in graph.made_of(image.weights)[0]}
+        rank_plan = plan.rank_plan(transport.rank)
+        names = {
+            name for image in rank_plan.with_mirror for name in graph.made_of(image.weights)[0]
+        }
         weights = tensors_of(net, names, graph)
         trained = {n for n, p in net.named_parameters() if p.requires_grad}
-        learner = Learner(part, weights, trained, transport, LOSSES[loss], schedule, recompute)
+        learner = Learner(rank_plan, weights, trained, transport, LOSSES[loss], schedule, recompute)
         named = list(learner.parameters.values())
         optimizer = named and torch.optim.SGD(named, rate, momentum=0.9)
         told = []
@@ -76,7 +78,7 @@ def check(net, x, target, tilings, parts=1, fused=0, loss="mse", balance=None, *
     for _ in range(steps):
         optimizer.zero_grad()
         total, first = 0.0, 0
-        for images in plan.batches:
+        for images in plan.micro_batch_sizes:
             piece = slice(first, first + images)
             each = function(pytree.tree_leaves(reference(x[piece]))[0], target[piece])
             (each * images / len(x)).backward()
@@ -174,7 +176,7 @@ def test_copies_follow_the_untiled_run_with_the_same_micro_batches(schedule, par
     plan, _ = check(net, x, target, stages, parts, schedule=schedule, **copies)
     assert plan.num_ranks == 7 * copies.get("replicas", 1)
     count = parts * copies.get("replicas", 1) * 2 * copies.get("times", 0.5)
-    assert len(plan.batches) == count
+    assert len(plan.micro_batch_sizes) == count
 
 
 def test_a_mirrored_batch_shared_by_ranks_of_the_last_stage():
@@ -252,7 +254,7 @@ def test_a_weight_of_several_stages_is_one_weight():
     net = Tied().double()
     x = noise(2, 3, 9, 8)
     plan, _ = check(net, x, noise(2, 3, 9, 8), [SQUARE, WHOLE, WHOLE], balance=[1, 1, 1])
-    (shared,) = [each for each in plan.part(0).shared if "first.weight" in each.names]
+    (shared,) = [each for each in plan.rank_plan(0).shared if "first.weight" in each.names]
     assert list(shared.ranks) == [0, 1, 2, 3, 5]
 
 
@@ -274,7 +276,7 @@ class Woven(nn.Module):
 def test_sums_over_pairs_of_stages_do_not_wait_for_each_other():
     x, target = noise(1, 3, 9, 8), noise(1, 3, 9, 8)
     plan, _ = check(Woven().double(), x, target, [SQUARE, grid(1, 2), WHOLE], balance=[2, 2, 2])
-    groups = {shared.names for rank in (0, 4, 6) for shared in plan.part(rank).shared}
+    groups = {shared.names for rank in (0, 4, 6) for shared in plan.rank_plan(rank).shared}
     assert {(f"layers.{k}.weight",) for k in range(3)} <= groups
 
 
@@ -285,14 +287,14 @@ def test_a_rank_that_fails_is_named_and_the_others_hear_of_it():
         raise FileNotFoundError("the image is gone")
 
     def work(transport):
-        part = plan.part(transport.rank)
+        rank_plan = plan.rank_plan(transport.rank)
         weights = {
             n: torch.zeros(w.shape).double()
-            for node in part.nodes
+            for node in rank_plan.nodes
             for w in node.weights
             for n in [w.name]
         }
-        Learner(part, weights, weights, transport, LOSSES["mse"]).step(read, read)
+        Learner(rank_plan, weights, weights, transport, LOSSES["mse"]).step(read, read)
 
     with pytest.raises(
         RankError, match=r"rank \d, stage 0, .*: FileNotFoundError: the image is gone"
@@ -414,11 +416,11 @@ def test_recomputing_holds_what_arrived_and_no_more():
     plan = planned(net, tuple(x.shape), [grid(1, 2)])
 
     def bytes_held(transport, recompute):
-        part = plan.part(transport.rank)
-        weights = tensors_of(net, part.weights, plan.graph)
-        (program,) = part.programs[1]
-        rules = [rule_of(node) for node in part.nodes]
-        tape = Tape(part, rules, program, weights, transport, 0, recompute)
+        rank_plan = plan.rank_plan(transport.rank)
+        weights = tensors_of(net, rank_plan.weights, plan.graph)
+        (program,) = rank_plan.programs[1]
+        rules = [rule_of(node) for node in rank_plan.nodes]
+        tape = Tape(rank_plan, rules, program, weights, transport, 0, recompute)
         whole = Region.whole(plan.graph.extent(*plan.graph.inputs))
         tape.forward(lambda value, region: plan.graph.axes[value].piece(x, whole, region))
         transport.flush()
@@ -443,11 +445,11 @@ def half_steps(dtype, tilings, scaling=None, steps=5, **copies):
     plan = planned(net, tuple(x.shape), tilings, parts, dtype=dtype, **copies)
 
     def work(transport):
-        part, graph = plan.part(transport.rank), plan.graph
-        names = {n for image in part.images for n in graph.made_of(image.weights)[0]}
+        rank_plan, graph = plan.rank_plan(transport.rank), plan.graph
+        names = {n for image in rank_plan.with_mirror for n in graph.made_of(image.weights)[0]}
         trained = dict(net.named_parameters())
         facts = (tensors_of(net, names, graph), trained, transport, LOSSES["mse"])
-        learner = Learner(part, *facts)
+        learner = Learner(rank_plan, *facts)
         learner.scaling = scaling or learner.scaling
         optimizer = torch.optim.SGD(list(learner.parameters.values()), 0.05)
         told = []
