@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 from networks import dense, randomize
-from test_store import read
+from saved import read
 from tiled import Call
 from torch import nn
 from torch.nn import functional as F

@@ -10,6 +10,11 @@ MAX_POOLS = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 AVG_POOLS = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 
+def conv(inputs=4, outputs=4, kernel=3, **options):
+    """A 2-D convolution that keeps the size of its image."""
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **options)
+
+
 class Residual(nn.Module):
     def __init__(self, *layers):
         super().__init__()

@@ -33,6 +33,11 @@ def planned(
     return Plan(graph, tilings, blocks, parts, fused, patches=patches, **copies)
 
 
+def planned_for_training(*given, **options):
+    """As `planned`, of the network in its training mode."""
+    return planned(*given, training=True, **options)
+
+
 def run(plan, net, *inputs):
     """Outputs of a plan, and what each rank told."""
     graph = plan.graph

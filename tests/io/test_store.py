@@ -3,19 +3,12 @@
 import numpy as np
 import pytest
 import torch
-import zarr
-from tifffile import imread
+from saved import read
 from tiled import Call
 from torch import nn
 
 import spnb
 from spnb.io.writers import CHUNK
-
-
-def read(path):
-    if path.suffix == ".npy":
-        return np.load(path)
-    return zarr.open_array(str(path))[:] if path.suffix == ".zarr" else imread(path)
 
 
 def dense(*channels, stride=1):

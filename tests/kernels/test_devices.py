@@ -10,8 +10,8 @@ from fake_gpu import DEVICE, There, elsewhere
 from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 from networks import chains
+from random_plans import RANDOM_NETWORKS, splits
 from running import planned
-from test_exact import SLOW, splits
 from torch import nn
 
 import spnb
@@ -90,7 +90,7 @@ def test_inference_is_computed_on_the_device(model, host_only, options):
 
 
 @pytest.mark.long
-@settings(SLOW, max_examples=40)
+@settings(RANDOM_NETWORKS, max_examples=40)
 @given(data=st.data())
 def test_random_networks_are_computed_on_the_device(data):
     net = data.draw(chains(2)).double()

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from test_views import image, windows
 from tiled import Call, check, check_regions
 from torch import nn
 from torch.nn import functional as F
+from windows import image, windows
 
 from spnb.errors import PlanError
 

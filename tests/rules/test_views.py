@@ -4,23 +4,12 @@ import pytest
 import torch
 from tiled import Call, check, check_regions
 from torch import nn
+from windows import image, windows
 
 from spnb.ir.axes import Axes
 from spnb.rules.views import reshaped
 
 IMAGE = (2, 6, 8, 12)
-
-
-def windows(x, size=4):
-    b, h, w, c = x.shape
-    x = x.view(b, h // size, size, w // size, size, c)
-    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, size * size, c)
-
-
-def image(x, shape, size=4):
-    b, h, w, c = shape
-    x = x.view(b, h // size, w // size, size, size, c)
-    return x.permute(0, 1, 3, 2, 4, 5).reshape(b, h, w, c)
 
 
 @pytest.mark.parametrize(

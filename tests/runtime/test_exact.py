@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, note, settings
+from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 from networks import chains, dense, randomize
+from random_plans import RANDOM_NETWORKS, splits
 from running import assert_equal, planned, run
 from torch import nn
 
@@ -15,27 +16,6 @@ from spnb.ir.region import Tiling, grid_of
 from spnb.ir.weights import tensors_of
 from spnb.runtime.worker import Worker
 from spnb.transport.local import World
-
-SLOW = settings(
-    max_examples=100,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[
-        HealthCheck.too_slow,
-        HealthCheck.filter_too_much,
-        HealthCheck.data_too_large,
-    ],
-)
-
-
-@st.composite
-def splits(draw, axes):
-    """Grids of one or two tiled stages and an untiled one."""
-    grids = [
-        (1, *(draw(st.integers(1, 3)) for _ in range(axes))) for _ in range(draw(st.integers(1, 2)))
-    ]
-    untiled = (draw(st.sampled_from([1, 1, 2])), *(1,) * axes)
-    return [Tiling.even(grid) for grid in [*grids, untiled]]
 
 
 def check(net, x, tilings, parts=1, fused=0, balance=None, **copies):
@@ -51,7 +31,7 @@ def check(net, x, tilings, parts=1, fused=0, balance=None, **copies):
 
 
 @pytest.mark.long
-@SLOW
+@settings(RANDOM_NETWORKS, max_examples=100)
 @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 2, 3]))
 def test_random_networks(data, axes):
     net = data.draw(chains(axes)).double()
@@ -69,7 +49,7 @@ def test_random_networks(data, axes):
 
 
 @pytest.mark.long
-@settings(SLOW, max_examples=40)
+@settings(RANDOM_NETWORKS, max_examples=40)
 @given(data=st.data(), axes=st.sampled_from([1, 2, 2]))
 def test_random_networks_in_copies(data, axes):
     net = data.draw(chains(axes)).double()

@@ -3,9 +3,10 @@
 import pytest
 import torch
 import zarr
-from hypothesis import HealthCheck, assume, given, note, settings
+from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 from networks import chains, randomize
+from random_plans import RANDOM_NETWORKS
 from running import assert_equal, planned, run
 from torch import nn
 
@@ -17,7 +18,6 @@ from spnb.ir.region import Region, Tiling
 
 ALL = 1 << 30
 FUSED = {"halo_D2": True, "fused_layers": "all"}
-CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
 
 def local(tiles=4, **options):
@@ -27,7 +27,7 @@ def local(tiles=4, **options):
 
 
 @pytest.mark.long
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=CHECKS)
+@settings(RANDOM_NETWORKS, max_examples=60)
 @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
 def test_random_networks(data, axes):
     net = data.draw(chains(axes)).double()

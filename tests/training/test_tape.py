@@ -1,13 +1,12 @@
 """Gradients: those of every parameter, and of the input, equal the untiled ones."""
 
-from functools import partial
-
 import pytest
-import running
 import torch
-from hypothesis import HealthCheck, assume, given, note, settings
+from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
-from networks import chains
+from networks import chains, conv
+from random_plans import RANDOM_NETWORKS
+from running import planned_for_training as planned
 from tiled import noise
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -18,11 +17,6 @@ from spnb.ir.weights import tensors_of
 from spnb.rules import rule_of
 from spnb.training.tape import Tape
 from spnb.transport.local import World
-
-CHECKS = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
-
-
-planned = partial(running.planned, training=True)
 
 
 def tiled_gradients(plan, net, x, targets):
@@ -101,12 +95,8 @@ def check(net, x, tilings, parts=1, fused=0, balance=None):
     return plan
 
 
-def conv(a=4, b=4, kernel=3, **options):
-    return nn.Conv2d(a, b, kernel, padding=kernel // 2, **options)
-
-
 @pytest.mark.long
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=CHECKS)
+@settings(RANDOM_NETWORKS, max_examples=60)
 @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
 def test_random_networks(data, axes):
     net = data.draw(chains(axes)).double()

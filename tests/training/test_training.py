@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
-from networks import chains
-from test_tape import CHECKS, conv, noise, planned
+from networks import chains, conv
+from random_plans import RANDOM_NETWORKS
+from running import planned_for_training as planned
+from tiled import noise
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
@@ -206,7 +208,7 @@ def test_mirrored_pipelines_are_held_one_at_a_time():
 
 
 @pytest.mark.long
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=CHECKS)
+@settings(RANDOM_NETWORKS, max_examples=40)
 @given(data=st.data())
 def test_random_networks_in_copies(data):
     dtype = data.draw(st.sampled_from([torch.float64, torch.float64, torch.float32]))
