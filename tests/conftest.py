@@ -1,7 +1,78 @@
-"""Settings of every process that runs tests."""
+"""Settings of every process that runs tests, and the engines that tests share."""
 
 import os
+from functools import partial
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # Each worker of pytest-xdist, and each process that a test starts, computes with one thread: more
 # threads than cores wait for each other actively, and triple the time of the whole suite.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SHARED_ENGINES = (
+    "tests/benchmarking/test_commands.py",
+    "tests/driver/test_cluster.py",
+    "tests/driver/test_train.py",
+    "tests/transport/test_gloo.py",
+    "tests/ui/test_cli.py::test_infer_checks",
+)
+"""Where tests use the `cluster` of this file: one worker runs them all, so it starts once."""
+OWN_ENGINES = (
+    "tests/driver/test_engines.py",
+    "tests/driver/test_restart.py",
+    "tests/engine/test_cells.py",
+    "tests/ui/test_browser.py",
+)
+"""Files that have engines, or a server, of their own: one worker runs a file."""
+SLOWEST_FIRST = ("notebook", "mpi", "library", "long")
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """Ten engines, for any plan of as many ranks: each test loads its own."""
+    import spnb
+
+    job = spnb.Job("resnet20_v1", image_size=64, batch_size=1, num_spatial_parts=9)
+    with spnb.Cluster(spnb.plan(job), progress=False) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def on_shared_engines(cluster, monkeypatch):
+    """What the package starts in this test runs on the ten engines that are there."""
+    import spnb
+
+    adopted = partial(spnb.Cluster, client=cluster.client)
+    monkeypatch.setattr("spnb.driver.cluster.Cluster", adopted)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Begin with the slowest kinds of tests: what remains at the end is short."""
+
+    def place(item):
+        marks = {mark.name for mark in item.iter_markers()}
+        return next((k for k, name in enumerate(SLOWEST_FIRST) if name in marks), 9)
+
+    items.sort(key=place)
+
+
+class ByEngines(LoadScopeScheduling):
+    """Any worker takes any test, but those that share engines stay together."""
+
+    def __init__(self, config, log=None):
+        config.option.loadscopereorder = False
+        super().__init__(config, log)
+
+    def _split_scope(self, nodeid):
+        file = nodeid.split("::")[0]
+        if nodeid.startswith(SHARED_ENGINES):
+            return "shared engines"
+        return file if file in OWN_ENGINES else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """pytest-xdist 3.8 does not heed its own marker of groups with pytest 9."""
+    return ByEngines(config, log)

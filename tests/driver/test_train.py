@@ -17,29 +17,21 @@ from torch import nn
 import spnb
 from spnb import models
 
-LINE = [
-    "networks:classifier",
-    "--checkpoint",
-    "checkpoint.pth",
-    "--batch-size",
-    "4",
-    "--parts",
-    "2",
-    "--precision",
-    "fp64",
-]
+LINE = "networks:classifier --checkpoint checkpoint.pth --batch-size 4 --precision fp64"
+LINE += " --num-spatial-parts 2 --slice-method vertical"
 pytestmark = pytest.mark.mpi
 
 
-def command(folder, *more, ranks=5):
-    line = [MPIEXEC, "-n", str(ranks), sys.executable, "-m", "spnb", "train", *LINE, *more]
+def command(folder, more, ranks=3):
+    line = [MPIEXEC, "-n", str(ranks), sys.executable, "-m", "spnb", "train"]
+    line += [*LINE.split(), *more.split()]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "helpers")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return {"args": line, "cwd": folder, "env": environment, **pipes}
 
 
-def trained(folder, *more, **options):
-    done = subprocess.run(**command(folder, *more, **options), text=True, timeout=200)
+def trained(folder, more):
+    done = subprocess.run(**command(folder, more), text=True, timeout=250)
     assert done.returncode == 0, done.stdout
     return torch.load(folder / "checkpoint.pth", weights_only=True), done.stdout
 
@@ -49,66 +41,76 @@ def same(a, b, tolerance):
         torch.testing.assert_close(a["model"][name], tensor, rtol=tolerance, atol=tolerance)
 
 
-def test_a_killed_training_goes_on_where_it_was(tmp_path):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    whole.mkdir(), broken.mkdir()
-    wanted, _ = trained(whole, "--num-epochs", "4")
-    process = subprocess.Popen(**command(broken, "--num-epochs", "4"), start_new_session=True)
-    end = time.monotonic() + 120
-    while not (broken / "checkpoint.pth").exists():
+def test_a_killed_training_goes_on_where_it_was(cluster, tmp_path):
+    given = {"batch_size": 4, "parts": 2, "precision": "fp64", "num_epochs": 30}
+    given |= {"num_spatial_parts": 2, "slice_method": "vertical"}
+    job = spnb.Job("networks:classifier", checkpoint=str(tmp_path / "whole.pth"), **given)
+    cluster.load(spnb.plan(job, training=True))
+    wanted = {"model": cluster.train().module.state_dict()}
+    line = "--parts 2 --num-epochs 30"
+    process = subprocess.Popen(**command(tmp_path, line), start_new_session=True)
+    end = time.monotonic() + 200
+    while not (tmp_path / "checkpoint.pth").exists():
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.02)
     time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    before = torch.load(broken / "checkpoint.pth", weights_only=True)["epoch"]
-    assert 1 <= before < 4, "the kill came too late to show anything"
-    found, said = trained(broken, "--num-epochs", "4")
-    assert f"{before} of 4 epochs are done" in said
-    assert found["epoch"] == 4
+    before = torch.load(tmp_path / "checkpoint.pth", weights_only=True)["epoch"]
+    assert 1 <= before < 30, "the kill came too late to show anything"
+    found, said = trained(tmp_path, line)
+    assert f"{before} of 30 epochs are done" in said
+    assert found["epoch"] == 30
     same(found, wanted, 0)
 
 
-def test_any_split_copies_and_gloo_follow_one_rank(tmp_path):
-    """The same micro-batches in all; ten ranks are two replicas of five."""
-    cases = {
-        "one": (1, "--num-spatial-parts", "1", "--split-size", "1"),
-        "five": (5,),
-        "nine": (9, "--split-size", "3", "--spatial-size", "2", "--schedule", "gpipe"),
-        "replicas": (10, "--parts", "1"),
-        "gems": (5, "--parts", "1", "--gems"),
-        "gloo": (5, "--parts", "1", "--gems", "--backend", "gloo"),
-    }
-    found, said = {}, {}
-    for name, (ranks, *more) in cases.items():
-        (tmp_path / name).mkdir()
-        found[name], said[name] = trained(tmp_path / name, *more, ranks=ranks)
-    assert "10 ranks, 2 replicas" in said["replicas"]
-    losses = {name: [row["loss"] for row in each["history"]] for name, each in found.items()}
+SPLITS = {
+    "one": {"num_spatial_parts": 1, "split_size": 1},
+    "five": {},
+    "nine": {"split_size": 3, "spatial_size": 2, "schedule": "gpipe"},
+    "replicas": {"parts": 1, "replicas": 2},
+    "gems": {"parts": 1, "gems": True},
+    "gloo": {"parts": 1, "gems": True, "backend": "gloo"},
+}
+"""The same micro-batches in all."""
+
+
+def test_any_split_copies_and_gloo_follow_one_rank(cluster, tmp_path):
+    found, losses = {}, {}
+    for name, options in SPLITS.items():
+        given = {"batch_size": 4, "parts": 2, "precision": "fp64"} | options
+        job = spnb.Job("networks:classifier", checkpoint=str(tmp_path / f"{name}.pth"), **given)
+        plan = spnb.plan(job, training=True)
+        cluster.load(plan)
+        training = cluster.train()
+        losses[name] = training.history["loss"].tolist()
+        found[name] = torch.load(tmp_path / f"{name}.pth", weights_only=True)
+    assert plan.num_ranks == 5
     assert len(losses["one"]) == 10
-    for name in cases:
+    for name in SPLITS:
         assert losses[name] == pytest.approx(losses["one"], rel=1e-7), name
         same(found[name], found["one"], 1e-7)
     assert losses["gloo"] == losses["gems"]
     same(found["gloo"], found["gems"], 0)
 
 
-@pytest.mark.parametrize("backend", ["mpi", "gloo"])
-def test_a_broken_file_is_named_and_all_ranks_end(tmp_path, backend):
+@pytest.mark.parametrize(("backend", "ranks"), [("mpi", 3), ("gloo", 6)])
+def test_a_broken_file_is_named_and_all_ranks_end(tmp_path, backend, ranks):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for number in range(4):
             Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
     broken = tmp_path / "dog" / "2.png"
     broken.write_bytes(broken.read_bytes()[:50])
-    data = ["--app", "1", "--datapath", str(tmp_path), "--backend", backend]
-    done = subprocess.run(**command(tmp_path, *data), text=True, timeout=100)
+    data = f"--app 1 --datapath {tmp_path} --backend {backend}"
+    done = subprocess.run(**command(tmp_path, data, ranks), text=True, timeout=250)
     assert done.returncode == 1, done.stdout
     assert f"cannot read {broken}" in done.stdout
     assert "BAD TERMINATION" not in done.stdout
+    assert ("6 ranks, 2 replicas" in done.stdout) == (ranks == 6)
 
 
-def test_a_cluster_trains_and_then_infers():
+def test_a_cluster_trains_and_then_infers(cluster):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
     images, labels = noise(8, 1, 20, 24).float(), (noise(8, 20, 24, seed=2) > 0).long()
@@ -116,15 +118,15 @@ def test_a_cluster_trains_and_then_infers():
     with spnb.InProcess(spnb.plan(job, training=True), progress=False) as session:
         wanted = session.train(images, labels)
     job = spnb.Job(net, **job.given())  # from its own weights again
-    with spnb.Cluster(spnb.plan(job, training=True), progress=False) as cluster:
-        found = cluster.train(images, labels)
-        assert found.history["loss"].tolist() == pytest.approx(wanted.history["loss"].tolist())
-        assert min(found.peak_memory_bytes) > 0
-        cluster.load(spnb.plan(job))
-        result = cluster.infer(images[:4])
-        assert result.check().passed
-        with torch.no_grad():
-            torch.testing.assert_close(torch.as_tensor(result.output), found.module(images[:4]))
+    cluster.load(spnb.plan(job, training=True))
+    found = cluster.train(images, labels)
+    assert found.history["loss"].tolist() == pytest.approx(wanted.history["loss"].tolist())
+    assert min(found.peak_memory_bytes) > 0
+    cluster.load(spnb.plan(job))
+    result = cluster.infer(images[:4])
+    assert result.check().passed
+    with torch.no_grad():
+        torch.testing.assert_close(torch.as_tensor(result.output), found.module(images[:4]))
 
 
 def test_memory_is_foreseen_for_each_schedule():

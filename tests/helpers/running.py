@@ -1,5 +1,7 @@
 """Runs a plan in this process, without the sessions that users have."""
 
+from weakref import WeakKeyDictionary
+
 import torch
 from torch.utils import _pytree as pytree
 
@@ -9,8 +11,20 @@ from spnb.ir.region import Region, in_patches
 from spnb.ir.weights import tensors_of
 from spnb.planner.balance import stage_blocks
 from spnb.planner.plan import Plan
+from spnb.rules import registered
 from spnb.runtime.worker import Worker
 from spnb.transport.local import World
+
+_CAPTURED = WeakKeyDictionary()
+
+
+def captured(net, shape, dtype, training=False):
+    """The graph of a network: captured once, as the plans of one job share it."""
+    known = _CAPTURED.setdefault(net, {})
+    asked = (str(shape), dtype, training, registered())
+    if asked not in known:
+        known[asked] = capture(net, shape, dtype, training)
+    return known[asked]
 
 
 def planned(
@@ -26,7 +40,7 @@ def planned(
     training=False,
     **copies,
 ):
-    graph = capture(net, shape, dtype, training)
+    graph = captured(net, shape, dtype, training)
     cut_batch = parts > 1 or bool(copies) or any(t.grid[0] > 1 for t in tilings)
     cuts = in_patches(tilings, patches) if patches else tilings
     blocks = stage_blocks(graph, cuts, cut_batch, balance, allow_gather)

@@ -5,10 +5,9 @@ import random
 
 import torch
 from networks import randomize
-from running import assert_equal, planned, run
+from running import assert_equal, captured, planned, run
 from torch import nn
 
-from spnb.capture.export import capture
 from spnb.ir.region import Region, Tiling
 from spnb.ir.weights import tensors_of
 from spnb.planner.needs import needed
@@ -36,7 +35,7 @@ def noise(*shape, seed=1):
 def check_regions(net, *shapes, most=25):
     """Each call computes any region, from exactly what it says it needs, as it does the whole."""
     net = randomize(net).double().eval()
-    graph = capture(net, list(shapes), torch.float64)
+    graph = captured(net, list(shapes), torch.float64)
     weights = tensors_of(net, [w.name for node in graph.nodes for w in node.weights], graph)
     held = {name: noise(*axes.shape, seed=k) for k, (name, axes) in enumerate(graph.inputs.items())}
     chance = random.Random(0)

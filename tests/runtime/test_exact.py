@@ -68,15 +68,15 @@ def test_random_networks_in_copies(data, axes):
 
 
 SIZES = [(97, 131), (64, 64), (193, 67)]
+DENSE = dense().double()
 
 
 @pytest.mark.parametrize("tiles", [2, 3, 4, 5, 6, 9])
 @pytest.mark.parametrize("method", ["square", "vertical", "horizontal"])
 def test_methods_and_tile_counts(method, tiles):
-    net = dense().double()
     for size in SIZES:
         x = torch.randn(1, 3, *size).double()
-        check(net, x, [Tiling.even((1, *grid_of(method, tiles, 2))), Tiling.even((1, 1, 1))])
+        check(DENSE, x, [Tiling.even((1, *grid_of(method, tiles, 2))), Tiling.even((1, 1, 1))])
 
 
 @pytest.mark.parametrize("fused", [0, 1, 2, 5, 1 << 30])
@@ -84,20 +84,18 @@ def test_methods_and_tile_counts(method, tiles):
 def test_fused_lengths_and_parts(fused, parts):
     x = torch.randn(5, 3, 97, 67).double()
     tilings = [Tiling.even((1, 2, 2)), Tiling.even((1, 1, 1))]
-    plan = check(dense().double(), x, tilings, parts, fused, balance=[6, 1])
+    plan = check(DENSE, x, tilings, parts, fused, balance=[6, 1])
     assert plan.micro_batch_sizes == {1: (5,), 2: (2, 3), 3: (1, 2, 2)}[parts]
 
 
 def test_four_tiles_to_two_to_one_shared_by_two():
     tilings = [Tiling.even(grid) for grid in [(1, 2, 2), (1, 1, 2), (2, 1, 1)]]
-    check(
-        dense().double(), torch.randn(5, 3, 97, 131).double(), tilings, parts=2, balance=[2, 3, 2]
-    )
+    check(DENSE, torch.randn(5, 3, 97, 131).double(), tilings, parts=2, balance=[2, 3, 2])
 
 
 def test_custom_cuts():
     tilings = [Tiling(((1,), (3, 1), (1, 2, 4))), Tiling.even((1, 1, 1))]
-    check(dense().double(), torch.randn(1, 3, 97, 131).double(), tilings, balance=[6, 1])
+    check(DENSE, torch.randn(1, 3, 97, 131).double(), tilings, balance=[6, 1])
 
 
 def test_a_halo_wider_than_the_neighbour_comes_from_the_next_one():
