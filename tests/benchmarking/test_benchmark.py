@@ -21,7 +21,7 @@ def job(**options):
 
 
 def messages(plan, rank):
-    images = plan.rank_plan(rank).images
+    images = plan.rank_plan(rank).with_mirror
     steps = (s for image in images for (p,) in image.programs.values() for s in p.steps)
     steps = [s for s in steps if isinstance(s, (Send, Receive))]
     return [t for s in steps for t in s.transfers if HOST not in (t.source, t.target)]

@@ -308,7 +308,7 @@ AMOEBA = {"model": "amoebanet", "num_layers": 3, "num_filters": 16}
 FUSED = {"halo_D2": True, "fused_layers": "all", "balance": (5, 10)}
 EFFECTS = {
     "batch_size": ({}, 2, lambda job: spnb.plan(job).graph.batch),
-    "parts": ({}, 2, lambda job: spnb.plan(job).batches),
+    "parts": ({}, 2, lambda job: spnb.plan(job).micro_batch_sizes),
     "split_size": ({}, 3, lambda job: len(spnb.plan(job).stages)),
     "num_spatial_parts": ({}, 2, lambda job: spnb.plan(job).num_ranks),
     "spatial_size": ({"split_size": 3}, 2, lambda job: spnb.plan(job).num_ranks),
@@ -332,7 +332,7 @@ EFFECTS = {
     "recompute": ({"parts": 4}, True, lambda job: trained_plan(job).memory_bytes),
     "replicas": ({}, 2, lambda job: spnb.plan(job).num_ranks),
     "gems": ({}, True, lambda job: spnb.plan(job).rank_plan(0).mirror is None),
-    "times": ({"gems": True}, 2, lambda job: spnb.plan(job).batches),
+    "times": ({"gems": True}, 2, lambda job: spnb.plan(job).micro_batch_sizes),
     "enable_master_comm_opt": (
         {"gems": True},
         True,
