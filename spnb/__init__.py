@@ -10,16 +10,15 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .engine.here import here
-from .errors import CaptureError, PlanError
-from .job.job_plan import plan
-from .job.options import Job
-from .rules import rule
-
 if TYPE_CHECKING:
     from .benchmarking.benchmark import bench
     from .driver.cluster import Cluster
     from .driver.session import InProcess
+    from .engine.here import here
+    from .errors import CaptureError, PlanError
+    from .job.job import Job
+    from .job.job_plan import plan
+    from .rules import rule
     from .ui.explorer import explore
     from .ui.notebook import start, stop
 
@@ -39,22 +38,31 @@ __all__ = [
     "stop",
 ]
 
-# Loaded on first use: engines need no ipyparallel client and no plotting.
-_LATER = {
+# Loaded on first use: the command line answers --help without PyTorch, and engines need neither
+# ipyparallel's client nor matplotlib.
+_MODULES = {
+    "CaptureError": ".errors",
     "Cluster": ".driver.cluster",
     "InProcess": ".driver.session",
+    "Job": ".job.job",
+    "PlanError": ".errors",
     "bench": ".benchmarking.benchmark",
     "explore": ".ui.explorer",
+    "here": ".engine.here",
+    "load_ipython_extension": ".ui.magics",
+    "plan": ".job.job_plan",
+    "rule": ".rules",
     "start": ".ui.notebook",
     "stop": ".ui.notebook",
-    "load_ipython_extension": ".ui.magics",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(import_module(_LATER[name], __name__), name)
-    raise AttributeError(f"module 'spnb' has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'spnb' has no attribute {name!r}")
+    found = getattr(import_module(_MODULES[name], __name__), name)
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:

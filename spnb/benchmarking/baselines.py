@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..job.options import Job
+from ..job.job import Job
 from ..runtime import process_memory
 
 Step = Callable[[], Any]

@@ -25,8 +25,8 @@ from ..io.sources import ArraySource
 from ..ir.program import without_exchange
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
+from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
-from ..job.options import Job
 from .baselines import BASELINES, BaselineProcess, Unavailable
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from ..errors import OptionError
 from ..ir.axes import Axes as ValueAxes
 from ..ir.exchange import Exchange, region_at
 from ..ir.region import Region
+from ..job.job import Job
 from ..job.job_plan import plan
-from ..job.options import Job
 from . import HALO_SIZES, HALOS, TILES
 
 if TYPE_CHECKING:

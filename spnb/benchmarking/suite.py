@@ -17,8 +17,8 @@ import torch
 
 from ..display.cards import Card, Shown, Table, size_text, time_text
 from ..display.progress import Bar
+from ..job.job import Job
 from ..job.job_plan import plan
-from ..job.options import Job
 from . import SIZES, TILES, WORKLOADS
 from .benchmark import LIMIT, SOLO, Bench, Solo, checked, contestants, measure
 

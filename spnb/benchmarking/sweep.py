@@ -12,8 +12,8 @@ import pandas as pd
 
 from ..display.cards import Card, Shown, Table, size_text, time_text
 from ..display.progress import Bar
+from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
-from ..job.options import Job
 from . import LENGTH_TILES, LENGTHS
 from .benchmark import checked, measure
 

@@ -6,7 +6,6 @@ rank 0 is done.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,6 @@ from ..job.job_plan import JobPlan
 from ..runtime.process_memory import keep_blocks
 from ..runtime.state import Piece
 from .session import Session
-
-_MARKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
-
-
-def under_mpi() -> bool:
-    """Whether a launcher started this process as one of several MPI ranks."""
-    return any(mark in os.environ for mark in _MARKS)
 
 
 class Launched(Session):

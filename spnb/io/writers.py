@@ -13,12 +13,11 @@ import torch
 from ..ir.axes import Axes
 from ..ir.exchange import Spans
 from ..ir.region import Region
+from .formats import check_suffix
 from .sources import mapped
 
 CHUNK = 256
 """Positions of a zarr chunk along each axis of the image; in 3-D a quarter of it."""
-
-SUFFIXES = (".npy", ".tif", ".tiff", ".zarr")
 
 
 @dataclass(frozen=True)
@@ -127,10 +126,3 @@ class Store:
             else parts
             for axis, parts in enumerate(has)
         )
-
-
-def check_suffix(path: str | Path) -> None:
-    """Raise ValueError where an output cannot be saved under such a name."""
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"cannot save as {path.name}: use {', '.join(SUFFIXES)}")

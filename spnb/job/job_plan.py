@@ -27,7 +27,7 @@ from ..ir.region import in_patches
 from ..kernels.half_conv import HALVES
 from ..planner.balance import shape_text, stage_blocks
 from ..planner.plan import Plan
-from .options import Job
+from .job import Job
 from .plan_pictures import PlanPictures
 from .validation import check_training
 
@@ -109,6 +109,16 @@ class JobPlan(PlanPictures, Shown, Plan):
     def module(self) -> nn.Module:
         """The network with its weights; training needs no checkpoint that exists already."""
         return self.job.network.module(self.weights_dtype, self._weights_file)
+
+    def build_module(self) -> None:
+        """Build `module` now, so that a bad checkpoint is refused before ranks start.
+
+        Raises
+        ------
+        WeightsError
+            If the checkpoint or the factory cannot be used.
+        """
+        self.job.network.module(self.weights_dtype, self._weights_file)
 
     @module.setter
     def module(self, trained: nn.Module) -> None:

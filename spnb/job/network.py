@@ -1,10 +1,10 @@
-"""The network that a job names: built, given weights, and captured, each once."""
+"""The network that a job names: built once, given weights once, captured once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from contextlib import nullcontext
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -22,18 +22,20 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 Shapes = tuple[tuple[int, ...], ...] | Mapping[str, tuple[int, ...]]
 
 
-@dataclass(frozen=True)
 class Network:
     """A built-in network, one that a factory makes, or a module.
+
+    What takes time is done once and stored: the module without weights, the module with weights,
+    and the graph.  If the owner of a module changes it, what was made from it is dropped.
 
     Parameters
     ----------
     model
         A built-in name, ``"package.module:factory"``, or an `nn.Module`.
     classes, layers, filters
-        Of a built-in one.
+        Sizes of a built-in network.
     seed
-        Of the weights, where there is no checkpoint.
+        Seed of the weights, if there is no checkpoint.
 
     Examples
     --------
@@ -42,11 +44,28 @@ class Network:
     (3, 2)
     """
 
-    model: str | nn.Module
-    classes: int
-    layers: int
-    filters: int
-    seed: int = 0
+    def __init__(
+        self, model: str | nn.Module, classes: int, layers: int, filters: int, seed: int = 0
+    ):
+        self.model = model
+        self.classes, self.layers, self.filters, self.seed = classes, layers, filters, seed
+        self._skeleton: nn.Module | None = None
+        self._module: nn.Module | None = None
+        self._module_key: tuple[torch.dtype, Path | None] | None = None
+        self._trained: nn.Module | None = None
+        self._graph: Graph | None = None
+        self._graph_key: tuple[Shapes, torch.dtype, bool, int] | None = None
+        self._state: tuple[object, ...] | None = None
+
+    def is_same_as(self, other: Network) -> bool:
+        """Whether another network is built from the same model, sizes and seed."""
+        sizes = (self.classes, self.layers, self.filters, self.seed)
+        return self.model == other.model and sizes == (
+            other.classes,
+            other.layers,
+            other.filters,
+            other.seed,
+        )
 
     @property
     def name(self) -> str:
@@ -55,18 +74,18 @@ class Network:
 
     @property
     def module_name(self) -> str:
-        """The Python module that defines it."""
+        """The Python module that defines the network."""
         if isinstance(self.model, str):
             return self.model.split(":")[0] if ":" in self.model else models.__name__
         return type(self.model).__module__
 
-    @cached_property
+    @property
     def skeleton(self) -> nn.Module:
-        """The network, of which only the shapes are meant: built-in ones hold no weights."""
-        if self._built_in:
-            with torch.device("meta"):
-                return self._build()
-        return self._build()
+        """The network for its shapes alone: a built-in one is made on the meta device."""
+        if self._skeleton is None:
+            with torch.device("meta") if self._built_in else nullcontext():
+                self._skeleton = self._build()
+        return self._skeleton
 
     @property
     def image_channels(self) -> tuple[int, int]:
@@ -75,76 +94,84 @@ class Network:
         return (first.in_channels, len(first.kernel_size)) if first else (3, 2)
 
     def module(self, dtype: torch.dtype, file: Path | None = None) -> nn.Module:
-        """The network with its weights, in evaluation mode; the last one asked for is kept.
+        """Return the network with its weights, in evaluation mode.
+
+        The module that was returned last is stored, and returned again for the same arguments.
 
         Parameters
         ----------
         dtype
             Floating type of its weights.
         file
-            A checkpoint; without one, weights are the module's own, or those of the seed.
+            A checkpoint.  Without one, the weights are those that training left, those of the
+            module, or those of the seed.
 
         Raises
         ------
-        OptionError
+        WeightsError
             If the checkpoint cannot be read, or is of another network.
         """
-        self._notice_changes()
-        known, module = self.__dict__.get("_module", (None, None))
-        if known != (dtype, file):
-            built = self._build if self._built_in else lambda: self.skeleton
-            source = self.__dict__.get("_trained") or built()
-            module = checkpoint_io.ready(
-                source, dtype, file and checkpoint_io.read_checkpoint(file), file
-            )
-            self.__dict__["_module"] = (dtype, file), module
-        return module
+        self._drop_if_changed()
+        if self._module is None or self._module_key != (dtype, file):
+            source = self._trained
+            if source is None:
+                source = self._build() if self._built_in else self.skeleton
+            state = None if file is None else checkpoint_io.read_checkpoint(file)
+            self._module = checkpoint_io.ready(source, dtype, state, file)
+            self._module_key = (dtype, file)
+        return self._module
 
     @property
     def trained(self) -> list[str]:
-        """Parameters that take part in training, by each name that they have."""
+        """Names of the parameters that take part in training; a shared one has several names."""
         every = self.skeleton.named_parameters(remove_duplicate=False)
         return [name for name, parameter in every if parameter.requires_grad]
 
     def keep(self, module: nn.Module, dtype: torch.dtype, file: Path | None) -> None:
-        """Have `module` give this one from now on: it has been trained."""
-        self.__dict__["_module"], self.__dict__["_trained"] = ((dtype, file), module), module
+        """Store a module that was trained; from now on, `module` returns its weights."""
+        self._module, self._module_key, self._trained = module, (dtype, file), module
 
     def graph(self, shapes: Shapes, dtype: torch.dtype, training: bool = False) -> Graph:
-        """The network as operator calls, captured without memory for inputs of such shapes.
+        """Return the network as calls of operators, captured without memory for its inputs.
 
-        In evaluation mode, or as it is trained.  It is captured once, and again for other shapes,
-        another type, or where operators have been given rules since.
+        It is captured once, and again for other shapes, for another type, or if operators were
+        given rules since.
+
+        Parameters
+        ----------
+        shapes
+            Shape of each input, ``(batch, channels, *spatial)``.
+        dtype
+            Floating type of weights and activations.
+        training
+            Whether the network is captured as it is trained, or in evaluation mode.
 
         Raises
         ------
         CaptureError
-            If that is not possible.
+            If the network cannot be captured.
         """
         if self._built_in and isinstance(shapes, tuple):
-            # Another object, since the cache shall keep no weights; of those is the seed.
-            seedless = replace(self, seed=0)
-            return _built_in_graph(seedless, shapes, dtype, training, registered())
-        self._notice_changes()
-        asked = (shapes, dtype, training, registered())
-        known, graph = self.__dict__.get("_graph", (None, None))
-        if known != asked:
-            graph = capture(self.skeleton, shapes, dtype, training)
-            self.__dict__["_graph"] = asked, graph
-        return graph
+            sizes = (self.classes, self.layers, self.filters)
+            return _built_in_graph(self.name, sizes, shapes, dtype, training, registered())
+        self._drop_if_changed()
+        key = (shapes, dtype, training, registered())
+        if self._graph is None or self._graph_key != key:
+            self._graph = capture(self.skeleton, shapes, dtype, training)
+            self._graph_key = key
+        return self._graph
 
-    def _notice_changes(self) -> None:
-        """Forget what was made of a module that its owner has changed since: layers or weights."""
+    def _drop_if_changed(self) -> None:
+        """Drop what was made from a module whose layers or weights its owner has changed."""
         if not isinstance(self.model, nn.Module):
             return
         every = weights.named(self.model).items()
         tensors = [(n, id(t), 0 if t.is_inference() else t._version) for n, t in every]
         flags = [p.requires_grad for p in self.model.parameters()]
-        now = (repr(self.model), tensors, flags)
-        if self.__dict__.setdefault("_seen", now) != now:
-            for made in ("_module", "_trained", "_graph"):
-                self.__dict__.pop(made, None)
-            self.__dict__["_seen"] = now
+        state = (repr(self.model), tensors, flags)
+        if self._state is not None and self._state != state:
+            self._module = self._trained = self._graph = None
+        self._state = state
 
     @property
     def _built_in(self) -> bool:
@@ -167,7 +194,16 @@ class Network:
 
 @lru_cache(maxsize=8)
 def _built_in_graph(
-    network: Network, shapes: tuple, dtype: torch.dtype, training: bool, rules: int
+    name: str,
+    sizes: tuple[int, int, int],
+    shapes: tuple[tuple[int, ...], ...],
+    dtype: torch.dtype,
+    training: bool,
+    rules: int,
 ) -> Graph:
-    """A built-in network is the same whenever it is asked for: once for each set of rules."""
-    return capture(network.skeleton, shapes, dtype, training)
+    """Capture a built-in network, once for each number of registered ``rules``.
+
+    The seed is no argument, since it changes weights and no shapes.  The skeleton is built here,
+    so that the cache holds no weights.
+    """
+    return capture(Network(name, *sizes).skeleton, shapes, dtype, training)

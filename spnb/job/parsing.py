@@ -1,4 +1,7 @@
-"""Reads the values of options as they are written on a command line, or as Python has them."""
+"""Reads values of options, in the spelling of a command line or as Python objects.
+
+PyTorch is not imported here: the command line refuses a wrong value before it loads it.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import OptionError
 
-PRECISIONS = {
-    "fp32": torch.float32,
-    "fp64": torch.float64,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
+PRECISIONS = ("fp32", "fp64", "fp16", "bf16")
 _SPELLINGS = {
     "float": "fp32",
     "float32": "fp32",
@@ -65,7 +61,11 @@ def shapes(value: str | Sequence | Mapping) -> tuple | dict:
 
 
 def precision(text: str) -> str:
-    """The precision that a spelling in use stands for: ``"fp_16"`` is ``"fp16"``."""
+    """The name in `PRECISIONS` that a spelling stands for.
+
+    >>> precision("fp_16"), precision("bfp16"), precision("torch.float64")
+    ('fp16', 'bf16', 'fp64')
+    """
     name = str(text).lower().removeprefix("torch.").replace("_", "")
     name = _SPELLINGS.get(name, name)
     if name not in PRECISIONS:
@@ -74,19 +74,23 @@ def precision(text: str) -> str:
 
 
 def taken(name: str, value: Any, read: Callable[[Any], Any], default: Any) -> Any:
-    """The value of an option, as it is written on a command line or as Python has it.
+    """Return the value of an option, read and checked for its kind.
 
     Parameters
     ----------
+    name
+        Name of the option, for the message.
+    value
+        The value, in the spelling of a command line or as a Python object.
     read
-        Kind of the option: a number's or a text's type, or what reads it.
+        ``int``, ``float``, ``bool`` or ``str``, or a function that reads the value.
     default
-        None where the option may be absent.
+        The option's default.  If it is None, a value of None is accepted.
 
     Raises
     ------
     OptionError
-        If it is of another kind.
+        If the value is of another kind.
     """
     if value is None and default is None:
         return None
@@ -106,8 +110,9 @@ def taken(name: str, value: Any, read: Callable[[Any], Any], default: Any) -> An
 
 
 def number(name: str, value: Any, kind: type) -> int | float | bool:
-    """A number as Python's own kind of it, whatever library it is of.
+    """Return a number of any library, NumPy or PyTorch for instance, as one of Python's own.
 
+    >>> import torch
     >>> number("learning_rate", torch.tensor(0.5), float), number("parts", 2, int)
     (0.5, 2)
     """
@@ -124,7 +129,7 @@ def number(name: str, value: Any, kind: type) -> int | float | bool:
 
 
 def blocks_fused(text: int | str) -> int | str:
-    """A number of blocks, or ``all``."""
+    """Return a number of blocks, or ``"all"``."""
     if isinstance(text, str):
         return "all" if text == "all" else int(text)
     return operator.index(text)

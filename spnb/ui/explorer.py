@@ -16,8 +16,8 @@ from ..display import plots
 from ..display.cards import Card, Table, counted, size_text, stage_grid
 from ..errors import CaptureError, OptionError, PlanError
 from ..io.open import thumbnail
+from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
-from ..job.options import Job
 from ..job.parsing import whole_numbers
 
 SIDE = 480  # pixels of the picture's longer side

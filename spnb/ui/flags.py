@@ -1,4 +1,7 @@
-"""The command line's flags, made from the one table of options."""
+"""The command line's flags, made from the one table of options.
+
+PyTorch is not imported here: wrong flags and values are refused before it is loaded.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,10 @@ from typing import Any
 
 from .. import benchmarking
 from ..errors import CaptureError, DeviceError, OptionError, PlanError, WeightsError
-from ..io.open import open_source
-from ..io.writers import check_suffix
-from ..ir.schedule import SCHEDULES
-from ..job.options import Job, options
-from ..job.parsing import PRECISIONS, blocks_fused
-from ..job.validation import BACKENDS, RECIPE
-from ..kernels.devices import DEVICES
-from ..training.recipe import OPTIMIZERS
+from ..io.formats import check_suffix
+from ..job.options import OptionTable, option_named, options, training_options
+from ..job.parsing import blocks_fused
+from ..job.validation import check, check_training
 
 BAD_INPUT = (
     OptionError,
@@ -27,7 +26,7 @@ BAD_INPUT = (
     FileNotFoundError,
     ValueError,
 )
-"""What a line that asks for the impossible raises; the message says all there is to say."""
+"""Errors of what a user asks for; the message is enough, and no traceback is shown."""
 
 
 def flag(option: dataclasses.Field) -> str:
@@ -40,7 +39,10 @@ def flag(option: dataclasses.Field) -> str:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Give a parser every option of the table; absent flags are absent from its result."""
+    """Add every option of the table to a parser.
+
+    The namespace that the parser returns has only the options that a line gives.
+    """
     for option in options():
         read, names = option.metadata["read"], [flag(option)]
         if option.name == "verbose":
@@ -64,30 +66,32 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_image(parser: argparse.ArgumentParser) -> None:
-    """Give a parser ``--image``, which brings its own size."""
+    """Add ``--image`` to a parser."""
     parser.add_argument(
         "--image",
         metavar="IMAGE",
         action="append",
-        help="PNG, JPEG, TIFF, npy or zarr file, or a sample such as retina (default: synthetic);"
-        " sets --image-size, and --batch-size 1, where these are not given; a picture of"
-        " another size is resized; given once for each input of the network",
+        help="PNG, JPEG, TIFF, npy or zarr file, or a sample such as retina (default: a synthetic"
+        " image). Sets --image-size to the image's size and --batch-size to 1, unless they are"
+        " given; an image of another size is resized. Give it once for each input of the network",
     )
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
-    """Give a parser what is asked of a run."""
-    parser.add_argument("--check", action="store_true", help="compare with the untiled run")
+    """Add the flags of a run to a parser."""
+    parser.add_argument(
+        "--check", action="store_true", help="compare the output with that of the untiled network"
+    )
     parser.add_argument(
         "--save-output",
         metavar="FILE",
         type=_output,
-        help="write the output as npy, tif or zarr, each rank its own tile",
+        help="write the output to an npy, tif or zarr file; each rank writes its own tile",
     )
 
 
 def add_measuring_flags(parser: argparse.ArgumentParser, verb: str) -> None:
-    """Give a parser what is asked of a verb that measures."""
+    """Add the flags of a verb that measures to a parser."""
 
     def listed(
         name: str, default: Sequence[int], text: str, read: Callable[[str], Any] = int
@@ -116,21 +120,31 @@ def add_measuring_flags(parser: argparse.ArgumentParser, verb: str) -> None:
         listed("--sizes", benchmarking.SIZES, "sizes of square images")
         listed("--tiles", benchmarking.TILES, "numbers of tiles")
     if verb == "sweep":
-        text = "fused blocks, or all; 0: before each window operator"
+        text = "numbers of fused blocks, or all; 0: an exchange before each window operator"
         listed("--lengths", benchmarking.LENGTHS, text, blocks_fused)
         listed("--tiles", benchmarking.LENGTH_TILES, "numbers of tiles")
     if verb == "halo":
         listed("--sizes", benchmarking.HALO_SIZES, "sizes of square images")
-        listed("--halos", benchmarking.HALOS, "positions that a tile grows on each side")
+        listed(
+            "--halos", benchmarking.HALOS, "widths of the halo, in positions on each side of a tile"
+        )
         listed("--tiles", benchmarking.TILES, "numbers of tiles")
         parser.add_argument(
-            "--slice-method", default="square", metavar="METHOD", help="as for plan"
+            "--slice-method", default="square", metavar="METHOD", help="as of the verb plan"
         )
-        parser.add_argument("--channels", type=int, default=64, metavar="N", help="(default: 64)")
-        parser.add_argument("--repeats", type=int, default=50, metavar="N", help="(default: 50)")
+        parser.add_argument(
+            "--channels", type=int, default=64, metavar="N", help="of the tensors (default: 64)"
+        )
+        parser.add_argument(
+            "--repeats", type=int, default=50, metavar="N", help="exchanges of each (default: 50)"
+        )
     else:
         parser.add_argument(
-            "--rounds", type=int, default=5, metavar="N", help="steps of each (default: 5)"
+            "--rounds",
+            type=int,
+            default=5,
+            metavar="N",
+            help="steps of each contestant (default: 5)",
         )
 
 
@@ -149,13 +163,13 @@ def _listed(read: Callable[[str], Any]) -> Callable[[str], list[Any]]:
 
 
 def given(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of the table that a line gives."""
+    """Return the options of the table that a line gives, by name."""
     names = {option.name for option in options()}
     return {name: value for name, value in vars(args).items() if name in names}
 
 
 def refuse_useless(verb: str, given: Collection[str]) -> None:
-    """Refuse options of the table that a verb has no use for.
+    """Refuse options of the table that a verb does not use.
 
     Raises
     ------
@@ -163,7 +177,7 @@ def refuse_useless(verb: str, given: Collection[str]) -> None:
         Naming the first of them.
     """
     for name in given:
-        if verb in ("infer", "bench", "sweep") and name in RECIPE:
+        if verb in ("infer", "bench", "sweep") and name in training_options():
             raise OptionError(f"{name} is for training: {verb} does without it")
         if verb in ("bench", "sweep") and name == "verbose":
             raise OptionError(f"verbose is for plan, infer and train: {verb} does without it")
@@ -171,34 +185,40 @@ def refuse_useless(verb: str, given: Collection[str]) -> None:
             raise OptionError(f"{name} is what sweep tries: give --tiles and --lengths")
 
 
-def job_of(model: Any, given: dict[str, Any], images: Sequence[Any] = ()) -> Job:
-    """A job from what a line gives; an image brings its size where none is given."""
-    given = dict(given)
-    if images and "input_shapes" not in given:
-        given.setdefault("batch_size", 1)
-    job = Job(model, **given)
-    if images and not {"image_size", "input_shapes"} & given.keys():
-        size = open_source(images[0], channels=job.input_shape[1]).shape[2:]
-        job = dataclasses.replace(job, image_size=size)
-    return job
+def check_options(verb: str, model: str, given: dict[str, Any]) -> None:
+    """Refuse options that a verb cannot use or that do not go together.
+
+    What only the network or the plan can tell is refused later.
+
+    Parameters
+    ----------
+    verb
+        A verb of the command line.
+    model
+        Name of the model.
+    given
+        The options of the line, by name.
+
+    Raises
+    ------
+    OptionError
+        Naming the option.
+    """
+    refuse_useless(verb, given)
+    table = OptionTable(model, **given)
+    check(table)
+    if verb == "train":
+        check_training(table)
 
 
 def choices(name: str) -> tuple[str, ...]:
-    """Values that an option can have, where they are few: for completion.
+    """Return values of an option for completion; none if there are too many.
 
     >>> choices("slice_method")
     ('square', 'vertical', 'horizontal')
     """
-    known = {
-        "slice_method": ("square", "vertical", "horizontal"),
-        "precision": tuple(PRECISIONS),
-        "backend": BACKENDS,
-        "device": DEVICES,
-        "optimizer": tuple(OPTIMIZERS),
-        "schedule": tuple(SCHEDULES),
-        "fused_layers": ("1", "2", "4", "all"),
-    }
-    return known.get(name, ())
+    known = {option.name for option in options()}
+    return option_named(name).metadata["suggestions"] if name in known else ()
 
 
 def _output(text: str) -> str:

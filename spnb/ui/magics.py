@@ -17,11 +17,12 @@ from torch import nn
 from .. import models
 from ..io.open import samples
 from ..io.sources import Source
+from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
-from ..job.options import Job
 from ..training.losses import LOSSES
 from . import flags, notebook
 from .flags import BAD_INPUT
+from .job_of_line import job_of
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,7 +111,7 @@ class SpnbMagics(Magics):
             job = (held if isinstance(held, Job) else held.job).replace(**given)
         else:
             model = held if isinstance(held, nn.Module) else args.model
-            job = flags.job_of(model, given, [self._image(i) for i in args.image or ()])
+            job = job_of(model, given, [self._image(i) for i in args.image or ()])
         self.plan = plan(job)
         return self.plan
 

@@ -21,6 +21,7 @@ from torch import nn
 import spnb
 from spnb.analysis.survey import traffic
 from spnb.display.cards import size_text
+from spnb.job.job_plan import JobPlan
 
 HIDDEN = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
 WINDOWS = {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 2]}
@@ -112,7 +113,7 @@ def build(other: Other) -> nn.Module:
     return randomize(getattr(network, "encoder", network) if "Point" in other.name else network)
 
 
-def plan(other: Other, network: nn.Module, grid: str, fused: bool) -> spnb.job.job_plan.JobPlan:
+def plan(other: Other, network: nn.Module, grid: str, fused: bool) -> JobPlan:
     """The whole network tiled, in double precision."""
     job = spnb.Job(
         network,

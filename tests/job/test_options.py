@@ -8,9 +8,13 @@ from torch import nn
 
 import spnb
 from spnb.errors import OptionError, PlanError
+from spnb.ir.schedule import SCHEDULES
 from spnb.job import options
-from spnb.job.options import Job
+from spnb.job.job import DTYPES, Job
+from spnb.job.parsing import PRECISIONS
+from spnb.kernels.devices import DEVICES
 from spnb.rules import rule
+from spnb.training.recipe import OPTIMIZERS
 from spnb.ui.flags import add_flags, flag
 
 
@@ -275,6 +279,16 @@ def test_a_module_that_was_changed_is_captured_and_copied_anew():
 def test_a_class_is_no_network():
     with pytest.raises(OptionError, match=r"not <class .*Conv2d'>: make one, as Conv2d\(…\)"):
         Job(nn.Conv2d)
+
+
+def test_the_table_lists_what_the_machinery_has():
+    def choices(name):
+        return options.option_named(name).metadata["choices"]
+
+    assert choices("optimizer") == tuple(OPTIMIZERS)
+    assert choices("device") == DEVICES
+    assert choices("schedule") == tuple(SCHEDULES)
+    assert tuple(DTYPES) == PRECISIONS
 
 
 def test_every_option_is_in_the_docstring():

@@ -6,7 +6,7 @@ from torch import nn
 
 from spnb.errors import WeightsError
 from spnb.ir.weights import tensors_of
-from spnb.job.options import Job
+from spnb.job.job import Job
 
 
 def factory():

@@ -98,6 +98,53 @@ def test_bad_input_is_one_line_and_no_engine_starts(line, message, capsys, monke
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("--help", 0),
+        ("train --help", 0),
+        ("halo --help", 0),
+        ("infer resnet --no-such-flag", 2),
+        ("infer resnet --balance 3,a", 2),
+        ("infer resnet --spatial-size 3", 2),
+        ("infer resnet --slice-method round", 2),
+        ("infer resnet --optimizer sgd", 2),
+        ("infer resnet --save-output x.foo", 2),
+        ("train resnet --optimizer adamm", 2),
+        ("train resnet --enable-evaluation", 2),
+        ("plan resnext", 2),
+    ],
+)
+def test_help_and_argument_errors_load_no_torch(line, code):
+    program = (
+        "import sys\n"
+        "from spnb.ui.cli import main\n"
+        "try:\n"
+        f"    code = main({line.split()})\n"
+        "except SystemExit as exit:\n"
+        "    code = exit.code\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'matplotlib', 'mpi4py', 'ipyparallel'}\n"
+        "print(code, sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == f"{code} []"
+
+
+def test_importing_spnb_loads_no_torch():
+    program = (
+        "import sys, spnb\n"
+        "dir(spnb)\n"
+        "print('torch' in sys.modules)\n"
+        "from spnb import Job, here, plan\n"
+        "assert spnb.Job is Job and spnb.here is here and spnb.plan is plan and callable(plan)\n"
+        "print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["False", "True"]
+
+
 def test_an_unreadable_image_is_refused(tmp_path, capsys):
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     assert main(["infer", "resnet", "--image", str(tmp_path / "broken.png")]) == 2

@@ -1,0 +1,16 @@
+"""Whether an MPI launcher started this process.
+
+Neither torch nor mpi4py is imported here: the command line asks before it loads them.
+"""
+
+from __future__ import annotations
+
+import os
+
+MARKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
+"""Environment variables that mpiexec and srun set for each rank."""
+
+
+def under_mpi() -> bool:
+    """Whether a launcher started this process as one of several MPI ranks."""
+    return any(mark in os.environ for mark in MARKS)

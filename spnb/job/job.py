@@ -1,0 +1,308 @@
+"""A job: a network, an image size and a split, as a user asks for them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from ..display.cards import Card, Shown, Table
+from ..errors import OptionError
+from ..ir.graph import Graph
+from ..ir.region import Tiling, grid_of, grids_of
+from ..training.recipe import Recipe
+from . import checkpoint_io
+from .network import Network
+from .options import OptionTable, options
+from .parsing import whole_numbers
+from .validation import check
+
+DTYPES = {
+    "fp32": torch.float32,
+    "fp64": torch.float64,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+"""By the names in `spnb.job.parsing.PRECISIONS`."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Job(Shown, OptionTable):
+    """A network, an image size and a split: everything that a plan is made from.
+
+    A job starts nothing and holds no weights until `module` is read.  It never changes; `replace`
+    makes another one.
+
+    Parameters
+    ----------
+    model
+        A built-in name (``"resnet"``, ``"resnet50"``, ``"amoebanet"``, …), a
+        ``"package.module:factory"`` whose callable returns an `nn.Module`, or an `nn.Module`.
+    **options
+        Every other parameter is a keyword; the section *Options* below lists them with their
+        defaults.  Each has the name of a flag of the command line, in snake case.
+
+    Raises
+    ------
+    OptionError
+        If a value is unknown, out of range, or has no effect beside the others.
+    TypeError
+        If there is no option of a name.
+
+    Examples
+    --------
+    >>> job = Job("resnet29_v2", image_size="97x131", num_spatial_parts=6, slice_method="square")
+    >>> job.input_shape, job.tilings[0].grid
+    ((32, 3, 97, 131), (1, 2, 3))
+    """
+
+    _network: Network | None = field(default=None, init=False)
+
+    def __post_init__(self):
+        if not isinstance(self.model, str | nn.Module):
+            hint = ""
+            if isinstance(self.model, type):
+                hint = f": make one, as {self.model.__name__}(…)"
+            raise OptionError(f"model must be a name or an nn.Module, not {self.model!r}{hint}")
+        super().__post_init__()
+        check(self)
+
+    @property
+    def network(self) -> Network:
+        """The network: what builds the module, gives it weights and captures its graph.
+
+        Jobs that `replace` made share it as long as they ask for the same network.
+        """
+        if self._network is None:
+            found = Network(
+                self.model, self.num_classes, self.num_layers, self.num_filters, self.seed
+            )
+            object.__setattr__(self, "_network", found)
+            return found
+        return self._network
+
+    @property
+    def name(self) -> str:
+        """The built-in name, the factory, or the class of a module."""
+        return self.network.name
+
+    @property
+    def module(self) -> nn.Module:
+        """The network with its weights, in evaluation mode and in the job's precision.
+
+        Raises
+        ------
+        WeightsError
+            If the checkpoint or the factory cannot be used.
+
+        Examples
+        --------
+        >>> type(Job("resnet20_v1").module).__name__
+        'Sequential'
+        """
+        return self.network.module(self.dtype, self.weights_file)
+
+    @property
+    def graph(self) -> Graph:
+        """The network as calls of operators, captured without memory for the job's shapes.
+
+        Raises
+        ------
+        CaptureError
+            If the network cannot be captured.
+
+        Examples
+        --------
+        >>> Job("resnet20_v1", image_size=65536, batch_size=1).graph.nodes[0].kind
+        'conv2d'
+        """
+        return self.network.graph(self.shapes, self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of weights and activations."""
+        return DTYPES[self.precision]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of a batch: ``(batch, channels, *spatial)``, spatial sizes in pixels.
+
+        Channels and the number of spatial axes are those of the network's first convolution, or
+        of ``input_shapes``.
+
+        Raises
+        ------
+        OptionError
+            If ``image_size`` has another number of axes than the network's images.
+
+        Examples
+        --------
+        >>> Job("unet", batch_size=2, image_size="96x128").input_shape
+        (2, 3, 96, 128)
+        """
+        if self.input_shapes is not None:
+            listed = self.input_shapes
+            return next(iter(listed.values() if isinstance(listed, dict) else listed))
+        channels, axes = self.network.image_channels
+        size = whole_numbers(self.image_size, "x")
+        if len(size) not in (1, axes):
+            raise OptionError(
+                f"image_size {self.image_size} has {len(size)} numbers, but {self.name} takes"
+                f" images of {axes} axes"
+            )
+        return (self.batch_size, channels, *(size * axes if len(size) == 1 else size))
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...] | dict[str, tuple[int, ...]]:
+        """Shape of each input: in the order of the arguments, or by name."""
+        return (self.input_shape,) if self.input_shapes is None else self.input_shapes
+
+    @property
+    def tilings(self) -> tuple[Tiling, ...]:
+        """How each stage cuts ``(batch, *spatial)`` into tiles.
+
+        Raises
+        ------
+        OptionError
+            If the slice method does not fit the image or the number of tiles.
+
+        Examples
+        --------
+        >>> [tiling.grid for tiling in Job("resnet", split_size=3, spatial_size=2).tilings]
+        [(1, 2, 2), (1, 2, 2), (1, 1, 1)]
+        """
+        axes = len(self.input_shape) - 2
+        tiles = whole_numbers(self.num_spatial_parts)
+        tiles = tiles * self.spatial_size if len(tiles) == 1 else tiles
+        try:
+            grids = [(1, *grid_of(self.slice_method, n, axes)) for n in tiles[: self.spatial_size]]
+        except ValueError as error:
+            raise OptionError(str(error)) from None
+        untiled = (self.local_DP, *(1,) * axes)
+        return tuple(map(Tiling.even, [*grids, *[untiled] * (self.split_size - self.spatial_size)]))
+
+    @property
+    def patch_grid(self) -> tuple[int, ...]:
+        """Grid over space that cuts each tile into patches: the one with the shortest borders."""
+        tile = [n / k for n, k in zip(self.input_shape[2:], self.tilings[0].grid[1:], strict=True)]
+        grids = grids_of(self.patches, len(tile))
+        return min(grids, key=lambda grid: sum(k / n for k, n in zip(grid, tile, strict=True)))
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The checkpoint that is read: ``checkpoint``, or the default file if it exists.
+
+        It is None for weights from the seed, and for the weights of a module.
+        """
+        if self.checkpoint is not None:
+            return Path(self.checkpoint)
+        default = Path(checkpoint_io.DEFAULT_CHECKPOINT)
+        return default if isinstance(self.model, str) and default.exists() else None
+
+    @property
+    def checkpoint_file(self) -> Path | None:
+        """The file that training continues from and writes.
+
+        It is None for a module if ``checkpoint`` is not given.
+        """
+        if self.checkpoint is None and not isinstance(self.model, str):
+            return None
+        return Path(self.checkpoint or checkpoint_io.DEFAULT_CHECKPOINT)
+
+    @property
+    def weights_origin(self) -> str:
+        """Where the weights come from, in words: a file, a seed or the module.
+
+        >>> Job("resnet", seed=3).weights_origin
+        'seed 3'
+        """
+        if path := self.weights_file:
+            return str(path)
+        return f"seed {self.seed}" if isinstance(self.model, str) else "the module's own"
+
+    def recipe(self, loss: str) -> Recipe:
+        """Return how to train with a loss.
+
+        Parameters
+        ----------
+        loss
+            Name of a loss: a key of `spnb.training.losses.LOSSES`.
+
+        Returns
+        -------
+        Recipe
+            Loss, optimizer, learning rates and schedule.
+
+        Raises
+        ------
+        OptionError
+            If the loss is unknown.
+
+        Examples
+        --------
+        >>> Job("resnet20_v1", optimizer="sgd").recipe("cross_entropy").optimizer
+        'sgd'
+        """
+        names = [f.name for f in dataclasses.fields(Recipe) if f.name != "loss"]
+        return Recipe(loss, **{name: getattr(self, name) for name in names})
+
+    def replace(self, **changes: Any) -> Self:
+        """Return the same job with some options changed.
+
+        The network is neither built nor captured again if the change does not touch it: with
+        another split, the next plan takes a fraction of a second.
+
+        Parameters
+        ----------
+        **changes
+            Options by name, and ``model``.
+
+        Returns
+        -------
+        Job
+            The other job; this one stays unchanged.
+
+        Raises
+        ------
+        OptionError
+            As `Job` does.
+
+        Examples
+        --------
+        >>> job = Job("resnet29_v2", image_size=97, batch_size=1)
+        >>> job.replace(num_spatial_parts=9)
+        Job('resnet29_v2', batch_size=1, num_spatial_parts=9, image_size=97)
+        """
+        job = dataclasses.replace(self, **changes)
+        if job.network.is_same_as(self.network):
+            object.__setattr__(job, "_network", self.network)
+        return job
+
+    @property
+    def card(self) -> Card:
+        """The network, its input and the split, and every option that was given."""
+        shape = "×".join(map(str, self.input_shape))
+        facts = [("network", self.name), ("input", shape), ("weights", self.weights_origin)]
+        for stage, tiling in enumerate(self.tilings):
+            grid = "×".join(map(str, tiling.grid[1:]))
+            facts.append(
+                (f"stage {stage}", f"{grid} tiles" if stage < self.spatial_size else "whole")
+            )
+        texts = {option.name: option.metadata["help"] for option in options()}
+        facts += [(name, f"{value} ({texts[name]})") for name, value in self.given().items()]
+        return Card("Job", [Table(("", ""), facts)])
+
+    def __repr__(self) -> str:
+        given = "".join(f", {name}={value!r}" for name, value in self.given().items())
+        return f"Job({self.name!r}{given})"
+
+
+Job.__doc__ = (
+    (Job.__doc__ or "")
+    + "\n    Options\n    -------\n"
+    + "".join(f"    {o.name} : {o.default!r}\n        {o.metadata['help']}\n" for o in options())
+)
