@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from ..job.job import Job
+from ..kernels.compat import freeze_compiled_weights
 from ..runtime import process_memory
 
 Step = Callable[[], Any]
@@ -87,9 +88,7 @@ def tuned(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
 
 def compiled(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
     """torch.compile, with weights frozen into the code."""
-    from torch._inductor import config
-
-    config.freezing = True
+    freeze_compiled_weights()
     fast = torch.compile(network)
 
     def step() -> Any:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import CheckpointFunction
 
 from ..errors import CaptureError
 from ..ir.node import Node, Ref
+from ..kernels.compat import SET_GRAD_ENABLED, DisableTorchFunction, pytree
 
 
 class _Detaching(TorchFunctionMode):
@@ -32,8 +32,8 @@ class _Detaching(TorchFunctionMode):
     ) -> Any:
         if function == torch.Tensor.data.__get__:
             return args[0].detach()
-        if function is torch._C._set_grad_enabled:
-            with torch._C.DisableTorchFunction():  # nothing that torch.export shall see
+        if function is SET_GRAD_ENABLED:
+            with DisableTorchFunction():  # nothing that torch.export shall see
                 return function(*args)
         result = function(*args, **(kwargs or {}))
         if not self.training or torch.is_grad_enabled():

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses import FakeTensor, FakeTensorMode
 
 from ..errors import CaptureError
 from ..ir.axes import Axes
 from ..ir.blocks import blocks_of
 from ..ir.graph import Graph
 from ..ir.node import Node, Ref, Weight, map_leaves, overload
+from ..kernels.compat import FakeTensor, FakeTensorMode
 from ..rules import rule_of
 from ..rules.dropout import DROPOUTS
 from .autograd import (

@@ -12,6 +12,7 @@ import torch
 from ..errors import CaptureError
 from ..ir.axes import Axes
 from ..ir.node import GETITEM, Node, Ref, Weight, map_leaves, overload
+from ..kernels.compat import arguments_of
 
 
 class WritesIntoView(Exception):
@@ -93,7 +94,7 @@ class ExportReader:
             args = {"self": self._plain(fx.args[0]), "index": fx.args[1]}
             op = GETITEM
         else:
-            schema = fx.target._schema.arguments
+            schema = arguments_of(fx.target)
             given = dict(zip((a.name for a in schema), fx.args, strict=False)) | dict(fx.kwargs)
             args = {a.name: self._plain(given.get(a.name, a.default_value)) for a in schema}
             op = str(fx.target)
@@ -141,8 +142,8 @@ class _Renamed:
     def add(self, node: Node) -> Node:
         """A call as an ordinary one."""
         namespace, kind, variant = node.op.split(".")
-        schema = overload(node.op)._schema
-        aliases = [a for a in schema.arguments if a.alias_info is not None]
+        arguments = arguments_of(overload(node.op))
+        aliases = [a for a in arguments if a.alias_info is not None]
         target = node.args.get(aliases[0].name) if aliases else None
         if not any(a.alias_info.is_write for a in aliases):
             if isinstance(target, Ref):
@@ -157,5 +158,5 @@ class _Renamed:
             raise WritesIntoView(node.label)
         self.latest[target.value] = node.name
         op = f"{namespace}.{kind.removesuffix('_')}.{variant}"
-        names = (a.name for a in overload(op)._schema.arguments)  # which may be called otherwise
+        names = (a.name for a in arguments_of(overload(op)))  # which may be called otherwise
         return replace(node, op=op, args=dict(zip(names, node.args.values(), strict=True)))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
+
+from ..kernels.compat import pytree
 
 TOLERANCES = {
     torch.float64: 1e-12,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from torch.utils import _pytree as pytree
 
 from ..display import plots
 from ..display.cards import Card, Shown, Table, counted, shortened, size_text, time_text
@@ -26,6 +25,7 @@ from ..ir.node import Ref, Weight
 from ..ir.region import Region
 from ..ir.weights import tensors_of
 from ..job.job_plan import JobPlan
+from ..kernels.compat import pytree
 from ..kernels.half_conv import convolving
 from ..runtime import trace
 from ..runtime.state import Piece

@@ -11,6 +11,7 @@ import torch
 from torch import distributed
 
 from ..errors import DeviceError, PeerFailed
+from ..kernels.compat import gloo_opener, nccl_opener
 from ..kernels.devices import device_of
 
 
@@ -99,12 +100,10 @@ class Gloo(Carrier):
 
     def __init__(self, deadline: float, address: str):
         super().__init__(deadline)
-        self._options: Any = distributed.ProcessGroupGloo._Options()
-        self._options._devices = [distributed.ProcessGroupGloo.create_device(hostname=address)]
-        self._options._timeout = self.timeout
+        self._open = gloo_opener(address, self.timeout)
 
     def open(self, store: distributed.Store, rank: int) -> distributed.ProcessGroup:
-        return distributed.ProcessGroupGloo(store, rank, 2, self._options)
+        return self._open(store, rank)
 
     def carry(self, group: distributed.ProcessGroup, rank: int, work: Work) -> None:
         tensors = [work.buffer.reshape(-1).view(torch.uint8)]
@@ -123,14 +122,12 @@ class NCCL(Carrier):
     def __init__(self, deadline: float, device: torch.device):
         super().__init__(deadline)
         self.device, self._streams = device, threading.local()
+        self._open = nccl_opener(self.timeout, blocks=2)  # each channel leaves room for the others
 
     def open(self, store: distributed.Store, rank: int) -> distributed.ProcessGroup:
-        options = distributed.ProcessGroupNCCL.Options()
-        options._timeout = self.timeout
-        options.config.max_ctas = 2  # channels run at once: each leaves room for the others
         with torch.cuda.device(self.device):
             self._streams.own = torch.cuda.Stream(self.device)
-            return distributed.ProcessGroupNCCL(store, rank, 2, options)
+            return self._open(store, rank)
 
     def carry(self, group: distributed.ProcessGroup, rank: int, work: Work) -> None:
         stream, tensors = self._streams.own, [work.buffer.reshape(-1).view(torch.uint8)]

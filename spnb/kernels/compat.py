@@ -1,0 +1,209 @@
+"""The private parts of PyTorch that spnb uses: each is looked up here once, and nowhere else.
+
+PyTorch promises nothing of them.  So each has a fallback, or an error that names the version of
+PyTorch and what it lacks:
+
+=========================  ============================  =========================================
+name here                  in PyTorch 2.13               without it
+=========================  ============================  =========================================
+`pytree`                   torch.utils._pytree           torch.utils.pytree, or an error
+`FakeTensor`, its mode     torch._subclasses             its submodule, or an error
+`TorchDispatchMode`        torch.utils._python_dispatch  a mode that changes nothing
+`DisableTorchFunction`     torch._C                      an error
+`SET_GRAD_ENABLED`         torch._C._set_grad_enabled    None, which is no function
+`arguments_of`             an operator's _schema         an error
+`gloo_opener`              ProcessGroupGloo._Options     PyTorch chooses the network interface
+`nccl_opener`              options.config.max_ctas       NCCL takes as many blocks as it likes
+`freeze_compiled_weights`  torch._inductor.config        an error
+=========================  ============================  =========================================
+
+`spnb.kernels.onednn` and `spnb.kernels.preallocated` probe what they alone use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed
+
+
+def lacks(name: str) -> ImportError:
+    """The error that says which part of PyTorch was not found.
+
+    Parameters
+    ----------
+    name
+        Address of the part, as in the version of PyTorch that spnb was tested with.
+
+    Examples
+    --------
+    >>> raise lacks("torch.utils._pytree")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ImportError: PyTorch ... has no torch.utils._pytree, ...: install PyTorch 2.13
+    """
+    return ImportError(
+        f"PyTorch {torch.__version__} has no {name}, which spnb needs: install PyTorch 2.13"
+    )
+
+
+def first_of(*names: str) -> Any:
+    """The first of several modules, or members of modules, that this version of PyTorch has.
+
+    Parameters
+    ----------
+    names
+        Full addresses such as ``"torch.utils._pytree"``, the preferred one first.
+
+    Raises
+    ------
+    ImportError
+        If PyTorch has none of them; the message names the first and PyTorch's version.
+
+    Examples
+    --------
+    >>> first_of("torch.utils.no_such_module", "torch.nn.functional").__name__
+    'torch.nn.functional'
+    """
+    for name in names:
+        module, _, member = name.rpartition(".")
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            pass
+        try:
+            return getattr(importlib.import_module(module), member)
+        except (ImportError, AttributeError):
+            pass
+    raise lacks(names[0])
+
+
+class NoDispatchMode:
+    """Stands for `TorchDispatchMode` where PyTorch has none: operators run unchanged."""
+
+    def __enter__(self) -> NoDispatchMode:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        return None
+
+
+if TYPE_CHECKING:
+    from torch._C import DisableTorchFunction
+    from torch._ops import OpOverload
+    from torch._subclasses import FakeTensor, FakeTensorMode
+    from torch.utils import _pytree as pytree
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    GroupOpener = Callable[[distributed.Store, int], distributed.ProcessGroup]
+else:
+    pytree = first_of("torch.utils._pytree", "torch.utils.pytree")
+    FakeTensor = first_of(
+        "torch._subclasses.FakeTensor", "torch._subclasses.fake_tensor.FakeTensor"
+    )
+    FakeTensorMode = first_of(
+        "torch._subclasses.FakeTensorMode", "torch._subclasses.fake_tensor.FakeTensorMode"
+    )
+    DisableTorchFunction = first_of("torch._C.DisableTorchFunction")
+    OpOverload = type(torch.ops.aten.relu.default)
+    try:
+        TorchDispatchMode = first_of("torch.utils._python_dispatch.TorchDispatchMode")
+    except ImportError:
+        TorchDispatchMode = NoDispatchMode
+
+SET_GRAD_ENABLED: Callable[[bool], None] | None = getattr(torch._C, "_set_grad_enabled", None)
+"""What `torch.no_grad` and its like call, as a `TorchFunctionMode` sees it."""
+
+
+def arguments_of(operator: Callable[..., Any]) -> Sequence[torch.Argument]:
+    """The arguments of an operator's overload, as its schema declares them.
+
+    Parameters
+    ----------
+    operator
+        An overload such as ``torch.ops.aten.relu.default``.
+
+    Returns
+    -------
+    sequence of torch.Argument
+        With ``name``, ``default_value``, ``kwarg_only`` and ``alias_info``.
+
+    Raises
+    ------
+    ImportError
+        If this version of PyTorch does not show the schema.
+
+    Examples
+    --------
+    >>> [argument.name for argument in arguments_of(torch.ops.aten.threshold.default)]
+    ['self', 'threshold', 'value']
+    """
+    schema = getattr(operator, "_schema", None)
+    if schema is None:
+        raise lacks(f"_schema of the operator {operator}")
+    return schema.arguments
+
+
+def gloo_opener(address: str, timeout: timedelta) -> GroupOpener:
+    """What makes gloo's groups of two ranks, given a store and this process's rank of the two.
+
+    Parameters
+    ----------
+    address
+        Of this host, by which the other ranks reach it.  A PyTorch that lets nobody choose the
+        interface takes that of the host's name, or the one that ``GLOO_SOCKET_IFNAME`` names.
+    timeout
+        After which a message that did not arrive is an error.
+    """
+    kind = distributed.ProcessGroupGloo
+    if not hasattr(kind, "_Options") or not hasattr(kind, "create_device"):
+        return lambda store, rank: kind(store, rank, 2, timeout)
+    options: Any = kind._Options()
+    options._devices = [kind.create_device(hostname=address)]
+    options._timeout = timeout
+    return lambda store, rank: kind(store, rank, 2, options)
+
+
+def nccl_opener(timeout: timedelta, blocks: int) -> GroupOpener:
+    """What makes NCCL's groups of two ranks, given a store and this process's rank of the two.
+
+    Parameters
+    ----------
+    timeout
+        After which a message that did not arrive is an error.
+    blocks
+        Thread blocks of the GPU that a group takes at most, where NCCL can be told.
+    """
+
+    def open_group(store: distributed.Store, rank: int) -> distributed.ProcessGroup:
+        kind: Any = distributed.ProcessGroupNCCL
+        options = kind.Options()
+        options._timeout = timeout
+        if hasattr(options, "config"):
+            options.config.max_ctas = blocks
+        return kind(store, rank, 2, options)
+
+    return open_group
+
+
+def freeze_compiled_weights() -> None:
+    """Have `torch.compile` treat weights as constants from now on, in this process.
+
+    Raises
+    ------
+    ImportError
+        If this version of PyTorch has no such switch.
+    """
+    config = first_of("torch._inductor.config")
+    if not hasattr(config, "freezing"):
+        raise lacks("torch._inductor.config.freezing")
+    config.freezing = True
