@@ -18,15 +18,13 @@ from ..errors import OptionError
 from ..ir.axes import Axes as ValueAxes
 from ..ir.exchange import Exchange, region_at
 from ..ir.region import Region
+from ..ir.tags import TIMED
 from ..job.job import Job
 from ..job.job_plan import plan
 from . import HALO_SIZES, HALOS, TILES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-TAG = (1 << 15) + 64
-"""Of the messages that are timed."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -143,7 +141,7 @@ def _time(halo: int, channels: int, repeats: int) -> dict[str, Any] | None:
         return None
     team, extent = rank_plan.team, rank_plan.extent
     has, needs = team.tiling.spans(extent), rank_plan.grown(halo)
-    exchange = Exchange(TAG, "x", "halo", team, team, has, needs, channels * 4)
+    exchange = Exchange(TIMED.tag(), "x", "halo", team, team, has, needs, channels * 4)
     own, need = (region_at(spans, rank_plan.position) for spans in (has, needs))
     axes = ValueAxes.image((2, channels, *[2] * (len(extent) - 1)))
     x, expected = (_coded(region, extent, channels) for region in (own, need))
@@ -206,7 +204,7 @@ def _ping(size: int, messages: int, repeats: int) -> float:
     def once() -> None:
         if partner < world:
             for _ in range(messages):
-                MPI.COMM_WORLD.Sendrecv(out, partner, TAG, back, partner, TAG)
+                MPI.COMM_WORLD.Sendrecv(out, partner, TIMED.tag(), back, partner, TIMED.tag())
 
     return _median(once, repeats)
 

@@ -15,9 +15,10 @@ from ..ir.axes import Axes
 from ..ir.exchange import Exchange, Spans, Transfer
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
+from ..ir.tags import CELL
 from ..runtime.halo_tile import cut
 from ..runtime.state import Piece
-from .rank import CELL_TAG, Rank
+from .rank import Rank
 
 
 class Here(Shown, Rank):
@@ -176,7 +177,8 @@ class Here(Shown, Rank):
                 f" ({wanted}), not {given}"
             )
         has = rank_plan.team.tiling.spans(rank_plan.extent)
-        exchange = Exchange(CELL_TAG, "x", "halo", rank_plan.team, rank_plan.team, has, needs, 0)
+        team = rank_plan.team
+        exchange = Exchange(CELL.tag(), "x", "halo", team, team, has, needs, 0)
         axes = Axes.image((2, x.shape[1], *[2] * (x.ndim - 2)))  # of any size: regions tell it
         return self._worker().exchange(exchange, x, axes)
 

@@ -18,6 +18,7 @@ from ..io.writers import Store
 from ..ir.exchange import Exchange, region_at
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
+from ..ir.tags import SAVE
 from ..kernels.devices import CPU, compute_exactly, device_of
 from ..rules import has_rule
 from ..runtime import process_memory
@@ -34,12 +35,6 @@ from .report import Report
 
 SMALL = 1 << 20
 """Output pieces of a rank up to this many bytes come back with its report."""
-
-CELL_TAG = 1 << 15
-"""Of exchanges made by hand in a cell: beyond those of any plan."""
-
-SAVE_TAG = CELL_TAG + 1
-"""Of exchanges before an output is written, one for each micro-batch."""
 
 
 def read_tensor(source: Source, region: Region, dtype: torch.dtype) -> torch.Tensor:
@@ -217,8 +212,8 @@ class Rank:
             return
         x = pieces[own.moved(first)]
         if needs != has:
-            tag, home = SAVE_TAG + number, rank_plan.team
-            exchange = Exchange(tag, value, "save", home, home, has, needs, 0)
+            team = rank_plan.team
+            exchange = Exchange(SAVE.tag(), value, "save", team, team, has, needs, 0)
             x = self.worker.exchange(exchange, x, store.axes, copy)
         if not (aligned := region_at(needs, rank_plan.position)).empty:
             store.write(aligned.moved(first), x)

@@ -27,9 +27,6 @@ from .region import Region, Span, Tiling, intersect, length
 HOST = -1
 """Pseudo-rank of whoever holds the image and wants the answer."""
 
-MOST = 1 << 13
-"""Exchanges of a plan: so many numbers are kept apart for their messages."""
-
 Spans = tuple[tuple[Span, ...], ...]
 """For each axis of ``(batch, *spatial)``, a span for each part of the grid along that axis."""
 
@@ -76,7 +73,7 @@ class Exchange:
     Attributes
     ----------
     tag
-        Number of the exchange in its plan; with the two ranks it identifies a message.
+        Of its messages, one of `spnb.ir.tags`; with the two ranks it identifies a message.
     value
         Name of the value.
     kind

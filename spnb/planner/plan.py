@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from ..errors import PlanError
-from ..ir.exchange import HOST, MOST, Exchange, Team
+from ..ir.exchange import HOST, Exchange, Team
 from ..ir.graph import Graph
 from ..ir.node import Node
 from ..ir.program import Program
@@ -21,6 +21,7 @@ from ..ir.rank_plan import RankPlan
 from ..ir.region import Region, Span, Tiling, in_patches
 from ..ir.replicas import Replicas
 from ..ir.schedule import micro_batches
+from ..ir.tags import FORWARD, SUM
 from ..rules import rule_of, whole_axes
 from .fuse import joined
 from .lower import lowered
@@ -59,8 +60,9 @@ class Plan:
     Raises
     ------
     PlanError
-        If a micro-batch has fewer images than a stage has batch slices, or an operator of a stage
-        in patches needs what other patches compute.
+        If a micro-batch has fewer images than a stage has batch slices, if an operator of a stage
+        in patches needs what other patches compute, or if messages have no tags for so many
+        exchanges or weights.
     """
 
     def __init__(
@@ -110,11 +112,8 @@ class Plan:
             self.exchanges[images] = tuple(self._exchanges(images))
         for exchange in (e for group in self.exchanges.values() for e in group):
             exchange.verify()
-            if exchange.tag >= MOST:
-                raise PlanError(
-                    f"more than {MOST} exchanges, which messages have no numbers for: fuse halos"
-                    " (halo_D2 and fused_layers)"
-                )
+        if graph.training:
+            SUM.require(sum(map(len, self.users.values())))
 
     @property
     def num_ranks(self) -> int:
@@ -200,7 +199,8 @@ class Plan:
                             continue
                         kind = self._kind_of_point(value, reader)
                 size = self.graph.channels(value) * self.graph.itemsize(value)
-                found.append(Exchange(len(found), value, kind, source, target, has, needs, size))
+                tag = FORWARD.tag(len(found))
+                found.append(Exchange(tag, value, kind, source, target, has, needs, size))
         return found
 
     def _kind_of_point(self, value: str, stage: int) -> str:

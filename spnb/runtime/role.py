@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from ..ir.rank_plan import RankPlan
 from ..ir.replicas import Pipeline, turns_of
 from ..ir.schedule import Turn
+from ..ir.tags import MIRROR_SHIFT
 from ..rules import Rule, rule_of
 from ..transport import Transport
 from ..transport.rank_view import RankView
-
-MIRRORED = 1 << 13
-"""Added to the tags of a mirrored pipeline's messages."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,8 @@ class PipelineStage:
 
     def over(self, transport: Transport) -> RankView:
         """Its pipeline's messages, on a carrier."""
-        return RankView(transport, self.pipeline.ranks, MIRRORED * self.pipeline.mirrored)
+        shift = MIRROR_SHIFT if self.pipeline.mirrored else 0
+        return RankView(transport, self.pipeline.ranks, shift)
 
 
 def pipeline_stages_of(rank_plan: RankPlan) -> list[PipelineStage]:

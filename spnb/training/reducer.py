@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..ir.rank_plan import Shared
+from ..ir.tags import SUM
 from ..transport import Transport
 from ..transport.allreduce import Sum
 
@@ -105,7 +106,7 @@ class Gathering:
                 self._begin(bucket)
 
     def _begin(self, bucket: Bucket) -> None:
-        facts = (self._flat[bucket], bucket.ranks, self.transport, bucket.number)
+        facts = (self._flat[bucket], bucket.ranks, self.transport, SUM.tag(bucket.number))
         self.under_way[bucket] = Sum(*facts)
 
     def finish(self) -> None:

@@ -15,6 +15,7 @@ from ..ir.program import Compute
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..ir.schedule import SCHEDULES, in_turns
+from ..ir.tags import OVERFLOW
 from ..ir.weights import add_constants
 from ..kernels.devices import CPU, computing_on
 from ..kernels.half_conv import HALVES, convolving
@@ -32,9 +33,6 @@ from .tape import Tape
 
 Wanted = Callable[[str, Region], torch.Tensor]
 """What an output should be over a region of the whole batch, by its name."""
-
-OVERFLOWS = 1 << 14
-"""Number of the sum of infinite gradients, beyond those of any parameter."""
 
 
 @dataclass(frozen=True)
@@ -295,7 +293,7 @@ class Learner:
             factor = self.scaling.factor
             wrong = sum(not bool(sums[name].isfinite().all()) for name in self.parameters)
             everybody = range(self.rank_plan.num_ranks)
-            wrong = Sum(torch.tensor(float(wrong)), everybody, self.transport, OVERFLOWS)
+            wrong = Sum(torch.tensor(float(wrong)), everybody, self.transport, OVERFLOW.tag())
             finite = not wrong.result()
             self.scaling = self.scaling.after(finite)
         for name, parameter in self.parameters.items():

@@ -30,13 +30,11 @@ from ..ir.node import Node, map_leaves
 from ..ir.program import Compute, Free, Program, Receive, Send
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
+from ..ir.tags import backward
 from ..rules import Rule
 from ..runtime.halo_tile import HaloTile, cut, in_order, message, nothing, packed
 from ..runtime.state import Piece, Read
 from ..transport import Transport
-
-BACK = 1 << 14
-"""Added to the tag of an exchange, for its way back."""
 
 
 @dataclass
@@ -274,7 +272,7 @@ class Tape:
                 self._add(step.value, step.axes, t.region, [gradient])
                 continue
             buffer, piece = message(step.axes, t.region, self._dtype(step.value))
-            arrivals.append(self.transport.receive(t.target, BACK + step.tag, buffer))
+            arrivals.append(self.transport.receive(t.target, backward(step.tag), buffer))
             arriving.append((t, piece))
         self.at = (
             f"the gradient of {self.rank_plan.paths.get(step.value, step.value)} from its readers"
@@ -291,7 +289,7 @@ class Tape:
                 piece = torch.zeros(step.axes.local_shape(t.region), dtype=step.dtype)
             else:
                 piece = step.axes.piece(whole, step.region, t.region)
-            self.transport.send(t.source, BACK + step.tag, packed(piece, step.axes))
+            self.transport.send(t.source, backward(step.tag), packed(piece, step.axes))
         own = self._own[number]
         if own.empty:
             return

@@ -6,10 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from ..ir.tags import SUM
 from . import Arrival, Transport
-
-SUM_TAG = (1 << 15) + 128
-"""Of the messages that sums are made of: beyond those of any plan, and of cells."""
 
 
 class Sum:
@@ -31,8 +29,8 @@ class Sum:
         Contiguous, of one shape and type on all ranks; becomes the sum.
     ranks
         Who takes part, in the same order on all of them.
-    number
-        Tells sums apart that are under way at once.
+    tag
+        Of its messages: sums that are under way at once have different ones.
 
     Examples
     --------
@@ -43,9 +41,13 @@ class Sum:
     """
 
     def __init__(
-        self, tensor: torch.Tensor, ranks: Sequence[int], transport: Transport, number: int = 0
+        self,
+        tensor: torch.Tensor,
+        ranks: Sequence[int],
+        transport: Transport,
+        tag: int = SUM.first,
     ):
-        self.ranks, self.transport, self.tag = list(ranks), transport, SUM_TAG + number
+        self.ranks, self.transport, self.tag = list(ranks), transport, tag
         self._tensor = tensor
         self._turns = self._go_around()
         self._awaited = next(self._turns, None)

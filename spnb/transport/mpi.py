@@ -28,12 +28,11 @@ import torch
 from mpi4py import MPI
 
 from ..errors import PeerFailed, WaitTimeout
+from ..ir.tags import BARRIER, FAILURE, in_generation
 from . import Arrival
 from .rendezvous import rendezvous
 from .torch_dist import Channels
 
-_FAILURE_TAG = 0
-_TAGS = 1 << 16  # in each generation
 _LOOKS = 20  # for failures of earlier calls
 _SPIN = 2e-4  # seconds of testing without sleep: most halos arrive within
 _SHORTEST, _LONGEST = 2e-5, 1e-3  # seconds of sleep between two tests
@@ -229,7 +228,7 @@ class MPITransport:
 
     def barrier(self) -> None:
         # By messages to and from rank 0: ranks beyond the plan's take no part in it.
-        tag, others = self._tag(self._BARRIER), range(1, self.num_ranks)
+        tag, others = self._tag(BARRIER.tag()), range(1, self.num_ranks)
         tokens = torch.zeros(self.num_ranks, 1, device="cpu")
         if self.rank == 0:
             self.wait([self._receive(r, tag, tokens[r]) for r in others])
@@ -250,7 +249,7 @@ class MPITransport:
         content = torch.frombuffer(bytearray(pickle.dumps(failure)), dtype=torch.uint8)
         for rank in range(self.num_ranks):
             if rank != self.rank:
-                self._send(rank, _FAILURE_TAG, content)
+                self._send(rank, FAILURE.tag(), content)
         self._begin(self._generation + 1)
 
     def _begin(self, generation: int) -> None:
@@ -259,8 +258,6 @@ class MPITransport:
         self._sent = []
         if self._channels is not None:
             self._channels.forget()
-
-    _BARRIER = _TAGS - 2
 
     def _wait(self, done: Callable[[], bool], whom: Callable[[], str]) -> None:
         if not politely(done, self._listen, self.deadline):
@@ -273,7 +270,7 @@ class MPITransport:
 
     def _next_failure(self) -> _Failure | None:
         """A failure of this generation, or of this call; from now on it is the next generation."""
-        while content := self._next_message(_FAILURE_TAG):
+        while content := self._next_message(FAILURE.tag()):
             failure = pickle.loads(content)
             news = failure.generation >= self._generation
             if news:
@@ -283,7 +280,7 @@ class MPITransport:
         return None
 
     def _tag(self, tag: int) -> int:
-        found = self._generation * _TAGS + tag + 1
+        found = in_generation(self._generation, tag)
         if found > self.comm.Get_attr(MPI.TAG_UB):
             raise RuntimeError(
                 f"{self._generation} calls failed since the plan was loaded, and MPI has no more"
