@@ -1,29 +1,34 @@
 """Networks that nobody here wrote pass the check, unmodified; so does a pretrained one."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from third_party_networks import GRIDS, OTHERS, build, plan
+from guide_pages import GUIDE
+from third_party_networks import GRIDS, OTHERS, build, plan, sent
 
 import spnb
 from spnb.errors import PlanError
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = GUIDE / "networks-and-operators.md"
 pytestmark = pytest.mark.library
 
 
 @pytest.mark.parametrize("other", OTHERS, ids=lambda other: f"{other.package}-{other.name}")
 def test_another_packages_network(other):
-    network = build(other)
+    network, texts = build(other), []
     for grid in GRIDS[len(other.size)]:
         for fused in (False, True):
             planned = plan(other, network, grid, fused)
             check = spnb.InProcess(planned).infer().check()
             assert check.output_scale > 0
             assert bool(planned.gathered) == other.gather
+            texts.append(sent(planned))
+    first, first_fused, second, second_fused = texts
+    size = "×".join(map(str, other.size))
+    row = f"| {other.name} | {size} | {first} ({first_fused}) | {second} ({second_fused}) |"
+    assert row in PAGE.read_text()
 
 
 def test_attention_is_refused_unless_it_may_gather():
@@ -37,8 +42,8 @@ def test_attention_is_refused_unless_it_may_gather():
     assert spnb.InProcess(untiled).infer().check().passed
 
 
-def test_the_table_of_the_readme_has_every_network():
-    rows = re.findall(r"^\| (MONAI|transformers) \| (\S.*?) \|", README.read_text(), re.M)
+def test_the_table_of_the_guide_has_every_network():
+    rows = re.findall(r"^\| (MONAI|transformers) \| (\S.*?) \|", PAGE.read_text(), re.M)
     assert rows == [(o.package, o.name) for o in OTHERS]
 
 

@@ -1,6 +1,7 @@
 """Networks that nobody here wrote, unmodified, with random weights: a table of how they are tiled.
 
-``python tests/helpers/third_party_networks.py`` prints the table that the README has.
+``python tests/helpers/third_party_networks.py`` prints the table of
+notebooks/guide/networks-and-operators.md.
 """
 
 from __future__ import annotations
@@ -129,6 +130,11 @@ def plan(other: Other, network: nn.Module, grid: str, fused: bool) -> JobPlan:
     return spnb.plan(job)
 
 
+def sent(planned: spnb.job.job_plan.JobPlan) -> str:
+    """How much the busiest tile sends."""
+    return size_text(max(traffic(planned, rank)[1] for rank in range(planned.num_ranks)))
+
+
 def table() -> str:
     """A row for each network: bytes that the busiest tile sends, with and without fused halos."""
     lines = [
@@ -136,15 +142,15 @@ def table() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for other in OTHERS:
-        network, errors, sent, gathered = build(other), [], [], set()
+        network, errors, texts, gathered = build(other), [], [], set()
         for grid in GRIDS[len(other.size)]:
             for fused in (False, True):
                 planned = plan(other, network, grid, fused)
                 check = spnb.InProcess(planned).infer().check()
                 errors.append(check.max_abs_error / check.output_scale)
-                sent.append(max(traffic(planned, rank)[1] for rank in range(planned.num_ranks)))
+                texts.append(sent(planned))
                 gathered |= {node.kind for node in planned.gathered.values()}
-        first, first_fused, second, second_fused = map(size_text, sent)
+        first, first_fused, second, second_fused = texts
         lines.append(
             f"| {other.package} | {other.name} | {'×'.join(map(str, other.size))} |"
             f" {first} ({first_fused}) | {second} ({second_fused}) | {max(errors):.0e} |"

@@ -1,0 +1,288 @@
+"""What README, the guide and the reports tell a reader to type works as it stands there.
+
+Each command and each snippet is run once, whatever pages it is on.  Commands that measure take
+minutes to hours: here their lines are read and planned, and `tests/benchmarking` runs their verbs
+on small images.  Some other commands are run on smaller images than the page has (`SMALLER`).
+"""
+
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from guide_pages import GUIDE, PAGES, ROOT, commands, fences, generated, report, script, with_table
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.testing.globalipapp import start_ipython
+from processes import MPIEXEC
+
+import spnb
+from spnb.driver.check import TOLERANCES
+from spnb.driver.result import Result
+from spnb.driver.training_loop import Training
+from spnb.job.job_plan import JobPlan
+from spnb.ui.cli import _parser, main
+from spnb.ui.verbs import _job
+
+TEXTS = {page: page.read_text() for page in PAGES}
+COMMANDS = {found.text: found for text in TEXTS.values() for found in commands(text)}
+MEASURING = ("bench", "suite", "sweep", "halo")
+ELSEWHERE = ("srun", "--hostfile")
+"""Launchers that this machine has not."""
+
+SMALLER = {
+    "--image-size 1024": "--image-size 256",  # ResNet-110 in half precision takes minutes
+    "--image-size 512": "--image-size 256",
+    "--image-size 16384": "--image-size 1024",
+}
+SLOW = ("65536", "16384", "-n 65 ", "--ntasks=65 ")
+"""In a plan that takes some seconds."""
+
+THEIRS = {
+    line: int(ranks)
+    for ranks, line in re.findall(
+        r"^\| `-np (\d+) … .*` \| `(python -m spnb .*)`(?: [¹²])? \|$",
+        TEXTS[GUIDE / "benchmark-commands.md"],
+        re.M,
+    )
+}
+"""How many ranks the benchmarks start for what a command does."""
+
+
+def kind(command):
+    if "--help" in command.args:
+        return "help"
+    if command.verb in MEASURING or any(word in command.launcher for word in ELSEWHERE):
+        return "read"
+    return "plan" if command.verb == "plan" else "run"
+
+
+def of_kind(wanted):
+    marks = {True: [pytest.mark.long], False: []}
+    return [
+        pytest.param(found, id=text, marks=marks[any(slow in text for slow in SLOW)])
+        for text, found in COMMANDS.items()
+        if kind(found) == wanted
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with the files that pages name."""
+    for page in PAGES:
+        for name, text in script(TEXTS[page])[1].items():
+            (tmp_path / name).write_text(text)
+    pixels = np.random.default_rng(0).integers(0, 255, (160, 208, 3), dtype=np.uint8)
+    for name in ("scan.tif", "slide.tif"):
+        tifffile.imwrite(tmp_path / name, pixels, photometric="rgb")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("PATH", f"{Path(MPIEXEC).parent}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def test_pages_have_commands_of_every_verb():
+    assert {found.verb for found in COMMANDS.values()} == {"plan", "infer", "train", *MEASURING}
+
+
+@pytest.mark.parametrize("command", of_kind("help"))
+def test_a_command_that_helps(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(command.args)
+    assert ended.value.code == 0
+    assert "--num-spatial-parts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", of_kind("plan"))
+def test_a_command_that_plans(command, folder, capsys):
+    assert main(command.args) == 0
+    assert "stage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", of_kind("read"))
+def test_a_command_that_is_only_read(command, folder):
+    args = _parser().parse_args(command.args)
+    job = _job(args) if hasattr(args, "model") else None
+    if started := re.search(r"(?:-n |--ntasks=)(\d+)", " ".join(command.launcher)):
+        assert spnb.plan(job).num_ranks == int(started[1])
+
+
+@pytest.mark.mpi
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("command", of_kind("run"))
+def test_a_command_that_runs(command, folder):
+    text = command.text
+    for size, smaller in SMALLER.items():
+        text = re.sub(rf"{size}\b", smaller, text)
+    (small,) = commands(f"```bash\n{text}\n```")
+    trains = command.verb == "train"
+    more = ["--report", "report.json"] if trains else []
+    launcher = [MPIEXEC if word == "mpiexec" else word for word in small.launcher]
+    line = [*launcher, sys.executable, "-m", "spnb", *small.args, *more]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if command.text in THEIRS:
+        assert f"; {THEIRS[command.text]} ranks" in done.stdout
+    if "--check" in small.args:
+        assert "check: equal to the untiled run" in done.stdout
+    for option in ("--save-output", "--report", "--save-plots"):
+        if option in small.args:
+            assert (folder / small.args[small.args.index(option) + 1]).exists()
+    if "--save-plots" in small.args:
+        for name in ("tiles-stage-0.png", "timeline.png"):
+            assert (folder / "plots" / name).stat().st_size > 10_000
+    if trains:
+        steps = json.loads((folder / "report.json").read_text())["steps"]
+        assert (
+            len(steps) == 10 * _parser().parse_args([*small.args, "--num-epochs", "1"]).num_epochs
+        )
+        assert all(0 < step["loss"] < 10 for step in steps)
+        assert (folder / "checkpoint.pth").exists()
+
+
+def starts_ranks(page):
+    return bool(re.search(r"spnb\.(start|Cluster)\(", script(TEXTS[page])[0]))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.name, marks=[pytest.mark.mpi] * starts_ranks(page))
+        for page in PAGES
+        if script(TEXTS[page])[0]
+    ],
+)
+def test_snippets_of_a_page(page, folder):
+    """One after the other, as a script; each expression that is a line ends without an error."""
+    (folder / "page.py").write_text(script(TEXTS[page])[0])
+    runpy.run_path(str(folder / "page.py"), run_name="__main__")
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if fences(TEXTS[p], "ipython")], ids=lambda p: p.name
+)
+def test_magics_of_a_page(page, folder, capsys):
+    shell = start_ipython() or InteractiveShell.instance()
+    for block in fences(TEXTS[page], "ipython"):
+        shell.run_cell(block).raise_error()
+    assert "equal to the untiled run" in capsys.readouterr().out
+    shell.reset()
+
+
+@pytest.mark.parametrize("name", generated())
+def test_a_generated_table(name):
+    page, rows = generated()[name]
+    assert with_table(page, name, rows) == TEXTS[page], "run python tests/helpers/guide_pages.py"
+
+
+def anchors(page):
+    """What links may name in a page: its headings, as GitHub spells them."""
+    headings = re.findall(r"^#+ (.*)$", TEXTS[page], re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r'\]\(([^)]+)\)|src="([^"]+)"', TEXTS[page])
+    for link in map("".join, links):
+        if re.match(r"https?://", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_that_are_named_exist(page):
+    named = re.findall(r"(?<![\w/.])((?:spnb|tests|notebooks|binder|\.ci)/[\w./-]*)", TEXTS[page])
+    beside = [path for path in named if not (ROOT / path).exists()]
+    assert not beside
+
+
+OBJECTS = {
+    "plan": JobPlan,
+    "result": Result,
+    "cluster": spnb.Cluster,
+    "here": spnb.here,
+    "training": Training,
+    "spnb": spnb,
+}
+"""What pages call an object, or the class of one."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_that_are_told_exist(page):
+    named = re.findall(rf"`(?:spnb\.)?({'|'.join(OBJECTS)})\.([a-z]\w*)", TEXTS[page])
+    known = {
+        name: {*dir(thing), *vars(thing), *getattr(thing, "__annotations__", {})}
+        for name, thing in OBJECTS.items()
+    }
+    assert not [f"{name}.{word}" for name, word in named if word not in known[name]]
+
+
+def test_the_guide_leads_back_to_readme():
+    assert all("(../../README.md)" in text for page, text in TEXTS.items() if page.parent == GUIDE)
+
+
+def test_contributing_fits_on_a_screen():
+    assert len(TEXTS[GUIDE / "contributing.md"].splitlines()) <= 50
+
+
+def test_every_benchmark_is_a_command():
+    assert len(THEIRS) == 7
+    assert THEIRS.keys() <= COMMANDS.keys()
+
+
+def test_the_tolerances_are_those_of_a_check():
+    rows = re.findall(
+        r"^\| (fp\d\d|bf16)\b.* \| (\S+) \|$", TEXTS[GUIDE / "benchmark-commands.md"], re.M
+    )
+    stated = {spnb.Job("unet", precision=name).dtype: float(number) for name, number in rows}
+    assert stated == TOLERANCES
+
+
+def test_the_clock_of_mirrored_copies():
+    block = re.search(r"^```\n(tick .*?)^```", TEXTS[GUIDE / "training.md"], re.M | re.S)[1]
+    ticks, *ranks = block.splitlines()
+    places = {found.start(): int(found[0]) for found in re.finditer(r"\d+", ticks)}
+    passes = re.compile(r"B?(\d)")
+    stated = {
+        (places[found.start()], row, int(found[1]))
+        for row, rank in enumerate(ranks)
+        for found in passes.finditer(rank, len("rank 0 "))
+    }
+    job = spnb.Job("resnet20_v1", batch_size=4, parts=2, spatial_size=0, gems=True)
+    drawn = spnb.plan(job, training=True).plot_clock().texts
+    assert stated == {
+        (int(text.get_position()[0]), text.get_position()[1], int(text.get_text()))
+        for text in drawn
+    }
+
+
+def test_the_memory_of_the_performance_page_is_that_of_the_report():
+    text = " ".join(TEXTS[GUIDE / "performance.md"].split())
+    for bench in report("memory")["benches"]:
+        if bench["workload"] in ("resnet50", "unet"):
+            spent = {k: f"{v / 2**20:,.0f} MiB" for k, v in bench["peak_memory_bytes"].items()}
+            assert re.search(
+                rf"rank of `{bench['workload']}` takes {spent['spnb']}.{{1,30}} {spent['plain']}",
+                text,
+            )
+
+
+def test_percentages_of_a_simulation_are_those_of_the_notebook():
+    text = " ".join(TEXTS[GUIDE / "training.md"].split())
+    (better, worse), *_ = re.findall(
+        r"keep (\d+) % of two ranks busy, where the plan alone keeps (\d+) %", text
+    )
+    notebook = (ROOT / "notebooks" / "04-stages-and-micro-batches.ipynb").read_text()
+    for share in (better, worse):
+        assert re.search(rf"on 2 ranks, .* times as fast, {share}% of 2", notebook)
