@@ -10,7 +10,9 @@ from ..planner.plan import Plan
 
 
 def clock_table(plan: Plan) -> ClockTable:
-    """Passes of every stage of one replica, or of every rank where a mirrored replica is there.
+    """Return the passes of every stage; of every rank if the plan has mirrored replicas.
+
+    One replica is shown: the others do the same.
 
     Examples
     --------
@@ -21,23 +23,27 @@ def clock_table(plan: Plan) -> ClockTable:
     ([1, 2, 2, 1], 0.25)
     """
     replicas, pipelines = plan.replicas, plan.replicas.of(0)
-    ranks = range(replicas.ranks_each)
-    if not replicas.times:
-        ranks = [stage.team.ranks[0] for stage in plan.stages]
+    if replicas.times:
+        ranks, row_name = list(range(replicas.ranks_each)), "rank"
+    else:
+        ranks, row_name = [stage.team.ranks[0] for stage in plan.stages], "stage"
     rows = []
     for rank in ranks:
-        stages = [plan.stage_of(image).index for image in plan.plan_ranks_of(rank)]
+        stages = [plan.stage_of(plan_rank).index for plan_rank in plan.plan_ranks_of(rank)]
         rows.append(turns_of(pipelines, stages))
-    training = plan.graph.training
-    order = SCHEDULES[plan.schedule] if training else forward_only
-    ticks = clock(order, len(plan.stages), rows if training else [at_once(turns) for turns in rows])
+    if plan.graph.training:
+        ticks = clock(SCHEDULES[plan.schedule], len(plan.stages), rows)
+    else:
+        ticks = clock(forward_only, len(plan.stages), [at_once(turns) for turns in rows])
     mirrored = {number for pipeline in pipelines[1:] for number in pipeline.numbers}
-    way = "forward, and back (striped)"
-    if not training:
-        way = f"through {counted(len(plan.stages), 'stage')}"
-    count = replicas.micro_batches * replicas.turns
-    title = (
-        f"{count} micro-batch{'es' * (count != 1)} {way}{', mirrored in italics' * bool(mirrored)}"
-    )
-    names = [f"{'rank' if replicas.times else 'stage'} {k}" for k in range(len(rows))]
-    return ClockTable(ticks, names, mirrored, title)
+    names = [f"{row_name} {k}" for k in range(len(rows))]
+    return ClockTable(ticks, names, mirrored, _title(plan, bool(mirrored)))
+
+
+def _title(plan: Plan, mirrored: bool) -> str:
+    count = plan.replicas.micro_batches * plan.replicas.turns
+    batches = "micro-batch" if count == 1 else "micro-batches"
+    way = f"through {counted(len(plan.stages), 'stage')}"
+    if plan.graph.training:
+        way = "forward, and back (striped)"
+    return f"{count} {batches} {way}{', mirrored in italics' if mirrored else ''}"

@@ -7,9 +7,9 @@ from ..planner.plan import Plan
 
 
 def halos(plan: Plan, stage: int) -> list[Halo]:
-    """Every halo of a stage, in order of execution: of what it is given, then of what it makes.
+    """Return every halo of a stage in order of execution, that of its input first.
 
-    What tiles merge or gather whole is no halo.
+    A value that tiles merge, or gather whole, has no halo.
     """
     images, team = plan.micro_batch_sizes[0], plan.stages[stage].team
     found = []
@@ -26,7 +26,7 @@ def halos(plan: Plan, stage: int) -> list[Halo]:
 
 
 def widest_halo(plan: Plan, stage: int) -> Halo:
-    """The halo of a stage that is widest in pixels of the image.
+    """Return the halo of a stage that is widest, in pixels of the image.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def widest_halo(plan: Plan, stage: int) -> Halo:
 
 
 def halo_of(plan: Plan, rank: int, layer: str | None = None) -> Halo:
-    """The halo of a rank's stage: the widest, or that of one layer.
+    """Return a halo of a rank's stage: the widest, or that of one layer.
 
     Raises
     ------

@@ -1,48 +1,61 @@
-"""A plan on a clock: what each rank would do when, on a machine that is a few numbers.
+"""A plan on a clock: what each rank would do, and when, on a machine that a few numbers describe.
 
-Every rank's program is run with durations in place of tensors.  A rank that waits is resumed by
-the message it waits for, so the simulation is also a proof: it ends only if every receive has its
-send, and no two ranks wait for each other.
+Every rank's program runs with durations in place of tensors.  A rank that waits goes on when its
+message arrives, so the simulation is also a proof: it ends only if every receive has its send, and
+if no two ranks wait for each other.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..ir.cost import CORE, Machine
 from ..ir.exchange import HOST
+from ..ir.node import Node
 from ..ir.program import Compute, Keep, Receive, Send
+from ..ir.region import Region
 from ..ir.replicas import turns_of
 from ..ir.schedule import at_once
 from ..planner.needs import extent_in
 from ..planner.plan import Plan
 from ..runtime import trace
 from ..runtime.trace import Event
-from .survey import untiled
+from .memory import value_bytes
+from .untiled import untiled
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 Key = tuple[int, int, int, int]
-"""Of a message: source, target, tag, micro-batch."""
+"""A message: source, target, tag and micro-batch."""
 
 
 @dataclass(frozen=True, eq=False)
 class Simulation:
-    """What a plan would take, and when each rank would do what.
+    """How long a plan would take, and what each rank would do when.
 
     Attributes
     ----------
-    plan, machine
-        What was simulated on what.
+    plan
+        The plan that was simulated.
+    machine
+        The cost model: what each rank has to itself.
     events
-        Of each rank, as a run records them.
+        Of each rank, in order of time, as a run records them; times in seconds from the start.
+
+    Examples
+    --------
+    >>> import spnb
+    >>> job = spnb.Job("resnet20_v1", image_size=512, batch_size=1)
+    >>> found = spnb.plan(job).simulate()
+    >>> found.speedup > 1, found.timings["rank"].nunique()
+    (True, 5)
     """
 
     plan: Plan
@@ -51,26 +64,43 @@ class Simulation:
 
     @property
     def seconds(self) -> float:
-        """From the start to the last event of any rank."""
+        """Seconds from the start to the last event of any rank."""
         return max((each[-1].stop for each in self.events if each), default=0.0)
 
     @cached_property
     def untiled_seconds(self) -> float:
-        """The same network and batch on one rank of the same machine."""
+        """Seconds of the same network and batch on one rank of the same machine."""
         return simulate(untiled(self.plan), self.machine).seconds
 
     @property
     def speedup(self) -> float:
-        """How many times faster than one rank."""
+        """Seconds on one rank, divided by seconds of the plan."""
         return self.untiled_seconds / self.seconds
 
     @cached_property
     def timings(self) -> pd.DataFrame:
-        """Every event of every rank, as `spnb.driver.result.Result.timings` has them."""
+        """A row for each event of each rank; columns as of `spnb.driver.result.Result.timings`."""
         return trace.table(enumerate(self.events))
 
     def plot_timeline(self, ax: Axes | None = None) -> Axes:
-        """Draw what each rank would do when; see `spnb.display.plots.timeline`."""
+        """Draw what each rank would do when.
+
+        Parameters
+        ----------
+        ax
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=64, batch_size=1)
+        >>> spnb.plan(job).simulate().plot_timeline().get_xlabel()
+        'time since all ranks were ready (ms)'
+        """
         from ..display import plots
 
         return plots.timeline(self.timings, ax=ax)
@@ -89,9 +119,14 @@ def simulate(plan: Plan, machine: Machine = CORE) -> Simulation:
     Parameters
     ----------
     plan
-        For any number of ranks: a thousand take some seconds.
+        A plan of any number of ranks: a thousand take some seconds.
     machine
-        What each rank has to itself.  Ranks that share cores take longer than this tells.
+        What each rank has to itself.  Ranks that share cores take longer than simulated.
+
+    Returns
+    -------
+    Simulation
+        Seconds, speedup and every event.
 
     Examples
     --------
@@ -115,8 +150,31 @@ def simulate(plan: Plan, machine: Machine = CORE) -> Simulation:
                 waiting[needed] = rank
                 break
     assert not waiting, f"ranks {sorted(set(waiting.values()))} wait for messages nobody sends"
-    assert not arrivals, f"nobody receives the messages {sorted(arrivals)[:3]}"
+    assert not arrivals, f"no rank receives the messages {sorted(arrivals)[:3]}"
     return Simulation(plan, machine, tuple(tuple(rank.events) for rank in ranks))
+
+
+class _Task(NamedTuple):
+    """What a step of a program does that takes time.
+
+    Attributes
+    ----------
+    kind, layer, what
+        As of `spnb.runtime.trace.Event`.
+    seconds
+        How long it takes; a wait takes until its messages are there.
+    bytes
+        What it moves.
+    messages
+        Of a pack the target, of a wait each source: rank of the plan, and tag.
+    """
+
+    kind: str
+    layer: str
+    what: str
+    seconds: float
+    bytes: int
+    messages: tuple[tuple[int, int], ...] = ()
 
 
 class _Rank:
@@ -129,75 +187,100 @@ class _Rank:
         self.stage = self.number = 0
 
     def run(self, arrivals: dict[Key, float]) -> Iterator[tuple[Key | None, Key | None]]:
-        """Yields each message that is sent, and each that must be there to go on."""
+        """Yield each message that is sent, and each that must have arrived before going on."""
         plan, sizes = self.plan, set(self.plan.micro_batch_sizes)
-        images, pipelines = (
-            plan.plan_ranks_of(self.rank),
-            plan.replicas.of(plan.replica_of(self.rank)),
-        )
-        stages = [plan.stage_of(image) for image in images]
-        programs = [{n: self._steps(image, n) for n in sizes} for image in images]
-        turns = at_once(turns_of(pipelines, [stage.index for stage in stages]))
-        for copy, self.stage, number in ((c, stage, n) for c, stage, turn in turns for n in turn):
-            self.number, world = number, pipelines[copy].ranks
-            steps = programs[copy][plan.micro_batch_sizes[number]]
-            for kind, layer, what, seconds, size, messages in steps:
-                if kind == "wait":
-                    start = latest = self.now
-                    for source, tag in messages:
-                        key = (world[source], self.rank, tag, number)
-                        while key not in arrivals:
-                            yield None, key
-                        latest = max(latest, arrivals.pop(key))
-                    self._note("wait", layer, what, start, latest, size)
-                    continue
-                self._note(kind, layer, what, self.now, self.now + seconds, size)
-                if kind == "pack":
-                    ((target, tag),) = messages
-                    self.link_free = max(self.now, self.link_free) + size / self.machine.link
-                    key = (self.rank, world[target], tag, number)
-                    arrivals[key] = self.link_free + self.machine.latency
-                    yield key, None
+        plan_ranks = plan.plan_ranks_of(self.rank)
+        pipelines = plan.replicas.of(plan.replica_of(self.rank))
+        stages = [plan.stage_of(plan_rank).index for plan_rank in plan_ranks]
+        tasks = [{n: self._tasks(plan_rank, n) for n in sizes} for plan_rank in plan_ranks]
+        for pipeline, stage, turn in at_once(turns_of(pipelines, stages)):
+            for number in turn:
+                self.stage, self.number = stage, number
+                world = pipelines[pipeline].ranks
+                for task in tasks[pipeline][plan.micro_batch_sizes[number]]:
+                    if task.kind == "wait":
+                        yield from self._wait(task, world, arrivals)
+                        continue
+                    self._note(task, self.now, self.now + task.seconds)
+                    if task.kind == "pack":
+                        yield self._send(task, world, arrivals), None
 
-    def _note(self, kind: str, layer: str, what: str, start: float, stop: float, size: int) -> None:
-        place = (self.stage, self.number)
-        self.events.append(Event(*place, layer, kind, what, start, stop, size))
+    def _wait(
+        self, task: _Task, world: Sequence[int], arrivals: dict[Key, float]
+    ) -> Iterator[tuple[None, Key]]:
+        """Yield every message that has not arrived, and go on when the last one has."""
+        latest = self.now
+        for source, tag in task.messages:
+            key = (world[source], self.rank, tag, self.number)
+            while key not in arrivals:
+                yield None, key
+            latest = max(latest, arrivals.pop(key))
+        self._note(task, self.now, latest)
+
+    def _send(self, task: _Task, world: Sequence[int], arrivals: dict[Key, float]) -> Key:
+        """Send a message that was packed, after those that the link still carries."""
+        ((target, tag),) = task.messages
+        self.link_free = max(self.now, self.link_free) + task.bytes / self.machine.link
+        key = (self.rank, world[target], tag, self.number)
+        arrivals[key] = self.link_free + self.machine.latency
+        return key
+
+    def _note(self, task: _Task, start: float, stop: float) -> None:
+        self.events.append(
+            Event(
+                self.stage, self.number, task.layer, task.kind, task.what, start, stop, task.bytes
+            )
+        )
         self.now = stop
 
-    def _steps(self, rank: int, images: int) -> list[tuple[Any, ...]]:
-        """A program of a rank of the plan, reduced to what takes time."""
-        plan, machine, found = self.plan, self.machine, []
-        graph, stage = plan.graph, plan.stage_of(rank)
-        paths = stage.paths(graph)
-        steps = (s for each in plan.programs(rank, images) for s in each.steps)
-        for step in steps:
-            if isinstance(step, Compute):
-                node = stage.nodes[step.node]
-                share = step.region.size / math.prod(extent_in(graph, node.name, graph.batch))
-                seconds = machine.seconds(node, share) if share else 0.0
-                found.append(("compute", node.path, node.kind, seconds, 0, ()))
-                continue
-            if not isinstance(step, (Send, Receive, Keep)):
-                continue
-            layer = paths.get(step.value, step.value)
-            bytes_each = graph.channels(step.value) * graph.itemsize(step.value)
-            if isinstance(step, Keep):
-                size = step.own.size * bytes_each
-                found.append(("unpack", layer, "patch", size / machine.memory, size, ()))
-                continue
-            sizes = [(t, t.region.size * bytes_each) for t in step.transfers]
-            if isinstance(step, Send):
-                for t, size in sizes:
-                    if t.target != HOST:
-                        seconds, message = size / machine.memory, ((t.target, step.tag),)
-                        found.append(("pack", layer, step.kind, seconds, size, message))
-                continue
-            size = step.region.size * bytes_each
-            if any(t.source == HOST for t in step.transfers):
-                found.append(("read", layer, step.kind, size / machine.memory, size, ()))
-                continue
-            arriving = sum(size for _, size in sizes)
-            messages = tuple((t.source, step.tag) for t in step.transfers)
-            found.append(("wait", layer, step.kind, 0.0, arriving, messages))
-            found.append(("unpack", layer, step.kind, size / machine.memory, arriving, ()))
-        return found
+    def _tasks(self, rank: int, images: int) -> list[_Task]:
+        """Return what takes time in the program of a rank of the plan."""
+        stage = self.plan.stage_of(rank)
+        paths = stage.paths(self.plan.graph)
+        tasks: list[_Task] = []
+        for program in self.plan.programs(rank, images):
+            for step in program.steps:
+                match step:
+                    case Compute():
+                        tasks.append(self._compute(stage.nodes[step.node], step))
+                    case Send():
+                        tasks += self._pack(step, paths.get(step.value, step.value))
+                    case Receive():
+                        tasks += self._receive(step, paths.get(step.value, step.value))
+                    case Keep():
+                        layer = paths.get(step.value, step.value)
+                        tasks.append(self._copy("unpack", layer, "patch", step.value, step.own))
+        return tasks
+
+    def _compute(self, node: Node, step: Compute) -> _Task:
+        graph = self.plan.graph
+        share = step.region.size / math.prod(extent_in(graph, node.name, graph.batch))
+        seconds = self.machine.seconds(node, share) if share else 0.0
+        return _Task("compute", node.path, node.kind, seconds, 0)
+
+    def _copy(self, kind: str, layer: str, what: str, value: str, region: Region) -> _Task:
+        """Return the task that copies a region of a value in memory."""
+        size = value_bytes(self.plan, value, region)
+        return _Task(kind, layer, what, size / self.machine.memory, size)
+
+    def _pack(self, step: Send, layer: str) -> list[_Task]:
+        """Return a task for each message; what goes to the host is no message."""
+        return [
+            self._copy("pack", layer, step.kind, step.value, t.region)._replace(
+                messages=((t.target, step.tag),)
+            )
+            for t in step.transfers
+            if t.target != HOST
+        ]
+
+    def _receive(self, step: Receive, layer: str) -> list[_Task]:
+        """Return reading a part of the image, or waiting for messages and unpacking them."""
+        whole = self._copy("unpack", layer, step.kind, step.value, step.region)
+        if any(t.source == HOST for t in step.transfers):
+            return [whole._replace(kind="read")]
+        arriving = sum(value_bytes(self.plan, step.value, t.region) for t in step.transfers)
+        messages = tuple((t.source, step.tag) for t in step.transfers)
+        return [
+            _Task("wait", layer, step.kind, 0.0, arriving, messages),
+            whole._replace(bytes=arriving),
+        ]

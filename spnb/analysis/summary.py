@@ -6,7 +6,8 @@ from ..display.cards import Card, Table, counted, size_text, stage_grid
 from ..ir.region import Region
 from ..planner.needs import extent_in
 from ..planner.plan import Plan
-from .survey import memory, sample_ranks, totals, traffic, value_bytes
+from .memory import memory, sample_ranks, value_bytes
+from .traffic import totals, traffic
 
 HEADINGS = (
     "stage",
@@ -22,58 +23,74 @@ HEADINGS = (
 
 
 def rows(plan: Plan) -> list[tuple[str, ...]]:
-    """A row of text for each stage, under `HEADINGS`; the largest figure of its ranks."""
-    found = []
-    for stage, (weights, values) in zip(plan.stages, memory(plan), strict=True):
-        part_ranks = sample_ranks(plan, stage.index)
-        first, last = stage.team.ranks[0], stage.team.ranks[-1]
-        sends = [traffic(plan, rank) for rank in part_ranks]
-        region = plan.tile_region(first)
-        found.append(
-            (
-                str(stage.index),
-                f"{stage.blocks[0]}-{stage.blocks[1] - 1}",
-                "×".join(map(str, stage.team.tiling.grid[1:])) if stage.tiled else "whole",
-                f"{first}-{last}" if last > first else f"{first}",
-                "×".join(map(str, region.shape[1:])),
-                str(max(m for m, _ in sends)),
-                size_text(max(b for _, b in sends)),
-                size_text(weights),
-                size_text(values),
-            )
-        )
-    return found
+    """Return a row of text for each stage, under `HEADINGS`: the largest figure of its ranks."""
+    return [
+        _row(plan, stage.index, weights, values)
+        for stage, (weights, values) in zip(plan.stages, memory(plan), strict=True)
+    ]
+
+
+def _row(plan: Plan, number: int, weights: int, values: int) -> tuple[str, ...]:
+    """Return the row of a stage whose ranks hold so many bytes of weights and of values."""
+    stage = plan.stages[number]
+    first, last = stage.team.ranks[0], stage.team.ranks[-1]
+    sends = [traffic(plan, rank) for rank in sample_ranks(plan, number)]
+    return (
+        str(number),
+        f"{stage.blocks[0]}-{stage.blocks[1] - 1}",
+        "×".join(map(str, stage.team.tiling.grid[1:])) if stage.tiled else "whole",
+        f"{first}-{last}" if last > first else f"{first}",
+        "×".join(map(str, plan.tile_region(first).shape[1:])),
+        str(max(messages for messages, _ in sends)),
+        size_text(max(size for _, size in sends)),
+        size_text(weights),
+        size_text(values),
+    )
 
 
 def describe(plan: Plan, name: str) -> Card:
-    """A plan as a small table, of a rank of each stage in one pass over the batch, and as grids."""
-    batch, *size = plan.graph.extent(next(iter(plan.graph.inputs)))
-    head = (
-        f"{name}: {counted(batch, 'image')} of {'×'.join(map(str, size))}"
-        f" in {counted(len(plan.micro_batch_sizes), 'part')},"
-        f" {counted(len(plan.graph.blocks), 'block')},"
-        f" {counted(len(plan.graph.nodes), 'operator')}; {counted(plan.num_ranks, 'rank')}"
-        + copies_text(plan)
-        + ", to be trained" * plan.graph.training
-    )
-    halo_text = "before each window operator"
-    if plan.fused:
-        halo_text = f"once for {plan.fused} blocks" if plan.fused < 1 << 20 else "once for all"
-    all_ranks = totals(plan)
-    sums = (
-        f"halos exchanged {halo_text}: {counted(all_ranks.exchanges, 'exchange')},"
-        f" {counted(all_ranks.messages, 'message')}, {size_text(all_ranks.bytes)} in all;"
-        f" redundant work {all_ranks.redundant:.1%}"
-    )
+    """Return the card of a plan: its figures in one pass over the batch, and its grids of ranks.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    name
+        Name of its network.
+    """
     return Card(
-        head,
-        [sums, Table(HEADINGS, rows(plan)), *patches_text(plan), *gathered_text(plan)],
+        _title(plan, name),
+        [_sums_text(plan), Table(HEADINGS, rows(plan)), *patches_text(plan), *gathered_text(plan)],
         [stage_grid(stage.index, stage.team) for stage in plan.stages],
     )
 
 
-def copies_text(plan: Plan) -> str:
-    """How often the plan is there, if more than once."""
+def _title(plan: Plan, name: str) -> str:
+    batch, *size = plan.graph.extent(next(iter(plan.graph.inputs)))
+    title = (
+        f"{name}: {counted(batch, 'image')} of {'×'.join(map(str, size))}"
+        f" in {counted(len(plan.micro_batch_sizes), 'part')},"
+        f" {counted(len(plan.graph.blocks), 'block')},"
+        f" {counted(len(plan.graph.nodes), 'operator')}; {counted(plan.num_ranks, 'rank')}"
+        f"{replicas_text(plan)}"
+    )
+    return f"{title}, to be trained" if plan.graph.training else title
+
+
+def _sums_text(plan: Plan) -> str:
+    halo_text = "before each window operator"
+    if plan.fused:
+        halo_text = f"once for {plan.fused} blocks" if plan.fused < 1 << 20 else "once for all"
+    sums = totals(plan)
+    return (
+        f"halos exchanged {halo_text}: {counted(sums.exchanges, 'exchange')},"
+        f" {counted(sums.messages, 'message')}, {size_text(sums.bytes)} in all;"
+        f" redundant work {sums.redundant:.1%}"
+    )
+
+
+def replicas_text(plan: Plan) -> str:
+    """Return how many replicas there are, in words; an empty text for one."""
     replicas = plan.replicas
     texts = [f"{replicas.count} replicas"] if replicas.count > 1 else []
     if replicas.times:
@@ -82,7 +99,7 @@ def copies_text(plan: Plan) -> str:
 
 
 def patches_text(plan: Plan) -> list[str]:
-    """A line for a stage whose tiles are computed in patches."""
+    """Return a line for each stage whose tiles are computed in patches."""
     return [
         f"stage {stage.index}: each tile in {'×'.join(map(str, stage.patches[1:]))} patches, one"
         " after the other"
@@ -92,22 +109,28 @@ def patches_text(plan: Plan) -> list[str]:
 
 
 def gathered_text(plan: Plan) -> list[str]:
-    """A line for each value that every tile of a stage needs whole, and what that costs."""
-    images, lines = plan.micro_batch_sizes[0], []
+    """Return a line for each value that every tile of a stage gathers whole, and its cost."""
+    images = plan.micro_batch_sizes[0]
+    lines = []
     for (number, value), reader in plan.gathered.items():
         whole = Region.whole(extent_in(plan.graph, value, images))
-        team, size = plan.stages[number].team, value_bytes(plan, value, whole)
-        arriving = max(
-            (
-                sum(value_bytes(plan, value, t.region) for t in exchange.receives(rank))
-                for exchange in plan.exchanges[images]
-                if exchange.value == value and exchange.target is team
-                for rank in sample_ranks(plan, number)
-            ),
-            default=0,
-        )
         lines.append(
             f"gathered on every tile of stage {number}, for {reader.label}: {value},"
-            f" {size_text(size)}, of which {size_text(arriving)} from other tiles"
+            f" {size_text(value_bytes(plan, value, whole))}, of which"
+            f" {size_text(_arriving_bytes(plan, number, value))} from other tiles"
         )
     return lines
+
+
+def _arriving_bytes(plan: Plan, number: int, value: str) -> int:
+    """Return the most bytes of a gathered value that a rank of a stage receives."""
+    images, team = plan.micro_batch_sizes[0], plan.stages[number].team
+    return max(
+        (
+            sum(value_bytes(plan, value, t.region) for t in exchange.receives(rank))
+            for exchange in plan.exchanges[images]
+            if exchange.value == value and exchange.target is team
+            for rank in sample_ranks(plan, number)
+        ),
+        default=0,
+    )

@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from ..analysis import summary
+from ..analysis.memory import PROCESS, TRAINER, memory
 from ..analysis.simulate import Simulation, simulate
-from ..analysis.survey import PROCESS, TRAINER, Totals, memory, totals, traffic
+from ..analysis.traffic import Totals, totals, traffic
 from ..display.cards import Card, Shown
 from ..errors import PlanError
 from ..io.open import open_source

@@ -10,13 +10,9 @@ import numpy as np
 
 from ..analysis.clock import clock_table
 from ..analysis.halos import halo_of, widest_halo
-from ..analysis.survey import (
-    held_value_bytes,
-    held_weight_bytes,
-    traffic_matrix,
-    untiled,
-    weight_bytes,
-)
+from ..analysis.memory import held_value_bytes, held_weight_bytes, weight_bytes
+from ..analysis.traffic import traffic_matrix
+from ..analysis.untiled import untiled
 from ..io.open import thumbnail
 from ..io.sources import Source
 from ..ir.region import Region

@@ -11,7 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..analysis.halos import widest_halo
-from ..analysis.survey import activation_bytes, memory, totals, untiled, weight_bytes
+from ..analysis.memory import activation_bytes, memory, weight_bytes
+from ..analysis.traffic import totals
+from ..analysis.untiled import untiled
 from ..display import plots
 from ..display.cards import Card, Table, counted, size_text, stage_grid
 from ..errors import CaptureError, OptionError, PlanError

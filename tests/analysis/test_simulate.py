@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import spnb
 from spnb.analysis.simulate import simulate
-from spnb.analysis.survey import totals, traffic, traffic_matrix, untiled
+from spnb.analysis.traffic import totals, traffic, traffic_matrix
+from spnb.analysis.untiled import untiled
 from spnb.ir.cost import CORE, GPU, Machine
 
 

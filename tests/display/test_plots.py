@@ -11,7 +11,9 @@ from torch import nn
 
 import spnb
 from spnb.analysis.halos import halo_of
-from spnb.analysis.survey import held_value_bytes, traffic_matrix, untiled, weight_bytes
+from spnb.analysis.memory import held_value_bytes, weight_bytes
+from spnb.analysis.traffic import traffic_matrix
+from spnb.analysis.untiled import untiled
 from spnb.display import plots
 
 mpl.use("Agg")

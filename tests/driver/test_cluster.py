@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import spnb
-from spnb.analysis.survey import traffic
+from spnb.analysis.traffic import traffic
 from spnb.driver.engines import PATIENCE
 from spnb.errors import RunError
 from spnb.rules import Rule

@@ -12,7 +12,7 @@ from torch import nn
 
 import spnb
 from spnb.analysis.halos import widest_halo
-from spnb.analysis.survey import traffic
+from spnb.analysis.traffic import traffic
 from spnb.display.progress import Bar
 from spnb.errors import CheckFailed
 from spnb.runtime import trace

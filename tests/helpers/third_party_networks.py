@@ -20,7 +20,7 @@ from networks import randomize
 from torch import nn
 
 import spnb
-from spnb.analysis.survey import traffic
+from spnb.analysis.traffic import traffic
 from spnb.display.cards import size_text
 from spnb.job.job_plan import JobPlan
 

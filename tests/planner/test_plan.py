@@ -12,7 +12,8 @@ from torch import nn
 
 import spnb
 from spnb.analysis.halos import halos, widest_halo
-from spnb.analysis.survey import activation_bytes, traffic
+from spnb.analysis.memory import activation_bytes
+from spnb.analysis.traffic import traffic
 from spnb.capture.export import capture
 from spnb.errors import CaptureError, PlanError
 from spnb.ir.blocks import blocks_of
@@ -310,7 +311,7 @@ def test_prints_a_table_and_predicts():
 BIG = """
 import spnb
 from spnb.runtime import process_memory
-from spnb.analysis.survey import traffic
+from spnb.analysis.traffic import traffic
 plan = spnb.plan(spnb.Job("resnet", image_size=65536, batch_size=1, num_spatial_parts=4096))
 assert plan.num_ranks == 4097
 print(plan)
@@ -332,7 +333,8 @@ def test_4096_tiles_of_a_65536_square_image_take_little_memory():
 
 def test_the_pure_floor_imports_neither_mpi_nor_ipyparallel():
     code = (
-        "import sys, spnb, spnb.analysis.survey, spnb.ir.schedule, spnb.driver.session\n"
+        "import sys, spnb, spnb.analysis.memory, spnb.analysis.traffic, spnb.ir.schedule\n"
+        "import spnb.driver.session\n"
         "print([m for m in ('mpi4py', 'ipyparallel') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

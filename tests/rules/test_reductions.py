@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from running import assert_equal, planned, run
 from tiled import Call, check, check_tiled, noise
 
-from spnb.analysis.survey import traffic
+from spnb.analysis.traffic import traffic
 from spnb.ir.region import Tiling
 
 FEW = settings(max_examples=25, deadline=None, derandomize=True)

@@ -10,7 +10,7 @@ from running import assert_equal, planned, run
 from torch import nn
 
 from spnb.analysis.simulate import simulate
-from spnb.analysis.survey import traffic
+from spnb.analysis.traffic import traffic
 from spnb.errors import CaptureError, PlanError, RankError
 from spnb.ir.region import Tiling, grid_of
 from spnb.ir.weights import tensors_of

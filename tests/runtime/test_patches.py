@@ -11,7 +11,8 @@ from running import assert_equal, planned, run
 from torch import nn
 
 import spnb
-from spnb.analysis.survey import activation_bytes, totals
+from spnb.analysis.memory import activation_bytes
+from spnb.analysis.traffic import totals
 from spnb.errors import CaptureError, PlanError
 from spnb.ir.program import Compute, Keep, Receive
 from spnb.ir.region import Region, Tiling

@@ -1,7 +1,7 @@
 """Sliders answer with another plan, or say why there is none."""
 
 import spnb
-from spnb.analysis.survey import memory
+from spnb.analysis.memory import memory
 
 
 def explorer(**options):

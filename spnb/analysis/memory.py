@@ -1,0 +1,246 @@
+"""How many bytes each rank holds at most, by following its program; nothing is run.
+
+`MemoryModel` follows a rank in inference, step by step, as `spnb.runtime` would hold the values.
+Training is counted in one sum, since nearly every value is held until its micro-batch comes back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ..ir.exchange import HOST
+from ..ir.node import Node
+from ..ir.program import Compute, Free, Keep, Receive, Send, Step, held_by_host
+from ..ir.region import Region
+from ..ir.schedule import SCHEDULES, most_held
+from ..kernels.half_conv import HALVES
+from ..planner.plan import Plan
+from ..rules import rule_of
+from ..runtime.buffer_plan import Place, plan_buffers
+
+PROCESS = 24 << 20
+"""Bytes that an engine takes for any plan: its program, oneDNN's kernels, messages (measured)."""
+
+TRAINER = 76 << 20
+"""Bytes that PyTorch's optimizers load into an engine, when the first is made (measured)."""
+
+
+def memory(plan: Plan) -> list[tuple[int, int]]:
+    """Return what the rank of each stage that holds most needs: bytes of weights, and of values.
+
+    Values are those that the rank holds at once.  What operators (workspace) and the process
+    itself need besides is not counted.
+    """
+    return [
+        (
+            held_weight_bytes(plan, stage.team.ranks[0]),
+            max(held_value_bytes(plan, rank) for rank in sample_ranks(plan, stage.index)),
+        )
+        for stage in plan.stages
+    ]
+
+
+def held_weight_bytes(plan: Plan, rank: int) -> int:
+    """Return the bytes of the weights that a rank has, those of its mirrored stage included."""
+    return sum(weight_bytes(plan, stage) for stage in plan.stages_on(rank))
+
+
+def weight_bytes(plan: Plan, stage: int) -> int:
+    """Return the bytes of the parameters and buffers of a stage."""
+    weights = {w.name: w for node in plan.stages[stage].nodes for w in node.weights}
+    return sum(math.prod(w.shape) for w in weights.values()) * plan.graph.dtype.itemsize
+
+
+def held_value_bytes(plan: Plan, rank: int) -> int:
+    """Return the most bytes of values that a rank holds at once, in training or inference.
+
+    Values of its mirrored stage are included.
+    """
+    if plan.graph.training:
+        return _training_bytes(plan, rank)
+    return sum(activation_bytes(plan, plan_rank) for plan_rank in plan.plan_ranks_of(rank))
+
+
+def activation_bytes(plan: Plan, rank: int) -> int:
+    """Return the most bytes of values that a rank of the plan holds at once in inference."""
+    return MemoryModel(plan, rank).most_bytes()
+
+
+class MemoryModel:
+    """The values that a rank holds in inference, followed through the steps of its program.
+
+    A value is in one of three places.  Results of convolutions are in the *arena*, whose size is
+    fixed (see `spnb.runtime.buffer_plan`).  Outputs have memory that the host keeps.  All others
+    are on the *heap*, which never shrinks: its largest size counts.  What an operator needs
+    besides its operands and its result (workspace) is not counted.
+
+    Parameters
+    ----------
+    plan
+        A plan for inference.
+    rank
+        A rank of the plan.
+    """
+
+    def __init__(self, plan: Plan, rank: int):
+        self.plan = plan
+        self.nodes = plan.stage_of(rank).nodes
+        self.programs = plan.programs(rank, max(plan.micro_batch_sizes))
+        self.given_to_host = {
+            value for program in self.programs for value in held_by_host(program, self.nodes)
+        }
+        self.heap: dict[str, int] = {}
+        self.outputs: dict[str, int] = {}
+        self.heap_peak = 0
+        self.computed: dict[str, Region] = {}
+        # Values whose halo is stored beside the tile, and the region of tile and halo together:
+        # see `spnb.runtime.halo_tile`.
+        self.halo_beside: dict[str, Region] = {}
+        self.places: Mapping[str, Place] = {}
+
+    def most_bytes(self) -> int:
+        """Return the most bytes of values that the rank holds at once."""
+        rules = [rule_of(node) for node in self.nodes]
+        arena = 0
+        for program in self.programs:
+            buffers = plan_buffers(program, self.nodes, rules)
+            self.places = buffers.places
+            arena = max(arena, buffers.size)
+            for step in program.steps:
+                self.follow(step)
+        return arena + self.heap_peak + sum(self.outputs.values())
+
+    def follow(self, step: Step) -> None:
+        """Take account of one step of the program."""
+        match step:
+            case Compute():
+                self._compute(step)
+            case Send():
+                self._send(step)
+            case Keep():
+                self._keep(step)
+            case Receive():
+                self._receive(step)
+            case Free():
+                self._free(step)
+        self._note_peak()
+
+    def _compute(self, step: Compute) -> None:
+        """An operator makes a result, after the halos that it cannot read beside its tile join."""
+        node = self.nodes[step.node]
+        for number, value in enumerate(node.operands):
+            beside = self.halo_beside.get(value)
+            if beside is None or _reads_beside(node, number, self.computed[value], step):
+                continue
+            self._make(value, beside)
+            del self.halo_beside[value]
+        if step.overwrites:
+            self.heap.pop(node.operands[-1], None)
+            self.outputs.pop(node.operands[-1], None)
+        self._make(node.name, step.region)
+        self.computed[node.name] = step.region
+
+    def _send(self, step: Send) -> None:
+        """A value that goes to the host is an output from now on, one for each micro-batch."""
+        if any(t.target == HOST for t in step.transfers):
+            size = value_bytes(self.plan, step.value, self.computed[step.value])
+            self.outputs[step.value] = size * len(self.plan.micro_batch_sizes)
+            self.heap.pop(f"tile {step.value}", None)
+
+    def _keep(self, step: Keep) -> None:
+        """A patch is copied into its tile, whose memory is there from the first patch on."""
+        self.heap[f"tile {step.value}"] = value_bytes(self.plan, step.value, step.whole)
+        self.computed[step.value] = step.whole
+        self.heap.pop(step.value, None)
+
+    def _receive(self, step: Receive) -> None:
+        """Messages arrive in the arena, or on the heap, beside the tile if it is there already."""
+        place = self.places.get(step.value)
+        if place is not None and step.region in place.region:
+            return
+        arriving = sum(value_bytes(self.plan, step.value, t.region) for t in step.transfers)
+        if any(t.source == HOST for t in step.transfers):
+            # An image is held three times for a moment: mapped, read, and laid out.
+            self._note_peak(3 * arriving)
+        self.heap[step.value] = self.heap.get(step.value, 0) + arriving
+        if step.value in self.computed:
+            self.halo_beside[step.value] = step.region
+
+    def _free(self, step: Free) -> None:
+        for value in step.values:
+            self.heap.pop(value, None)
+            self.halo_beside.pop(value, None)
+
+    def _make(self, value: str, region: Region) -> None:
+        """Give memory to a region of a value; what it had before is freed afterwards."""
+        size = value_bytes(self.plan, value, region)
+        if value in self.given_to_host:
+            self.outputs[value] = size * len(self.plan.micro_batch_sizes)
+        elif value not in self.places or value in self.halo_beside:
+            self._note_peak(size)
+            self.heap[value] = size
+
+    def _note_peak(self, more: int = 0) -> None:
+        """Compare the heap, with some bytes more for a moment, to its largest size so far."""
+        self.heap_peak = max(self.heap_peak, sum(self.heap.values()) + more)
+
+
+def _reads_beside(node: Node, number: int, own: Region, step: Compute) -> bool:
+    """Whether a call reads an operand whose tile and halo are stored beside each other."""
+    if step.clipped[number] in own:
+        return True
+    overlaps = number == 0 and step.padding is None
+    return overlaps and rule_of(node).core_and_boundary(own, step.region) is not None
+
+
+def _training_bytes(plan: Plan, rank: int) -> int:
+    """Return the most bytes that a rank holds in training: values, and what parameters need.
+
+    A parameter has its gradient, that of the micro-batch, and two moments of the optimizer.
+    """
+    # Of the two pipelines that a mirrored rank is in, it holds values of one at a time.
+    values = max(_training_value_bytes(plan, plan_rank) for plan_rank in plan.plan_ranks_of(rank))
+    # In half precision there are fp32 parameters too, and gradients and moments are fp32.
+    return values + (9 if plan.graph.dtype in HALVES else 4) * held_weight_bytes(plan, rank)
+
+
+def _training_value_bytes(plan: Plan, rank: int) -> int:
+    """Return the bytes of values that a rank of the plan holds in training.
+
+    A micro-batch that went forward is held until it comes back: results, what was received, put
+    together, and what was padded for a window.  Gradients are held of one micro-batch at a time,
+    of about two values at once.
+    """
+    stage = plan.stage_of(rank)
+    (program,) = plan.programs(rank, max(plan.micro_batch_sizes))
+    made = arrived = largest = 0
+    for step in program.steps:
+        if isinstance(step, Compute):
+            node = stage.nodes[step.node]
+            size = value_bytes(plan, node.name, step.region)
+            made, largest = made + size, max(largest, size)
+            if step.clipped and (padded := rule_of(node).scratch(step.clipped[0], step.region)):
+                axes, region = padded
+                made += axes.local_bytes(region, node.dtype.itemsize)
+        elif isinstance(step, Receive):
+            made += value_bytes(plan, step.value, step.region)
+            arrived += sum(value_bytes(plan, step.value, t.region) for t in step.transfers)
+    passes = SCHEDULES[plan.schedule](plan.replicas.micro_batches, len(plan.stages), stage.index)
+    held = most_held(passes)
+    values = arrived * held + made if plan.recompute else made * held
+    return values + 2 * largest
+
+
+def value_bytes(plan: Plan, value: str, region: Region) -> int:
+    """Return the bytes of a region of a value, channels included."""
+    return region.size * plan.graph.channels(value) * plan.graph.itemsize(value)
+
+
+def sample_ranks(plan: Plan, stage: int) -> list[int]:
+    """Return ranks that stand for all of a stage: first, middle and last along each axis."""
+    team = plan.stages[stage].team
+    corners: list[tuple[int, ...]] = [()]
+    for n in team.tiling.grid:
+        corners = [(*c, k) for c in corners for k in sorted({0, n // 2, n - 1})]
+    return [team.rank_at(corner) for corner in corners]

@@ -1,0 +1,69 @@
+"""Memory of plans: figures that a change of the model must not change unseen."""
+
+import pytest
+
+import spnb
+from spnb.analysis.memory import held_value_bytes, memory
+
+PLANS = {
+    "fused": (
+        {
+            "image_size": 96,
+            "batch_size": 2,
+            "halo_D2": True,
+            "fused_layers": 3,
+            "split_size": 3,
+            "spatial_size": 2,
+        },
+        False,
+        [(57472, 1864192), (731264, 1279616), (298024, 884816)],
+        [1864192, 1864192, 1864192, 1864192, 1264640, 1272064, 1272064, 1279616, 884816],
+    ),
+    "patches": (
+        {
+            "image_size": 128,
+            "batch_size": 1,
+            "halo_D2": True,
+            "fused_layers": "all",
+            "patches": 4,
+            "balance": (5, 10),
+        },
+        False,
+        [(38912, 685712), (1047848, 3145768)],
+        [685712, 685712, 685712, 678152, 3145768],
+    ),
+    "gems": (
+        {"image_size": 64, "batch_size": 4, "gems": True},
+        False,
+        [(1086760, 1099264), (1086760, 943520)],
+        [943520, 1099264, 1099264, 1099264, 943520],
+    ),
+    "trained": (
+        {"image_size": 64, "batch_size": 4, "parts": 4},
+        True,
+        [(500224, 11309560), (597544, 3770056)],
+        [11230584, 11269880, 11238776, 11309560, 3770056],
+    ),
+    "recomputed": (
+        {
+            "image_size": 64,
+            "batch_size": 4,
+            "parts": 4,
+            "recompute": True,
+            "schedule": "gpipe",
+            "precision": "bf16",
+        },
+        True,
+        [(250112, 4816918), (298772, 3511496)],
+        [4744118, 4790646, 4754358, 4816918, 3511496],
+    ),
+}
+"""By name: options, whether it trains, weights and values of each stage, values of each rank."""
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_bytes_of_stages_and_ranks(name):
+    options, training, of_stages, of_ranks = PLANS[name]
+    plan = spnb.plan(spnb.Job("resnet20_v1", **options), training=training)
+    assert memory(plan) == of_stages
+    assert [held_value_bytes(plan, rank) for rank in range(plan.num_ranks)] == of_ranks
