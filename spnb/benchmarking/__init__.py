@@ -1,13 +1,17 @@
-"""How fast spnb is, against what else there is; all in one run, and ratios first."""
+"""How fast spnb is, against what a user would run instead; all in one run, as ratios.
+
+May import `spnb.driver` and what lies below.  Begin with `benchmark` (one plan), then `measure`
+(who takes turns), `baselines` (the others) and `suite` (the standard workloads).
+"""
 
 WORKLOADS = ("w1", "w2", "w3", "resnet50")
-"""Bound by arithmetic, by memory traffic, by the number of layers, and a bit of each."""
+"""Bound by arithmetic, by memory traffic, by the number of layers; and a mixture of them."""
 
 SIZES, TILES = (512, 1024), (2, 4)
-"""Of the images that workloads are measured on, and what these are cut into."""
+"""Sides of the square images that workloads are measured on, and numbers of tiles."""
 
 LENGTHS, LENGTH_TILES = (0, 1, 2, 3, 4, 5, 6, 7, 8), (2, 4, 9)
-"""Blocks that share an exchange, 0 for one before each window operator; and tiles."""
+"""Numbers of blocks that share an exchange (0: one before each window operator), and of tiles."""
 
 HALO_SIZES, HALOS = (512, 1024, 2048), (1, 2, 4, 8)
-"""Of images, and positions that their tiles grow: for exchanges alone."""
+"""Sides of images and widths of halos that are exchanged alone."""

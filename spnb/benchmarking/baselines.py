@@ -39,9 +39,9 @@ class Baseline:
     Attributes
     ----------
     make
-        Given a network and its inputs, what runs them once.
+        Returns, for a network and its inputs, a function that runs them once.
     keeps_memory
-        Whether the allocator is told to keep large blocks from one operator to the next.
+        Whether the allocator shall keep large blocks from one operator to the next.
     """
 
     make: Callable[[nn.Module, Sequence[torch.Tensor]], Step]
@@ -49,7 +49,7 @@ class Baseline:
 
 
 def plain(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
-    """As a user writes it."""
+    """Run the network as a user writes it."""
 
     def step() -> Any:
         with torch.no_grad():
@@ -59,12 +59,16 @@ def plain(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
 
 
 def tuned(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
-    """Norms folded into convolutions, channels last where the image has two axes, best threads."""
+    """Run the network with the fastest of the usual settings.
+
+    Norms are folded into convolutions; memory formats (for images of two axes) and numbers of
+    threads are tried.
+    """
     from torch.fx.experimental.optimization import fuse
 
     try:
         network = fuse(network)
-    except Exception as error:  # what torch.fx cannot trace is run as it is
+    except Exception as error:  # torch.fx cannot trace it: it is run unfolded
         print(f"not folded: {type(error).__name__}", file=sys.stderr)
     candidates = [(network, inputs)]
     if inputs[0].ndim == 4:
@@ -87,7 +91,7 @@ def tuned(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
 
 
 def compiled(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
-    """torch.compile, with weights frozen into the code."""
+    """Run the network under torch.compile, with its weights frozen into the code."""
     freeze_compiled_weights()
     fast = torch.compile(network)
 
@@ -99,7 +103,7 @@ def compiled(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
 
 
 def onnxruntime(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
-    """ONNX Runtime on the exported network."""
+    """Run the exported network under ONNX Runtime."""
     try:
         import onnxruntime as runtime
         import onnxscript  # noqa: F401 - what torch's exporter needs
@@ -114,7 +118,7 @@ def onnxruntime(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
 
 
 def openvino(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
-    """OpenVINO on the converted network, in full precision."""
+    """Run the converted network under OpenVINO, in full precision."""
     try:
         import openvino as ov
     except ImportError as error:
@@ -162,12 +166,12 @@ class BaselineProcess:
         self.prepare_seconds = float(self._answer()["prepare"])
 
     def step(self) -> float:
-        """Run one pass over the batch: seconds."""
+        """Run one pass over the batch, and return its seconds."""
         self._write(b"step\n")
         return float(self._answer()["seconds"])
 
     def peak_bytes(self) -> int:
-        """Most memory that the process took for a step, above what it held before any network."""
+        """Return the most bytes that the process took for a step, above its idle state."""
         self._write(b"peak\n")
         return int(self._answer()["peak"])
 
@@ -203,9 +207,9 @@ def _seconds(step: Step, times: int) -> float:
 
 
 def serve() -> None:
-    """Answer on standard output what standard input asks."""
+    """Answer on standard output the requests on standard input."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print shall not be taken for an answer
+    os.dup2(2, 1)  # output of libraries must not be mistaken for an answer
 
     def answer(**fields: Any) -> None:
         answers.write(json.dumps(fields) + "\n")

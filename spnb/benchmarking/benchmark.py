@@ -1,7 +1,7 @@
 """How fast a split network is, against what a user with one machine would run instead.
 
-Everything is measured in one run, round after round (A B C A B C …), so that what else the machine
-does falls on all alike; a ratio is the median of the rounds' ratios.
+All contestants take turns (see `spnb.benchmarking.measure`), and a ratio is the median of the
+rounds' ratios.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -21,157 +20,38 @@ import torch
 from ..display.cards import Card, Shown, Table, size_text, time_text
 from ..display.progress import Bar
 from ..errors import OptionError
-from ..io.sources import ArraySource
-from ..ir.program import without_exchange
-from ..ir.rank_plan import RankPlan
-from ..ir.region import Region
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
-from .baselines import BASELINES, BaselineProcess, Unavailable
+from .baselines import BASELINES
+from .contestants import LIMIT, SOLO, contestants, on_one_thread
+from .measure import Measured, measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ..driver.result import Result
-
-LIMIT = "no exchange"
-"""The same tiles with no message between ranks."""
-
-SOLO = "one rank, one thread"
-"""The whole image on a single rank that has one core."""
-
-
-class Alone(JobPlan):
-    """A plan whose ranks send each other nothing: its time is the limit of the plan's own."""
-
-    def __init__(self, planned: JobPlan):
-        self.__dict__.update(planned.__dict__)
-
-    def rank_plan(self, rank: int) -> RankPlan:
-        return self._alone(super().rank_plan(rank))
-
-    def _alone(self, rank_plan: RankPlan) -> RankPlan:
-        programs = {n: tuple(map(without_exchange, each)) for n, each in rank_plan.programs.items()}
-        mirror = rank_plan.mirror and self._alone(rank_plan.mirror)
-        return replace(rank_plan, programs=programs, mirror=mirror)
-
-
-class Solo(JobPlan):
-    """A job's whole network and image on one rank with one thread."""
-
-    def __init__(self, job: Job):
-        one = {"split_size": 1, "spatial_size": 1, "num_spatial_parts": 1, "local_DP": 1}
-        one |= {"parts": job.num_micro_batches, "replicas": 1, "gems": False, "times": 1}
-        super().__init__(job.replace(**one, slice_method="square", balance=None))
-
-    def rank_plan(self, rank: int) -> RankPlan:
-        return replace(super().rank_plan(rank), threads=1)
-
-
-@dataclass
-class Measured:
-    """What `measure` found, by contestant.
-
-    Attributes
-    ----------
-    seconds
-        A step in each round.
-    exchange
-        Share of a step that the rank which exchanges longest packs, waits and unpacks: by round.
-    sent
-        Bytes that ranks sent each other.
-    prepare
-        Seconds that a baseline took to get ready, its compilation included.
-    peaks
-        Most memory of a baseline's process above its idle one, and of a plan's largest rank.
-    skipped
-        Why a baseline could not be measured.
-    """
-
-    seconds: dict[str, list[float]]
-    exchange: dict[str, list[float]]
-    sent: dict[str, int]
-    prepare: dict[str, float]
-    peaks: dict[str, int]
-    skipped: dict[str, str]
-
-
-def measure(plans: Mapping[str, JobPlan], names: Sequence[str], rounds: int, bar: Bar) -> Measured:
-    """Let plans of one network and image, and baselines, take turns on this machine.
-
-    Parameters
-    ----------
-    plans
-        By what they are called; each takes its turn on the same engines.
-    names
-        Baselines.
-    rounds
-        Steps of each.
-    bar
-        Shows how far it is.
-    """
-    from ..driver.cluster import Cluster  # starts engines, which planning shall not need
-
-    largest = max(plans.values(), key=lambda each: each.num_ranks)
-    found = Measured({name: [] for name in plans}, {name: [] for name in plans}, {}, {}, {}, {})
-    processes: dict[str, BaselineProcess] = {}
-    with ExitStack() as stack:
-        for number, name in enumerate(names):
-            bar.show("prepare", number, len(names), name)
-            try:
-                processes[name] = BaselineProcess(name, largest.job)
-                stack.callback(processes[name].stop)
-                found.seconds[name] = []
-            except Unavailable as error:
-                found.skipped[name] = str(error)
-        cluster = stack.enter_context(Cluster(largest, progress=False))
-        image = None
-        if len(largest.graph.inputs) == 1:  # in memory, as the baselines have it
-            extent = Region.whole(largest.graph.extent(*largest.graph.inputs))
-            image = ArraySource(largest.open().read(extent), "noise")
-        for number in range(rounds):
-            bar.show("rounds", number, rounds)
-            for name, each in plans.items():
-                cluster.load(each)
-                cluster.infer(image)  # ranks are warm, as the baselines are
-                _note(found, name, cluster.infer(image))
-            for name, process in processes.items():
-                found.seconds[name].append(process.step())
-        found.peaks |= {name: process.peak_bytes() for name, process in processes.items()}
-        found.prepare |= {name: process.prepare_seconds for name, process in processes.items()}
-    return found
-
-
-def _note(found: Measured, name: str, result: Result) -> None:
-    """Add what a step showed."""
-    ranks, step = result.per_rank, result.seconds["step"]
-    found.seconds[name].append(step)
-    found.exchange[name].append((ranks.pack_s + ranks.wait_s + ranks.unpack_s).max() / step)
-    found.sent[name] = int(ranks.bytes_sent.sum())
-    peak = int(ranks.peak_memory_bytes.max())
-    found.peaks[name] = max(peak, found.peaks.get(name, 0))
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Bench(Shown):
-    """Seconds of a step, round by round.
+    """What a benchmark measured: seconds of a step of each contestant, round by round.
 
     Attributes
     ----------
     plan
-        What spnb ran.
+        The plan that spnb ran.
     seconds
-        Of each contestant, a step in each round; ``"spnb"`` is the plan.
+        By contestant: seconds of a step, in each round; ``"spnb"`` is the plan.
     prepare
-        Seconds that a baseline took to get ready, its compilation included.
+        By baseline: seconds that it took to get ready, its compilation included.
     peak_bytes
-        Most memory of a baseline's process above its idle one, and of spnb's largest rank.
+        By contestant: most bytes of a baseline's process above its idle state, or of spnb's
+        largest rank.
     skipped
-        Why a baseline could not be measured.
+        By baseline: why it could not be measured.
     exchange
-        Share of a step that ranks pack, wait and unpack, of the one that does so longest; median.
+        Share of a step that ranks pack, wait and unpack: of the rank for which it is largest, and
+        the median over the rounds.
     sent
-        Bytes that ranks sent each other.
+        Bytes that ranks sent each other in a step.
     """
 
     plan: JobPlan
@@ -184,23 +64,39 @@ class Bench(Shown):
 
     @classmethod
     def of(cls, planned: JobPlan, found: Measured, name: str, limit: str) -> Bench:
-        """Of one plan among those that were measured, and of all that are none of spnb's plans."""
-        called = {name: "spnb", limit: LIMIT}
-        others = [n for n in found.seconds if n not in found.exchange or n == SOLO]
-        called |= {other: other for other in others}
+        """Return the benchmark of one plan among those that were measured.
+
+        Parameters
+        ----------
+        planned
+            The plan.
+        found
+            What was measured.
+        name, limit
+            Names, in ``found``, of the plan and of the same plan without messages.
+        """
+        shown_as = {name: "spnb", limit: LIMIT}
+        for other in found.seconds:
+            is_plan = other in found.exchange
+            if not is_plan or other == SOLO:
+                shown_as[other] = other
         return cls(
             planned,
-            {text: tuple(found.seconds[n]) for n, text in called.items()},
-            found.prepare,
-            {text: found.peaks[n] for n, text in called.items()},
-            found.skipped,
-            median(found.exchange[name]),
-            found.sent[name],
+            seconds={text: tuple(found.seconds[n]) for n, text in shown_as.items()},
+            prepare=found.prepare,
+            peak_bytes={text: found.peaks[n] for n, text in shown_as.items()},
+            skipped=found.skipped,
+            exchange=median(found.exchange[name]),
+            sent=found.sent[name],
         )
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """A row for each contestant: seconds of a step, and how many times as long as spnb's."""
+        """A row for each contestant.
+
+        Columns: ``ratio`` to spnb's time (the median of the rounds), ``lowest`` and ``highest``
+        ratio of a round, ``seconds`` of a step, seconds to ``prepare``, and ``peak_bytes``.
+        """
         frame = pd.DataFrame(dict(self.seconds))
         ratios = frame.div(frame["spnb"], axis=0)
         peaks = {name: size for name, size in self.peak_bytes.items() if size > 0}
@@ -247,17 +143,27 @@ class Bench(Shown):
 
     @property
     def planned_memory(self) -> int:
-        """Bytes that the plan foresees for its largest rank."""
+        """Bytes that the plan expects of its largest rank."""
         return max(self.plan.memory_bytes)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw how many times as long as spnb's a step of each contestant takes."""
+        """Draw the time of each contestant as a multiple of spnb's.
+
+        Parameters
+        ----------
+        ax
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
         from ..display import plots
 
         return plots.ratios(self.table, ax)
 
     def report(self) -> dict[str, Any]:
-        """Every figure, ready for JSON."""
+        """Return every figure, ready for JSON; times in seconds, memory in bytes."""
         table = self.table
         return {
             "job": {"model": self.plan.job.name, **self.plan.job.values()},
@@ -283,24 +189,33 @@ def bench(
     rounds: int = 5,
     progress: bool = True,
 ) -> Bench:
-    """Measure a job against baselines in one process, and against the same ranks without messages.
+    """Measure a job against baselines in one process, and against its ranks without messages.
+
+    Engines are started, and stopped at the end.
 
     Parameters
     ----------
     job
-        What to run; on random numbers.
+        What to run; its input is random numbers.
     baselines
-        Names in `spnb.benchmarking.baselines.BASELINES`; all of them by default.  One that
-        cannot run here is left out, and the result says why.
+        Names in `spnb.benchmarking.baselines.BASELINES`; all of them by default.  A baseline that
+        cannot run here is skipped, and the result says why.
     rounds
         Steps of each contestant.
     progress
-        Show a bar.
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    Bench
+        Seconds and memory of each contestant, and ratios to spnb's time.
 
     Raises
     ------
     OptionError
         If a baseline is unknown, there are no rounds, or ranks would compute on GPUs.
+    PlanError, CaptureError
+        As `spnb.plan` does.
 
     Examples
     --------
@@ -308,20 +223,21 @@ def bench(
 
         spnb.bench(spnb.Job("resnet50", image_size=512, batch_size=1, split_size=1)).plot()
     """
-    names = checked(baselines, rounds)
+    names = baselines_to_measure(baselines, rounds)
     if job.device_kind != "cpu":
         raise OptionError(
             f"device is {job.device_kind}, but all that a split is measured against runs on the"
             " CPU: leave it out"
         )
     planned = plan(job)
+    plans = contestants(planned, "spnb", LIMIT) | {SOLO: on_one_thread(job)}
     with Bar(progress) as bar:
-        found = measure(contestants(planned, "spnb", LIMIT) | {SOLO: Solo(job)}, names, rounds, bar)
+        found = measure(plans, names, rounds, bar)
     return Bench.of(planned, found, "spnb", LIMIT)
 
 
-def checked(baselines: Sequence[str] | None, rounds: int) -> list[str]:
-    """The baselines to measure; all where none are given.
+def baselines_to_measure(baselines: Sequence[str] | None, rounds: int) -> list[str]:
+    """Return the names of the baselines to measure; all of them for None.
 
     Raises
     ------
@@ -334,8 +250,3 @@ def checked(baselines: Sequence[str] | None, rounds: int) -> list[str]:
     if rounds < 1:
         raise OptionError(f"rounds is {rounds}, but must be at least 1")
     return list(BASELINES if baselines is None else baselines)
-
-
-def contestants(planned: JobPlan, name: str, limit: str) -> dict[str, JobPlan]:
-    """A plan, and the same without messages, by what they are called."""
-    return {name: planned, limit: Alone(planned)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from ..ir.exchange import Exchange, region_at
 from ..ir.region import Region
 from ..ir.tags import TIMED
 from ..job.job import Job
-from ..job.job_plan import plan
+from ..job.job_plan import JobPlan, plan
 from . import HALO_SIZES, HALOS, TILES
 
 if TYPE_CHECKING:
@@ -29,16 +29,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class HaloSpeed(Shown):
-    """What was measured.
+    """What the exchanges of halos took.
 
     Attributes
     ----------
     table
-        A row for each number of tiles, image size and halo: ``bytes`` that the busiest rank
-        receives, in ``messages``; seconds of an ``exchange``, of a ``ping`` (the same bytes, in
-        one message to a neighbour and in one back, by mpi4py) and of a ``copy`` of the same bytes.
+        A row for each number of tiles, image size and width of the halo.  ``bytes`` are those
+        that the busiest rank receives, in so many ``messages``.  Times are in seconds: of an
+        ``exchange``; of a ``ping``, which sends the same bytes in the same number of messages to
+        a neighbour and back, by bare mpi4py; and of a ``copy`` of the same bytes in memory.
     channels
-        Of the tensors, in fp32.
+        Channels of the tensors, in fp32.
     """
 
     table: pd.DataFrame
@@ -66,13 +67,13 @@ class HaloSpeed(Shown):
         return Card(title, [Table((*headings, "copy", "exchange / ping-pong"), rows)])
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw seconds over bytes; see `spnb.display.plots.halo_speed`."""
+        """Draw seconds over bytes; see `spnb.display.plots.benchmarks.halo_speed`."""
         from ..display import plots
 
         return plots.halo_speed(self.table, ax)
 
     def report(self) -> dict[str, Any]:
-        """Every figure, ready for JSON."""
+        """Return every figure, ready for JSON; times in seconds."""
         rows = self.table.to_dict("records")
         return {"cores": os.cpu_count(), "channels": self.channels, "exchanges": rows}
 
@@ -86,29 +87,34 @@ def halo_speed(
     repeats: int = 50,
     progress: bool = True,
 ) -> HaloSpeed:
-    """Time halo exchanges on MPI engines, each validated against the whole tensor.
+    """Time halo exchanges on MPI engines; each result is compared with the whole tensor.
 
     Parameters
     ----------
     sizes
-        Of square images.
+        Sides of square images, in pixels.
     halos
-        Positions that every tile grows on each side.
+        Widths of the halo: positions on each side of a tile.
     tiles, slice_method
-        How images are cut.
+        Numbers of tiles, and how they are cut.
     channels
-        Of the tensors, in fp32.
+        Channels of the tensors, in fp32.
     repeats
-        Exchanges of each, of which the median is taken.
+        Exchanges of each kind; their median is taken.
     progress
-        Show a bar.
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    HaloSpeed
+        Bytes, and seconds of an exchange, of bare messages and of a copy.
 
     Raises
     ------
     OptionError
         If there is nothing to measure.
     AssertionError
-        If something else arrives than what was sent.
+        If values arrive that differ from those that were sent.
     """
     from ..driver.cluster import Cluster
 
@@ -116,23 +122,35 @@ def halo_speed(
         if least < 1:
             raise OptionError(f"{name} has {least}, but must be at least 1")
     rows = []
+    cuts = [(n, size) for n in tiles for size in sizes]
     with Bar(progress) as bar:
-        cuts = [(n, size) for n in tiles for size in sizes]
-        cut = {"batch_size": 1, "split_size": 1, "slice_method": slice_method}
-        plans = [plan(Job("w1", image_size=size, num_spatial_parts=n, **cut)) for n, size in cuts]
+        plans = [_plan(n, size, slice_method) for n, size in cuts]
         with Cluster(max(plans, key=lambda p: p.num_ranks), progress=False) as cluster:
             for number, ((n, size), each) in enumerate(zip(cuts, plans, strict=True)):
                 bar.show("exchanging", number, len(cuts), f"{n} tiles, {size}²")
                 cluster.load(each)
                 for halo in halos:
-                    told = cluster.view.apply_sync(_time, halo, channels, repeats)
-                    busiest = max(filter(None, told), key=lambda f: f["bytes"])
+                    of_ranks = cluster.view.apply_sync(_time, halo, channels, repeats)
+                    busiest = max(filter(None, of_ranks), key=lambda figures: figures["bytes"])
                     rows.append({"tiles": n, "size": size, "halo": halo, **busiest})
     return HaloSpeed(pd.DataFrame(rows), channels)
 
 
+def _plan(tiles: int, size: int, slice_method: str) -> JobPlan:
+    """Return a plan whose only purpose is to cut a square image into tiles."""
+    job = Job(
+        "w1",
+        image_size=size,
+        num_spatial_parts=tiles,
+        batch_size=1,
+        split_size=1,
+        slice_method=slice_method,
+    )
+    return plan(job)
+
+
 def _time(halo: int, channels: int, repeats: int) -> dict[str, Any] | None:
-    """On every rank: exchange a halo around this rank's tile, and prove that it is right."""
+    """On a rank: exchange a halo around its tile, check it, and time it; None without a tile."""
     from ..engine.here import here
     from ..runtime.state import RunState
 
@@ -170,7 +188,7 @@ def _time(halo: int, channels: int, repeats: int) -> dict[str, Any] | None:
 
 
 def _coded(region: Region, extent: Sequence[int], channels: int) -> torch.Tensor:
-    """A piece of a tensor whose every number tells where it belongs."""
+    """Return a piece of a tensor whose numbers encode their positions, channels included."""
     code = torch.zeros((), dtype=torch.float32)
     for (a, b), n in zip(region.spans[1:], extent[1:], strict=True):
         code = code[..., None] * n + torch.arange(a, b, dtype=torch.float32)
@@ -179,7 +197,8 @@ def _coded(region: Region, extent: Sequence[int], channels: int) -> torch.Tensor
     return tensor.expand(shape).contiguous().movedim(-1, 1)
 
 
-def _median(act: Any, repeats: int) -> float:
+def _median(act: Callable[[], object], repeats: int) -> float:
+    """Return the median seconds of an act that all ranks begin together."""
     from ..engine.here import here
 
     taken = []
@@ -192,7 +211,7 @@ def _median(act: Any, repeats: int) -> float:
 
 
 def _ping(size: int, messages: int, repeats: int) -> float:
-    """As many messages of as many bytes, by bare mpi4py: to a neighbour, and one back."""
+    """Time as many messages of as many bytes by bare mpi4py, to a neighbour and back."""
     from mpi4py import MPI
 
     from ..engine.here import here
@@ -210,5 +229,6 @@ def _ping(size: int, messages: int, repeats: int) -> float:
 
 
 def _copy(size: int, repeats: int) -> float:
+    """Time a copy of so many bytes in memory."""
     source, target = torch.zeros(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
     return _median(lambda: target.copy_(source), repeats)

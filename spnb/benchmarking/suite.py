@@ -1,7 +1,7 @@
-"""The figures that spnb is judged by: workloads × image sizes × tiles, each against what else runs.
+"""The standard benchmarks: workloads × image sizes × tiles, each against the baselines.
 
-Of one workload and size all contestants take turns in the same rounds, so that each ratio is of
-steps that were measured side by side.
+All contestants of one workload and size take turns in the same rounds, so that each ratio is
+between steps that were measured side by side.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from ..display.progress import Bar
 from ..job.job import Job
 from ..job.job_plan import plan
 from . import SIZES, TILES, WORKLOADS
-from .benchmark import LIMIT, SOLO, Bench, Solo, checked, contestants, measure
+from .benchmark import Bench, baselines_to_measure
+from .contestants import LIMIT, SOLO, contestants, on_one_thread
+from .measure import measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,19 +33,22 @@ Key = tuple[str, int, int]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Suite(Shown):
-    """What was measured.
+    """What the standard benchmarks measured.
 
     Attributes
     ----------
     benches
-        Of each workload, image size and number of tiles.
+        By workload, image size and number of tiles.
     """
 
     benches: Mapping[Key, Bench]
 
     @property
     def ratios(self) -> pd.DataFrame:
-        """How many times as long each contestant takes: by workload, size and number of tiles."""
+        """The time of each contestant as a multiple of spnb's.
+
+        A row for each workload, image size and number of tiles; a column for each contestant.
+        """
         rows = {key: bench.table["ratio"].drop("spnb") for key, bench in self.benches.items()}
         found = pd.DataFrame.from_dict(rows, orient="index")
         found.index = pd.MultiIndex.from_tuples(rows, names=["workload", "size", "tiles"])
@@ -51,10 +56,10 @@ class Suite(Shown):
 
     @property
     def table(self) -> pd.DataFrame:
-        """The ratios, and what spnb itself takes.
+        """The ratios, and the figures of spnb itself.
 
-        ``seconds`` of a step; ``exchange``, its share of the step; ``planned`` and ``peak`` bytes
-        of the largest rank.
+        Columns: ``seconds`` of a step; ``exchange``, the share of a step that ranks pack, wait and
+        unpack; ``planned`` and ``peak`` bytes of the largest rank.
         """
         benches, found = self.benches.values(), self.ratios
         found.insert(0, "seconds", [bench.table.seconds["spnb"] for bench in benches])
@@ -86,13 +91,13 @@ class Suite(Shown):
         return Card(title, [Table(headings, rows), *(f"{k}: {v}" for k, v in skipped.items())])
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the ratios; see `spnb.display.plots.suite`."""
+        """Draw the ratios; see `spnb.display.plots.benchmarks.suite`."""
         from ..display import plots
 
         return plots.suite(self.ratios, ax)
 
     def report(self) -> dict[str, Any]:
-        """Every figure, ready for JSON."""
+        """Return every figure, ready for JSON; times in seconds, memory in bytes."""
         return {
             "cores": os.cpu_count(),
             "machine": platform.machine(),
@@ -119,7 +124,7 @@ def suite(
     workloads
         Names of built-in networks.
     sizes
-        Of square images; a batch has one.
+        Sides of square images, in pixels; a batch has one image.
     tiles
         Numbers of tiles.
     baselines
@@ -127,7 +132,7 @@ def suite(
     rounds
         Steps of each contestant.
     progress
-        Show a bar.
+        Whether to show a progress bar.
 
     Examples
     --------
@@ -137,18 +142,18 @@ def suite(
 
         suite(["w1"], sizes=[512], tiles=[2]).plot()
     """
-    names = checked(baselines, rounds)
+    names = baselines_to_measure(baselines, rounds)
     found: dict[Key, Bench] = {}
     with Bar(progress) as bar:
         for workload in workloads:
             for size in sizes:
                 job = Job(workload, image_size=size, batch_size=1, split_size=1)
                 split = {n: plan(job.replace(num_spatial_parts=n)) for n in tiles}
-                plans = {SOLO: Solo(job)}
-                for n, each in split.items():
-                    plans |= contestants(each, f"{n} tiles", f"{n} tiles, {LIMIT}")
+                plans = {SOLO: on_one_thread(job)}
+                for n, tiled in split.items():
+                    plans |= contestants(tiled, f"{n} tiles", f"{n} tiles, {LIMIT}")
                 measured = measure(plans, names, rounds, bar)
-                for n, each in split.items():
-                    bench = Bench.of(each, measured, f"{n} tiles", f"{n} tiles, {LIMIT}")
+                for n, tiled in split.items():
+                    bench = Bench.of(tiled, measured, f"{n} tiles", f"{n} tiles, {LIMIT}")
                     found[workload, size, n] = bench
     return Suite(found)

@@ -1,4 +1,4 @@
-"""What fused halos cost and save: messages, bytes, redundant work and time, by length."""
+"""What fused halos cost and save: messages, bytes, redundant work and time, by fused blocks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from ..display.progress import Bar
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
 from . import LENGTH_TILES, LENGTHS
-from .benchmark import checked, measure
+from .benchmark import baselines_to_measure
+from .measure import measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Key = tuple[int, int | str]
-"""Tiles, and blocks that share an exchange: 0 for an exchange before each window operator."""
+"""Number of tiles, and of blocks that share an exchange.
+
+The second is 0 for an exchange before each window operator.
+"""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -31,11 +35,11 @@ class Sweep(Shown):
     Attributes
     ----------
     job
-        What they have in common.
+        The job that all plans share but for tiles and fused blocks.
     plans
-        By tiles and fused blocks.
+        By number of tiles and of fused blocks.
     seconds
-        A step in each round.
+        Seconds of a step in each round, by number of tiles and of fused blocks.
     """
 
     job: Job
@@ -85,13 +89,13 @@ class Sweep(Shown):
         return Card(title, [Table(headings, rows)])
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw time and redundant work over the length; see `spnb.display.plots.lengths`."""
+        """Draw time and work over fused blocks; see `spnb.display.plots.benchmarks.lengths`."""
         from ..display import plots
 
         return plots.lengths(self.table, ax)
 
     def report(self) -> dict[str, Any]:
-        """Every figure, ready for JSON."""
+        """Return every figure, ready for JSON; times in seconds, memory in bytes."""
         rows = self.table.reset_index().to_dict("records")
         job = {"model": self.job.name, **self.job.values()}
         return {"job": job, "cores": os.cpu_count(), "lengths": rows}
@@ -116,14 +120,14 @@ def sweep(
     tiles
         Numbers of tiles.
     rounds
-        Steps of each, in turns.
+        Steps of each plan, in turns.
     progress
-        Show a bar.
+        Whether to show a progress bar.
 
     Raises
     ------
     OptionError, PlanError
-        If one of the splits cannot be had.
+        If one of the splits is refused.
 
     Examples
     --------
@@ -133,7 +137,7 @@ def sweep(
 
         sweep(spnb.Job("w3", image_size=512, batch_size=1, split_size=1)).plot()
     """
-    checked((), rounds)
+    baselines_to_measure((), rounds)
     plans: dict[Key, JobPlan] = {}
     for n in tiles:
         for length in lengths:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from inspect import signature
@@ -83,12 +84,32 @@ class JobPlan(PlanPictures, Shown, Plan):
             overlapped=job.enable_master_comm_opt or not job.gems,
         )
         self.job, self.training = job, training
+        self._change: Callable[[RankPlan], RankPlan] | None = None
         if training:
             _require_statistics(self)
 
     def rank_plan(self, rank: int) -> RankPlan:
-        """All that a rank needs to know, as plain picklable data."""
-        return replace(super().rank_plan(rank), device=self.job.device_kind)
+        """Return a rank's share of the plan, as plain picklable data.
+
+        Parameters
+        ----------
+        rank
+            A rank of the world.
+        """
+        rank_plan = replace(super().rank_plan(rank), device=self.job.device_kind)
+        return rank_plan if self._change is None else self._change(rank_plan)
+
+    def derived(self, change: Callable[[RankPlan], RankPlan]) -> JobPlan:
+        """Return the same plan with a change to the share of every rank.
+
+        Parameters
+        ----------
+        change
+            Returns the changed share; it is called for each rank whose share is asked for.
+        """
+        plan = copy(self)
+        plan._change = change
+        return plan
 
     @cached_property
     def per_rank(self) -> pd.DataFrame:

@@ -7,7 +7,8 @@ from torch import nn
 
 import spnb
 from spnb.benchmarking.baselines import BASELINES, BaselineProcess, Unavailable
-from spnb.benchmarking.benchmark import Alone, Bench, Solo
+from spnb.benchmarking.benchmark import Bench
+from spnb.benchmarking.contestants import on_one_thread, without_messages
 from spnb.ir.exchange import HOST
 from spnb.ir.program import Receive, Send
 from spnb.ui.cli import main
@@ -30,22 +31,22 @@ def messages(plan, rank):
 @pytest.mark.parametrize("options", [{}, {"gems": True, "batch_size": 2}])
 def test_the_limit_sends_nothing_and_computes_the_same(options):
     plan = spnb.plan(job(**options))
-    alone = Alone(plan)
+    limit = without_messages(plan)
     for rank in range(plan.num_ranks):
         assert messages(plan, rank)
-        assert not messages(alone, rank)
+        assert not messages(limit, rank)
     (own,), (its,) = (
-        [len(p.steps) for (p,) in each.rank_plan(0).programs.values()] for each in (plan, alone)
+        [len(p.steps) for (p,) in each.rank_plan(0).programs.values()] for each in (plan, limit)
     )
     assert own == its
-    result = spnb.InProcess(alone).infer()
+    result = spnb.InProcess(limit).infer()
     assert result.output.shape == (plan.graph.batch, 10)
     assert torch.isfinite(result.output).all()
     assert result.per_rank.bytes_sent.sum() == 0
 
 
-def test_a_tile_alone_differs_from_the_untiled_run():
-    assert not spnb.InProcess(Alone(spnb.plan(job()))).infer().check(strict=False).passed
+def test_tiles_without_halos_differ_from_the_untiled_run():
+    assert not spnb.InProcess(without_messages(spnb.plan(job()))).infer().check(strict=False).passed
 
 
 @pytest.mark.parametrize("name", ["plain", "tuned"])
@@ -135,7 +136,7 @@ def test_what_cannot_be_read(line, capsys):
 
 
 def test_one_rank_has_the_whole_image_and_one_thread():
-    solo = Solo(job(parts=1))
+    solo = on_one_thread(job(parts=1))
     assert solo.num_ranks == 1
     assert solo.rank_plan(0).threads == 1
     assert spnb.InProcess(solo).infer().check().passed

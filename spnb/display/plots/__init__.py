@@ -1,17 +1,14 @@
 """Pictures: each function takes ``ax=`` and returns matplotlib `Axes`.
 
-Colours are safe for colour-blind eyes (the palette of Okabe & Ito, *Color universal design*, 2008)
-and differ in lightness too, for print.  A tile has the same colour in every picture.
+Colours suit colour-blind readers (the palette of Okabe & Ito, *Color universal design*, 2008) and
+differ in lightness too, for print.  A tile has the same colour in every picture.  `style` has
+the colours; each other module has a subject.
 """
 
-from .curves import loss
+from .benchmarks import halo_speed, lengths, loss, ratios, suite
 from .difference import difference
 from .halo import halo
-from .lengths import lengths
 from .loads import memory, traffic
-from .ratios import ratios
-from .speed import halo_speed
-from .suite import suite
 from .tiles import TilesPanel, stages, tiles
 from .timeline import clock, layers, timeline
 

@@ -1,0 +1,58 @@
+"""The plans of spnb that take turns in a benchmark: as planned, without messages, on one rank."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..ir.program import without_exchange
+from ..ir.rank_plan import RankPlan
+from ..job.job import Job
+from ..job.job_plan import JobPlan
+
+LIMIT = "no exchange"
+"""Name of the plan whose ranks send no messages."""
+
+SOLO = "one rank, one thread"
+"""Name of the plan that has the whole image on one rank with one thread."""
+
+
+def contestants(plan: JobPlan, name: str, limit: str) -> dict[str, JobPlan]:
+    """Return a plan, and the same without messages, by their names."""
+    return {name: plan, limit: without_messages(plan)}
+
+
+def without_messages(plan: JobPlan) -> JobPlan:
+    """Return a plan whose ranks compute the same and send each other nothing.
+
+    Its output is wrong; its time is the limit of what a faster exchange could reach.
+    """
+    return plan.derived(_without_exchanges)
+
+
+def on_one_thread(job: Job) -> JobPlan:
+    """Return the plan of a job's whole network and image on one rank with one thread."""
+    whole = job.replace(
+        split_size=1,
+        spatial_size=1,
+        num_spatial_parts=1,
+        slice_method="square",
+        balance=None,
+        local_DP=1,
+        parts=job.num_micro_batches,
+        replicas=1,
+        gems=False,
+        times=1,
+    )
+    return JobPlan(whole).derived(_with_one_thread)
+
+
+def _without_exchanges(rank_plan: RankPlan) -> RankPlan:
+    programs = {
+        images: tuple(map(without_exchange, each)) for images, each in rank_plan.programs.items()
+    }
+    mirror = None if rank_plan.mirror is None else _without_exchanges(rank_plan.mirror)
+    return replace(rank_plan, programs=programs, mirror=mirror)
+
+
+def _with_one_thread(rank_plan: RankPlan) -> RankPlan:
+    return replace(rank_plan, threads=1)

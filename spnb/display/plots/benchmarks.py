@@ -1,0 +1,181 @@
+"""Figures of runs side by side: losses, ratios of benchmarks, fused halos, halo exchanges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from ..cards import time_text
+from .style import TILE, open_frame
+
+MARKS = "os^DvPX*"
+"""Markers of the contestants of `suite`."""
+
+RATIOS = (0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+"""Ticks of an axis of ratios."""
+
+SPEED_STYLES = {"exchange": "o-", "ping": "s--", "copy": "^:"}
+"""Columns that `halo_speed` draws, and the styles of their lines."""
+
+
+def loss(history: pd.DataFrame, ax: Axes | None = None, **line: Any) -> Axes:
+    """Draw the loss of each step, and where epochs end.
+
+    Parameters
+    ----------
+    history
+        A table as `spnb.driver.training_loop.Training.history`.
+    ax
+        Where to draw; a new figure by default.  Several curves may be drawn into one.
+    line
+        Passed on to `matplotlib.axes.Axes.plot`: label, colour, …
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7.0, 3.6), layout="constrained")
+    if not ax.lines:
+        ends = history.index[history["epoch"].diff() > 0]
+        for end in ends if len(ends) < 40 else ():
+            ax.axvline(end + 0.5, color="#DDDDDD", linewidth=0.8, zorder=0)
+    ax.plot(range(1, len(history) + 1), history["loss"], **line)
+    ax.set_xlabel("step")
+    ax.set_ylabel("loss, mean over the batch")
+    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    open_frame(ax)
+    return ax
+
+
+def ratios(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw the time of each contestant's step as a multiple of spnb's.
+
+    Parameters
+    ----------
+    table
+        A table as `spnb.benchmarking.benchmark.Bench.table`: ``ratio``, ``lowest``, ``highest`` and
+        ``seconds`` by name.
+    ax
+        Where to draw; a new figure by default.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7.0, 1.2 + 0.42 * len(table)), layout="constrained")
+    places = range(len(table))
+    colours = [TILE[1] if name == "spnb" else TILE[0] for name in table.index]
+    ax.barh(places, table["ratio"], color=colours, height=0.7)
+    ax.hlines(places, table["lowest"], table["highest"], color="black", linewidth=1.2)
+    ax.axvline(1.0, color="black", linestyle="--", linewidth=1.0)
+    for place, row in zip(places, table.itertuples(), strict=True):
+        text = f"  {row.ratio:.2f}× ({time_text(row.seconds)})"
+        ax.text(
+            max(row.highest, row.ratio), place, text, va="center", fontsize=9, zorder=3
+        ).set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+    ax.set_yticks(places, table.index)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.3 * table["highest"].max())
+    ax.set_xlabel("time of a step as a multiple of spnb's: right of the line is slower")
+    open_frame(ax)
+    return ax
+
+
+def suite(ratios: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw the time of each contestant's step as a multiple of spnb's, for many workloads.
+
+    The scale is logarithmic.
+
+    Parameters
+    ----------
+    ratios
+        A table as `spnb.benchmarking.suite.Suite.ratios`.
+    ax
+        Where to draw; a new figure by default.
+    """
+    if ax is None:
+        height = 1.6 + 0.32 * len(ratios)
+        _, ax = plt.subplots(figsize=(8.0, height), layout="constrained")
+    places = range(len(ratios))
+    for place in places:
+        ax.axhline(place, color="0.9", linewidth=0.8, zorder=0)
+    for number, name in enumerate(ratios.columns):
+        mark = MARKS[number % len(MARKS)]
+        ax.plot(ratios[name], places, mark, color=f"C{number}", label=name, markersize=6)
+    ax.axvline(1.0, color="black", linestyle="--", linewidth=1.0)
+    names = [f"{w} {size}², {tiles} tiles" for w, size, tiles in ratios.index]
+    ax.set_yticks(places, names)
+    ax.invert_yaxis()
+    ax.set_xscale("log", base=2)
+    low, high = ratios.min().min(), ratios.max().max()
+    ticks = [t for t in RATIOS if low <= t <= high] or [1.0]
+    ax.set_xticks(ticks, [f"{t:g}" for t in ticks], minor=False)
+    ax.minorticks_off()
+    ax.set_xlabel("time of a step as a multiple of spnb's: right of the line is slower")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.12), ncols=4, frameon=False, fontsize=9)
+    open_frame(ax)
+    return ax
+
+
+def lengths(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw the time of a step over the number of fused blocks, a line for each number of tiles.
+
+    Times are relative to the first row of the same number of tiles, which as a rule has an
+    exchange before each window operator.  Dashed lines are work, redundant work included.
+
+    Parameters
+    ----------
+    table
+        A table as `spnb.benchmarking.sweep.Sweep.table`.
+    ax
+        Where to draw; a new figure by default.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7.0, 4.0), layout="constrained")
+    for number, (tiles, rows) in enumerate(table.groupby(level="tiles")):
+        names = rows.index.get_level_values("fused")
+        relative = rows.seconds / rows.seconds.iloc[0]
+        colour = f"C{number}"
+        ax.plot(range(len(rows)), relative, "o-", color=colour, label=f"{tiles} tiles: time")
+        work = 1 + rows.redundant
+        ax.plot(range(len(rows)), work, "--", color=colour, label=f"{tiles} tiles: work")
+        best = int(rows.best.to_numpy().argmax())
+        ax.plot([best], [relative.iloc[best]], "o", color=colour, markersize=12, fillstyle="none")
+        ax.set_xticks(range(len(rows)), names)
+    ax.axhline(1.0, color="0.6", linewidth=0.8, zorder=0)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("blocks that share an exchange")
+    ax.set_ylabel(f"relative to {names[0]}")
+    ax.legend(frameon=False, ncols=2, fontsize=9)
+    open_frame(ax)
+    return ax
+
+
+def halo_speed(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw seconds of an exchange, of bare messages and of a copy over the bytes received.
+
+    Parameters
+    ----------
+    table
+        A table as `spnb.benchmarking.halo_exchange.HaloSpeed.table`.
+    ax
+        Where to draw; a new figure by default.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7.0, 4.0), layout="constrained")
+    for number, (tiles, rows) in enumerate(table.groupby("tiles")):
+        rows = rows.groupby("bytes").median(numeric_only=True)
+        for name, style in SPEED_STYLES.items():
+            label = {"ping": "bare MPI messages", "copy": "copy in memory"}.get(name, name)
+            ax.plot(
+                rows.index / 1024, 1e6 * rows[name], style, color=f"C{number}",
+                label=f"{tiles} tiles: {label}", markersize=5,
+            )  # fmt: skip
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.set_xlabel("KiB received by the rank that receives most")
+    ax.set_ylabel("microseconds")
+    ax.legend(frameon=False, fontsize=9)
+    open_frame(ax)
+    return ax
