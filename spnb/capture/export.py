@@ -187,16 +187,16 @@ def _translate(
         refuse_unread_norms(nodes, outputs)
     returned = _copied_inputs(map(_known(known), outputs), nodes, inputs, dtype)
     return Graph(
-        inputs,
-        dtype,
-        tuple(nodes),
-        returned,
-        blocks_of(nodes, module),
-        tuple(constants),
-        reader.literals,
-        program.call_spec.out_spec,
-        training,
-        reader.counted,
+        inputs=inputs,
+        dtype=dtype,
+        nodes=tuple(nodes),
+        returned=returned,
+        blocks=blocks_of(nodes, module),
+        structure=program.call_spec.out_spec,
+        constants=tuple(constants),
+        literals=reader.literals,
+        training=training,
+        counted=reader.counted,
     )
 
 

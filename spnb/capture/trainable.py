@@ -11,7 +11,8 @@ from collections.abc import Collection
 import torch
 
 from ..ir.graph import Graph
-from ..ir.node import GETITEM, Node, invoke
+from ..ir.node import GETITEM, Node
+from ..rules.calls import invoke
 
 
 def reached(graph: Graph, names: Collection[str]) -> list[str]:

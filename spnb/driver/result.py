@@ -136,7 +136,7 @@ class Result(Shown):
     @cached_property
     def named_outputs(self) -> dict[str, str]:
         """The value of each output, by its key in what the network returns."""
-        leaves = pytree.tree_unflatten(list(self.plan.graph.returned), self.plan.graph.structure)
+        leaves = self.plan.graph.structure.unflatten(self.plan.graph.returned)
         found = {}
         for keys, leaf in pytree.tree_flatten_with_path(leaves)[0]:
             if isinstance(leaf, Ref):

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch.utils import _pytree as pytree
 
 from .axes import Axes, Extent
 from .blocks import Block
 from .node import Node, Ref, Weight
+
+
+class Structure(Protocol):
+    """How nested lists, tuples and dicts are put together of their leaves."""
+
+    def unflatten(self, leaves: Iterable[Any]) -> Any:
+        """Put leaves in their places."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -30,12 +37,12 @@ class Graph:
         `Weight`, all else as it is.
     blocks
         The module's building blocks, in order: stages are cut between them.
+    structure
+        How the flattened outputs are put together again, as torch.export found it.
     constants
         Calls that read no input: computed once, with the weights.
     literals
         Tensors that the network makes of numbers in its code, by name.
-    structure
-        How the flattened outputs are put together again (a pytree specification).
     training
         Whether it was captured as it is trained: see `spnb.capture.export.capture`.
     counted
@@ -47,9 +54,9 @@ class Graph:
     nodes: tuple[Node, ...]
     returned: tuple[Any, ...]
     blocks: tuple[Block, ...]
+    structure: Structure = field(repr=False)
     constants: tuple[Node, ...] = ()
     literals: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    structure: Any = field(repr=False, default=None)
     training: bool = False
     counted: Mapping[str, int] = field(default_factory=dict)
 
@@ -128,4 +135,4 @@ class Graph:
             if isinstance(leaf, Ref):
                 leaf = values[leaf.value]
             leaves.append(known[leaf.name] if isinstance(leaf, Weight) else leaf)
-        return pytree.tree_unflatten(leaves, self.structure)
+        return self.structure.unflatten(leaves)

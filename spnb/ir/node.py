@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cache, cached_property
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -125,40 +125,6 @@ class Node:
 
         return {name: map_leaves(tensor, arg) for name, arg in self.args.items()}
 
-    def caller(
-        self, weights: Mapping[str, torch.Tensor], op: str | None = None, **changed: Any
-    ) -> Callable[..., Any]:
-        """The call as a function of its operands alone.
-
-        Parameters
-        ----------
-        weights
-            As `bind` takes them.
-        op
-            Another overload, with arguments of the same names.
-        changed
-            Arguments that take the place of the node's own.
-        """
-        op, args = op or self.op, {**self.args, **changed}
-        function, by_position, by_name = (None, (), ()) if op == GETITEM else signature(op)
-        inside = [args[name] for name in by_name]
-        inside += [arg for arg in args.values() if not isinstance(arg, (Ref, Weight))]
-        if function is None or any(isinstance(leaf, (Ref, Weight)) for leaf in leaves(inside)):
-            nested = replace(self, op=op, args=args)
-            return lambda *operands: invoke(op, nested.bind(operands, weights))
-        given = [args[name] for name in by_position]
-        given = [weights[arg.name] if isinstance(arg, Weight) else arg for arg in given]
-        named = {name: args[name] for name in by_name}
-        slots = [k for k, arg in enumerate(given) if isinstance(arg, Ref)]
-
-        def call(*operands: Any) -> Any:
-            bound = given.copy()
-            for slot, operand in zip(slots, operands, strict=True):
-                bound[slot] = operand
-            return function(*bound, **named)
-
-        return call
-
 
 def leaves(arg: Any) -> Iterator[Any]:
     """Everything in nested dicts, lists and tuples, in order."""
@@ -182,20 +148,3 @@ def overload(op: str) -> Callable[..., Any]:
     """The callable of a qualified overload such as ``"aten.relu.default"``."""
     namespace, name, variant = op.split(".")
     return getattr(getattr(getattr(torch.ops, namespace), name), variant)
-
-
-@cache
-def signature(op: str) -> tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]:
-    """An overload, its arguments that are given by position, and those that are given by name."""
-    function = overload(op)
-    schema = function._schema.arguments
-    by_position = tuple(a.name for a in schema if not a.kwarg_only)
-    return function, by_position, tuple(a.name for a in schema if a.kwarg_only)
-
-
-def invoke(op: str, args: Mapping[str, Any]) -> Any:
-    """Call an ATen overload, or `GETITEM`, with arguments named as in its schema."""
-    if op == GETITEM:
-        return args["self"][args["index"]]
-    function, by_position, by_name = signature(op)
-    return function(*[args[name] for name in by_position], **{n: args[n] for n in by_name})

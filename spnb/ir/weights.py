@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .graph import Graph
-from .node import Node, invoke
+from .node import GETITEM, Node, overload
 
 
 def equal(module: nn.Module, state: Mapping[str, torch.Tensor]) -> bool:
@@ -53,4 +53,7 @@ def tensors_of(
 def add_constants(known: dict[str, Any], calls: Sequence[Node]) -> None:
     """Add to weights what calls make of them, by its names."""
     for node in calls:
-        known[f"={node.name}"] = invoke(node.op, node.bind([], known))
+        args = node.bind([], known)
+        is_item = node.op == GETITEM
+        result = args["self"][args["index"]] if is_item else overload(node.op)(**args)
+        known[f"={node.name}"] = result

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 
 from ..ir.axes import Axes, aligned, axes_in, broadcast, fitted, is_image
-from ..ir.node import Node, Weight, invoke
+from ..ir.node import Node, Weight
 from ..ir.region import Region, Span, Tiling
+from .calls import invoke
 
 Tensors = Sequence[Any]
 Weights = Mapping[str, torch.Tensor]

@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from ..ir.axes import Axes, axes_in, dim
-from ..ir.node import Node, Weight, invoke
+from ..ir.node import Node, Weight
 from ..ir.region import Region, Tiling
 from .base import Rule, Tensors, Weights, factory_of, rule
+from .calls import invoke
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from ..ir.node import Node, invoke, overload
+from ..ir.node import Node, overload
 from ..ir.region import Region
 from ..kernels.preallocated import placed
 from .base import Call, Rule, Weights, rule
+from .calls import invoke
 from .windows import Convolution, convolution
 
 ACTIVATIONS = {

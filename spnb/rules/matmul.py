@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from ..ir.axes import Axes, Dim, axes_in, dim, fitted, size_of
-from ..ir.node import Node, Ref, Weight, invoke, leaves
+from ..ir.node import Node, Ref, Weight, leaves
 from ..ir.region import Region
 from .base import Rule, Tensors, Weights, rule
+from .calls import invoke
 
 Labels = tuple[str, ...]
 """A name for each dimension; the same name in two tensors is the same dimension."""

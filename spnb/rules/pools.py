@@ -12,6 +12,7 @@ import torch
 from ..ir.node import Node, overload
 from ..ir.region import Region, Tiling
 from .base import Call, CoreAndBoundary, Rule, Weights, rule
+from .calls import caller
 from .fallback import Whole
 from .reductions import over_last
 from .spatial import per_dim, places
@@ -54,7 +55,7 @@ class MaxPool(Pool, CoreFirst):
         return lambda x: call(x, out=largest, indices=where)[0]
 
     def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
-        call = self.node.caller(weights, **self.plain, padding=padding)
+        call = caller(self.node, weights, **self.plain, padding=padding)
         if self.result_types:
             noting = "aten.max_pool2d_with_indices.out"
             args = (self.kernel, self.stride, padding, self.dilation)
@@ -102,7 +103,7 @@ class AvgPool(Pool):
 
     def sliding(self, padding: list[int], region: Region, weights: Weights) -> Call:
         plain = {**self.plain, "padding": padding, "count_include_pad": True}
-        call = self.node.caller(weights, **plain)
+        call = caller(self.node, weights, **plain)
         if self.node.args.get("divisor_override"):
             return call
         factors = self._divisors(region)

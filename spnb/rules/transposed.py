@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from ..ir.axes import Axes, axes_in, dim, size_of
-from ..ir.node import Node, invoke
+from ..ir.node import Node
 from ..ir.region import Region, Span
 from .base import Rule, Tensors, Weights, rule
+from .calls import invoke
 from .fallback import Whole
 from .spatial import Spatial, clipped, per_dim, places, uncut_weight, window_counts
 

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from ..ir.axes import Axes, Dim, Factor, broadcast, dim, size_of
-from ..ir.node import Node, invoke
+from ..ir.node import Node
 from ..ir.region import Region, Span
 from .base import Direct, Local, Rule, Tensors, Weights, rule
+from .calls import invoke
 from .fallback import Whole
 
 

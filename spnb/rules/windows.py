@@ -15,6 +15,7 @@ from ..ir.cost import CORE
 from ..ir.node import Node, Ref
 from ..ir.region import Region, Span, length
 from .base import Call, CoreAndBoundary, Rule, Tensors, Weights, rule
+from .calls import caller
 from .fallback import Whole
 from .spatial import Padded, Spatial, margins, per_dim, places, uncut_weight, window_counts
 
@@ -118,7 +119,7 @@ class Window(Spatial):
 
     def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
         """The operator on an operand that is padded but for a symmetric ``padding``."""
-        return self.node.caller(weights, padding=padding)
+        return caller(self.node, weights, padding=padding)
 
     def left_over(self, held: Region, clipped: Region) -> Region:
         """What of the first operand may be handed over in place of its need, if it is at hand.
@@ -179,7 +180,7 @@ class Convolution(CoreFirst):
     any_layout = True
 
     def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
-        return self.node.caller(weights, f"aten.{self.node.kind}.default", padding=padding)
+        return caller(self.node, weights, f"aten.{self.node.kind}.default", padding=padding)
 
 
 @dataclass(frozen=True)
