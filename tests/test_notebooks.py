@@ -1,4 +1,4 @@
-"""Every notebook from top to bottom, some twice on one kernel; no errors, no processes left."""
+"""Every notebook from top to bottom; no errors, no processes left."""
 
 import re
 
@@ -10,14 +10,10 @@ from notebooks import FOLDER, execute
 pytestmark = [pytest.mark.notebook, pytest.mark.mpi, pytest.mark.timeout(900)]
 
 
-TWICE = ("01-first-split", "02-what-a-halo-is")
-"""Where engines are started in the usual way, and by cells that readers run again and again."""
-
-
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.setenv("SPNB_NOTEBOOK", str(tmp_path))
-    notebook = execute(path, twice=path.stem in TWICE)
+    notebook = execute(path)
     outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
     assert not [o for o in outputs if o.output_type == "error"]
     text = " ".join(o.get("text", "") for o in outputs)

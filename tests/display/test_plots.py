@@ -124,7 +124,9 @@ def test_the_difference_is_where_it_is():
     assert "PAST" in ax.get_title()
     drawn = np.asarray(ax.images[0].get_array())
     assert np.unravel_index(drawn.argmax(), drawn.shape) == (7, 13)
-    assert len(ax.lines) == 4  # tiles
+    assert len(ax.lines) == 4  # tiles, of 10 rows and 15 columns
+    assert [max(line.get_xdata()) for line in ax.lines] == [15, 30, 15, 30]
+    assert [max(line.get_ydata()) for line in ax.lines] == [10, 10, 20, 20]
     assert "within" in spnb.InProcess(plan).infer().plot_difference().get_title()
 
 

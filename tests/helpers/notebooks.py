@@ -12,16 +12,15 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).parents[2] / "notebooks"
 
 
-def execute(path: Path, twice: bool = False) -> nbformat.NotebookNode:
-    """Run all cells in a fresh kernel, in the notebook's own folder; again, if asked to."""
+def execute(path: Path) -> nbformat.NotebookNode:
+    """Run all cells in a fresh kernel, in the notebook's own folder."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": FOLDER}}
     )
     with client.setup_kernel():
-        for _ in range(2 if twice else 1):
-            for number, cell in enumerate(notebook.cells):
-                client.execute_cell(cell, number)
+        for number, cell in enumerate(notebook.cells):
+            client.execute_cell(cell, number)
     return notebook
 
 

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -116,18 +117,25 @@ def build(other: Other) -> nn.Module:
 
 def plan(other: Other, network: nn.Module, grid: str, fused: bool) -> JobPlan:
     """The whole network tiled, in double precision."""
-    job = spnb.Job(
-        network,
-        input_shapes=[(1, other.channels, *other.size)],
-        split_size=1,
+    job = _job(other, network).replace(
         num_spatial_parts=math.prod(map(int, grid.split("x"))),
         slice_method=grid,
-        precision="fp64",
-        allow_gather=other.gather,
         halo_D2=fused,
         fused_layers="all" if fused else 1,
     )
     return spnb.plan(job)
+
+
+@lru_cache(maxsize=1)
+def _job(other: Other, network: nn.Module) -> spnb.Job:
+    """One job for all plans of a network: it is captured once."""
+    return spnb.Job(
+        network,
+        input_shapes=[(1, other.channels, *other.size)],
+        split_size=1,
+        precision="fp64",
+        allow_gather=other.gather,
+    )
 
 
 def sent(planned: spnb.job.job_plan.JobPlan) -> str:

@@ -135,7 +135,11 @@ def test_engines_stay_and_px_works(shell, spnb_line, tmp_path):
     spnb_line("stop")
     assert cluster.stopped
     spnb_line("stop")
-    assert spnb.start(cluster.plan) is not cluster
+    shell.run_line_magic("load_ext", "spnb")  # as where a notebook is run again on one kernel
+    again = spnb.start(cluster.plan)
+    assert again is not cluster
+    shell.run_cell_magic("px", "", "mine = spnb.here.rank")
+    assert again.view["mine"] == [0, 1]
     spnb.stop()
 
 
