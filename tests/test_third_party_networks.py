@@ -24,7 +24,7 @@ def test_another_packages_network(other):
         planned = plan(other, network, grid, fused)
         texts.append(sent(planned))
         assert bool(planned.gathered) == other.gather
-        if fused == (grid == grids[1]):  # the other two split no operator otherwise
+        if fused == (grid == grids[1]):  # each grid, and both kinds of halo, are computed
             check = spnb.InProcess(planned).infer().check()
             assert check.output_scale > 0
     first, first_fused, second, second_fused = texts
