@@ -69,7 +69,8 @@ class Post:
     def __init__(self):
         from mpi4py import MPI
 
-        from ..transport.mpi import MPITransport, politely
+        from ..transport.mpi import MPITransport
+        from ..transport.waiting import politely
 
         self.comm = MPI.COMM_WORLD
         self._politely = politely

@@ -31,8 +31,8 @@ from ..ir.weights import tensors_of
 from ..job.job_plan import JobPlan
 from ..runtime.state import Piece
 from ..training.epoch import EpochReport
+from ..training.loss_scale import LossScale
 from ..training.recipe import Recipe
-from ..training.scaling import Scaling
 from ..transport.local import World
 from . import training_loop
 from .result import Result
@@ -156,7 +156,7 @@ class Session(ABC):
         recipe: Recipe,
         kept: Mapping[str, Any],
         workers: int = 0,
-        scaling: Scaling | None = None,
+        scaling: LossScale | None = None,
     ) -> None:
         """Make every rank ready to train; what the optimizer kept goes where it is used."""
         if self._given() is not self.plan.module:

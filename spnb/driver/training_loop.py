@@ -24,9 +24,9 @@ from ..ir import weights
 from ..ir.axes import Axes
 from ..job import checkpoint_io
 from ..job.job_plan import JobPlan
+from ..training.loss_scale import LossScale
 from ..training.losses import positions
 from ..training.recipe import Recipe
-from ..training.scaling import Scaling
 from .checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def train(
     trained = job.network.trained
     kept = begun.optimizer.get("state", {})
     scaling = begun.optimizer.get("scaling")
-    scaling = Scaling(**scaling) if scaling else None
+    scaling = LossScale(**scaling) if scaling else None
     session.begin(reached(plan.captured, trained), recipe, kept, job.num_workers, scaling)
     if begun.epoch:
         enough = "" if begun.epoch < job.num_epochs else ": give a larger num_epochs to go on"
@@ -166,7 +166,7 @@ def train(
         say(f"{text}, {took:.3g} s")
         if path is not None:
             state = {"name": recipe.optimizer, "state": kept}
-            if (scaling := reports[0].scaling) is not None:
+            if (scaling := reports[0].loss_scale) is not None:
                 state["scaling"] = asdict(scaling)
             facts = (module.state_dict(), state, epoch + 1, history, vars(recipe))
             Checkpoint(*facts).save(path)

@@ -25,12 +25,12 @@ from ..runtime import process_memory
 from ..runtime.state import Piece
 from ..runtime.worker import Tell, Worker
 from ..training.epoch import EpochReport, OptimizerState, Trainer
+from ..training.loss_scale import LossScale
 from ..training.losses import LOSSES
 from ..training.recipe import Recipe
-from ..training.scaling import Scaling
-from ..training.step import Learner
+from ..training.step import TrainingWorker
 from ..transport import Transport
-from ..transport.host_staging import reaching
+from ..transport.host_staging import staged_for
 from .report import Report
 
 SMALL = 1 << 20
@@ -114,7 +114,7 @@ class Rank:
             self._idle_bytes = 0  # of tensors there
         elif not self._idle_bytes:
             self._idle_bytes = _before_any_network()
-        self.plan, self.transport = rank_plan, reaching(transport, self.device)
+        self.plan, self.transport = rank_plan, staged_for(transport, self.device)
         if rank_plan.training:
             self._initial = weights
         else:
@@ -122,11 +122,11 @@ class Rank:
 
     def connect(self, transport: Transport) -> None:
         """Reach the other ranks through a transport."""
-        self.transport = transport = reaching(transport, self.device)
+        self.transport = transport = staged_for(transport, self.device)
         if self.worker is not None:
             self.worker.transport = transport
         if self.trainer is not None:
-            self.trainer.learner.transport = transport
+            self.trainer.worker.transport = transport
 
     def unload(self) -> None:
         """Forget the plan: this rank takes no part in the one that is loaded now."""
@@ -157,14 +157,14 @@ class Rank:
         recipe: Recipe,
         kept: OptimizerState,
         workers: int = 0,
-        scaling: Scaling | None = None,
+        scaling: LossScale | None = None,
     ) -> None:
         """Make ready to train the parameters of these names; so many threads read ahead."""
         facts = (self._loaded(), self._initial, trained, self.transport, LOSSES[recipe.loss])
-        learner = Learner(*facts, recipe.schedule, recipe.recompute, self.device)
+        learner = TrainingWorker(*facts, recipe.schedule, recipe.recompute, self.device)
         self._initial = None  # it has copies: the file that they were mapped from is let go
         if scaling is not None:
-            learner.scaling = scaling
+            learner.loss_scale = scaling
         self.trainer = Trainer(learner, recipe, kept, workers)
 
     def epoch(
@@ -178,7 +178,7 @@ class Rank:
 
     def weights(self, wanted: bool) -> tuple[dict, dict] | None:
         """Parameters and buffers as they are now, and what the optimizer keeps, if wanted."""
-        return (self.trainer.weights, self.trainer.kept) if wanted else None
+        return (self.trainer.weights, self.trainer.optimizer_state) if wanted else None
 
     def save(self, run: int, value: str, store: Store) -> None:
         """Write this rank's part of an output; every rank that has one must be called.

@@ -164,7 +164,7 @@ def heard(transport: Transport, at: Callable[[], str]) -> Iterator[None]:
     at
         Says in which stage what was being done.
     """
-    transport.hear()
+    transport.begin_call()
     try:
         yield
     except (PeerFailed, RankError):  # the others know

@@ -1,4 +1,4 @@
-"""One rank's share of an epoch: steps over batches, and the optimizer that follows each."""
+"""One rank's share of an epoch: a step for each batch, and a step of the optimizer after it."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from ..kernels.devices import CPU
 from ..kernels.half_conv import HALVES
 from ..runtime import process_memory
 from ..runtime.worker import heard
+from .loss_scale import LossScale
 from .recipe import OPTIMIZERS, Recipe
-from .scaling import Scaling
-from .step import Learner
+from .step import TrainingWorker
 
 OptimizerState = Mapping[str, Mapping[str, Any]]
-"""What an optimizer keeps of each parameter, by the parameter's name."""
+"""The optimizer's state of each parameter (Adam's moments, say), by the parameter's name."""
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What a rank tells of an epoch.
+    """What a rank returns from an epoch.
 
     Attributes
     ----------
     losses
-        Its share of the loss in each step: those of all ranks add up.
+        Its share of the loss in each step: the shares of all ranks add up to the loss.
     right
-        In each step, the positions whose class it got right.
+        In each step, the number of positions whose class it got right.
     seconds
         Of each step.
     peak_memory_bytes
-        Growth of its process since it was idle.
-    scaling
-        Of the loss in the next step, in fp16.
+        Growth of its process above its size before any network.
+    loss_scale
+        The scale of the loss in the next step, in fp16.
     """
 
     losses: list[float]
     right: list[int]
     seconds: list[float]
     peak_memory_bytes: int
-    scaling: Scaling | None = None
+    loss_scale: LossScale | None = None
 
 
 class Trainer:
@@ -54,37 +54,40 @@ class Trainer:
 
     Parameters
     ----------
-    learner
-        Does its steps.
+    worker
+        Computes its steps.
     recipe
         How to train.
-    kept
-        What the optimizer had kept at the end of an earlier epoch.
-    workers
+    state
+        The optimizer's state at the end of an earlier epoch.
+    num_workers
         Threads that read the next batch's images while one is computed.
     """
 
     def __init__(
         self,
-        learner: Learner,
+        worker: TrainingWorker,
         recipe: Recipe,
-        kept: OptimizerState | None = None,
-        workers: int = 0,
+        state: OptimizerState | None = None,
+        num_workers: int = 0,
     ):
-        self.learner, self.recipe, self.workers = learner, recipe, workers
-        self.optimizer = self._optimizer(kept or {})
-        parts = learner.rank_plan.with_mirror
-        self._axes = {node.name: node.axes for rank_plan in parts for node in rank_plan.nodes}
+        self.worker, self.recipe, self.num_workers = worker, recipe, num_workers
+        self.optimizer = self._make_optimizer(state or {})
+        self._axes = {
+            node.name: node.axes
+            for rank_plan in worker.rank_plan.with_mirror
+            for node in rank_plan.nodes
+        }
 
-    def _optimizer(self, kept: OptimizerState) -> torch.optim.Optimizer | None:
-        parameters = self.learner.parameters
+    def _make_optimizer(self, state: OptimizerState) -> torch.optim.Optimizer | None:
+        parameters = self.worker.parameters
         if not parameters:
             return None
         options = {"lr": self.recipe.learning_rate, "weight_decay": self.recipe.weight_decay}
         optimizer = OPTIMIZERS[self.recipe.optimizer](list(parameters.values()), **options)
         for name, parameter in parameters.items():
-            if name in kept:
-                optimizer.state[parameter] = copy.deepcopy(_like(parameter, kept[name]))
+            if name in state:
+                optimizer.state[parameter] = copy.deepcopy(_like(parameter, state[name]))
         return optimizer
 
     def epoch(
@@ -92,54 +95,55 @@ class Trainer:
         examples: Examples,
         epoch: int,
         idle_bytes: int,
-        tell: Callable[[int, float], None] = lambda step, loss: None,
+        after_step: Callable[[int, float], None] = lambda step, loss: None,
     ) -> EpochReport:
         """Train on all examples once, in whole batches; every rank must be called.
 
         Parameters
         ----------
         examples
-            What to train on.
+            Images and their targets.
         epoch
-            Its number: order, learning rate and dropout depend on it, not on what came before.
+            Its number.  The order of the examples, the learning rate and dropout depend on it, and
+            on no earlier epoch.
         idle_bytes
-            What the process took when it was idle.
-        tell
+            Memory of the process before any network.
+        after_step
             Called after each step with its number and this rank's share of its loss.
         """
-        learner = self.learner
-        with heard(learner.transport, lambda: learner.at):
-            return self._epoch(examples, epoch, idle_bytes, tell)
+        worker = self.worker
+        with heard(worker.transport, lambda: worker.at):
+            return self._epoch(examples, epoch, idle_bytes, after_step)
 
     def _epoch(
         self,
         examples: Examples,
         epoch: int,
         idle_bytes: int,
-        tell: Callable[[int, float], None],
+        after_step: Callable[[int, float], None],
     ) -> EpochReport:
-        batch, order = sum(self.learner.rank_plan.micro_batch_sizes), examples.order(epoch)
+        batch, order = sum(self.worker.rank_plan.micro_batch_sizes), examples.order(epoch)
         if self.optimizer is not None:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.recipe.rate(epoch)
         steps = len(examples) // batch
         ahead = Ahead(examples, [order[k * batch : (k + 1) * batch] for k in range(steps)])
         losses, right, seconds = [], [], []
-        process_memory.restart_peak(self.learner.device)
-        with ahead.reading(self.workers):
+        process_memory.restart_peak(self.worker.device)
+        with ahead.reading(self.num_workers):
             for step in range(steps):
                 start = time.perf_counter()
                 loss, hits = self._step(ahead, epoch, step)
                 seconds.append(time.perf_counter() - start)
                 losses.append(loss)
                 right.append(hits)
-                tell(step, loss)
-        peak = max(0, process_memory.peak_bytes(self.learner.device) - idle_bytes)
-        return EpochReport(losses, right, seconds, peak, self.learner.scaling)
+                after_step(step, loss)
+        peak = max(0, process_memory.peak_bytes(self.worker.device) - idle_bytes)
+        return EpochReport(losses, right, seconds, peak, self.worker.loss_scale)
 
     def _step(self, ahead: Ahead, epoch: int, step: int) -> tuple[float, int]:
-        """A batch: this rank's share of the loss, and the positions that it got right."""
-        dtype, device, targets = self.learner.rank_plan.dtype, self.learner.device, {}
+        """Train on a batch; this rank's share of the loss, and the positions that it got right."""
+        dtype, device, targets = self.worker.rank_plan.dtype, self.worker.device, {}
 
         def read(value: str, region: Region) -> torch.Tensor:
             return torch.from_numpy(ahead.read(step, region)).to(device, dtype)
@@ -151,39 +155,46 @@ class Trainer:
             return targets[region]
 
         seed = (self.recipe.seed * 1_000_003 + epoch) * 1_000_003 + step
-        done = self.learner.step(read, wanted, seed)
-        if self.optimizer is not None and done.finite:
+        result = self.worker.step(read, wanted, seed)
+        if self.optimizer is not None and result.finite:
             self.optimizer.step()
-        return done.loss, sum(_right(p.tensor, targets[p.region]) for p in done.pieces)
+        return result.loss, sum(_right(p.tensor, targets[p.region]) for p in result.pieces)
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
         """Parameters and buffers as they are now, by name."""
-        every = self.learner.weights
-        return {n: w.detach().to(CPU, copy=True) for n, w in every.items() if not n.startswith("=")}
+        return {
+            name: weight.detach().to(CPU, copy=True)
+            for name, weight in self.worker.weights.items()
+            if not name.startswith("=")  # a literal
+        }
 
     @property
-    def kept(self) -> dict[str, dict[str, Any]]:
-        """What the optimizer keeps, by the parameter's name."""
+    def optimizer_state(self) -> dict[str, dict[str, Any]]:
+        """The optimizer's state of each parameter, by the parameter's name."""
         if self.optimizer is None:
             return {}
-        pairs, state = self.learner.parameters.items(), self.optimizer.state
-        return {name: _like(p.to(CPU), state[p]) for name, p in pairs if p in state}
+        state = self.optimizer.state
+        return {
+            name: _like(parameter.to(CPU), state[parameter])
+            for name, parameter in self.worker.parameters.items()
+            if parameter in state
+        }
 
 
-def _like(parameter: torch.Tensor, kept: Mapping[str, Any]) -> dict[str, Any]:
-    """What an optimizer keeps of a parameter, where and of what type it is.
+def _like(parameter: torch.Tensor, state: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimizer's state of a parameter, on the parameter's device and of its dtype.
 
-    PyTorch's count of steps is a tensor that stays as it is.
+    PyTorch's count of steps is a tensor of its own dtype on the CPU, and is not converted.
     """
     return {
         name: value.to(parameter) if torch.is_tensor(value) and name != "step" else value
-        for name, value in kept.items()
+        for name, value in state.items()
     }
 
 
 def _right(output: torch.Tensor, wanted: torch.Tensor) -> int:
-    """Positions whose class is the wanted one."""
+    """The number of positions whose class is the wanted one."""
     if wanted.is_floating_point():
         return 0
     return int((output.argmax(1) == wanted).sum())

@@ -1,4 +1,4 @@
-"""Losses that tiles can take their share of: sums over a piece, divided as for the whole."""
+"""Losses as sums of shares: a sum over a piece, divided by the count of the whole output."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch.nn import functional as F
 
 Loss = Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
-"""From a piece of an output, what is wanted there, and the shape of all of the output: its share.
+"""From a piece of an output, what it should be, and the shape of the whole output: its share.
 
-The shares of all pieces add up to PyTorch's own loss of the whole batch, with the mean.
+The shares of all pieces add up to PyTorch's own loss of the whole batch, with ``reduction="mean"``.
 """
 
 
 def cross_entropy(output: torch.Tensor, wanted: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Of class scores ``(batch, classes, …)`` and class numbers ``(batch, …)``."""
+    """Cross entropy of class scores ``(batch, classes, …)`` and class numbers ``(batch, …)``."""
     return F.cross_entropy(output, wanted, reduction="sum") / positions(shape)
 
 
@@ -31,7 +31,7 @@ def differences(output: torch.Tensor, wanted: torch.Tensor, shape: Sequence[int]
 
 
 def positions(shape: Sequence[int]) -> int:
-    """How many classes class scores of this shape tell.
+    """How many positions have a class, in class scores of shape ``(batch, classes, …)``.
 
     >>> positions((2, 10, 8, 8))
     128
@@ -40,4 +40,4 @@ def positions(shape: Sequence[int]) -> int:
 
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "mse": squares, "l1": differences}
-"""Losses by name; averaged over the whole batch, as PyTorch's own."""
+"""Losses by name, each averaged over the whole batch as PyTorch's own is."""

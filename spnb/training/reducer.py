@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
+from ..ir.program import Compute
 from ..ir.rank_plan import Shared
 from ..ir.tags import SUM
+from ..runtime.role import PipelineStage
 from ..transport import Transport
-from ..transport.allreduce import Sum
+from ..transport.allreduce import AllReduce
 
 BUCKET = 1 << 22
 """Bytes of gradients that are summed together."""
@@ -18,7 +20,17 @@ BUCKET = 1 << 22
 
 @dataclass(frozen=True)
 class Bucket:
-    """Parameters whose gradients are summed over some ranks in one go, or batch norms' figures."""
+    """Gradients that are summed over some ranks in one message, or moves of running statistics.
+
+    Attributes
+    ----------
+    number
+        Of its sum; the same on all of its ranks.
+    ranks
+        The ranks that share the weights.
+    names
+        The weights' names.
+    """
 
     number: int
     ranks: Sequence[int]
@@ -28,17 +40,19 @@ class Bucket:
 def buckets_of(
     shared: Iterable[Shared],
     parameters: Collection[str],
-    averages: Collection[str],
+    running_stats: Collection[str],
     weights: Mapping[str, torch.Tensor],
 ) -> list[Bucket]:
-    """What is summed over ranks, in an order that all of them have; last used first.
+    """The buckets of a rank, in an order that is the same on all ranks.
+
+    A weight that the forward pass reads last comes first: its gradient is complete first.
 
     Parameters
     ----------
     shared
         Weights by the ranks that have them.
-    parameters, averages
-        Names of those that have gradients, and of running statistics.
+    parameters, running_stats
+        Names of the weights that have gradients, and of running statistics.
     weights
         By name.
     """
@@ -47,7 +61,7 @@ def buckets_of(
         if len(each.ranks) < 2:
             continue
         names = [name for name in reversed(each.names) if name in parameters]
-        moved = [name for name in each.names if name in averages]
+        moved = [name for name in each.names if name in running_stats]
         for group in (*_by_size(names, weights), moved):
             if group:
                 found.append(Bucket(number, each.ranks, tuple(group)))
@@ -56,7 +70,7 @@ def buckets_of(
 
 
 def _by_size(names: Sequence[str], weights: Mapping[str, torch.Tensor]) -> list[list[str]]:
-    """Names in groups of about `BUCKET` bytes, of one type each."""
+    """Names in groups of about `BUCKET` bytes, each of one dtype."""
     groups: list[list[str]] = []
     size, dtype = 0, None
     for name in names:
@@ -69,50 +83,107 @@ def _by_size(names: Sequence[str], weights: Mapping[str, torch.Tensor]) -> list[
     return groups
 
 
-class Gathering:
-    """Sums over ranks in a step: each begins when all that this rank gives is known.
+def completed_by_step(
+    passes: Sequence[tuple[int, str, int]],
+    stages: Sequence[PipelineStage],
+    parameters: Iterable[str],
+) -> dict[tuple[int, int], list[str]]:
+    """When gradients are complete on this rank.
+
+    Parameters
+    ----------
+    passes
+        The rank's passes of a step in their order, as `spnb.ir.schedule.in_turns` gives them.
+    stages
+        What the rank is in each of its pipelines.
+    parameters
+        Names of the weights that have gradients.
+
+    Returns
+    -------
+    dict
+        By the index of a pass and the number of a step of its program: the parameters that no
+        later step has a gradient of.  Parameters that constants are made of are left out, since
+        their gradients are complete only after the last pass.
+    """
+    last: dict[str, tuple[int, int]] = {}
+    for index, (number, kind, micro_batch) in enumerate(passes):
+        rank_plan = stages[number].rank_plan
+        (program,) = rank_plan.programs[rank_plan.micro_batch_sizes[micro_batch]]
+        if kind == "backward":
+            for k, step in reversed(list(enumerate(program.steps))):
+                if isinstance(step, Compute):
+                    last |= {w.name: (index, k) for w in rank_plan.nodes[step.node].weights}
+    of_constants = {
+        weight.name
+        for stage in stages
+        for constant in stage.rank_plan.constants
+        for weight in constant.weights
+    }
+    found: dict[tuple[int, int], list[str]] = {}
+    for name in parameters:
+        if name in last and name not in of_constants:
+            found.setdefault(last[name], []).append(name)
+    return found
+
+
+class Reducer:
+    """Sums over ranks in one step; each begins when this rank's share of it is complete.
+
+    Parameters
+    ----------
+    buckets
+        What is summed together, as `buckets_of` gives it.
+    like
+        A tensor of the same shape and dtype for each name.
+    transport
+        Carries the sums.
 
     Attributes
     ----------
     sums
-        By name, zeros at first; those of a bucket lie in one tensor, which is sent as it is.
-    under_way
-        What has begun.
+        By name, zeros at first.  The sums of a bucket are views of one tensor, which is sent.
+    started
+        The sums over ranks that have begun.
     """
 
     def __init__(
         self, buckets: Sequence[Bucket], like: Mapping[str, torch.Tensor], transport: Transport
     ):
         self.buckets, self.transport = buckets, transport
-        self.under_way: dict[Bucket, Sum] = {}
+        self.started: dict[Bucket, AllReduce] = {}
         self._bucket_of = {name: bucket for bucket in buckets for name in bucket.names}
-        self._unknown = {bucket: set(bucket.names) for bucket in buckets}
-        alone = [name for name in like if name not in self._bucket_of]
-        self.sums = {name: torch.zeros_like(like[name], requires_grad=False) for name in alone}
+        self._incomplete = {bucket: set(bucket.names) for bucket in buckets}
+        unshared = [name for name in like if name not in self._bucket_of]
+        self.sums = {name: torch.zeros_like(like[name], requires_grad=False) for name in unshared}
         self._flat: dict[Bucket, torch.Tensor] = {}
         for bucket in buckets:
             sizes = [like[name].numel() for name in bucket.names]
             flat = self._flat[bucket] = like[bucket.names[0]].new_zeros(sum(sizes))
-            for name, part in zip(bucket.names, flat.split(sizes), strict=True):
-                self.sums[name] = part.view(like[name].shape)
+            for name, section in zip(bucket.names, flat.split(sizes), strict=True):
+                self.sums[name] = section.view(like[name].shape)
 
-    def know(self, names: Sequence[str]) -> None:
-        """Nothing more will be added to the sums of these; others go on meanwhile."""
-        for each in self.under_way.values():
+    def mark_ready(self, names: Sequence[str]) -> None:
+        """Note that nothing more will be added to these sums; sums that have begun go on."""
+        for each in self.started.values():
             each.advance()
         for bucket in (self._bucket_of[name] for name in names if name in self._bucket_of):
-            self._unknown[bucket].difference_update(names)
-            if not self._unknown[bucket] and bucket not in self.under_way:
-                self._begin(bucket)
+            self._incomplete[bucket].difference_update(names)
+            if not self._incomplete[bucket] and bucket not in self.started:
+                self._start(bucket)
 
-    def _begin(self, bucket: Bucket) -> None:
-        facts = (self._flat[bucket], bucket.ranks, self.transport, SUM.tag(bucket.number))
-        self.under_way[bucket] = Sum(*facts)
+    def _start(self, bucket: Bucket) -> None:
+        self.started[bucket] = AllReduce(
+            tensor=self._flat[bucket],
+            ranks=bucket.ranks,
+            transport=self.transport,
+            tag=SUM.tag(bucket.number),
+        )
 
     def finish(self) -> None:
-        """Begin what has not begun, and wait for all; in the same order on all ranks."""
+        """Begin the sums that have not begun, and wait for all; the same order on all ranks."""
         for bucket in self.buckets:
-            if bucket not in self.under_way:
-                self._begin(bucket)
+            if bucket not in self.started:
+                self._start(bucket)
         for bucket in self.buckets:
-            self.under_way[bucket].result()
+            self.started[bucket].result()

@@ -1,7 +1,8 @@
-"""Running statistics of batch norms: what a step moves them by, whichever ranks see its images.
+"""Running statistics of batch norms, as one rank would compute them from all micro-batches.
 
-One micro-batch after the other would be ``r ← (1 − m) r + m s``, so of ``n`` moves the ``k``-th has
-the weight ``m (1 − m)ⁿ⁻¹⁻ᵏ`` in the end.  Ranks add up what they know of that sum.
+PyTorch moves a statistic ``r`` by each micro-batch's figure ``s``: ``r ← (1 − m) r + m s``, with
+the momentum ``m``.  After ``n`` moves the ``k``-th figure has the weight ``m (1 − m)ⁿ⁻¹⁻ᵏ``.  So
+each rank adds up the weighted figures that it has, and these sums are added over the ranks.
 """
 
 from __future__ import annotations
@@ -15,64 +16,68 @@ from ..ir.node import Node, Weight
 from ..ir.rank_plan import RankPlan
 
 
-class Averages:
+class RunningStats:
     """The running statistics that a rank has.
 
     Parameters
     ----------
-    parts
-        What the rank is, in each of its pipelines.
+    rank_plans
+        The rank's share of the plan in each of its pipelines.
 
     Attributes
     ----------
-    known
-        By name: the momentum, and how often a step moves them.
+    moves
+        By name: the momentum, and how often a step moves the statistic.
     """
 
-    def __init__(self, parts: Sequence[RankPlan]):
-        self.known: dict[str, tuple[float, int]] = {}
-        for rank_plan in parts:
-            for node in filter(_has_averages, rank_plan.nodes):
+    def __init__(self, rank_plans: Sequence[RankPlan]):
+        self.moves: dict[str, tuple[float, int]] = {}
+        for rank_plan in rank_plans:
+            for node in filter(_has_running_stats, rank_plan.nodes):
                 _, calls = rank_plan.turns[node.name]
-                moves = (node.args["momentum"], calls * len(rank_plan.micro_batch_sizes))
+                count = calls * len(rank_plan.micro_batch_sizes)
                 for name in ("running_mean", "running_var"):
-                    self.known[node.args[name].name] = moves
+                    self.moves[node.args[name].name] = (node.args["momentum"], count)
 
-    def note(
+    def record(
         self,
         node: Node,
-        given: Sequence[Any],
+        operands: Sequence[Any],
         rank_plan: RankPlan,
         number: int,
         sums: Mapping[str, torch.Tensor],
     ) -> None:
-        """Add what a call moves them by, if it is a batch norm.
+        """Add the figures of a call to the sums, if it is a batch norm.
 
         Parameters
         ----------
-        given
+        node
+            The call.
+        operands
             Its operands: of a batch norm the values, and the figures of the micro-batch.
+        rank_plan
+            The share of the plan that the call is in.
         number
             Of the micro-batch.
         sums
-            By name, to be added to.
+            By name; the weighted figures are added to them.
         """
-        if not _has_averages(node):
+        if not _has_running_stats(node):
             return
         turn, calls = rank_plan.turns[node.name]
-        count, mean, squares = (figure.reshape(-1) for figure in given[1].detach().unbind(-1))
+        count, mean, squares = (figure.reshape(-1) for figure in operands[1].detach().unbind(-1))
         for name, figure in (("running_mean", mean), ("running_var", squares / (count - 1))):
             found = node.args[name].name
-            momentum, moves = self.known[found]
+            momentum, moves = self.moves[found]
             later = moves - 1 - (number * calls + turn)
             sums[found].add_(figure.to(sums[found].dtype), alpha=momentum * (1 - momentum) ** later)
 
-    def move(self, weights: Mapping[str, torch.Tensor], sums: Mapping[str, torch.Tensor]) -> None:
-        """Move them by what all ranks have noted in a step."""
-        for name, (momentum, moves) in self.known.items():
+    def update(self, weights: Mapping[str, torch.Tensor], sums: Mapping[str, torch.Tensor]) -> None:
+        """Move the statistics by the sums over all ranks of a step."""
+        for name, (momentum, moves) in self.moves.items():
             weights[name].mul_((1 - momentum) ** moves).add_(sums[name])
 
 
-def _has_averages(node: Node) -> bool:
+def _has_running_stats(node: Node) -> bool:
     batch_norm = node.op.startswith("spnb.normalized.batch_norm")
     return batch_norm and isinstance(node.args.get("running_mean"), Weight)

@@ -1,19 +1,19 @@
-"""One micro-batch on a rank in training: what was computed, and the way back.
+"""One micro-batch on a rank in training: the forward pass, and the way back.
 
-Each call is differentiated by itself, and what moved between ranks moves back: the same transfers,
-reversed, summed.  So the backward pass is the program read from its end::
+Each call is differentiated by itself.  Each transfer between ranks happens again in the other
+direction, and what arrives is summed.  So the backward pass is the program read from its end::
 
     forward     compute x    send x ──►     receive x (grown by its halo)    compute y of x
     backward    of x's call  ◄── + what     what lies in others' tiles ──►   of y's call: x's
                              comes back     goes back to them                gradient, halo too
                                             (and the own part stays)
 
-A tape that recomputes holds only what arrived, of image and halos; before it goes back it runs the
-program once more, with no message (Chen et al., *Training deep nets with sublinear memory cost*,
-2016).
+A tape that recomputes holds only what it read or received: the image and the halos.  Before the
+backward pass it runs the program once more, with no message (Chen et al., *Training deep nets with
+sublinear memory cost*, 2016).
 
-Messages of the backward pass are awaited in the reversed order of the forward pass; since that had
-an order in which no two ranks wait for each other, so has this.
+The backward pass waits for its messages in the reversed order of the forward pass.  In that order
+no two ranks wait for each other, so none do on the way back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 
-from ..ir.axes import Axes
 from ..ir.exchange import HOST, Transfer
 from ..ir.node import Node, map_leaves
 from ..ir.program import Compute, Free, Program, Receive, Send
@@ -32,9 +31,10 @@ from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..ir.tags import backward
 from ..rules import Rule
-from ..runtime.halo_tile import HaloTile, cut, in_order, message, nothing, packed
+from ..runtime.halo_tile import HaloTile, in_order, message, nothing, packed
 from ..runtime.state import Piece, Read
 from ..transport import Transport
+from .tape_values import TapedValues, parts_of
 
 
 @dataclass
@@ -45,34 +45,32 @@ class _Call:
     results: list[torch.Tensor]
 
 
-Gradient = list[torch.Tensor | None]
-"""Of a value, of each part of it, as far as it is summed up."""
-
-
 class Tape:
     """A program in training, for one micro-batch.
 
     Parameters
     ----------
     rank_plan, rules
-        The rank's part of the plan, and the rules of its nodes.
+        The rank's share of the plan, and the rules of its nodes.
     program
-        What it runs.
+        The program that it runs.
     weights
-        Parameters, buffers and constants by name; of those that require one, a gradient is taken.
+        Parameters, buffers and constants by name; gradients are taken of those that require one.
     transport
-        Its end of the carrier.
+        Carries its messages.
     first_image
-        Of the micro-batch, in the batch.
+        Index in the batch of the micro-batch's first image.
     recompute
-        Whether to compute values anew on the way back, in place of holding them.
+        Whether to compute values again on the way back, in place of holding them.
 
     Attributes
     ----------
     pieces
         The regions of the network's outputs that this rank computed.
-    gradients
-        Of values, as far as they are summed up on the way back.
+    values
+        The values at hand, and their gradients.
+    at
+        The operation that it is at, for the message of an error.
     """
 
     def __init__(
@@ -90,25 +88,24 @@ class Tape:
         self.recompute = recompute
         self.pieces: list[Piece] = []
         self.at = "start"
-        self._values: dict[str, Any] = {}
-        self._held: dict[str, Region] = {}
-        self._shapes: dict[str, list[tuple[int, ...]]] = {}
+        self.values = TapedValues()
         self._calls: dict[str, _Call] = {}
-        self._own: dict[int, Region] = {}  # what each receiving step had before
-        self._arrived: dict[int, list[torch.Tensor]] = {}  # in each receiving step, to recompute
-        self.gradients: dict[str, Gradient] = {}
+        self._own: dict[int, Region] = {}  # what the rank owned before each receiving step
+        self._arrived: dict[int, list[torch.Tensor]] = {}  # by receiving step, to recompute
 
     # --- forward ----------------------------------------------------------------------------
 
     def forward(
-        self, read: Read, computed: Callable[[Node, Sequence[Any]], None] = lambda node, given: None
+        self,
+        read: Read,
+        computed: Callable[[Node, Sequence[Any]], None] = lambda node, operands: None,
     ) -> None:
         """Run the program.
 
         Parameters
         ----------
         read
-            Where the image comes from.
+            Reads a region of the image.
         computed
             Called after each call with its operands.
         """
@@ -123,33 +120,20 @@ class Tape:
                 if self.recompute:
                     self._arrived[number] = arrived
             elif isinstance(step, Free):
-                self._free(step)
+                self.values.free(step.values)
         if self.recompute:
-            self._values.clear()
+            self.values.free_all()
 
     def _forward_again(self) -> None:
-        """Run the program once more, from what arrived; nothing is sent."""
-        self._held.clear()
+        """Run the program once more, from what was read and received; nothing is sent."""
+        self.values.regions.clear()
         for number, step in enumerate(self.program.steps):
             if isinstance(step, Compute):
-                self._compute(step, lambda node, given: None, recorded=True)
+                self._compute(step, lambda node, operands: None, recorded=True)
             elif isinstance(step, Receive):
                 self._assemble(number, step, self._arrived.pop(number))
             elif isinstance(step, Free):
-                self._free(step)
-
-    def _free(self, step: Free) -> None:
-        for value in step.values:
-            self._values.pop(value, None)
-
-    def hold(self, value: str, region: Region, tensor: Any) -> None:
-        """Have a value, or a tuple of them, over a region."""
-        self._values[value], self._held[value] = tensor, region
-        self._shapes[value] = [tuple(part.shape) for part in _parts(tensor)]
-
-    def piece(self, value: str, region: Region, axes: Axes) -> Any:
-        """A region of a value at hand."""
-        return cut(self._values[value], self._held[value], region, axes)
+                self.values.free(step.values)
 
     def _compute(
         self, step: Compute, computed: Callable[[Node, Sequence[Any]], None], recorded: bool
@@ -157,22 +141,22 @@ class Tape:
         node, rule = self.rank_plan.nodes[step.node], self.rules[step.node]
         self.at = node.label
         if step.region.empty:
-            self.hold(node.name, step.region, nothing(node, step.region))
+            self.values.hold(node.name, step.region, nothing(node, step.region))
             return
-        operands = zip(node.operands, step.clipped, node.operand_axes, strict=True)
-        given = [map_leaves(_leaf, self.piece(*operand)) for operand in operands]
-        tensors = [leaf if rule.any_layout else in_order(leaf) for leaf in given]
+        reads = zip(node.operands, step.clipped, node.operand_axes, strict=True)
+        operands = [map_leaves(_leaf, self.values.piece(*read)) for read in reads]
+        tensors = [leaf if rule.any_layout else in_order(leaf) for leaf in operands]
         with torch.set_grad_enabled(recorded):
-            known = {w.name: self.weights[w.name] for w in node.weights}
-            result = rule.apply(tensors, step.needs, step.region, known)
-        computed(node, given)
+            weights = {w.name: self.weights[w.name] for w in node.weights}
+            result = rule.apply(tensors, step.needs, step.region, weights)
+        computed(node, operands)
         if recorded:
-            self._calls[node.name] = _Call([_parts(leaf) for leaf in given], _parts(result))
-        self.hold(node.name, step.region, map_leaves(torch.Tensor.detach, result))
+            self._calls[node.name] = _Call([parts_of(leaf) for leaf in operands], parts_of(result))
+        self.values.hold(node.name, step.region, map_leaves(torch.Tensor.detach, result))
 
     def _send(self, step: Send) -> None:
         for t in step.transfers:
-            piece = self.piece(step.value, t.region, step.axes)
+            piece = self.values.piece(step.value, t.region, step.axes)
             if t.target == HOST:
                 region = self.rank_plan.in_batch(t.region, step.axes, self.first_image)
                 self.pieces.append(Piece(step.value, region, piece))
@@ -180,11 +164,11 @@ class Tape:
                 self.transport.send(t.target, step.tag, packed(piece, step.axes))
 
     def _receive(self, number: int, step: Receive, read: Read) -> list[torch.Tensor]:
-        """What a step reads of the image, or what others send for it."""
+        """Read a region of the image, or receive the pieces that other ranks send."""
         if any(t.source == HOST for t in step.transfers):
             region = self.rank_plan.in_batch(step.region, step.axes, self.first_image)
             return [read(step.value, region)]
-        own = self._held.get(step.value)
+        own = self.values.regions.get(step.value)
         self._own[number] = own or Region(((0, 0),) * len(step.region.spans))
         arrivals, pieces = [], []
         for t in step.transfers:
@@ -196,22 +180,21 @@ class Tape:
         return pieces
 
     def _assemble(self, number: int, step: Receive, arrived: list[torch.Tensor]) -> None:
-        """Hold a value: what was here of it, and what arrived."""
+        """Hold a value that is made of the rank's own region and the pieces that arrived."""
         if number not in self._own:
-            self.hold(step.value, step.region, arrived[0])
+            self.values.hold(step.value, step.region, arrived[0])
             return
         halo = tuple(t.region for t in step.transfers)
-        facts = (step.axes, step.dtype, step.kind)
-        patchwork = HaloTile(step.region, self._own[number], halo, *facts)
-        pieces = [self._values.get(step.value), *arrived]
-        self.hold(step.value, step.region, patchwork.assembly(step.region)(pieces))
+        tile = HaloTile(step.region, self._own[number], halo, step.axes, step.dtype, step.kind)
+        pieces = [self.values.get(step.value), *arrived]
+        self.values.hold(step.value, step.region, tile.assembly(step.region)(pieces))
 
     # --- backward ---------------------------------------------------------------------------
 
     def backward(
         self,
         outputs: Sequence[torch.Tensor | None],
-        learn: Callable[[str, torch.Tensor], None],
+        add: Callable[[str, torch.Tensor], None],
         passed: Callable[[int], None] = lambda number: None,
     ) -> None:
         """Run the program from its end.
@@ -219,28 +202,29 @@ class Tape:
         Parameters
         ----------
         outputs
-            Gradient of each of `pieces`.
-        learn
-            Called with the name of a weight and a gradient, once for each call that reads it.
+            The gradient of each of `pieces`.
+        add
+            Called with the name of a weight and its gradient, once for each call that reads it.
         passed
-            Called with the number of each step, after it.
+            Called after each step with its number.
         """
         if self.recompute:
             self._forward_again()
         left = list(zip(self.pieces, outputs, strict=True))
         for number, step in reversed(list(enumerate(self.program.steps))):
             if isinstance(step, Compute):
-                self._compute_back(step, learn)
+                self._compute_back(step, add)
             elif isinstance(step, Send):
                 self._send_back(step, left)
             elif isinstance(step, Receive) and number in self._own:
                 self._receive_back(number, step)
             passed(number)
 
-    def _compute_back(self, step: Compute, learn: Callable[[str, torch.Tensor], None]) -> None:
+    def _compute_back(self, step: Compute, add: Callable[[str, torch.Tensor], None]) -> None:
         node = self.rank_plan.nodes[step.node]
         self.at = f"the gradient of {node.label}"
-        gradient, call = self.gradients.pop(node.name, None), self._calls.pop(node.name, None)
+        gradient = self.values.gradients.pop(node.name, None)
+        call = self._calls.pop(node.name, None)
         if gradient is None or call is None:
             return
         pairs = zip(call.results, gradient, strict=True)
@@ -258,10 +242,10 @@ class Tape:
         of_input = dict(zip(map(id, inputs), found, strict=False))
         operands = zip(node.operands, step.clipped, node.operand_axes, call.inputs, strict=True)
         for value, region, axes, leaf in operands:
-            self._add(value, axes, region, [of_input.get(id(x)) for x in leaf])
+            self.values.add_gradient(value, axes, region, [of_input.get(id(x)) for x in leaf])
         for name, gradient in zip(names, found[len(inputs) :], strict=True):
             if gradient is not None:
-                learn(name, gradient)
+                add(name, gradient)
 
     def _send_back(self, step: Send, left: list[tuple[Piece, torch.Tensor | None]]) -> None:
         arriving: list[tuple[Transfer, torch.Tensor]] = []
@@ -269,7 +253,7 @@ class Tape:
         for t in reversed(step.transfers):
             if t.target == HOST:
                 _, gradient = left.pop()
-                self._add(step.value, step.axes, t.region, [gradient])
+                self.values.add_gradient(step.value, step.axes, t.region, [gradient])
                 continue
             buffer, piece = message(step.axes, t.region, self._dtype(step.value))
             arrivals.append(self.transport.receive(t.target, backward(step.tag), buffer))
@@ -279,10 +263,10 @@ class Tape:
         )
         self.transport.wait(arrivals)
         for t, piece in arriving:
-            self._add(step.value, step.axes, t.region, [piece])
+            self.values.add_gradient(step.value, step.axes, t.region, [piece])
 
     def _receive_back(self, number: int, step: Receive) -> None:
-        gradient = self.gradients.pop(step.value, None)
+        gradient = self.values.gradients.pop(step.value, None)
         whole = gradient and gradient[0]
         for t in step.transfers:
             if whole is None:
@@ -293,34 +277,14 @@ class Tape:
         own = self._own[number]
         if own.empty:
             return
-        self._held[step.value] = own
-        self._shapes[step.value] = [step.axes.local_shape(own)]
+        self.values.expect(step.value, own, [step.axes.local_shape(own)])
         inside = own & step.region
         if whole is not None and not inside.empty:
-            self._add(step.value, step.axes, inside, [step.axes.piece(whole, step.region, inside)])
-
-    def _add(
-        self, value: str, axes: Axes, region: Region, parts: Sequence[torch.Tensor | None]
-    ) -> None:
-        """Add to the gradient of a value, if anything depends on it."""
-        if all(part is None for part in parts) or value not in self._shapes:
-            return
-        held = self._held[value]
-        known = self.gradients.setdefault(value, [None] * len(parts))
-        for k, part in enumerate(parts):
-            if part is None:
-                continue
-            if known[k] is None:
-                known[k] = torch.zeros(self._shapes[value][k], dtype=part.dtype)
-            whole = known[k]
-            axes.put(whole, held, region, axes.piece(whole, held, region) + part)
+            piece = step.axes.piece(whole, step.region, inside)
+            self.values.add_gradient(step.value, step.axes, inside, [piece])
 
     def _dtype(self, value: str) -> torch.dtype:
         return next(node.dtype for node in self.rank_plan.nodes if node.name == value)
-
-
-def _parts(value: Any) -> list[torch.Tensor]:
-    return list(value) if isinstance(value, (tuple, list)) else [value]
 
 
 def _leaf(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from ..ir.tags import SUM
-from . import Arrival, Transport
+from .base import Arrival, Transport
 
 
-class Sum:
-    """A sum of what each of some ranks has, under way; the same on all of them to the last bit.
+class AllReduce:
+    """A sum of one tensor from each of some ranks; the same on all of them to the last bit.
 
     Chunks travel around a ring twice, first to be summed and then to be spread, so that each rank
     sends less than two times the tensor however many they are (Patarasuk and Yuan, *Bandwidth
@@ -21,21 +21,21 @@ class Sum:
         rank 1    a1 b1 c1    ──►   a01 b1 C    ──►    A B C        A = a0 + a1 + a2, …
         rank 2    a2 b2 c2          A  b12 c2          A B C
 
-    It begins at once, and goes on whenever `advance` is called, between other work.
+    It begins when the object is made, and goes on whenever `advance` is called, between other work.
 
     Parameters
     ----------
     tensor
         Contiguous, of one shape and type on all ranks; becomes the sum.
     ranks
-        Who takes part, in the same order on all of them.
+        The ranks that take part, in the same order on all of them.
     tag
         Of its messages: sums that are under way at once have different ones.
 
     Examples
     --------
     >>> from spnb.transport.local import World
-    >>> ones = World(3).run(lambda t: Sum(torch.ones(4), (0, 1, 2), t).result())
+    >>> ones = World(3).run(lambda t: AllReduce(torch.ones(4), (0, 1, 2), t).result())
     >>> [each.tolist() for each in ones]
     [[3.0, 3.0, 3.0, 3.0], [3.0, 3.0, 3.0, 3.0], [3.0, 3.0, 3.0, 3.0]]
     """
@@ -49,11 +49,11 @@ class Sum:
     ):
         self.ranks, self.transport, self.tag = list(ranks), transport, tag
         self._tensor = tensor
-        self._turns = self._go_around()
-        self._awaited = next(self._turns, None)
+        self._messages = self._go_around()
+        self._awaited = next(self._messages, None)
 
     def _go_around(self) -> Iterator[Arrival]:
-        """Yields what is to arrive before it can go on."""
+        """Send and receive the chunks; yields each message to wait for."""
         count = len(self.ranks)
         chunks = self._tensor.view(-1).tensor_split(count)
         here = self.ranks.index(self.transport.rank)
@@ -69,17 +69,17 @@ class Sum:
             else:
                 chunks[back].copy_(buffer)
 
-    def _take(self) -> None:
+    def _receive(self) -> None:
         self.transport.wait([self._awaited])
-        self._awaited = next(self._turns, None)
+        self._awaited = next(self._messages, None)
 
     def advance(self) -> None:
-        """Do what can be done without waiting."""
+        """Handle the messages that have arrived, without waiting."""
         while self._awaited is not None and self._awaited.done():
-            self._take()
+            self._receive()
 
     def result(self) -> torch.Tensor:
-        """The sum; waits for it."""
+        """Wait for the sum, and return it."""
         while self._awaited is not None:
-            self._take()
+            self._receive()
         return self._tensor

@@ -1,4 +1,4 @@
-"""What moves tensors between two ranks: gloo or NCCL, both through torch.distributed."""
+"""Carriers of tensors between two ranks: gloo or NCCL, both through torch.distributed."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ from ..kernels.devices import device_of
 
 
 class Work:
-    """A message on its way over a channel, and whether it is there.
+    """A message on its way over a channel, and whether it is complete.
 
     Attributes
     ----------
     peer
-        The rank at its other end.
+        The rank at the other end.
     buffer
-        The tensor, which must live as long as this.
+        The tensor that is sent, or received into; it must live as long as this.
     ready
-        What its memory waits for, as `Carrier.mark` gives it.
+        The GPU's event after which the memory may be used, as `Carrier.mark` gives it.
     """
 
     def __init__(self, peer: int, buffer: torch.Tensor, ready: Any):
         self.peer, self.buffer, self.ready = peer, buffer, ready
-        self._finished, self._error = threading.Event(), None
+        self._finished = threading.Event()
+        self._error: Exception | None = None
 
     def finish(self, error: Exception | None) -> None:
-        """It is there, or has failed."""
+        """Note that it is complete, or has failed."""
         self._error = error
         self._finished.set()
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more is to be done for it."""
+        """Whether it is complete, or has failed."""
         return self._finished.is_set()
 
     def done(self) -> bool:
-        """Whether it is there.
+        """Whether it is complete.
 
         Raises
         ------
@@ -57,12 +58,12 @@ class Work:
 
 
 class Carrier(ABC):
-    """What moves tensors between the two ranks of a group.
+    """Moves tensors between the two ranks of a group.
 
     Parameters
     ----------
     deadline
-        Seconds that it waits for the other rank.
+        Seconds to wait for the other rank.
     """
 
     def __init__(self, deadline: float):
@@ -70,22 +71,22 @@ class Carrier(ABC):
 
     @abstractmethod
     def open(self, store: distributed.Store, rank: int) -> distributed.ProcessGroup:
-        """Make a group of two, as its rank 0, who sends, or 1, who receives; both must come."""
+        """Make a group of two: rank 0 sends, rank 1 receives.  Both must call this."""
 
     @abstractmethod
     def carry(self, group: distributed.ProcessGroup, rank: int, work: Work) -> None:
-        """Send or receive, and wait until that is done."""
+        """Send or receive a message, and wait until that is done."""
 
     def close(self, group: distributed.ProcessGroup) -> None:
-        """Nothing more will be carried."""
+        """End a group: it will carry nothing more."""
         return None
 
     def mark(self) -> Any:
-        """What a message's memory waits for, as of now."""
+        """The event after which the memory of a message that is made now may be used."""
         return None
 
     def memory(self, size: int) -> torch.Tensor:
-        """Memory for a message of so many bytes."""
+        """Memory for a message of ``size`` bytes."""
         return torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
@@ -95,7 +96,7 @@ class Gloo(Carrier):
     Parameters
     ----------
     address
-        Of this host, by which others reach it.
+        Address of this host by which others reach it.
     """
 
     def __init__(self, deadline: float, address: str):
@@ -122,7 +123,7 @@ class NCCL(Carrier):
     def __init__(self, deadline: float, device: torch.device):
         super().__init__(deadline)
         self.device, self._streams = device, threading.local()
-        self._open = nccl_opener(self.timeout, blocks=2)  # each channel leaves room for the others
+        self._open = nccl_opener(self.timeout, blocks=2)  # channels share the GPU's blocks
 
     def open(self, store: distributed.Store, rank: int) -> distributed.ProcessGroup:
         with torch.cuda.device(self.device):
@@ -140,7 +141,7 @@ class NCCL(Carrier):
         group.shutdown()
 
     def mark(self) -> Any:
-        """The place that has been reached by now in the stream that computes."""
+        """An event in the stream that computes, after all that was queued before."""
         return torch.cuda.current_stream(self.device).record_event()
 
     def memory(self, size: int) -> torch.Tensor:
@@ -148,12 +149,12 @@ class NCCL(Carrier):
 
 
 def nccl_device(local_rank: int) -> torch.device:
-    """The GPU of a rank, between which and others NCCL carries.
+    """The GPU of a rank, which NCCL reads and writes.
 
     Raises
     ------
     DeviceError
-        If there is none, or no NCCL.
+        If there is no GPU, or PyTorch has no NCCL.
     """
     device = device_of("cuda", local_rank)
     if not distributed.is_nccl_available():

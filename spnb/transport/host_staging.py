@@ -1,32 +1,32 @@
-"""Tensors on a device, over a carrier that reads only the host's memory."""
+"""Tensors in a device's memory, over a carrier that reads only the host's memory."""
 
 from __future__ import annotations
 
 import torch
 
-from . import Arrival, Transport
+from .base import Arrival, Transport
 
 
-class _Landing:
-    """A message that arrives in the host's memory, and goes on to the device."""
+class _StagedArrival:
+    """A message that arrives in the host's memory, and is copied to the device."""
 
     def __init__(self, arrival: Arrival, host: torch.Tensor, buffer: torch.Tensor):
         self.arrival, self.source = arrival, arrival.source
-        self._host, self._buffer, self._landed = host, buffer, False
+        self._host, self._buffer, self._copied = host, buffer, False
 
     def done(self) -> bool:
         """Whether it has arrived."""
-        return self.arrival.done() and self.land()
+        return self.arrival.done() and self.copy()
 
-    def land(self) -> bool:
-        """Copy what has arrived to the device."""
-        if not self._landed:
+    def copy(self) -> bool:
+        """Copy the message to the device, once; returns True."""
+        if not self._copied:
             self._buffer.copy_(self._host)
-            self._landed = True
+            self._copied = True
         return True
 
 
-class Staged:
+class HostStaged:
     """A carrier whose messages go through the host's memory.
 
     Parameters
@@ -34,7 +34,7 @@ class Staged:
     transport
         The carrier.
     device
-        Where tensors are.
+        The device whose memory the tensors lie in.
     """
 
     def __init__(self, transport: Transport, device: torch.device):
@@ -45,21 +45,24 @@ class Staged:
         """Number of the rank."""
         return self.transport.rank
 
-    def hear(self) -> None:
-        self.transport.hear()
+    def begin_call(self) -> None:
+        self.transport.begin_call()
+
+    def supports(self, device: torch.device) -> bool:
+        return device == self.device
 
     def send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
         self.transport.send(target, tag, tensor.to("cpu"))
 
     def receive(self, source: int, tag: int, buffer: torch.Tensor) -> Arrival:
-        pinned = self.device.type == "cuda"
-        host = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu", pin_memory=pinned)
-        return _Landing(self.transport.receive(source, tag, host), host, buffer)
+        page_locked = self.device.type == "cuda"
+        host = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu", pin_memory=page_locked)
+        return _StagedArrival(self.transport.receive(source, tag, host), host, buffer)
 
     def wait(self, arrivals: list[Arrival]) -> None:
         self.transport.wait([each.arrival for each in arrivals])
         for each in arrivals:
-            each.land()
+            each.copy()
 
     def flush(self) -> None:
         self.transport.flush()
@@ -71,6 +74,8 @@ class Staged:
         self.transport.fail(reason)
 
 
-def reaching(transport: Transport | None, device: torch.device) -> Transport | None:
-    """A carrier for tensors on a device: as it is, or through the host's memory."""
-    return transport if transport is None or transport.takes(device) else Staged(transport, device)
+def staged_for(transport: Transport | None, device: torch.device) -> Transport | None:
+    """A carrier for tensors on a device: the same one, or one through the host's memory."""
+    if transport is None or transport.supports(device):
+        return transport
+    return HostStaged(transport, device)

@@ -1,4 +1,4 @@
-"""All ranks as threads of one process: for tests, for one engine, and to try a plan."""
+"""All ranks as threads of one process: for tests, and to try a plan."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class World:
         self._barrier = threading.Barrier(num_ranks)
 
     def run(self, work: Callable[[LocalTransport], T]) -> list[T]:
-        """Do the work of every rank, each in a thread of its own; results in rank order.
+        """Do the work of every rank, each in its own thread; the results in rank order.
 
         Raises
         ------
@@ -63,10 +63,10 @@ class LocalTransport:
     def __init__(self, world: World, rank: int):
         self.world, self.rank = world, rank
 
-    def hear(self) -> None:
-        """Nothing to do: a world that failed is not used again."""
+    def begin_call(self) -> None:
+        """Nothing to do: a world whose rank failed is not used again."""
 
-    def takes(self, device: torch.device) -> bool:
+    def supports(self, device: torch.device) -> bool:
         return True
 
     def send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
@@ -90,7 +90,7 @@ class LocalTransport:
             raise WaitTimeout(f"nothing from ranks {late} for {world.deadline:g} s")
 
     def flush(self) -> None:
-        """Nothing to do: the mailbox keeps the tensor itself."""
+        """Nothing to do: the mailbox holds the tensor itself."""
 
     def barrier(self) -> None:
         try:

@@ -1,27 +1,21 @@
 """Ranks as MPI processes, through mpi4py; gloo or NCCL may carry their tensors.
 
-More ranks than cores is the normal case in a notebook.  MPI's own waits spin, and take the core
-from a rank that computes; here a wait tests, and sleeps between tests: at first briefly, to catch a
-halo that is about to arrive, later longer.  Between tests a wait can be interrupted, sees its
-deadline, and hears of another rank's failure.
+A wait is one of `spnb.transport.waiting`: it can be interrupted, sees its deadline, and receives
+the message by which another rank reports its failure.
 
 A call that failed leaves messages behind, on some ranks more than on others.  Each failure begins a
 new generation, and a message is only received in its own::
 
-    rank 0   exchange, interrupted ──┐ "generation 0 failed"    hears nothing new  ──► generation 1
-    rank 1   (was not called)        └────────────────────────► hears of it        ──► generation 1
+    rank 0   exchange, interrupted ──┐ "generation 0 failed"    sends it          ──► generation 1
+    rank 1   (was not called)        └────────────────────────► receives it later ──► generation 1
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 import pickle
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,28 +23,13 @@ from mpi4py import MPI
 
 from ..errors import PeerFailed, WaitTimeout
 from ..ir.tags import BARRIER, FAILURE, in_generation
-from . import Arrival
+from .base import Arrival
+from .mpi_library import memory_of, place_on_host, reads_gpus
 from .rendezvous import rendezvous
 from .torch_dist import Channels
+from .waiting import politely
 
-_LOOKS = 20  # for failures of earlier calls
-_SPIN = 2e-4  # seconds of testing without sleep: most halos arrive within
-_SHORTEST, _LONGEST = 2e-5, 1e-3  # seconds of sleep between two tests
-
-
-def politely(done: Callable[[], bool], check: Callable[[], None], timeout: float) -> bool:
-    """Test until done, sleeping ever longer (a 20th of the time waited); False past the timeout."""
-    start = time.perf_counter()
-    while not done():
-        waited = time.perf_counter() - start
-        if waited <= _SPIN:
-            os.sched_yield()
-        else:
-            check()
-            if waited > timeout:
-                return False
-            time.sleep(min(max(_SHORTEST, waited / 20), _LONGEST))
-    return True
+_PROBES = 20  # MPI may see a message that has arrived at a later probe only
 
 
 @dataclass(eq=False)
@@ -81,7 +60,8 @@ class MPITransport:
     Parameters
     ----------
     comm
-        Communicator to duplicate, so that no message of anybody else is met. Collective.
+        Communicator to duplicate: messages on the original stay with their own receivers.
+        Collective.
     num_ranks
         Ranks that take part in the plan: the first of the communicator.
     deadline
@@ -94,18 +74,19 @@ class MPITransport:
     local_rank, local_size
         Number of the rank among those of its host, and how many these are.
     call
-        Name of the call that this rank is in, the same on all ranks; "" if it has none.  Who begins
-        late, and finds that another has failed in this very call, need not wait for it.
+        Name of the call that this rank is in, the same on all ranks; "" if it has none.  A rank
+        that begins late, and finds that another has failed in this very call, need not wait
+        for it.
     """
 
     def __init__(self, comm: MPI.Comm, num_ranks: int | None = None, deadline: float = 3600.0):
         self.parent, self.deadline = comm, deadline
         self.num_ranks = num_ranks or comm.size
         self.comm, self.call, self.backend = comm, "", "mpi"
-        self.local_rank, self.local_size = _on_this_host(comm)
+        self.local_rank, self.local_size = place_on_host(comm)
         self._channels: Channels | None = None
         self._sent: list[tuple[MPI.Request, torch.Tensor]] = []
-        self._forsaken: list[tuple[MPI.Request, torch.Tensor]] = []  # perhaps never received
+        self._unreceived: list[tuple[MPI.Request, torch.Tensor]] = []  # perhaps never received
         self._posted: set[_Arrival] = set()
         self._generation = 0
         self._sent_to, self._received = np.zeros(comm.size, np.int64), 0  # messages
@@ -119,18 +100,18 @@ class MPITransport:
         return self.comm.rank
 
     def reset(self) -> None:
-        """Go on with a fresh communicator, with no message left over. Collective.
+        """Change to a new communicator, with no message left over. Collective.
 
         After a failure, messages may be on their way still.  MPI gives the number of a communicator
-        that was freed to a later one, which would take them for its own: so all that was sent is
-        received before.  One that was interrupted is ended by the next.
+        that was freed to a later one, which would take them for its own.  So all that was sent is
+        received first.  A reset that was interrupted is completed by the next.
         """
         if self._steps is not None:
-            self._go_on()
+            self._finish_reset()
         self._steps, self._awaited = self._renew(), lambda: True
-        self._go_on()
+        self._finish_reset()
 
-    def _go_on(self) -> None:
+    def _finish_reset(self) -> None:
         while self._awaited is not None:
             if not politely(self._awaited, lambda: None, self.deadline):
                 raise WaitTimeout(
@@ -140,42 +121,46 @@ class MPITransport:
         self._steps = None
 
     def _renew(self) -> Iterator[Callable[[], bool]]:
-        """Make the fresh communicator; yields what is to be waited for."""
+        """Make the new communicator; yields each condition to wait for."""
         for arrival in self._posted:
             if not arrival.done():
                 arrival.request.Cancel()
         yield lambda: all(arrival.done() for arrival in self._posted)
         self._received += sum(not arrival.cancelled for arrival in self._posted)
         self._posted.clear()
-        old, (fresh, request) = self.comm, self.parent.Idup()
+        old, (duplicate, request) = self.comm, self.parent.Idup()
         yield request.Test
         if old is not self.parent:
             expected = np.zeros_like(self._sent_to)
             counts = self.parent.Ialltoall(self._sent_to, expected)
             yield counts.Test
             yield lambda: self._drained() >= expected.sum()
-            sent = self._sent + self._forsaken
+            sent = self._sent + self._unreceived
             yield lambda: all(request.Test() for request, _ in sent)
             old.Free()
-        self.comm, self._sent, self._forsaken, self._received = fresh, [], [], 0
+        self.comm, self._sent, self._unreceived, self._received = duplicate, [], [], 0
         self._sent_to[:] = 0
         self._generation = 0
         if self._channels is not None:
             self._channels.forget()
-            yield from self._channels.leave(self.parent)
+            yield from self._channels.close(self.parent)
             self._channels = None
         if self.backend != "mpi":
-            facts = (self.parent, self.deadline, self.backend, self.local_rank)
-            self._channels = yield from rendezvous(*facts)
+            self._channels = yield from rendezvous(
+                comm=self.parent,
+                deadline=self.deadline,
+                backend=self.backend,
+                local_rank=self.local_rank,
+            )
 
     def _drained(self) -> int:
-        """Receive what is left over; how many messages have been received in all."""
+        """Receive what is left over, and return how many messages have been received in all."""
         while self._next_message(MPI.ANY_TAG) is not None:
             pass
         return self._received
 
     def _next_message(self, tag: int) -> bytes | None:
-        """Content of a message that nobody waits for, if there is one."""
+        """Content of a message for which no receive was posted, if there is one."""
         status = MPI.Status()
         if not self.comm.Iprobe(MPI.ANY_SOURCE, tag, status):
             return None
@@ -184,7 +169,7 @@ class MPITransport:
         self.comm.Recv(content, status.Get_source(), status.Get_tag())
         return content.tobytes()
 
-    def takes(self, device: torch.device) -> bool:
+    def supports(self, device: torch.device) -> bool:
         if self.backend == "mpi":
             return device.type == "cpu" or (device.type == "cuda" and reads_gpus())
         return device.type == ("cuda" if self.backend == "nccl" else "cpu")
@@ -194,7 +179,7 @@ class MPITransport:
         send(target, self._tag(tag), tensor)
 
     def _send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
-        request = self.comm.Isend(_bytes(tensor), target, tag)
+        request = self.comm.Isend(memory_of(tensor), target, tag)
         self._sent_to[target] += 1
         self._sent = [item for item in self._sent if not item[0].Test()]
         self._sent.append((request, tensor))
@@ -204,7 +189,7 @@ class MPITransport:
         return receive(source, self._tag(tag), buffer)
 
     def _receive(self, source: int, tag: int, buffer: torch.Tensor) -> Arrival:
-        arrival = _Arrival(source, self.comm.Irecv(_bytes(buffer), source, tag), buffer)
+        arrival = _Arrival(source, self.comm.Irecv(memory_of(buffer), source, tag), buffer)
         self._posted.add(arrival)
         return arrival
 
@@ -227,7 +212,7 @@ class MPITransport:
         self._sent = []
 
     def barrier(self) -> None:
-        # By messages to and from rank 0: ranks beyond the plan's take no part in it.
+        # By messages to and from rank 0: the communicator may have more ranks than the plan uses.
         tag, others = self._tag(BARRIER.tag()), range(1, self.num_ranks)
         tokens = torch.zeros(self.num_ranks, 1, device="cpu")
         if self.rank == 0:
@@ -239,8 +224,8 @@ class MPITransport:
             self.wait([self._receive(0, tag, tokens[1])])
         self.flush()
 
-    def hear(self) -> None:
-        for _ in range(_LOOKS):  # MPI may see a message that is there at a later look only
+    def begin_call(self) -> None:
+        for _ in range(_PROBES):
             if (failure := self._next_failure()) and failure.call == self.call != "":
                 raise PeerFailed(failure.text)
 
@@ -250,32 +235,32 @@ class MPITransport:
         for rank in range(self.num_ranks):
             if rank != self.rank:
                 self._send(rank, FAILURE.tag(), content)
-        self._begin(self._generation + 1)
+        self._begin_generation(self._generation + 1)
 
-    def _begin(self, generation: int) -> None:
+    def _begin_generation(self, generation: int) -> None:
         self._generation = generation
-        self._forsaken = [item for item in self._forsaken + self._sent if not item[0].Test()]
+        self._unreceived = [item for item in self._unreceived + self._sent if not item[0].Test()]
         self._sent = []
         if self._channels is not None:
             self._channels.forget()
 
-    def _wait(self, done: Callable[[], bool], whom: Callable[[], str]) -> None:
-        if not politely(done, self._listen, self.deadline):
-            raise WaitTimeout(f"nothing from {whom()} for {self.deadline:g} s")
+    def _wait(self, done: Callable[[], bool], awaited: Callable[[], str]) -> None:
+        if not politely(done, self._raise_failure, self.deadline):
+            raise WaitTimeout(f"nothing from {awaited()} for {self.deadline:g} s")
 
-    def _listen(self) -> None:
+    def _raise_failure(self) -> None:
         """Raise if another rank says that it failed."""
         if failure := self._next_failure():
             raise PeerFailed(failure.text)
 
     def _next_failure(self) -> _Failure | None:
-        """A failure of this generation, or of this call; from now on it is the next generation."""
+        """A failure of this generation, or of this call; after the former the next one begins."""
         while content := self._next_message(FAILURE.tag()):
             failure = pickle.loads(content)
-            news = failure.generation >= self._generation
-            if news:
-                self._begin(failure.generation + 1)
-            if news or failure.call == self.call != "":
+            new = failure.generation >= self._generation
+            if new:
+                self._begin_generation(failure.generation + 1)
+            if new or failure.call == self.call != "":
                 return failure
         return None
 
@@ -287,31 +272,3 @@ class MPITransport:
                 " tags to tell them apart: cluster.load(plan)"
             )
         return found
-
-
-def _bytes(tensor: torch.Tensor) -> Any:
-    """A contiguous tensor's memory; as bytes, since numpy has no bfloat16."""
-    flat = tensor.reshape(-1).view(torch.uint8)
-    if tensor.is_cpu:
-        return flat.numpy()
-    torch.cuda.current_stream(tensor.device).synchronize()  # MPI knows of no streams
-    return flat
-
-
-@cache
-def reads_gpus() -> bool:
-    """Whether the MPI library says that it moves tensors between GPUs itself."""
-    library, answer = ctypes.CDLL(MPI.__file__), ctypes.c_int(0)
-    if hasattr(library, "MPIX_Query_cuda_support"):  # Open MPI
-        return bool(library.MPIX_Query_cuda_support())
-    if hasattr(library, "MPIX_GPU_query_support"):  # MPICH, where CUDA is number 0
-        return not library.MPIX_GPU_query_support(0, ctypes.byref(answer)) and bool(answer.value)
-    return os.environ.get("MV2_USE_CUDA") == "1"  # MVAPICH
-
-
-def _on_this_host(comm: MPI.Comm) -> tuple[int, int]:
-    """Number of this rank among those of its host, and how many these are."""
-    host = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    found = host.rank, host.size
-    host.Free()
-    return found

@@ -1,4 +1,4 @@
-"""A carrier as one of several copies of a plan sees it."""
+"""A carrier as one of several replicas of a plan sees it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Sequence
 
 import torch
 
-from . import Arrival, Transport
+from .base import Arrival, Transport
 
 
 class RankView:
-    """One copy's messages on a carrier that serves several: ranks are those of its plan.
+    """One replica's messages on a carrier that serves several; ranks are numbered as in its plan.
 
     Parameters
     ----------
     transport
         The carrier.
     ranks
-        Of the carrier, for each rank of the plan.
+        The carrier's rank for each rank of the plan.
     shift
-        Added to each tag, so that no message of another copy is met.
+        Added to each tag, so that messages of different replicas have different tags.
     """
 
     def __init__(self, transport: Transport, ranks: Sequence[int], shift: int = 0):

@@ -1,4 +1,4 @@
-"""How ranks that MPI has brought together meet for torch.distributed, at a port that is free."""
+"""Connects the ranks of an MPI communicator through torch.distributed, at a free port."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..errors import DeviceError
 from .carriers import NCCL, Gloo, nccl_device
 from .torch_dist import Channels
 
-_LONGEST = 512
-"""Bytes that a rank can tell the others of itself."""
+_TEXT_BYTES = 512
+"""Bytes of text that each rank sends to all others."""
 
 
 def rendezvous(
     comm: MPI.Comm, deadline: float, backend: str, local_rank: int
 ) -> Generator[Callable[[], bool], None, Channels]:
-    """Bring all ranks of a communicator together, at a free port of rank 0's host. Collective.
+    """Connect all ranks of a communicator, at a free port of rank 0's host. Collective.
 
-    Yields what is to be waited for.
+    Yields each condition to wait for.
 
     Parameters
     ----------
@@ -42,49 +42,49 @@ def rendezvous(
         On all ranks, if NCCL has no GPU for one of them, or two have the same.
     """
     host, store, timeout = socket.gethostname(), None, timedelta(seconds=deadline)
-    known = {"world_size": comm.size, "timeout": timeout, "wait_for_workers": False}
+    options = {"world_size": comm.size, "timeout": timeout, "wait_for_workers": False}
     if comm.rank == 0:
-        store = distributed.TCPStore("0.0.0.0", 0, is_master=True, **known)
-    device, lack = None, ""
+        store = distributed.TCPStore("0.0.0.0", 0, is_master=True, **options)
+    device, problem = None, ""
     if backend == "nccl":
         try:
             device = nccl_device(local_rank)
         except DeviceError as error:
-            lack = str(error)
+            problem = str(error)
     port = store.port if store else 0
-    every = yield from _told(comm, f"{port}\n{device}\n{host}\n{lack}")
-    ports, devices, hosts, lacks = zip(*(each.split("\n", 3) for each in every), strict=True)
-    if device is not None or any(lacks):
-        refuse(hosts, devices, lacks)
-    alone = len(set(hosts)) == 1  # then no name need be known to anybody
+    every = yield from _allgather_text(comm, f"{port}\n{device}\n{host}\n{problem}")
+    ports, devices, hosts, problems = zip(*(each.split("\n", 3) for each in every), strict=True)
+    if device is not None or any(problems):
+        refuse(hosts, devices, problems)
+    one_host = len(set(hosts)) == 1  # then no host name has to be resolved
     if store is None:
-        where = "127.0.0.1" if alone else hosts[0]
-        store = distributed.TCPStore(where, int(ports[0]), is_master=False, **known)
-    fresh, request = comm.Idup()
+        where = "127.0.0.1" if one_host else hosts[0]
+        store = distributed.TCPStore(where, int(ports[0]), is_master=False, **options)
+    duplicate, request = comm.Idup()
     yield request.Test
     if device is not None:
-        return Channels(fresh, store, NCCL(deadline, device))
-    return Channels(fresh, store, Gloo(deadline, "127.0.0.1" if alone else host))
+        return Channels(duplicate, store, NCCL(deadline, device))
+    return Channels(duplicate, store, Gloo(deadline, "127.0.0.1" if one_host else host))
 
 
-def _told(comm: MPI.Comm, text: str) -> Generator[Callable[[], bool], None, list[str]]:
-    """The texts of all ranks, of which this is one."""
-    mine, told = np.zeros(_LONGEST, np.uint8), np.zeros((comm.size, _LONGEST), np.uint8)
-    content = text.encode()[:_LONGEST]
+def _allgather_text(comm: MPI.Comm, text: str) -> Generator[Callable[[], bool], None, list[str]]:
+    """Give every rank the texts of all ranks, in rank order; this rank's own is one of them."""
+    mine, gathered = np.zeros(_TEXT_BYTES, np.uint8), np.zeros((comm.size, _TEXT_BYTES), np.uint8)
+    content = text.encode()[:_TEXT_BYTES]
     mine[: len(content)] = np.frombuffer(content, np.uint8)
-    yield comm.Iallgather(mine, told).Test
-    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in told]
+    yield comm.Iallgather(mine, gathered).Test
+    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in gathered]
 
 
-def refuse(hosts: Sequence[str], devices: Sequence[str], lacks: Sequence[str]) -> None:
+def refuse(hosts: Sequence[str], devices: Sequence[str], problems: Sequence[str]) -> None:
     """Refuse ranks that have no GPU, or the same GPU of one host as another.
 
     Parameters
     ----------
     hosts, devices
-        Of each rank.
-    lacks
-        Why a rank has none; empty where it has one.
+        The host and the GPU of each rank.
+    problems
+        Why a rank has no GPU; empty where it has one.
 
     Examples
     --------
@@ -95,9 +95,9 @@ def refuse(hosts: Sequence[str], devices: Sequence[str], lacks: Sequence[str]) -
  each: start fewer ranks on a host, or use backend mpi
     """
     first: dict[tuple[str, str], int] = {}
-    for rank, (*place, lack) in enumerate(zip(hosts, devices, lacks, strict=True)):
-        if lack:
-            raise DeviceError(f"rank {rank} on {place[0]}: {lack}")
+    for rank, (*place, problem) in enumerate(zip(hosts, devices, problems, strict=True)):
+        if problem:
+            raise DeviceError(f"rank {rank} on {place[0]}: {problem}")
         other = first.setdefault(tuple(place), rank)
         if other != rank:
             raise DeviceError(

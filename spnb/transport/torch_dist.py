@@ -1,9 +1,10 @@
-"""Messages over torch.distributed's gloo or NCCL, between ranks that MPI has brought together.
+"""Messages over torch.distributed's gloo or NCCL, between ranks that MPI has connected.
 
-MPI stays what ranks meet and hear of failures by.  NCCL knows no tags: what one rank sends to
-another arrives in the order in which it was sent, and a receive out of turn would wait for ever;
-nor do the two say whether a message is there.  So each message is announced over MPI, and received
-as soon as that is heard: into the buffer that waits for it, or into memory of its own::
+MPI still carries barriers and reports of failures.  NCCL knows no tags: what one rank sends to
+another arrives in the order in which it was sent, and a receive out of turn would wait for ever.
+Neither gloo nor NCCL can say whether a message has arrived.  So each message is announced over MPI,
+and received as soon as its announcement is read: into the buffer that waits for it, or into new
+memory::
 
     rank 0                                        rank 1
     send x, tag 7  ──── MPI: 7, 512 bytes ────►   no buffer for 7 as yet: one is made
@@ -13,7 +14,10 @@ as soon as that is heard: into the buffer that waits for it, or into memory of i
                                                   a buffer for 7: x is copied there
 
 A channel is one direction between two ranks: a group of these two, made when it is first used, and
-a thread that waits for what is on its way.  So nothing on one channel ever waits for another.
+a thread that waits for its messages.  So no message on one channel ever waits for another channel.
+
+What opens and uses such a group, gloo or NCCL, is in `spnb.transport.carriers`: the two modules
+together would have over 350 lines.
 """
 
 from __future__ import annotations
@@ -32,39 +36,39 @@ from .carriers import Carrier, Work
 
 
 class _Channel:
-    """One direction between two ranks, and the thread that waits for what is on its way."""
+    """One direction between two ranks, and the thread that waits for its messages."""
 
     def __init__(self, carrier: Carrier, store: distributed.Store, rank: int):
-        self._facts, self._queue = (carrier, store, rank), queue.SimpleQueue()
+        self._carrier, self._store, self._rank = carrier, store, rank
+        self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def put(self, work: Work) -> None:
-        """Carry this after all that was put before."""
+        """Carry a message, after all that were put before it."""
         self._queue.put(work)
 
     def _run(self) -> None:
-        carrier, store, rank = self._facts
         group, lost = None, None
         while (work := self._queue.get()) is not None:
             try:
                 if group is None and lost is None:
-                    group = carrier.open(store, rank)
+                    group = self._carrier.open(self._store, self._rank)
                 if lost is None:
-                    carrier.carry(group, rank, work)
-            except Exception as error:  # whoever waits is told
+                    self._carrier.carry(group, self._rank, work)
+            except Exception as error:  # raised where the message is waited for
                 lost = error
             work.finish(lost)
         if group is not None and lost is None:
-            carrier.close(group)
+            self._carrier.close(group)
 
     def close(self) -> None:
-        """Nothing more will be put."""
+        """End the thread, after the messages that were put before."""
         self._queue.put(None)
 
     @property
     def closed(self) -> bool:
-        """Whether the thread is over."""
+        """Whether the thread has ended."""
         return not self._thread.is_alive()
 
 
@@ -76,7 +80,7 @@ class Receipt:
     source
         The rank that sends it.
     work
-        What brings it; ``None`` before it is announced.
+        The message; ``None`` before it is announced.
     """
 
     def __init__(self, channels: Channels, source: int, buffer: torch.Tensor):
@@ -92,7 +96,7 @@ class Receipt:
             If the connection is lost.
         """
         if self.work is None:
-            self._channels.look()
+            self._channels.receive_announced()
         if not self._arrived and self.work is not None and self.work.done():
             if self.work.buffer is not self.buffer:
                 memory = self.work.buffer.view(self.buffer.dtype).view(self.buffer.shape)
@@ -107,9 +111,9 @@ class Channels:
     Parameters
     ----------
     comm
-        Of all ranks, for announcements; freed by `leave`.
+        Of all ranks, for announcements; freed by `close`.
     store
-        Where the two ranks of a channel meet; it lives as long as they do.
+        Where the two ranks of a channel find each other; it lives as long as they do.
     carrier
         Carries tensors.
     """
@@ -118,46 +122,47 @@ class Channels:
         self.comm, self.store, self.carrier = comm, store, carrier
         self._channels: dict[tuple[int, int], _Channel] = {}
         self._posted: dict[tuple[int, int], deque[Receipt]] = defaultdict(deque)
-        self._early: dict[tuple[int, int], deque[Work]] = defaultdict(deque)
-        self._works: list[Work] = []  # perhaps on their way
+        self._unclaimed: dict[tuple[int, int], deque[Work]] = defaultdict(deque)
+        self._works: list[Work] = []  # those that may not be complete yet
         self._announced: list[tuple[MPI.Request, np.ndarray]] = []
-        self._told, self._heard = np.zeros(comm.size, np.int64), 0
+        self._sent_to = np.zeros(comm.size, np.int64)  # announcements
+        self._read = 0  # announcements
 
     def send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
         """Start sending a contiguous tensor."""
         self._announced = [each for each in self._announced if not each[0].Test()]
-        word = np.array([tag, tensor.nbytes])
-        self._announced.append((self.comm.Isend(word, target), word))
-        self._told[target] += 1
+        announcement = np.array([tag, tensor.nbytes])
+        self._announced.append((self.comm.Isend(announcement, target), announcement))
+        self._sent_to[target] += 1
         self._carry((self.comm.rank, target), Work(target, tensor, self.carrier.mark()))
 
     def receive(self, source: int, tag: int, buffer: torch.Tensor) -> Receipt:
         """Start receiving into a contiguous tensor."""
         receipt, key = Receipt(self, source, buffer), (source, tag)
-        if early := self._early.get(key):
-            receipt.work = early.popleft()
+        if unclaimed := self._unclaimed.get(key):
+            receipt.work = unclaimed.popleft()
         else:
             self._posted[key].append(receipt)
         return receipt
 
-    def look(self) -> None:
-        """Receive what is announced by now."""
+    def receive_announced(self) -> None:
+        """Start to receive every message that is announced by now."""
         status = MPI.Status()
         while self.comm.Iprobe(status=status):
-            word, source = np.empty(2, np.int64), status.Get_source()
-            self.comm.Recv(word, source)
-            self._heard += 1
-            key, size = (source, int(word[0])), int(word[1])
+            announcement, source = np.empty(2, np.int64), status.Get_source()
+            self.comm.Recv(announcement, source)
+            self._read += 1
+            key, size = (source, int(announcement[0])), int(announcement[1])
             if posted := self._posted.get(key):
                 receipt = posted.popleft()
                 work = receipt.work = Work(source, receipt.buffer, self.carrier.mark())
             else:
                 work = Work(source, self.carrier.memory(size), self.carrier.mark())
-                self._early[key].append(work)
+                self._unclaimed[key].append(work)
             self._carry((source, self.comm.rank), work)
 
     def _carry(self, direction: tuple[int, int], work: Work) -> None:
-        if not work.buffer.nbytes:  # that it is announced is all
+        if not work.buffer.nbytes:  # its announcement is the whole message
             work.finish(None)
             return
         if direction not in self._channels:
@@ -169,24 +174,28 @@ class Channels:
         self._channels[direction].put(work)
 
     def flushed(self) -> bool:
-        """Whether all that was sent is there, and all that was announced."""
-        self.look()
+        """Whether every message that was sent or announced is complete."""
+        self.receive_announced()
         return all(work.done() for work in self._works)
 
     def forget(self) -> None:
-        """Nobody waits any more for what is on its way."""
+        """Drop all messages that are on their way, and all buffers that wait for one."""
         self._posted.clear()
-        self._early.clear()
+        self._unclaimed.clear()
         self._works = []
 
-    def leave(self, comm: MPI.Comm) -> Iterator[Callable[[], bool]]:
-        """End all channels, when all ranks do. Collective; yields what is to be waited for."""
-        expected = np.zeros_like(self._told)
-        yield comm.Ialltoall(self._told, expected).Test
-        yield lambda: (self.look(), self._heard == expected.sum())[1]
+    def close(self, comm: MPI.Comm) -> Iterator[Callable[[], bool]]:
+        """End all channels, on all ranks. Collective; yields each condition to wait for."""
+        expected = np.zeros_like(self._sent_to)
+        yield comm.Ialltoall(self._sent_to, expected).Test
+        yield lambda: self._has_read(int(expected.sum()))
         for channel in self._channels.values():
             channel.close()
         yield lambda: all(channel.closed for channel in self._channels.values())
         yield lambda: all(request.Test() for request, _ in self._announced)
         yield comm.Ibarrier().Test
         self.comm.Free()
+
+    def _has_read(self, announcements: int) -> bool:
+        self.receive_announced()
+        return self._read == announcements

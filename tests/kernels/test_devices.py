@@ -26,15 +26,15 @@ from spnb.runtime.trace import DeviceRecorder
 from spnb.runtime.worker import Worker
 from spnb.training.epoch import Trainer
 from spnb.training.losses import LOSSES
-from spnb.training.step import Learner
-from spnb.transport.host_staging import Staged, reaching
+from spnb.training.step import TrainingWorker
+from spnb.transport.host_staging import HostStaged, staged_for
 from spnb.transport.local import LocalTransport, World
 
 
 class HostOnly(LocalTransport):
     """A carrier that reads no memory but the host's, as MPI without support for GPUs."""
 
-    def takes(self, device):
+    def supports(self, device):
         return device.type == "cpu"
 
     def send(self, target, tag, tensor):
@@ -52,7 +52,7 @@ def ranks_of(plan, host_only, work):
     def there(transport):
         carrier = HostOnly(transport.world, transport.rank) if host_only else transport
         with elsewhere() as calls:
-            return work(reaching(carrier, DEVICE), DEVICE), calls
+            return work(staged_for(carrier, DEVICE), DEVICE), calls
 
     found, calls = zip(*World(plan.num_ranks, deadline=60).run(there), strict=True)
     return found, World(plan.num_ranks, deadline=60).run(lambda t: work(t, CPU)), calls
@@ -153,9 +153,11 @@ def test_training_is_computed_on_the_device(options, host_only):
         names = {n for image in rank_plan.with_mirror for n in plan.graph.made_of(image.weights)[0]}
         weights = tensors_of(module, names, plan.graph)
         facts = (trained, transport, LOSSES["cross_entropy"], job.schedule, job.recompute, device)
-        trainer = Trainer(Learner(rank_plan, weights, *facts), recipe)
+        trainer = Trainer(TrainingWorker(rank_plan, weights, *facts), recipe)
         told = trainer.epoch(examples, 0, 0)
-        again = Trainer(Learner(rank_plan, trainer.weights, *facts), recipe, trainer.kept)
+        again = Trainer(
+            TrainingWorker(rank_plan, trainer.weights, *facts), recipe, trainer.optimizer_state
+        )
         return [told, again.epoch(examples, 1, 0)], again.weights
 
     there, here, calls = ranks_of(plan, host_only, work)
@@ -179,8 +181,8 @@ def test_what_is_not_on_the_device_is_refused_there():
 def test_messages_go_through_the_host_where_the_carrier_reads_nothing_else():
     def work(transport):
         with elsewhere(), computing_on(DEVICE):
-            carrier = reaching(HostOnly(transport.world, transport.rank), DEVICE)
-            assert isinstance(carrier, Staged)
+            carrier = staged_for(HostOnly(transport.world, transport.rank), DEVICE)
+            assert isinstance(carrier, HostStaged)
             buffer = torch.zeros(2)
             carrier.send(1 - carrier.rank, 5, torch.full((2,), float(carrier.rank)))
             arrival = carrier.receive(1 - carrier.rank, 5, buffer)
@@ -192,7 +194,7 @@ def test_messages_go_through_the_host_where_the_carrier_reads_nothing_else():
 
     assert World(2).run(work) == [[1, 1], [0, 0]]
     plain = LocalTransport(World(1), 0)
-    assert reaching(plain, DEVICE) is plain
+    assert staged_for(plain, DEVICE) is plain
 
 
 def test_a_host_without_gpus_says_so():

@@ -89,13 +89,13 @@ def check(plan, exchange):
         tape = Tape(plan.rank_plan(rank), [], Program(tuple(steps)), {}, transport)
         if rank in x:
             own = region_at(exchange.has, exchange.source.position(rank))
-            tape.hold(value, own, x[rank])
+            tape.values.hold(value, own, x[rank])
         tape.forward(lambda name, region: None)
-        there = tape.piece(value, exchange.need(rank), axes) if rank in y else None
+        there = tape.values.piece(value, exchange.need(rank), axes) if rank in y else None
         if rank in y:
-            tape.gradients[value] = [y[rank]]
+            tape.values.gradients[value] = [y[rank]]
         tape.backward([], lambda name, gradient: None)
-        back = tape.gradients.get(value)
+        back = tape.values.gradients.get(value)
         return there, back and back[0]
 
     moved = World(plan.num_ranks, deadline=30).run(work)

@@ -26,9 +26,9 @@ from spnb.ir.weights import tensors_of
 from spnb.rules import rule_of
 from spnb.rules.dropout import kept
 from spnb.rules.dropout import noise as noise_of
+from spnb.training.loss_scale import LossScale
 from spnb.training.losses import LOSSES
-from spnb.training.scaling import Scaling
-from spnb.training.step import Learner
+from spnb.training.step import TrainingWorker
 from spnb.training.tape import Tape
 from spnb.transport.local import World
 
@@ -54,19 +54,21 @@ def train(plan, net, x, target, loss="mse", steps=3, rate=0.1, schedule="1f1b", 
         }
         weights = tensors_of(net, names, graph)
         trained = {n for n, p in net.named_parameters() if p.requires_grad}
-        learner = Learner(rank_plan, weights, trained, transport, LOSSES[loss], schedule, recompute)
-        named = list(learner.parameters.values())
+        worker = TrainingWorker(
+            rank_plan, weights, trained, transport, LOSSES[loss], schedule, recompute
+        )
+        named = list(worker.parameters.values())
         optimizer = named and torch.optim.SGD(named, rate, momentum=0.9)
         told = []
         for _ in range(steps):
-            told.append(learner.step(read, wanted))
+            told.append(worker.step(read, wanted))
             if optimizer:
                 optimizer.step()
-        return told, learner
+        return told, worker
 
     found = World(plan.num_ranks, deadline=60).run(work)
     losses = [sum(step.loss for step in each) for each in zip(*(told for told, _ in found))]
-    return losses, [learner for _, learner in found], [told[0] for told, _ in found]
+    return losses, [worker for _, worker in found], [told[0] for told, _ in found]
 
 
 def check(net, x, target, tilings, parts=1, fused=0, loss="mse", balance=None, **options):
@@ -95,11 +97,11 @@ def check(net, x, target, tilings, parts=1, fused=0, loss="mse", balance=None, *
         max(float(gradient.abs().max()) for gradient in gradients.values()) if gradients else 1.0
     )
     wanted = {**dict(reference.named_parameters()), **dict(reference.named_buffers())}
-    for rank, learner in enumerate(learners):
-        known = learner.weights
+    for rank, worker in enumerate(learners):
+        known = worker.weights
         for name, gradient in gradients.items():
-            if name in learner.parameters:
-                error = float((learner.parameters[name].grad - gradient).abs().max())
+            if name in worker.parameters:
+                error = float((worker.parameters[name].grad - gradient).abs().max())
                 assert error <= tolerance / 10 * scale, f"rank {rank}, {name}: {error:.1e}"
         for name, tensor in known.items():
             if name.startswith("="):
@@ -107,7 +109,7 @@ def check(net, x, target, tilings, parts=1, fused=0, loss="mse", balance=None, *
             error = float((tensor.detach() - wanted[name].detach()).abs().max())
             scale = float(wanted[name].detach().abs().max())
             assert error <= tolerance * max(scale, 1e-3), f"rank {rank}, {name}: {error:.1e}"
-    known = {name for learner in learners for name in learner.weights}
+    known = {name for worker in learners for name in worker.weights}
     assert known >= set(dict(net.named_parameters()))
     return plan, told
 
@@ -191,20 +193,20 @@ def test_a_mirrored_batch_shared_by_ranks_of_the_last_stage():
 def test_sums_begin_while_others_compute_where_that_is_asked_for():
     net = nn.Sequential(conv(3, 4), conv(), conv(), conv(4, 2)).double()
     x, target = noise(4, 3, 8, 8), noise(4, 2, 8, 8)
-    for copies, early in (
+    for copies, overlapped in (
         ({"replicas": 2}, True),
         ({"times": 1}, True),
         ({"times": 1, "overlapped": False}, False),
     ):
         _, told = check(net, x, target, [SQUARE, WHOLE], **copies)
-        assert all((step.early > 0) == early for step in told), copies
+        assert all((step.overlapped_sums > 0) == overlapped for step in told), copies
 
 
 def test_mirrored_pipelines_are_held_one_at_a_time():
     net = nn.Sequential(conv(3, 4), conv(), conv(), conv(4, 2)).double()
     x, target = noise(8, 3, 8, 8), noise(8, 2, 8, 8)
     _, told = check(net, x, target, [WHOLE] * 3, 2, times=2, balance=[1, 1, 2])
-    assert [step.held for step in told] == [2, 2, 2]
+    assert [step.most_held for step in told] == [2, 2, 2]
 
 
 @pytest.mark.long
@@ -296,7 +298,7 @@ def test_a_rank_that_fails_is_named_and_the_others_hear_of_it():
             for w in node.weights
             for n in [w.name]
         }
-        Learner(rank_plan, weights, weights, transport, LOSSES["mse"]).step(read, read)
+        TrainingWorker(rank_plan, weights, weights, transport, LOSSES["mse"]).step(read, read)
 
     with pytest.raises(
         RankError, match=r"rank \d, stage 0, .*: FileNotFoundError: the image is gone"
@@ -407,9 +409,9 @@ def test_one_forward_one_backward_holds_less():
     x, target = noise(6, 3, 8, 8), noise(6, 2, 8, 8)
     stages = [WHOLE, WHOLE, WHOLE]
     _, told = check(net, x, target, stages, 6, schedule="1f1b", balance=[1, 1, 2])
-    assert [step.held for step in told] == [3, 2, 1]
+    assert [step.most_held for step in told] == [3, 2, 1]
     _, told = check(net, x, target, stages, 6, schedule="gpipe", balance=[1, 1, 2])
-    assert [step.held for step in told] == [6, 6, 6]
+    assert [step.most_held for step in told] == [6, 6, 6]
 
 
 def test_recomputing_holds_what_arrived_and_no_more():
@@ -451,9 +453,9 @@ def half_steps(dtype, tilings, scaling=None, steps=5, **copies):
         names = {n for image in rank_plan.with_mirror for n in graph.made_of(image.weights)[0]}
         trained = dict(net.named_parameters())
         facts = (tensors_of(net, names, graph), trained, transport, LOSSES["mse"])
-        learner = Learner(rank_plan, *facts)
-        learner.scaling = scaling or learner.scaling
-        optimizer = torch.optim.SGD(list(learner.parameters.values()), 0.05)
+        worker = TrainingWorker(rank_plan, *facts)
+        worker.loss_scale = scaling or worker.loss_scale
+        optimizer = torch.optim.SGD(list(worker.parameters.values()), 0.05)
         told = []
         for _ in range(steps):
             read = lambda value, region: x[region.slices_in(Region.whole((4, 12, 10)))[0]][  # noqa: E731
@@ -462,14 +464,14 @@ def half_steps(dtype, tilings, scaling=None, steps=5, **copies):
             wanted = lambda value, region: target[slice(*region.spans[0])][  # noqa: E731
                 :, :, slice(*region.spans[1]), slice(*region.spans[2])
             ]
-            told.append(learner.step(read, wanted))
+            told.append(worker.step(read, wanted))
             if told[-1].finite:
                 optimizer.step()
-        return told, learner
+        return told, worker
 
     found = World(plan.num_ranks, deadline=60).run(work)
     losses = [sum(step.loss for step in each) for each in zip(*(told for told, _ in found))]
-    return losses, [told for told, _ in found], [learner for _, learner in found]
+    return losses, [told for told, _ in found], [worker for _, worker in found]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -484,13 +486,13 @@ def test_half_precision_follows_full_with_parameters_in_full(dtype):
         losses, _, learners = half_steps(dtype, tilings, **copies)
         assert losses == pytest.approx(full, rel=2e-2)
         assert losses != full
-        every = [w for learner in learners for w in learner.parameters.values()]
+        every = [w for worker in learners for w in worker.parameters.values()]
         assert {w.dtype for w in every} == {torch.float32}
         assert all(w.grad.dtype == torch.float32 and w.grad.isfinite().all() for w in every)
 
 
 def test_a_step_with_an_infinite_gradient_is_left_out_on_all_ranks():
-    start = Scaling(2.0**40)
+    start = LossScale(2.0**40)
     losses, told, learners = half_steps(torch.float16, [SQUARE, WHOLE], scaling=start, steps=30)
     finite = [step.finite for step in told[0]]
     left_out = finite.index(True)
@@ -498,15 +500,15 @@ def test_a_step_with_an_infinite_gradient_is_left_out_on_all_ranks():
     assert all([step.finite for step in each] == finite for each in told)
     assert losses[:left_out] == pytest.approx([losses[0]] * left_out, rel=1e-3)  # nothing moved
     assert losses[-1] < losses[0]
-    assert {learner.scaling for learner in learners} == {
-        Scaling(2.0 ** (40 - left_out), 30 - left_out)
+    assert {worker.loss_scale for worker in learners} == {
+        LossScale(2.0 ** (40 - left_out), 30 - left_out)
     }
 
 
 def test_the_scale_of_a_loss_grows_again():
-    scaling = Scaling(8.0, Scaling.patience - 2)
-    assert scaling.after(True).after(True) == Scaling(16.0)
-    assert Scaling(8.0, 3).after(False) == Scaling(4.0)
+    scaling = LossScale(8.0, LossScale.patience - 2)
+    assert scaling.after(True).after(True) == LossScale(16.0)
+    assert LossScale(8.0, 3).after(False) == LossScale(4.0)
 
 
 def clock(order, stages, rows):

@@ -61,7 +61,7 @@ def test_messages_are_told_apart_by_tag_in_any_order(cluster):
 
 
 def _reads_gpus():
-    from spnb.transport.mpi import reads_gpus
+    from spnb.transport.mpi_library import reads_gpus
 
     return reads_gpus()
 

@@ -65,7 +65,7 @@ def test_a_deadline_names_who_is_late():
 
 
 def test_a_polite_wait_sleeps_ever_longer_and_looks_around():
-    from spnb.transport.mpi import politely
+    from spnb.transport.waiting import politely
 
     calls = []
     start = time.perf_counter()
@@ -89,7 +89,7 @@ def test_a_polite_wait_sleeps_ever_longer_and_looks_around():
 LEFTOVERS = """
 import torch
 from mpi4py import MPI
-from spnb.transport import PeerFailed
+from spnb.errors import PeerFailed
 from spnb.transport.mpi import MPITransport
 
 transport = MPITransport(MPI.COMM_WORLD, deadline=20)
@@ -107,7 +107,7 @@ for size in (3, 300_000):  # one that MPI sends at once, one that waits for its 
             transport.send(other, 0, torch.full((size,), float(rank)))
             transport.wait([transport.receive(other, 0, x)])
             transport.wait([])
-            transport._listen()
+            transport._raise_failure()
             heard += x.unique().tolist()
         except PeerFailed as error:
             heard.append(str(error))

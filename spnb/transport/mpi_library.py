@@ -1,0 +1,39 @@
+"""What the MPI library offers: hosts, GPUs, and tensors as memory that it reads."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from typing import Any
+
+import torch
+from mpi4py import MPI
+
+
+def memory_of(tensor: torch.Tensor) -> Any:
+    """A contiguous tensor's memory, as MPI takes it; in bytes, since numpy has no bfloat16."""
+    flat = tensor.reshape(-1).view(torch.uint8)
+    if tensor.is_cpu:
+        return flat.numpy()
+    torch.cuda.current_stream(tensor.device).synchronize()  # MPI does not wait for CUDA streams
+    return flat
+
+
+@cache
+def reads_gpus() -> bool:
+    """Whether the MPI library says that it moves tensors between GPUs itself."""
+    library, answer = ctypes.CDLL(MPI.__file__), ctypes.c_int(0)
+    if hasattr(library, "MPIX_Query_cuda_support"):  # Open MPI
+        return bool(library.MPIX_Query_cuda_support())
+    if hasattr(library, "MPIX_GPU_query_support"):  # MPICH, where CUDA is number 0
+        return not library.MPIX_GPU_query_support(0, ctypes.byref(answer)) and bool(answer.value)
+    return os.environ.get("MV2_USE_CUDA") == "1"  # MVAPICH
+
+
+def place_on_host(comm: MPI.Comm) -> tuple[int, int]:
+    """Number of this rank among those of its host, and how many these are. Collective."""
+    host = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    found = host.rank, host.size
+    host.Free()
+    return found
