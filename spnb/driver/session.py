@@ -23,7 +23,7 @@ from ..engine.here import Here
 from ..engine.report import Report
 from ..io.datasets import Scaled
 from ..io.examples import Examples
-from ..io.open import resident
+from ..io.resident import resident
 from ..io.sources import ArraySource, Repeated, Source
 from ..io.stage_weights import read_weights, write_weights
 from ..io.writers import Store

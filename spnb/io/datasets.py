@@ -19,19 +19,19 @@ from .open import open_source
 from .sources import ArraySource, Source
 
 NAMED_ONLY = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
-"""Formats that Pillow tells by their names and does not read."""
+"""Formats whose suffixes Pillow knows, but which it cannot read."""
 
 
 @cache
 def suffixes() -> frozenset[str]:
-    """How the names of files end that hold an image.
+    """Return the suffixes of files that hold an image.
 
     >>> {".png", ".jp2", ".npy"} <= suffixes()
     True
     """
     from PIL import Image
 
-    known = Image.registered_extensions()  # which has Pillow load all that it can read
+    known = Image.registered_extensions()  # makes Pillow load every reader
     read = {end for end, kind in known.items() if kind in Image.OPEN and kind not in NAMED_ONLY}
     return frozenset({*read, ".npy"})
 
@@ -40,7 +40,7 @@ def suffixes() -> frozenset[str]:
 class Pictures:
     """Image files as one source; each is opened when it is read.
 
-    A TIFF of the wanted size is decoded where a region lies; other files as a whole, and resized.
+    A TIFF of the wanted size is decoded by region; other files are decoded whole, and resized.
     """
 
     paths: tuple[str, ...]
@@ -82,7 +82,7 @@ class Scaled:
 
     @property
     def name(self) -> str:
-        """What it is of."""
+        """Name of the images."""
         return self.source.name
 
     @property
@@ -103,11 +103,11 @@ class Scaled:
 def image_folder(
     path: str | Path, channels: int, size: Sequence[int]
 ) -> tuple[Pictures, list[int]]:
-    """Images of a folder that has a folder for each class, and their class numbers.
+    """Return the images of a folder that has a folder for each class, and their class numbers.
 
     Classes are numbered in the order of their folders' names, as torchvision's ImageFolder does.
-    Files and folders whose names begin with a dot are not looked at; of others that are no images
-    there is a warning.
+    Files and folders whose names begin with a dot are ignored; other files that are no images are
+    left out with a warning.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def _hidden(path: Path, folder: Path) -> bool:
 
 
 def cifar10(path: str | Path) -> tuple[ArraySource, list[int]]:
-    """CIFAR-10's training images and classes, from its python or its binary files.
+    """Return CIFAR-10's training images and classes, from its python or its binary files.
 
     (Krizhevsky, *Learning multiple layers of features from tiny images*, 2009; the files are those
     of ``cifar-10-python.tar.gz`` and ``cifar-10-binary.tar.gz``, unpacked.)
@@ -203,11 +203,11 @@ def _checked(path: Path, pixels: np.ndarray, labels: np.ndarray) -> tuple[np.nda
 
 
 PLAIN = {"_reconstruct", "ndarray", "dtype", "encode", "scalar", "_frombuffer"}
-"""What the pickle of an array asks for."""
+"""Names that the pickle of an array needs."""
 
 
 class _Plain(pickle.Unpickler):
-    """Loads arrays and what Python is made of, and runs no code of the file's."""
+    """Loads arrays and Python's plain types, and runs no code of the file."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] in ("numpy", "_codecs") and name in PLAIN:

@@ -1,6 +1,6 @@
-"""What a network is trained on: images and what its output should be for each.
+"""What a network is trained on: images, and a target for each.
 
-Each rank reads of an image only what it needs, and of a wanted output only what it computes.
+Each rank reads the region of an image that it needs, and the region of a target that it computes.
 """
 
 from __future__ import annotations
@@ -17,29 +17,30 @@ import torch
 
 from ..ir.axes import Axes
 from ..ir.region import Region
-from .sources import Source, mapped
+from .files import mapped
+from .sources import Source
 
 
 @dataclass(frozen=True)
 class Unread:
-    """Images that a rank does not read, of which it only knows how many there are."""
+    """Images that a rank does not read; it only knows their shape."""
 
     shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Images, and for each what is wanted.
+    """Images, and a target for each.
 
     Attributes
     ----------
     images
-        A source of all of them, ``(examples, channels, *spatial)``.
+        A source of all images, ``(examples, channels, *spatial)``.
     targets
         Class numbers ``(examples,)`` or ``(examples, *spatial)``, or numbers like the output
         ``(examples, channels, *spatial)``; or the ``.npy`` file that has them.
     seed
-        Of the order in which they are taken.
+        Seed of the order in which examples are taken.
     """
 
     images: Source | Unread
@@ -50,44 +51,48 @@ class Examples:
         return self.images.shape[0]
 
     def order(self, epoch: int) -> np.ndarray:
-        """The examples of an epoch, shuffled: the same on every rank, whatever came before."""
+        """Return the numbers of all examples, shuffled for an epoch alike on every rank."""
         return np.random.default_rng([self.seed, epoch]).permutation(len(self))
 
     def filed(self, folder: Path) -> Examples:
-        """The same, the targets in a file of which ranks read parts."""
+        """Return the same examples with their targets in a file, which ranks read by region."""
         path = folder / "targets.npy"
         np.save(path, self.known_targets)
         return replace(self, targets=path)
 
     @property
     def known_targets(self) -> np.ndarray:
-        """The targets; those of a file are not read before they are asked for."""
+        """The targets as an array; a file is mapped, and read as it is used."""
         if isinstance(self.targets, Path):
             return mapped(self.targets, "r")
         return self.targets
 
     def read(self, chosen: Sequence[int], region: Region) -> np.ndarray:
-        """A region of a batch of images, the first of which is ``chosen[0]``."""
+        """Return a region of the batch of the ``chosen`` images."""
         rows = chosen[slice(*region.spans[0])]
         each = [self.images.read(Region(((k, k + 1), *region.spans[1:]))) for k in map(int, rows)]
         return np.concatenate(each)
 
     def wanted(self, chosen: Sequence[int], region: Region, axes: Axes) -> torch.Tensor:
-        """What an output should be over a region of a batch.
+        """Return the targets of the ``chosen`` examples over a region of the batch.
 
         Parameters
         ----------
+        chosen
+            Numbers of the examples of the batch.
+        region
+            Over ``(batch, *spatial)`` of the output.
         axes
             Where the axes of the image lie in the output, the batch first.
         """
         targets, rows = self.known_targets, chosen[slice(*region.spans[0])]
-        if targets.dtype.kind == "i":  # one for all the classes of a position
+        if targets.dtype.kind == "i":  # a class number has no axis of channels
             axes = axes.with_dims([axes.dims[0], *axes.dims[2:]])
         whole, present = Region.whole((1, *axes.extent[1:])), axes.present
         spans = ((0, 1), *region.spans[1:])
         one = Region(tuple(spans[k] if k in present else whole.spans[k] for k in range(len(spans))))
         examples = (targets[k : k + 1] for k in map(int, rows))
-        if axes.plain:  # of a file only that is read
+        if axes.plain:  # reads nothing else of a file
             index = axes.within(whole, one)
             return torch.from_numpy(np.concatenate([example[index] for example in examples]))
         each = (axes.piece(torch.from_numpy(np.array(e)), whole, one) for e in examples)
@@ -95,14 +100,14 @@ class Examples:
 
 
 class Ahead:
-    """Reads the images of batches, of the next one before it is asked for.
+    """Reads the images of batches; those of the next batch are read in the background.
 
     Parameters
     ----------
     examples
-        Where from.
+        The examples.
     batches
-        The examples of each batch.
+        Numbers of the examples of each batch.
     """
 
     def __init__(self, examples: Examples, batches: Sequence[Sequence[int]]):
@@ -112,7 +117,7 @@ class Ahead:
 
     @contextmanager
     def reading(self, workers: int) -> Iterator[None]:
-        """Let so many threads read, as long as this lasts; with none, nothing is read ahead."""
+        """Let so many threads read ahead within a ``with`` block; 0 reads nothing ahead."""
         if not workers:
             yield
             return
@@ -120,7 +125,7 @@ class Ahead:
             yield
 
     def read(self, number: int, region: Region) -> np.ndarray:
-        """A region of a batch; the same of the next one is begun."""
+        """Return a region of a batch, and begin to read the same region of the next batch."""
         if self._pool is not None and number + 1 < len(self.batches):
             following = self.batches[number + 1]
             job = self._pool.submit(self.examples.read, following, region)
@@ -132,19 +137,25 @@ class Ahead:
 def matched(
     images: Source, targets: Any, shape: Sequence[int], classes: bool = True, seed: int = 0
 ) -> Examples:
-    """Examples, checked against a network's output.
+    """Return examples whose targets fit a network's output.
 
     Parameters
     ----------
+    images
+        A source of all images.
+    targets
+        An array or tensor of targets; see `Examples`.
     shape
-        Of the output: ``(batch, …)``.
+        Shape of the output: ``(batch, …)``.
     classes
         Whether its second dimension may be scores of classes.
+    seed
+        Seed of the order in which examples are taken.
 
     Raises
     ------
     ValueError
-        If numbers, shapes or classes do not fit; the message has both.
+        If numbers, shapes or classes do not fit; the message names both sides.
     """
     if isinstance(targets, torch.Tensor):
         targets = targets.detach().cpu().numpy()

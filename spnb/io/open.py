@@ -1,5 +1,6 @@
-"""Opens what a user has (an array, a file, a sample's name) as an image source.
+"""Opens an array, a file or a sample, whatever a user has, as an image source.
 
+>>> from spnb.ir.region import Region
 >>> source = open_source(None, size=(65536, 65536), channels=3)
 >>> source.read(Region(((0, 1), (40000, 40002), (0, 4)))).shape
 (1, 3, 2, 4)
@@ -7,37 +8,19 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
-import math
-import tempfile
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from itertools import groupby
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..ir.region import Region, Span, length
-from .sources import (
-    ArraySource,
-    FileSource,
-    Repeated,
-    Source,
-    SyntheticSource,
-    as_numpy,
-    batched,
-    located,
-    reading,
-)
+from .arrays import as_numpy, batched
+from .files import located, reading
+from .pillow import read_whole, resized
+from .samples import hint, samples
+from .sources import ArraySource, FileSource, Repeated, Source, SyntheticSource
 from .tiff import TiffSource
 from .zarr_source import ZarrSource, is_zarr, stored_shape
-
-_ALIASES = {"cat": "chelsea", "clock": "clock_motion", "colorwheel": "color"}
-_ALIASES |= {"immunohistochemistry": "ihc", "checkerboard": "chessboard_GRAY"}
 
 
 def open_source(
@@ -56,29 +39,36 @@ def open_source(
     image
         None (synthetic noise), a `Source`, a numpy array or torch tensor, the path of a ``.npy``,
         zarr, TIFF, PNG, JPEG or other file that Pillow reads, or the name of a sample inside
-        scikit-image ("retina", "astronaut", ...).  Pixels are taken as they are stored: a camera's
-        note that a picture is to be turned (EXIF) is not followed, as it is not in torchvision.
+        scikit-image ("retina", "astronaut", ...).  Pixels are taken as they are stored: a
+        rotation in the file's EXIF data is ignored, as torchvision does.
 
-        An array has as many spatial axes as ``size``; with no ``size`` 1 in a 1-D array, 3 in a 5-D
-        one, else 2.  No further axis: grey.  Two: ``(batch, channels, *spatial)``.  One: channels,
-        first or last, whichever is 1 or ``channels`` long (or 4, last, where 3 are wanted: alpha is
-        dropped); where both are, the one that leaves ``size`` is taken, else it is refused.
+        An array has as many spatial axes as ``size``; without ``size``, a 1-D array has 1, a 5-D
+        array 3, any other 2.  An array with no further axis is grey.  Two further axes are
+        ``(batch, channels, *spatial)``.  One further axis is the channels, first or last: the
+        axis that has 1 or ``channels`` elements (or 4, as the last axis, if 3 are wanted: alpha
+        is dropped).  If both axes fit, the one that leaves ``size`` is taken; if that does not
+        decide, the array is refused.
     batch_size
-        Images in the batch; one image is repeated.  The image's own by default.
+        Images in the batch; a single image is repeated.  By default, as many as the image has.
     channels
-        Channels wanted; a grey image is repeated to them.
+        Channels of the source; a grey image is repeated to 3.
     size
-        Spatial size wanted.
+        Spatial size of the source, in pixels.
     seed
-        Of the synthetic noise.
+        Seed of the synthetic noise.
     resize
-        Whether an image in memory that has another size is resized, and its name says so.  Files
-        read by region never are.
+        Whether an image in memory that has another size is resized; its name says so.  Files that
+        are read by region are never resized.
+
+    Returns
+    -------
+    Source
+        Reads regions of ``(batch, channels, *spatial)`` as float32.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no such image, it cannot be read, or it does not fit what is asked for.
+        If there is no such image, it cannot be read, or its shape does not fit.
 
     Examples
     --------
@@ -90,96 +80,60 @@ def open_source(
         if not size:
             raise ValueError("a synthetic image needs a size: pass size=(height, width)")
         return SyntheticSource((batch_size or 1, channels, *size), seed)
-    if isinstance(image, Source):
-        source = image
-    elif isinstance(image, str | Path):
-        source = _open_path(image, channels, size)
-    else:
-        array = as_numpy(image)
-        source = ArraySource(batched(array, _layout(array.shape, channels, size, "array")))
-    name, (batch, found, *own) = source.name, source.shape
-    if found != channels and (found, channels) != (1, 3):  # grey is shown as RGB
-        shape = source.shape
-        hint = f"convert the image, or take a network of {found}"
-        if shape[-1] == channels:
-            order = (0, len(shape) - 1, *range(1, len(shape) - 1))
-            hint = f"its channels seem to come last: give image.transpose{order}"
-        raise ValueError(
-            f"{name} of shape {shape} has {found} channels, but {channels} are asked for: {hint}"
-        )
+    source = _opened(image, channels, size)
+    _check_channels(source, channels)
+    batch = source.shape[0]
     if batch != 1 and batch_size not in (None, batch):
-        raise ValueError(f"{name} holds {batch} images, but the batch size is {batch_size}")
-    if size and tuple(own) != size:
-        shown, wanted = ("x".join(map(str, n)) for n in (own, size))
-        if not resize:
-            raise ValueError(
-                f"{name} is {shown}, but {wanted} is planned: plan with image_size={shown!r}, or"
-                " resize the image"
-            )
-        if not isinstance(source, ArraySource) or len(own) != len(size):
-            raise ValueError(
-                f"{name} is {shown}, but {wanted} is asked for: ask for {shown}, or resize it once"
-                " beforehand (only images in memory are resized here, and to as many axes)"
-            )
-        source = ArraySource(_resized(source, size), f"{name} resized from {shown}")
+        raise ValueError(f"{source.name} holds {batch} images, but the batch size is {batch_size}")
+    if size and source.shape[2:] != size:
+        source = _fitted(source, size, resize)
     wanted = (batch_size or batch, channels)
     return source if source.shape[:2] == wanted else Repeated(source, *wanted)
 
 
-def resident(source: Source, folder: str | Path) -> Source:
-    """A source that all processes of a host can read by region without each holding the whole.
-
-    An image in memory is written once into ``folder``; the other kinds are returned as they are.
-
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     type(resident(ArraySource(np.zeros((1, 3, 8, 8))), folder)).__name__
-    'FileSource'
-    """
-    if isinstance(source, Repeated):
-        return replace(source, source=resident(source.source, folder))
-    if not isinstance(source, ArraySource):
-        return source
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".npy", delete=False) as file:
-        np.save(file, np.ascontiguousarray(source.array))
-    return FileSource(file.name, source.name)
+def _opened(image: Any, channels: int, size: tuple[int, ...] | None) -> Source:
+    """Return an image as a source of its own shape."""
+    if isinstance(image, Source):
+        return image
+    if isinstance(image, str | Path):
+        return _open_path(image, channels, size)
+    array = as_numpy(image)
+    return ArraySource(batched(array, _layout(array.shape, channels, size, "array")))
 
 
-def thumbnail(
-    source: Source, max_side: int = 1024, window: tuple[Span, Span] | None = None
-) -> np.ndarray:
-    """Every n-th pixel of the first image, ``(height, width, 3)`` in [0, 1], for pictures.
+def _check_channels(source: Source, channels: int) -> None:
+    """Refuse an image with another number of channels; a grey one may stand for RGB."""
+    name, shape, found = source.name, source.shape, source.shape[1]
+    if found == channels or (found, channels) == (1, 3):
+        return
+    advice = f"convert the image, or take a network of {found}"
+    if shape[-1] == channels:
+        order = (0, len(shape) - 1, *range(1, len(shape) - 1))
+        advice = f"its channels seem to come last: give image.transpose{order}"
+    raise ValueError(
+        f"{name} of shape {shape} has {found} channels, but {channels} are asked for: {advice}"
+    )
 
-    Of a volume the middle slice, of a signal one row.  Values outside [0, 1] are rescaled.
-    ``window`` picks rows and columns; then each axis has its own n.
 
-    >>> thumbnail(SyntheticSource((1, 1, 3000, 65536)), max_side=256).shape
-    (12, 256, 3)
-    """
-    source = source.source if isinstance(source, Repeated) else source
-    height, width = (1, *source.shape[2:])[-2:]
-    ahead = [(n // 2, n // 2 + 1) for n in source.shape[2:-2]]
-    rows, columns = window or ((0, height), (0, width))
-    across, down = (math.ceil(length(span) / max_side) for span in (columns, rows))
-    if window is None:
-        across = down = max(across, down)
-    # a row read of a compressed TIFF decodes a whole row of tiles: take all that one holds at once
-    chunk = min(getattr(source, "chunk_rows", 1), max(1, 2**24 // width))
-    strips = []
-    for _, group in groupby(range(*rows, down), lambda y: y // chunk):
-        first, *others = group
-        read = [(first, (others or [first])[-1] + 1)] if len(source.shape) > 3 else []
-        strip = source.read(Region(((0, 1), *ahead, *read, columns)))
-        strips.append(strip.reshape(source.shape[1], -1, length(columns))[:, ::down, ::across])
-    picture = np.concatenate(strips, axis=1)
-    picture = np.moveaxis(picture[[0, 1, 2] if len(picture) > 2 else [0, 0, 0]], 0, -1)
-    low, high = picture.min(), picture.max()
-    if low < 0 or high > 1:
-        picture = (picture - low) / max(high - low, np.finfo(np.float32).tiny)
-    return np.ascontiguousarray(picture)
+def _fitted(source: Source, size: tuple[int, ...], resize: bool) -> ArraySource:
+    """Return an image in memory, resized to a size."""
+    name, own = source.name, source.shape[2:]
+    shown, wanted = ("x".join(map(str, n)) for n in (own, size))
+    if not resize:
+        raise ValueError(
+            f"{name} is {shown}, but {wanted} is planned: plan with image_size={shown!r}, or"
+            " resize the image"
+        )
+    if not isinstance(source, ArraySource) or len(own) != len(size):
+        raise ValueError(
+            f"{name} is {shown}, but {wanted} is asked for: ask for {shown}, or resize it once"
+            " beforehand (only images in memory are resized here, and to as many axes)"
+        )
+    return ArraySource(resized(source, size), f"{name} resized from {shown}")
 
 
 def _open_path(path: str | Path, channels: int, size: tuple[int, ...] | None) -> Source:
+    """Open a sample by its name, or a file by its format."""
     name = Path(path).name
     if isinstance(path, str) and path in samples():
         path = samples()[path]
@@ -196,18 +150,23 @@ def _open_path(path: str | Path, channels: int, size: tuple[int, ...] | None) ->
     try:
         path = located(path)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}{_hint(path)}") from None
+        raise FileNotFoundError(f"{error}{hint(path)}") from None
     if path.lower().endswith(".npy"):
         with reading(path):
             shape = np.lib.format.open_memmap(path, "r").shape
         return FileSource(path, name, _layout(shape, channels, size, name))
-    if not path.lower().endswith((".tif", ".tiff")):
-        return _pillow(path, name, channels)
+    if path.lower().endswith((".tif", ".tiff")):
+        return _open_tiff(path, name, channels)
+    return read_whole(path, name, channels)
+
+
+def _open_tiff(path: str, name: str, channels: int) -> Source:
+    """Open a TIFF by region; Pillow decodes one whole that cannot be read by region."""
     try:
         source = TiffSource(path, name)
     except ValueError as error:
         try:
-            return _pillow(path, name, channels)
+            return read_whole(path, name, channels)
         except ValueError:
             raise error from None
     if source.shape[1] == 1 < min(source.pages, channels):
@@ -219,64 +178,8 @@ def _open_path(path: str | Path, channels: int, size: tuple[int, ...] | None) ->
     return source
 
 
-def _hint(path: str | Path) -> str:
-    """What a name that is no file may have meant."""
-    if len(Path(path).parts) != 1:
-        return ""
-    known = samples()
-    near = difflib.get_close_matches(Path(path).stem, known, n=3)
-    near = f"did you mean {' or '.join(near)}?" if near else f"they are {', '.join(known)}"
-    return f", and no sample of that name: {near}"
-
-
-_unlimited, _limit = 0, None
-_counting = threading.Lock()
-
-
-@contextmanager
-def _any_size() -> Iterator[None]:
-    """No limit of Pillow's on pixels: large images are the purpose here.  In any thread at once."""
-    from PIL import Image
-
-    global _unlimited, _limit
-    with _counting:
-        if _unlimited == 0:
-            _limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        _unlimited += 1
-    try:
-        yield
-    finally:
-        with _counting:
-            _unlimited -= 1
-            if _unlimited == 0:
-                Image.MAX_IMAGE_PIXELS = _limit
-
-
-def _pillow(path: str, name: str, channels: int) -> ArraySource:
-    from PIL import Image
-
-    with _any_size(), reading(path), Image.open(path) as image:
-        if image.mode not in {"1", "L", "I", "F", "RGB", "RGBA"} and image.mode[:2] != "I;":
-            image = image.convert("L" if image.mode in {"LA", "La"} else "RGB")
-        array = np.asarray(image)
-        if image.mode == "I" and array.min() >= 0 and array.max() < 2**16:
-            array = array.astype(np.uint16)  # so Pillow opens some 16-bit formats
-    layout = "S" if array.ndim == 2 else "SCA" if array.shape[-1] == 4 != channels else "SC"
-    return ArraySource(batched(array, layout), name)
-
-
-def samples() -> dict[str, Path]:
-    """The images that lie inside the installed scikit-image."""
-    (package,) = importlib.util.find_spec("skimage").submodule_search_locations
-    found = {
-        file.stem: file
-        for file in sorted(Path(package, "data").iterdir())
-        if file.suffix in {".png", ".jpg"}
-    }
-    return found | {name: found[stem] for name, stem in _ALIASES.items() if stem in found}
-
-
 def _layout(shape: tuple[int, ...], channels: int, size: tuple[int, ...] | None, name: str) -> str:
+    """Return how the axes of an array lie: see `spnb.io.sources.FileSource`."""
     axes = len(size) if size else {1: 1, 5: 3}.get(len(shape), 2)
     if len(shape) != axes + 1:
         return "S" if len(shape) == axes else "BCS"
@@ -292,16 +195,3 @@ def _layout(shape: tuple[int, ...], channels: int, size: tuple[int, ...] | None,
             " give it as (batch, channels, *spatial), or ask for the channels that it has"
         )
     return fits[0]
-
-
-def _resized(source: ArraySource, size: tuple[int, ...]) -> np.ndarray:
-    from PIL import Image
-
-    values = source.read(Region.whole((source.shape[0], *source.shape[2:])))
-    for axis, n in enumerate(size, start=2):  # a linear antialiased filter is separable
-        values = np.moveaxis(values, axis, 0)
-        others = values.shape[1:]
-        plane = Image.fromarray(np.ascontiguousarray(values).reshape(len(values), -1))
-        plane = plane.resize((math.prod(others), n), Image.Resampling.BILINEAR)
-        values = np.moveaxis(np.asarray(plane).reshape(n, *others), 0, axis)
-    return values

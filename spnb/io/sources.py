@@ -1,15 +1,12 @@
 """Image sources: small picklable objects that read *a region* of a batch, never the whole.
 
-A source has the layout ``(batch, channels, *spatial)``.  What crosses the wire to an engine is its
-pickle, a path or a seed; each rank then reads its own tile straight from storage.
+A source has the layout ``(batch, channels, *spatial)``.  An engine is sent its pickle, which is a
+path or a seed; each rank then reads its own tile straight from storage.
 """
 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,11 +15,21 @@ import numpy as np
 
 from ..ir.region import Region
 from ..kernels.counter_rng import mixed
+from .arrays import as_numpy, batched, checked, floats, index_in
+from .files import located, mapped, reading
 
 
 @runtime_checkable
 class Source(Protocol):
-    """What a plan reads its input from."""
+    """Where a plan reads its input from.
+
+    Attributes
+    ----------
+    shape
+        ``(batch, channels, *spatial)``.
+    name
+        What pictures and messages call it.
+    """
 
     shape: tuple[int, ...]
     name: str
@@ -58,7 +65,7 @@ class ArraySource:
 class FileSource:
     """A ``.npy`` file, mapped for each read so that only the pages of the region are touched.
 
-    ``layout`` tells how its axes lie: ``BCS`` (batch, channels, *spatial), ``CS``, ``SC``, ``SCA``
+    ``layout`` says how its axes lie: ``BCS`` (batch, channels, *spatial), ``CS``, ``SC``, ``SCA``
     (colours, then an alpha that is dropped) or ``S``.
     """
 
@@ -77,19 +84,6 @@ class FileSource:
     def read(self, region: Region) -> np.ndarray:
         """Read a region; see `Source`."""
         return floats(self._array()[index_in(self.shape, region)])
-
-
-_parsing = threading.Lock()
-
-
-def mapped(path: str | Path, mode: str) -> np.ndarray:
-    """A ``.npy`` file as an array that lies there; ranks may be threads, and open it at once.
-
-    NumPy parses the header with Python's own parser, which Python 3.11 cannot do in two threads at
-    a time ("AST constructor recursion depth mismatch").
-    """
-    with _parsing:
-        return np.lib.format.open_memmap(path, mode)
 
 
 @dataclass(frozen=True)
@@ -112,14 +106,14 @@ class SyntheticSource:
             for s, n in zip(index, self.shape, strict=True)
         ]
         strides = [math.prod(self.shape[k + 1 :]) for k in range(len(self.shape))]
-        # offset by a hash of the seed: neighbouring seeds must not give shifted copies of one noise
+        # The offset is a hash of the seed: near seeds must not give shifted copies of one noise.
         rows = mixed(np.array([self.seed % 2**64], np.uint64))
         for axis, stride in zip(axes[:-1], strides, strict=False):
             rows = (rows[:, None] + axis * np.uint64(stride)).reshape(-1)
         out = np.empty((len(rows), len(axes[-1])), np.float32)
-        step = max(1, 2**16 // max(1, len(axes[-1])))  # the hash's integers stay in cache
+        step = max(1, 2**16 // max(1, len(axes[-1])))  # so that integers of the hash stay in cache
         for k in range(0, len(rows), step):
-            # 24 bits are what a float32 holds: so 1.0 is never reached
+            # A float32 holds 24 bits exactly: 1.0 is never reached.
             bits = mixed(rows[k : k + step, None] + axes[-1]) >> np.uint64(40)
             np.multiply(bits, np.float32(2**-24), out=out[k : k + step], casting="same_kind")
         return out.reshape(tuple(map(len, axes)))
@@ -127,7 +121,7 @@ class SyntheticSource:
 
 @dataclass
 class Repeated:
-    """One image as a batch of equal ones, one grey channel as several: never stored so."""
+    """One image as a batch of equal images, one grey channel as several; no copy is stored."""
 
     source: Source
     batch: int
@@ -151,7 +145,7 @@ class Repeated:
 
 @dataclass(eq=False)
 class RowSource:
-    """Numbers beside an image, of no space of their own: a row, say, for each image of a batch."""
+    """Numbers beside an image that have no spatial axes, for instance a row for each image."""
 
     array: np.ndarray
     name: str = "numbers"
@@ -161,7 +155,7 @@ class RowSource:
 
     @classmethod
     def of(cls, given: Any, shape: tuple[int, ...], seed: int) -> RowSource:
-        """From an array or tensor of this shape; noise for None.
+        """Return a source of an array or tensor of a shape; of noise for None.
 
         Raises
         ------
@@ -179,14 +173,14 @@ class RowSource:
         return cls(array)
 
     def read(self, region: Region) -> np.ndarray:
-        """The rows of a region's images; all where there is one for the whole batch."""
+        """Return the rows of a region's images; a number for the whole batch is returned whole."""
         start, stop = region.spans[0]
         return self.array[start:stop] if self.shape else self.array
 
 
 @dataclass
 class HeldSource:
-    """A region of another source, for a rank that cannot read where that one lies."""
+    """A region of another source, read beforehand for a rank that cannot reach its file."""
 
     shape: tuple[int, ...]
     name: str
@@ -195,7 +189,7 @@ class HeldSource:
 
     @classmethod
     def of(cls, source: Source, region: Region) -> HeldSource | RowSource:
-        """Read a region now, for later; of all images of the batch."""
+        """Read a region of all images of the batch now."""
         if isinstance(source, RowSource):
             return source
         region = Region(((0, source.shape[0]), *region.spans[1:]))
@@ -205,69 +199,3 @@ class HeldSource:
         """Read a region; see `Source`."""
         batch, *box = region.slices_in(self.region)
         return np.ascontiguousarray(self.values[(batch, slice(None), *box)])
-
-
-def index_in(shape: tuple[int, ...], region: Region) -> tuple[slice, ...]:
-    """Where a region over ``(batch, *spatial)`` lies in an array of a source's shape."""
-    batch, *box = region.slices_in(Region.whole((shape[0], *shape[2:])))
-    return (batch, slice(0, shape[1]), *box)
-
-
-def floats(values: np.ndarray) -> np.ndarray:
-    """A contiguous float32 copy; unsigned integers scaled to [0, 1]."""
-    out = np.array(values, np.float32, order="C")
-    if values.dtype.kind == "u":
-        out /= np.float32(np.iinfo(values.dtype).max)
-    return out
-
-
-def checked(array: np.ndarray, name: str) -> tuple[int, ...]:
-    """The shape of an array that can be a batch of images."""
-    if array.dtype.kind not in "buif":
-        raise ValueError(f"{name} is of type {array.dtype}: an image holds real numbers")
-    if not 3 <= array.ndim <= 5:
-        raise ValueError(f"{name} has shape {array.shape}, not (batch, channels, 1 to 3 spatial)")
-    if 0 in array.shape:
-        raise ValueError(f"{name} is empty: its shape is {array.shape}")
-    return array.shape
-
-
-def batched(array: np.ndarray, layout: str) -> np.ndarray:
-    """An array as ``(batch, channels, *spatial)``: see `FileSource` for the layouts."""
-    if layout == "SCA":
-        array = array[..., :-1]
-    if layout.startswith("SC"):
-        array = np.moveaxis(array, -1, 0)
-    return array[{"BCS": (), "S": (None, None)}.get(layout)]
-
-
-@contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Turn whatever goes wrong with a file into one line that names it."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"cannot read {path}: {reason}") from error
-
-
-def located(path: str | Path) -> str:
-    """The absolute path of a file: an engine may run in another folder."""
-    file = Path(path).expanduser().absolute()
-    if file.is_dir():
-        raise ValueError(f"{path} is a folder: name one image file")
-    if not file.exists():
-        raise FileNotFoundError(f"there is no image file {path}")
-    return str(file)
-
-
-def as_numpy(image: Any) -> np.ndarray:
-    """An array or torch tensor as a numpy array."""
-    if hasattr(image, "detach"):
-        image = image.detach().cpu()
-        image = (image.float() if "bfloat16" in str(image.dtype) else image).numpy()
-    if not isinstance(image, np.ndarray):
-        raise ValueError(f"cannot open a {type(image).__name__}: give an array, a path or a sample")
-    return image

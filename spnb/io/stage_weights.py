@@ -1,4 +1,4 @@
-"""The file through which the ranks of a stage get their weights."""
+"""The file from which the ranks of a stage read their weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first page of a TIFF, read by region: only the tiles or strips that it takes are decoded."""
+"""The first page of a TIFF, read by region: only the tiles or strips of a region are decoded."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 
 from ..ir.region import Region
-from .sources import checked, floats, index_in, located, reading
+from .arrays import checked, floats, index_in
+from .files import located, reading
 
 
 @dataclass
 class TiffSource:
-    """The first page of a TIFF: mapped, or where it is compressed only the tiles it takes decoded.
+    """The first page of a TIFF: mapped or, if it is compressed, decoded tile by tile.
 
     Grey, RGB (an alpha is dropped) and multi-channel pages, chunky or planar.  Other colour models,
-    and codecs that tifffile lacks here, are refused; `open_source` has Pillow decode those whole.
+    and codecs that tifffile lacks here, are refused; `open_source` lets Pillow decode those files
+    whole.
     """
 
     path: str
@@ -32,7 +34,7 @@ class TiffSource:
         with reading(self.path), TiffFile(self.path) as tif:
             page = tif.pages[0]
             kind, depth = page.photometric, page.shaped[1]
-            # the YCbCr of a JPEG comes out of its decoder as RGB
+            # The decoder of a JPEG returns YCbCr as RGB.
             rgb = kind == PHOTOMETRIC.RGB
             rgb = rgb or (kind == PHOTOMETRIC.YCBCR and page.compression == COMPRESSION.JPEG)
             if not (rgb or kind in (None, PHOTOMETRIC.MINISBLACK)) or depth != 1:
@@ -41,12 +43,12 @@ class TiffSource:
             channels = 3 if rgb else page.samplesperpixel - alpha
             self.shape = (1, channels, page.imagelength, page.imagewidth)
             checked(np.broadcast_to(np.zeros((), page.dtype), self.shape), self.name)
-            more = len(tif.pages) > 1 and tif.pages[1].shape == page.shape  # else: a pyramid
+            more = len(tif.pages) > 1 and tif.pages[1].shape == page.shape  # not a pyramid
             self.pages = len(tif.pages) if more else 1
             self.chunk_rows = 1
             if not page.is_memmappable:
                 self.chunk_rows = page.tilelength if page.is_tiled else page.rowsperstrip
-                _decode(page, Region(((0, 1), (0, 1))))  # a missing codec shows here
+                _decode(page, Region(((0, 1), (0, 1))))  # fails here if a codec is missing
 
     def read(self, region: Region) -> np.ndarray:
         """Read a region; see `Source`."""
@@ -66,7 +68,7 @@ class TiffSource:
 
 
 def _decode(page: Any, need: Region) -> np.ndarray:
-    """Decode the tiles or strips of a TIFF page that meet a region over ``(rows, columns)``."""
+    """Decode the tiles or strips of a TIFF page that a region over ``(rows, columns)`` overlaps."""
     planes, _, height, width, samples = page.shaped
     tile = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
     down, across = math.ceil(height / tile[0]), math.ceil(width / tile[1])
@@ -75,7 +77,7 @@ def _decode(page: Any, need: Region) -> np.ndarray:
     for plane, row, column in product(range(planes), *touched):
         index = (plane * down + row) * across + column
         if not page.databytecounts[index]:
-            continue  # a sparse file leaves blank tiles out
+            continue  # a sparse file has no bytes of blank tiles
         page.parent.filehandle.seek(page.dataoffsets[index])
         data = page.parent.filehandle.read(page.databytecounts[index])
         values = page.decode(data, index, jpegtables=page.jpegtables)[0][0]

@@ -13,11 +13,11 @@ import torch
 from ..ir.axes import Axes
 from ..ir.exchange import Spans
 from ..ir.region import Region
+from .files import mapped
 from .formats import check_suffix
-from .sources import mapped
 
 CHUNK = 256
-"""Positions of a zarr chunk along each axis of the image; in 3-D a quarter of it."""
+"""Positions of a zarr chunk along each axis of the image; in 3-D, a quarter of them."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Store:
     Attributes
     ----------
     path
-        Where; its suffix tells the format.
+        Where it is written; the suffix gives the format.
     axes
-        Of the output: ``axes.shape`` is that of the file.
+        Axes of the output; ``axes.shape`` is the shape of the file.
     dtype
-        Type of its elements; bfloat16, which no file has, is written as float32.
+        Type of the output's elements; bfloat16, which no format has, is written as float32.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Store:
 
     @property
     def numpy_dtype(self) -> np.dtype:
-        """What the file holds."""
+        """Type of the file's elements."""
         if self.dtype == torch.bfloat16:
             return np.dtype(np.float32)
         if self.dtype == torch.bool and self.path.suffix != ".npy":
@@ -48,12 +48,12 @@ class Store:
         return torch.empty(0, dtype=self.dtype).numpy().dtype
 
     def create(self, overwrite: bool = False) -> None:
-        """Make the file, as large as it will be; what is not written in it reads as zero.
+        """Make the file in its full size; what is not written reads as zero.
 
         Raises
         ------
         FileExistsError
-            If there is one, and it is not to be overwritten.
+            If the file exists and ``overwrite`` is False.
         ValueError
             For another suffix than ``.npy``, ``.tif``, ``.tiff`` or ``.zarr``.
         """
@@ -85,7 +85,7 @@ class Store:
             memmap(self.path, shape=shape, dtype=self.numpy_dtype, **kind)
 
     def write(self, region: Region, piece: torch.Tensor) -> None:
-        """Write the piece that covers a region; of a zarr, one that cuts no chunk of another's."""
+        """Write the piece that covers a region; in a zarr, one of the regions of `spans`."""
         values = piece.to(torch.from_numpy(np.empty(0, self.numpy_dtype)).dtype)
         if self.path.suffix == ".zarr":
             import zarr
@@ -110,7 +110,7 @@ class Store:
         return tuple(min(n, side) if is_cut else n for n, is_cut in zip(held, cut, strict=True))
 
     def spans(self, has: Spans) -> Spans:
-        """Where ownership must be cut so that no two ranks write into one chunk."""
+        """Return ownership moved to ends of chunks, so that no two ranks write into one chunk."""
         if self.path.suffix != ".zarr":
             return has
         chunk = dict.fromkeys(range(self.axes.rank), 1)

@@ -1,4 +1,4 @@
-"""A zarr array, read by region: only the chunks that it takes are read."""
+"""A zarr array, read by region: only the chunks of a region are read."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from ..ir.region import Region
-from .sources import batched, checked, floats, index_in, reading
+from .arrays import batched, checked, floats, index_in
+from .files import reading
 
 MARKS = ("zarr.json", ".zarray", ".zgroup")
-"""Files that a folder has which is a zarr."""
+"""Files that mark a folder as a zarr."""
 
 
 @dataclass
 class ZarrSource:
-    """A zarr array on a file system; ``layout`` as of `spnb.io.sources.FileSource`."""
+    """A zarr array on a file system; `spnb.io.sources.FileSource` lists the layouts."""
 
     path: str
     name: str = ""
@@ -50,7 +51,7 @@ class ZarrSource:
 
 
 def stored_shape(path: str | Path) -> tuple[int, ...]:
-    """Shape of a zarr array.
+    """Return the shape of a zarr array.
 
     Raises
     ------

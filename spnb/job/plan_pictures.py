@@ -13,8 +13,8 @@ from ..analysis.halos import halo_of, widest_halo
 from ..analysis.memory import held_value_bytes, held_weight_bytes, weight_bytes
 from ..analysis.traffic import traffic_matrix
 from ..analysis.untiled import untiled
-from ..io.open import thumbnail
 from ..io.sources import Source
+from ..io.thumbnail import thumbnail
 from ..ir.region import Region
 from ..planner.plan import Plan
 

@@ -17,7 +17,7 @@ from ..analysis.untiled import untiled
 from ..display import plots
 from ..display.cards import Card, Table, counted, size_text, stage_grid
 from ..errors import CaptureError, OptionError, PlanError
-from ..io.open import thumbnail
+from ..io.thumbnail import thumbnail
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
 from ..job.parsing import whole_numbers

@@ -15,7 +15,7 @@ from IPython.core.magic import Magics, line_magic, magics_class, output_can_be_s
 from torch import nn
 
 from .. import models
-from ..io.open import samples
+from ..io.samples import samples
 from ..io.sources import Source
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan

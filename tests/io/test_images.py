@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from spnb.io.open import open_source, resident, thumbnail
+from spnb.io.open import open_source
+from spnb.io.resident import resident
 from spnb.io.sources import ArraySource, FileSource, Repeated, Source, SyntheticSource
+from spnb.io.thumbnail import thumbnail
 from spnb.io.tiff import TiffSource
 from spnb.ir.region import Region
 

@@ -1,0 +1,65 @@
+"""What arrays of an image may be: their types, shapes and layouts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..ir.region import Region
+
+
+def index_in(shape: tuple[int, ...], region: Region) -> tuple[slice, ...]:
+    """Return the slices of a region over ``(batch, *spatial)`` in an array of a source's shape."""
+    batch, *box = region.slices_in(Region.whole((shape[0], *shape[2:])))
+    return (batch, slice(0, shape[1]), *box)
+
+
+def floats(values: np.ndarray) -> np.ndarray:
+    """Return a contiguous float32 copy; unsigned integers are scaled to [0, 1]."""
+    out = np.array(values, np.float32, order="C")
+    if values.dtype.kind == "u":
+        out /= np.float32(np.iinfo(values.dtype).max)
+    return out
+
+
+def checked(array: np.ndarray, name: str) -> tuple[int, ...]:
+    """Return the shape of an array that is a batch of images.
+
+    Raises
+    ------
+    ValueError
+        If its type or its number of axes is none of an image, or it is empty.
+    """
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"{name} is of type {array.dtype}: an image holds real numbers")
+    if not 3 <= array.ndim <= 5:
+        raise ValueError(f"{name} has shape {array.shape}, not (batch, channels, 1 to 3 spatial)")
+    if 0 in array.shape:
+        raise ValueError(f"{name} is empty: its shape is {array.shape}")
+    return array.shape
+
+
+def batched(array: np.ndarray, layout: str) -> np.ndarray:
+    """Return an array as ``(batch, channels, *spatial)``; `FileSource` lists the layouts."""
+    if layout == "SCA":
+        array = array[..., :-1]
+    if layout.startswith("SC"):
+        array = np.moveaxis(array, -1, 0)
+    return array[{"BCS": (), "S": (None, None)}.get(layout)]
+
+
+def as_numpy(image: Any) -> np.ndarray:
+    """Return an array or a torch tensor as a numpy array.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    if hasattr(image, "detach"):
+        image = image.detach().cpu()
+        image = (image.float() if "bfloat16" in str(image.dtype) else image).numpy()
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"cannot open a {type(image).__name__}: give an array, a path or a sample")
+    return image

@@ -1,0 +1,56 @@
+"""How files are found, mapped and read, so that an error names the file in one line."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+_parsing = threading.Lock()
+
+
+def mapped(path: str | Path, mode: str) -> np.ndarray:
+    """Map a ``.npy`` file as an array, in any thread.
+
+    NumPy parses the header with Python's own parser, which Python 3.11 cannot do in two threads at
+    once ("AST constructor recursion depth mismatch").
+    """
+    with _parsing:
+        return np.lib.format.open_memmap(path, mode)
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn an error of reading a file into one line that names the file.
+
+    Raises
+    ------
+    ValueError
+        In place of any other error, except a lack of memory.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"cannot read {path}: {reason}") from error
+
+
+def located(path: str | Path) -> str:
+    """Return the absolute path of a file, since an engine may run in another folder.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such file, or it is a folder.
+    """
+    file = Path(path).expanduser().absolute()
+    if file.is_dir():
+        raise ValueError(f"{path} is a folder: name one image file")
+    if not file.exists():
+        raise FileNotFoundError(f"there is no image file {path}")
+    return str(file)

@@ -1,0 +1,62 @@
+"""Small pictures of sources of any size, read at a few of their rows."""
+
+from __future__ import annotations
+
+import math
+from itertools import groupby
+
+import numpy as np
+
+from ..ir.region import Region, Span, length
+from .sources import Repeated, Source
+
+
+def thumbnail(
+    source: Source, max_side: int = 1024, window: tuple[Span, Span] | None = None
+) -> np.ndarray:
+    """Return every n-th pixel of the first image of a source.
+
+    A volume is shown by its middle slice, a signal by one row.  Values outside [0, 1] are
+    rescaled.
+
+    Parameters
+    ----------
+    source
+        An image of any size.
+    max_side
+        Most pixels along each side.
+    window
+        Rows and columns to show, by default all; with a window, n may differ between axes.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(height, width, 3)`` in [0, 1].
+
+    Examples
+    --------
+    >>> from spnb.io.sources import SyntheticSource
+    >>> thumbnail(SyntheticSource((1, 1, 3000, 65536)), max_side=256).shape
+    (12, 256, 3)
+    """
+    source = source.source if isinstance(source, Repeated) else source
+    height, width = (1, *source.shape[2:])[-2:]
+    ahead = [(n // 2, n // 2 + 1) for n in source.shape[2:-2]]
+    rows, columns = window or ((0, height), (0, width))
+    across, down = (math.ceil(length(span) / max_side) for span in (columns, rows))
+    if window is None:
+        across = down = max(across, down)
+    # Reading one row of a compressed TIFF decodes a whole row of tiles: read that row at once.
+    chunk = min(getattr(source, "chunk_rows", 1), max(1, 2**24 // width))
+    strips = []
+    for _, group in groupby(range(*rows, down), lambda y: y // chunk):
+        first, *others = group
+        read = [(first, (others or [first])[-1] + 1)] if len(source.shape) > 3 else []
+        strip = source.read(Region(((0, 1), *ahead, *read, columns)))
+        strips.append(strip.reshape(source.shape[1], -1, length(columns))[:, ::down, ::across])
+    picture = np.concatenate(strips, axis=1)
+    picture = np.moveaxis(picture[[0, 1, 2] if len(picture) > 2 else [0, 0, 0]], 0, -1)
+    low, high = picture.min(), picture.max()
+    if low < 0 or high > 1:
+        picture = (picture - low) / max(high - low, np.finfo(np.float32).tiny)
+    return np.ascontiguousarray(picture)
