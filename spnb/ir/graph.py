@@ -70,6 +70,10 @@ class Graph:
         """Where the axes of the image lie in every value, inputs included."""
         return {**self.inputs, **{node.name: node.axes for node in self.nodes}}
 
+    def nodes_of(self, block: Block) -> tuple[Node, ...]:
+        """The operator calls of a block."""
+        return self.nodes[block.start : block.stop]
+
     @cached_property
     def outputs(self) -> tuple[str, ...]:
         """Names of the values that the network returns."""

@@ -167,6 +167,11 @@ class Tiling:
         """Number of tiles in the grid."""
         return math.prod(self.grid)
 
+    @property
+    def spatial(self) -> bool:
+        """Whether the grid cuts the image, rather than only the batch."""
+        return any(n > 1 for n in self.grid[1:])
+
     def spans(self, extent: Sequence[int]) -> tuple[tuple[Span, ...], ...]:
         """The owned spans of every part, axis by axis.
 
@@ -200,6 +205,15 @@ class Tiling:
         """The region of a tensor of this extent that tile number ``tile`` owns."""
         position = self.coordinates(tile)
         return Region(tuple(s[k] for s, k in zip(self.spans(extent), position, strict=True)))
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """Return a shape as messages write it.
+
+    >>> shape_text((97, 131))
+    '97×131'
+    """
+    return "×".join(map(str, shape)) or "1"
 
 
 def in_patches(tilings: Sequence[Tiling], patches: Sequence[int]) -> list[Tiling]:

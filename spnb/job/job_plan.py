@@ -25,9 +25,9 @@ from ..io.open import open_source
 from ..io.sources import RowSource, Source
 from ..ir.cost import CORE, Machine
 from ..ir.rank_plan import RankPlan
-from ..ir.region import in_patches
+from ..ir.region import in_patches, shape_text
 from ..kernels.half_conv import HALVES
-from ..planner.balance import shape_text, stage_blocks
+from ..planner.balance import stage_blocks
 from ..planner.plan import Plan
 from .job import Job
 from .plan_pictures import PlanPictures
@@ -73,14 +73,14 @@ class JobPlan(PlanPictures, Shown, Plan):
             graph,
             tilings,
             balance,
-            job.parts,
-            job.fused,
-            job.network.module_name,
-            patches,
-            job.schedule,
-            job.recompute,
-            job.replicas,
-            job.gems and job.times,
+            parts=job.parts,
+            fused=job.fused,
+            network_module=job.network.module_name,
+            patches=patches,
+            schedule=job.schedule,
+            recompute=job.recompute,
+            replicas=job.replicas,
+            times=job.times if job.gems else 0,
             overlapped=job.enable_master_comm_opt or not job.gems,
         )
         self.job, self.training = job, training

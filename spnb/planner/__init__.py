@@ -1,5 +1,6 @@
 """From a `Graph` and a split to every rank's program: stages, needs, exchanges.
 
 May import `spnb.rules` and what lies below.  Begin with `plan`; `balance` cuts stages, `needs`
-traces which region each operator reads, `rank_programs` writes one rank's steps.
+traces which region each operator reads, `exchanges` lists what moves, and `rank_programs` writes
+one rank's steps.
 """

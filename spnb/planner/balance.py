@@ -5,69 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import PlanError
 from ..ir.cost import CORE
 from ..ir.graph import Graph
-from ..ir.node import Node
 from ..ir.region import Tiling
-from ..rules import has_rule, rule_of, whole_axes
-
-
-@dataclass(frozen=True)
-class Obstacle:
-    """Why a node cannot run in a stage, and the way out."""
-
-    node: Node
-    reason: str
-    advice: str
-
-
-def obstacle(
-    graph: Graph, node: Node, tiling: Tiling, cut_batch: bool, allow_gather: bool = False
-) -> Obstacle | None:
-    """What keeps a node out of a stage with this grid; ``None`` where nothing does."""
-    grid = shape_text(tiling.grid[1:])
-    for call in rule_of(node).lower(tiling) if _spatial(tiling) else ():
-        rule = rule_of(call)
-        found = [k for k in range(len(call.operands)) if whole_axes(rule, k, tiling)]
-        if not found or allow_gather:
-            continue
-        extent = shape_text(call.operand_axes[found[0]].extent[1:])
-        reason = (
-            f"{node.kind}, used like this, needs the whole extent {extent} of its input"
-            if rule.known
-            else f"there is no tiling rule for the operator {_operator(node)}"
-            + ", used like this" * has_rule(node.op)
-        )
-        return Obstacle(
-            node,
-            f"{reason}, but the stage is cut into {grid} tiles",
-            "gather it on every tile (allow_gather=True, --allow-gather)"
-            + (", give the operator a rule (spnb.rule)" if not rule.known else "")
-            + ", or let the tiled stages end before this layer",
-        )
-    rule = rule_of(node)
-    each = graph.training and rule.by_micro_batch
-    if cut_batch and not ((rule.keeps_images_apart and _of_images(graph, node)) or each):
-        return Obstacle(
-            node,
-            f"it is not known that {node.kind}, used like this, treats the {graph.batch} images of"
-            " a batch independently",
-            "use parts=1 and local_DP=1 (--parts, --local-DP), or give the operator a rule",
-        )
-    return None
-
-
-def _of_images(graph: Graph, node: Node) -> bool:
-    """Whether the result is of single images: a view may take a batch apart into a few clips."""
-    images = [axes.extent[0] for axes in (node.axes, *node.operand_axes)]
-    return not images[0] % graph.batch or all(n % graph.batch for n in images)
-
-
-def _operator(node: Node) -> str:
-    namespace, kind, _ = node.op.split(".")
-    return kind if namespace == "aten" else f"{namespace}.{kind}"
+from .obstacles import Obstacle, obstacle
 
 
 def stage_blocks(
@@ -78,10 +22,12 @@ def stage_blocks(
     allow_gather: bool = False,
     patches: int = 1,
 ) -> list[int]:
-    """Number of blocks in each stage.
+    """Return the number of blocks in each stage.
 
     Parameters
     ----------
+    graph
+        The captured network.
     tilings
         Grid of each stage: of tiles, or of their patches.
     cut_batch
@@ -92,7 +38,7 @@ def stage_blocks(
     allow_gather
         Whether a tile may gather the whole of a value that an operator looks at whole.
     patches
-        How many parts of the first stage's grid one rank computes.
+        How many tiles of the first stage's grid one rank computes.
 
     Raises
     ------
@@ -107,118 +53,130 @@ def stage_blocks(
             f"{stages} stages, but the network has {blocks} blocks to cut between:"
             f" use --split-size {blocks} or less"
         )
-    if given is not None:
+    balancer = _Balancer(graph, tilings, cut_batch, allow_gather)
+    if given is None:
+        return balancer.even(patches)
+    balancer.check(given)
+    return list(given)
+
+
+class _Cuts(NamedTuple):
+    """A way to cut the first blocks into stages; the one that sorts first is the best."""
+
+    largest_cost: float
+    counts: list[int]
+
+
+class _Found(NamedTuple):
+    """The first block of the network that cannot run in a stage."""
+
+    block: int
+    obstacle: Obstacle
+
+
+@dataclass(frozen=True)
+class _Balancer:
+    """Cuts a network into stages with given grids."""
+
+    graph: Graph
+    tilings: Sequence[Tiling]
+    cut_batch: bool
+    allow_gather: bool
+
+    def check(self, given: Sequence[int]) -> None:
+        """Refuse numbers of blocks that do not fit the network, or a layer that cannot run."""
+        stages, blocks = len(self.tilings), len(self.graph.blocks)
         if len(given) != stages or sum(given) != blocks or min(given) < 1:
             raise PlanError(
                 f"the balance {','.join(map(str, given))} has {len(given)} entries with the sum"
                 f" {sum(given)}, but there are {stages} stages and {blocks} blocks: give {stages}"
                 f" positive numbers that add up to {blocks}"
             )
-        for stage, (start, count) in enumerate(zip(_starts(given), given, strict=True)):
-            for block in range(start, start + count):
-                if found := _block_obstacle(graph, block, tilings[stage], cut_batch, allow_gather):
-                    raise _refusal(graph, stage, block, tilings, found)
-        return list(given)
-    return _even(graph, tilings, cut_batch, allow_gather, patches)
+        start = 0
+        for stage, count in enumerate(given):
+            if found := self._first_obstacle(stage, range(start, start + count)):
+                raise self._refusal(stage, found)
+            start += count
 
+    def even(self, patches: int) -> list[int]:
+        """Return the numbers of blocks with the smallest largest cost per rank."""
+        stages, blocks = len(self.tilings), len(self.graph.blocks)
+        costs = [self._running_costs(tiling) for tiling in self.tilings]
+        costs[0] = [cost * patches for cost in costs[0]]
+        found = [self._first_obstacle(stage, range(blocks)) for stage in range(stages)]
+        best = {0: _Cuts(0.0, [])}  # by number of blocks: the best cuts into the stages so far
+        for stage, (tiling, first) in enumerate(zip(self.tilings, found, strict=True)):
+            if first and not tiling.spatial:
+                raise self._refusal(stage, first)
+            limit = first.block if first else blocks
+            last = min(limit, blocks - (stages - stage - 1))
+            best = self._with_stage(best, costs[stage], last)
+            fits = blocks in best if stage == stages - 1 else bool(best)
+            if first and not fits:
+                raise self._refusal(stage, first)
+        return best[blocks].counts
 
-def _even(
-    graph: Graph, tilings: Sequence[Tiling], cut_batch: bool, allow_gather: bool, patches: int
-) -> list[int]:
-    stages, blocks = len(tilings), len(graph.blocks)
-    costs = [_shares(graph, tiling) for tiling in tilings]
-    costs[0] = [cost * patches for cost in costs[0]]
-    first_obstacle = [
-        next(
-            (
-                (block, found)
-                for block in range(blocks)
-                if (found := _block_obstacle(graph, block, tiling, cut_batch, allow_gather))
-            ),
-            None,
-        )
-        for tiling in tilings
-    ]
-    # best[b]: (largest cost per rank, cuts) of the stages so far over the first b blocks
-    best: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
-    for stage, tiling in enumerate(tilings):
-        found = first_obstacle[stage]
-        limit = found[0] if found and _spatial(tiling) else blocks
-        if found and not _spatial(tiling):
-            raise _refusal(graph, stage, found[0], tilings, found[1])
-        grown: dict[int, tuple[float, list[int]]] = {}
-        for start, (worst, cuts) in best.items():
-            for stop in range(start + 1, min(limit, blocks - (stages - stage - 1)) + 1):
-                share = costs[stage][stop] - costs[stage][start]
-                candidate = (max(worst, share), [*cuts, stop - start])
-                if stop not in grown or candidate < grown[stop]:
-                    grown[stop] = candidate
-        if not grown:
-            raise _refusal(graph, stage, found[0], tilings, found[1]) if found else AssertionError
-        best = grown
-    if blocks not in best:
-        stage = stages - 1
-        raise _refusal(graph, stage, first_obstacle[stage][0], tilings, first_obstacle[stage][1])
-    return best[blocks][1]
+    @staticmethod
+    def _with_stage(best: dict[int, _Cuts], costs: Sequence[float], last: int) -> dict[int, _Cuts]:
+        """The best cuts with one more stage, which ends at most at a block.
 
+        Parameters
+        ----------
+        best
+            By number of blocks, the best cuts into the stages before.
+        costs
+            Cost of the first blocks on a rank of the stage, by their number.
+        last
+            The block before which the stage ends at the latest.
+        """
+        extended: dict[int, _Cuts] = {}
+        for start, (largest, counts) in best.items():
+            for stop in range(start + 1, last + 1):
+                cost = costs[stop] - costs[start]
+                candidate = _Cuts(max(largest, cost), [*counts, stop - start])
+                if stop not in extended or candidate < extended[stop]:
+                    extended[stop] = candidate
+        return extended
 
-def _shares(graph: Graph, tiling: Tiling) -> list[float]:
-    """Running sum, over the blocks, of the cost for the rank with the most to do."""
-    sums = [0.0]
-    for block in graph.blocks:
-        parts = (
-            CORE.seconds(node) / max(1, math.prod(map(min, tiling.grid, node.axes.extent)))
-            for node in graph.nodes[block.start : block.stop]
-        )
-        sums.append(sums[-1] + sum(parts))
-    return sums
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """A shape as messages write it.
-
-    >>> shape_text((97, 131))
-    '97×131'
-    """
-    return "×".join(map(str, shape)) or "1"
-
-
-def _spatial(tiling: Tiling) -> bool:
-    return math.prod(tiling.grid[1:]) > 1
-
-
-def _starts(counts: Sequence[int]) -> list[int]:
-    return [sum(counts[:k]) for k in range(len(counts))]
-
-
-def _block_obstacle(
-    graph: Graph, block: int, tiling: Tiling, cut_batch: bool, allow_gather: bool
-) -> Obstacle | None:
-    nodes = graph.nodes[graph.blocks[block].start : graph.blocks[block].stop]
-    found = (obstacle(graph, node, tiling, cut_batch, allow_gather) for node in nodes)
-    return next(filter(None, found), None)
-
-
-def _refusal(
-    graph: Graph, stage: int, block: int, tilings: Sequence[Tiling], found: Obstacle
-) -> PlanError:
-    advice, tiled = found.advice, sum(map(_spatial, tilings))
-    blocks = len(graph.blocks)
-    if "before this layer" in advice:
-        if tiled == len(tilings) and block >= tiled:
-            advice += f": add an untiled stage (split_size={tiled + 1}, --split-size {tiled + 1})"
-        elif block >= tiled and tiled == 1 and len(tilings) == 2:
-            advice += (
-                f": at most {block} of the {blocks} blocks can be tiled: balance"
-                f" {block},{blocks - block}"
+    def _running_costs(self, tiling: Tiling) -> list[float]:
+        """Seconds of the first blocks, by their number, on the rank that has the most to do."""
+        sums = [0.0]
+        for block in self.graph.blocks:
+            seconds = (
+                CORE.seconds(node) / max(1, math.prod(map(min, tiling.grid, node.axes.extent)))
+                for node in self.graph.nodes_of(block)
             )
-        elif block >= tiled:
-            advice += f": at most {block} of the {blocks} blocks can be tiled: see balance"
-        elif block == 0:
-            advice += (
+            sums.append(sums[-1] + sum(seconds))
+        return sums
+
+    def _first_obstacle(self, stage: int, blocks: range) -> _Found | None:
+        """The first of some blocks that cannot run in a stage, if there is one."""
+        tiling = self.tilings[stage]
+        for block in blocks:
+            for node in self.graph.nodes_of(self.graph.blocks[block]):
+                if found := obstacle(self.graph, node, tiling, self.cut_batch, self.allow_gather):
+                    return _Found(block, found)
+        return None
+
+    def _refusal(self, stage: int, found: _Found) -> PlanError:
+        node, reason, advice = found.obstacle.node, found.obstacle.reason, found.obstacle.advice
+        if "before this layer" in advice:
+            advice += self._hint(found.block)
+        return PlanError(f"stage {stage}, {node.label}: {reason}: {advice}")
+
+    def _hint(self, block: int) -> str:
+        """Where the tiled stages could end, if one block cannot be tiled."""
+        tiled, blocks = sum(tiling.spatial for tiling in self.tilings), len(self.graph.blocks)
+        if block == 0:
+            return (
                 f": it is in the first of {blocks} blocks, so no tiled stage fits; a network of"
                 " finer modules, or spatial_size=0 (--spatial-size 0), would do"
             )
-        else:
-            advice += f": it is in block {block + 1}, too early for {tiled} tiled stages"
-    return PlanError(f"stage {stage}, {found.node.label}: {found.reason}: {advice}")
+        if block < tiled:
+            return f": it is in block {block + 1}, too early for {tiled} tiled stages"
+        if tiled == len(self.tilings):
+            return f": add an untiled stage (split_size={tiled + 1}, --split-size {tiled + 1})"
+        at_most = f": at most {block} of the {blocks} blocks can be tiled"
+        if tiled == 1 and len(self.tilings) == 2:
+            return f"{at_most}: balance {block},{blocks - block}"
+        return f"{at_most}: see balance"

@@ -71,7 +71,7 @@ class _Fusion:
     def kept(self, block: Block) -> tuple[int, int]:
         """Copy a block's calls, as joined: where they lie now."""
         start = len(self.nodes)
-        for node in self.graph.nodes[block.start : block.stop]:
+        for node in self.graph.nodes_of(block):
             if joined := self._joined.get(node.name, node):
                 self.nodes.append(joined)
         return start, len(self.nodes)
@@ -197,5 +197,5 @@ def _stages(graph: Graph, blocks: Sequence[int]) -> Iterator[tuple[str, int]]:
     """Each call's stage."""
     stages = (stage for stage, count in enumerate(blocks) for _ in range(count))
     for block, stage in zip(graph.blocks, stages, strict=True):
-        for node in graph.nodes[block.start : block.stop]:
+        for node in graph.nodes_of(block):
             yield node.name, stage

@@ -27,7 +27,7 @@ def lowered(graph: Graph, tilings: Sequence[Tiling], blocks: Sequence[int]) -> G
     stages = (tiling for tiling, count in zip(tilings, blocks, strict=True) for _ in range(count))
     for block, tiling in zip(graph.blocks, stages, strict=True):
         start = len(nodes)
-        for node in graph.nodes[block.start : block.stop]:
+        for node in graph.nodes_of(block):
             nodes += rule_of(node).lower(tiling)
         found.append(Block(block.path, start, len(nodes)))
     return replace(graph, nodes=tuple(nodes), blocks=tuple(found))

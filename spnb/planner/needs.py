@@ -4,8 +4,9 @@ Needs are traced backwards, one operator at a time, axis by axis: a grid of 64 �
 128 spans a value, not 4,096 regions.
 
 Where a need reaches past what a tile owns there are two ways to meet it.  Either the value is an
-*exchange point*: computed on the tile alone, then exchanged up to the need.  Or it is not: computed
-on the whole need, redundantly, and the need passes on to its operands::
+*exchange point*: each tile computes what it owns, and an exchange brings the rest of its need.  Or
+it is not: each tile computes its whole need, some of it redundantly, and so needs more of the
+operands::
 
     exchange before every window op           exchange once for two (fused)
     x ══╗halo                                 x ════╗ halo of both
@@ -15,6 +16,7 @@ on the whole need, redundantly, and the need passes on to its operands::
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -23,24 +25,25 @@ from ..ir.axes import Extent
 from ..ir.exchange import Spans
 from ..ir.graph import Graph
 from ..ir.node import Node
-from ..ir.region import Span, Tiling, intersect, join, length
+from ..ir.region import Region, Span, Tiling, intersect, join, length
 from ..rules import Rule, rule_of
 
 
 @dataclass(frozen=True)
 class StageNeeds:
-    """Spans of every value of a stage, for every part of its grid.
+    """Spans of every value of a stage, for each tile or patch of its grid, axis by axis.
 
     Attributes
     ----------
     own
-        An exact cover of the value's extent: even cuts of it, for nearly every operator.
+        What a tile owns: together an exact cover of the value's extent, in even cuts for nearly
+        every operator.
     computed
         What a tile computes; values that nobody reads are absent.
     need
-        What a tile needs in hand, own or not: union over the readers in this stage.
+        What the calls of a tile read, owned or not: the smallest spans that hold all of it.
     points
-        Exchange points: values computed on the tile alone and exchanged up to the need.
+        Exchange points: values of which a tile computes what it owns, and receives the rest.
     """
 
     own: Mapping[str, Spans]
@@ -49,7 +52,13 @@ class StageNeeds:
     points: frozenset[str]
 
     def merged(self, grid: Sequence[int]) -> StageNeeds:
-        """The layout of tiles that are each a grid of the parts of this one."""
+        """The needs of tiles that are each a grid of the patches of this one.
+
+        Parameters
+        ----------
+        grid
+            Patches of a tile along each axis of ``(batch, *spatial)``.
+        """
 
         def merge(values: Mapping[str, Spans]) -> dict[str, Spans]:
             return {
@@ -73,6 +82,7 @@ def extent_in(graph: Graph, value: str, batch: int) -> Extent:
 def trace_needs(
     graph: Graph,
     nodes: Sequence[Node],
+    *,
     tiling: Tiling,
     batch: int,
     exported: Collection[str],
@@ -82,6 +92,8 @@ def trace_needs(
 
     Parameters
     ----------
+    graph
+        The network.
     nodes
         The stage's operator calls, in order of execution.
     tiling
@@ -96,38 +108,47 @@ def trace_needs(
     """
     own: dict[str, Spans] = {}
     computed: dict[str, Spans] = {}
-    want: dict[str, Spans] = {}
+    need: dict[str, Spans] = {}
     points: set[str] = set()
-    readers: dict[str, set[int]] = {}
+    reading_groups: dict[str, set[int]] = defaultdict(set)
     for node in reversed(nodes):
         name, rule = node.name, rule_of(node)
         images = tiling.spans(extent_in(graph, name, batch))[0]
         own[name] = (images, *rule.own(tiling)[1:])
-        wanted = want.get(name)
+        wanted = need.get(name)
         if wanted is None and name not in exported:
             continue
-        crosses = groups is None or rule.owner_computes or readers.get(name, set()) - {groups[name]}
-        if wanted is not None and crosses and not _inside(wanted, own[name]):
+        may_be_point = groups is None or reading_groups[name] - {groups[name]}
+        reaches_out = wanted is not None and not _inside(wanted, own[name])
+        if reaches_out and (rule.owner_computes or may_be_point):
             points.add(name)
-            computed[name] = own[name]
-        elif rule.owner_computes:
+        if name in points or rule.owner_computes:
             computed[name] = own[name]
         elif name in exported:
             computed[name] = _hull(own[name], wanted)
         else:
-            computed[name] = wanted
-            if _nearly(wanted, own[name]):
-                needs = operand_needs(graph, node, rule, own[name], batch)
-                extents = (extent_in(graph, operand, batch) for operand in node.operands)
-                if all(map(_inside, needs, map(tiling.spans, extents))):
-                    computed[name] = own[name]  # a row more, of nobody else's: tiles stay alike
-        for operand, spans in zip(
-            node.operands, operand_needs(graph, node, rule, computed[name], batch), strict=True
-        ):
-            want[operand] = _hull(spans, want.get(operand))
+            computed[name] = _rounded_up(graph, node, wanted, own[name], tiling, batch)
+        spans_read = operand_needs(graph, node, rule, computed[name], batch)
+        for operand, spans in zip(node.operands, spans_read, strict=True):
+            need[operand] = _hull(spans, need.get(operand))
             if groups is not None:
-                readers.setdefault(operand, set()).add(groups[name])
-    return StageNeeds(own, computed, want, frozenset(points))
+                reading_groups[operand].add(groups[name])
+    return StageNeeds(own, computed, need, frozenset(points))
+
+
+def _rounded_up(
+    graph: Graph, node: Node, wanted: Spans, own: Spans, tiling: Tiling, batch: int
+) -> Spans:
+    """What tiles compute of a value: what is wanted, or all they own if that is hardly more.
+
+    Under a stride, the last row or column of some tiles may not be wanted.  To compute it keeps
+    tiles alike.  That is done only if it needs no operand that another tile owns.
+    """
+    if not _nearly(wanted, own):
+        return wanted
+    needs = operand_needs(graph, node, rule_of(node), own, batch)
+    owned = (tiling.spans(extent_in(graph, operand, batch)) for operand in node.operands)
+    return own if all(map(_inside, needs, owned)) else wanted
 
 
 def operand_needs(graph: Graph, node: Node, rule: Rule, computed: Spans, batch: int) -> list[Spans]:
@@ -137,8 +158,8 @@ def operand_needs(graph: Graph, node: Node, rule: Rule, computed: Spans, batch: 
         extent = extent_in(graph, operand, batch)
         spans = []
         for axis, n in enumerate(extent):
-            parts = (needed(rule, index, axis, part) for part in computed[axis])
-            spans.append(tuple(intersect(part, (0, n)) for part in parts))
+            read = (needed(rule, index, axis, span) for span in computed[axis])
+            spans.append(tuple(intersect(span, (0, n)) for span in read))
         needs.append(tuple(spans))
     return needs
 
@@ -148,16 +169,39 @@ def needed(rule: Rule, operand: int, axis: int, span: Span) -> Span:
     return rule.need(operand, axis, span) if length(span) else (0, 0)
 
 
+class OperandRegions:
+    """Which region of its operands each region of a call reads.
+
+    Each span is asked of a rule once: ranks in one row or column of a grid share it.
+    """
+
+    def __init__(self):
+        self._spans: dict[str, dict[tuple[int, int, Span], Span]] = defaultdict(dict)
+
+    def read_by(self, node: Node, region: Region) -> tuple[Region, ...]:
+        """Return the region of each operand, not clipped, that a region of the result reads."""
+        rule, known = rule_of(node), self._spans[node.name]
+        found = []
+        for index in range(len(node.operands)):
+            spans = []
+            for key in ((index, axis, span) for axis, span in enumerate(region.spans)):
+                if key not in known:
+                    known[key] = needed(rule, *key)
+                spans.append(known[key])
+            found.append(Region(tuple(spans)))
+        return tuple(found)
+
+
 def _inside(spans: Spans, own: Spans) -> bool:
     return all(
-        length(span) == 0 or intersect(span, mine) == span
-        for axis, owned in zip(spans, own, strict=True)
-        for span, mine in zip(axis, owned, strict=True)
+        length(span) == 0 or intersect(span, owned) == span
+        for along, owned_along in zip(spans, own, strict=True)
+        for span, owned in zip(along, owned_along, strict=True)
     )
 
 
 def _nearly(spans: Spans, own: Spans) -> bool:
-    """Whether spans are all but a 20th of what tiles own, and nothing else, as under a stride."""
+    """Whether spans lie inside what tiles own, and lack at most a 20th of it on each axis."""
     pairs = [pair for axes in zip(spans, own, strict=True) for pair in zip(*axes, strict=True)]
     return _inside(spans, own) and all(20 * length(s) >= 19 * length(o) for s, o in pairs)
 

@@ -7,31 +7,29 @@ takes seconds and little memory, and a rank is sent its own share only.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 
 from ..errors import PlanError
-from ..ir.exchange import HOST, Exchange, Team
+from ..ir.exchange import Exchange
 from ..ir.graph import Graph
-from ..ir.node import Node
 from ..ir.program import Program
 from ..ir.rank_plan import RankPlan
-from ..ir.region import Region, Span, Tiling, in_patches
+from ..ir.region import Region, Tiling, in_patches, shape_text
 from ..ir.replicas import Replicas
 from ..ir.schedule import micro_batches
-from ..ir.tags import FORWARD, SUM
-from ..rules import rule_of, whole_axes
+from ..ir.tags import SUM
+from .exchanges import exchanges_of
 from .fuse import joined
 from .lower import lowered
-from .needs import StageNeeds, extent_in, needed, trace_needs
-from .parts import rank_plan_of
-from .rank_programs import programs
-from .stage import Stage, stages_of
+from .needs import OperandRegions, StageNeeds, trace_needs
+from .rank_plans import rank_plan_of
+from .rank_programs import RankProgramBuilder
+from .stage import Stage
+from .staged_graph import StagedGraph
 
 
-class Plan:
+class Plan(StagedGraph):
     """Who computes what, and what moves between whom.
 
     Parameters
@@ -53,9 +51,26 @@ class Plan:
         computes at one time; with halos fused over all blocks.
     schedule, recompute
         In training, to foresee memory: a key of `spnb.ir.schedule.SCHEDULES`, and whether values
-        are computed anew on the way back.
+        are computed anew in the backward pass.
     replicas, times, overlapped
         Copies of the plan that share the batch: see `spnb.ir.replicas.Replicas`.
+
+    Attributes
+    ----------
+    captured
+        The network as it was captured; ``graph`` is the network as ranks run it.
+    extent
+        Spatial extent of the network's first input.
+    replicas
+        The copies of the plan, with the number of micro-batches in each.
+    micro_batch_sizes
+        Images in each micro-batch of a step.
+    stage_needs
+        What each tile owns, computes and needs, by stage and images in the micro-batch.
+    patch_needs
+        The same of the patches of the first stage, by images; empty where there are none.
+    exchanges
+        What moves between teams, by images in the micro-batch.
 
     Raises
     ------
@@ -70,6 +85,7 @@ class Plan:
         graph: Graph,
         tilings: Sequence[Tiling],
         blocks: Sequence[int],
+        *,
         parts: int = 1,
         fused: int = 0,
         network_module: str | None = None,
@@ -81,37 +97,33 @@ class Plan:
         overlapped: bool = True,
     ):
         self.captured, self.schedule, self.recompute = graph, schedule, recompute
+        self.fused, self.network_module = fused, network_module
         patches = tuple(patches or (1,) * (len(tilings[0].grid) - 1))
         graph = lowered(graph, in_patches(tilings, patches), blocks)
         if not graph.training:
             graph = joined(graph, blocks)
-        self.graph, self.fused, self.network_module = graph, fused, network_module
+        super().__init__(graph, tilings, blocks, patches)
         batch, *extent = graph.extent(next(iter(graph.inputs)))
         self.extent = tuple(extent)
-        self.stages = tuple(stages_of(graph, tilings, blocks, patches))
-        ranks_each = self.stages[-1].team.ranks[-1] + 1
-        self.replicas = Replicas(ranks_each, parts, replicas, times, overlapped)
+        self.replicas = Replicas(
+            ranks_each=self.stages[-1].team.ranks[-1] + 1,
+            micro_batches=parts,
+            count=replicas,
+            times=times,
+            overlapped=overlapped,
+        )
         self.micro_batch_sizes = micro_batches(batch, self.replicas.num_micro_batches)
-        for stage in self.stages:
-            slices = stage.team.tiling.grid[0]
-            smallest = min(self.micro_batch_sizes)
-            if slices > smallest:
-                raise PlanError(
-                    f"stage {stage.index}: {slices} ranks share a batch (--local-DP), but a"
-                    f" micro-batch has only {smallest} of the {batch} images: use fewer"
-                    " parts or a larger batch"
-                )
-        self._spans_needed: dict[str, dict[tuple, Span]] = defaultdict(dict)
-        self.host = Team((HOST,), Tiling.even((1,) * len((batch, *extent))))
+        self._refuse_empty_slices()
+        self._regions = OperandRegions()
         self.stage_needs: dict[tuple[int, int], StageNeeds] = {}
         self.patch_needs: dict[int, StageNeeds] = {}
         self.exchanges: dict[int, tuple[Exchange, ...]] = {}
         for images in sorted(set(self.micro_batch_sizes)):
-            for stage in self.stages:
-                self.stage_needs[stage.index, images] = self._lay_out(stage, images)
-            self.exchanges[images] = tuple(self._exchanges(images))
-        for exchange in (e for group in self.exchanges.values() for e in group):
-            exchange.verify()
+            needs = {stage.index: self._trace_needs(stage, images) for stage in self.stages}
+            self.stage_needs |= {(stage, images): each for stage, each in needs.items()}
+            self.exchanges[images] = exchanges_of(self, needs, images)
+            for exchange in self.exchanges[images]:
+                exchange.verify()
         if graph.training:
             SUM.require(sum(map(len, self.users.values())))
 
@@ -122,50 +134,49 @@ class Plan:
 
     # --- building ---------------------------------------------------------------------------
 
-    @cached_property
-    def producer(self) -> dict[str, int]:
-        """Stage that computes each value; the host has the inputs."""
-        made = {node.name: stage.index for stage in self.stages for node in stage.nodes}
-        return dict.fromkeys(self.graph.inputs, HOST) | made
-
-    @cached_property
-    def _readers(self) -> dict[str, list[int]]:
-        """Stages, or the host, that read each value, in order."""
-        readers: dict[str, dict[int, None]] = defaultdict(dict)
+    def _refuse_empty_slices(self) -> None:
+        """Refuse more ranks along the batch than a micro-batch has images."""
+        smallest = min(self.micro_batch_sizes)
         for stage in self.stages:
-            for node in stage.nodes:
-                for operand in node.operands:
-                    readers[operand][stage.index] = None
-        for value in self.graph.outputs:
-            readers[value][HOST] = None
-        return {value: list(stages) for value, stages in readers.items()}
+            slices = stage.team.tiling.grid[0]
+            if slices > smallest:
+                raise PlanError(
+                    f"stage {stage.index}: {slices} ranks share a batch (--local-DP), but a"
+                    f" micro-batch has only {smallest} of the {self.graph.batch} images: use fewer"
+                    " parts or a larger batch"
+                )
 
-    def _lay_out(self, stage: Stage, images: int) -> StageNeeds:
-        names = {node.name for node in stage.nodes}
-        exported = {v for v in names if any(r != stage.index for r in self._readers.get(v, ()))}
-        groups = None
-        if self.fused:
-            first = stage.blocks[0]
-            groups = {
-                node.name: (number - first) // self.fused
-                for number in range(*stage.blocks)
-                for node in self.graph.nodes[
-                    self.graph.blocks[number].start : self.graph.blocks[number].stop
-                ]
-            }
-        layout = trace_needs(self.graph, stage.nodes, stage.cuts, images, exported, groups)
+    def _trace_needs(self, stage: Stage, images: int) -> StageNeeds:
+        """What each tile of a stage needs for a micro-batch; that of its patches is noted too."""
+        needs = trace_needs(
+            self.graph,
+            stage.nodes,
+            tiling=stage.cuts,
+            batch=images,
+            exported=self.exported_by(stage),
+            groups=self._groups(stage) if self.fused else None,
+        )
         if stage.num_patches > 1:
-            self._require_alone(stage, layout)
-            self.patch_needs[images] = layout
-            layout = layout.merged(stage.patches)
-        return layout
+            self._require_independent_patches(stage, needs)
+            self.patch_needs[images] = needs
+            needs = needs.merged(stage.patches)
+        return needs
 
-    def _require_alone(self, stage: Stage, layout: StageNeeds) -> None:
+    def _groups(self, stage: Stage) -> dict[str, int]:
+        """With fused halos, the group of blocks that computes each value of a stage."""
+        first = stage.blocks[0]
+        return {
+            node.name: (number - first) // self.fused
+            for number in range(*stage.blocks)
+            for node in self.graph.nodes_of(self.graph.blocks[number])
+        }
+
+    def _require_independent_patches(self, stage: Stage, needs: StageNeeds) -> None:
         """Refuse patches that need what other patches compute, of the same rank or of others."""
         whole = [reader for (index, _), reader in self.gathered.items() if index == stage.index]
-        found = whole + [node for node in stage.nodes if node.name in layout.points]
+        found = whole + [node for node in stage.nodes if node.name in needs.points]
         if found:
-            extent = "×".join(map(str, found[0].operand_axes[0].extent[1:]))
+            extent = shape_text(found[0].operand_axes[0].extent[1:])
             after, written = stage.nodes[stage.nodes.index(found[0]) :], self.captured.by_name
             label = next(written[node.name].label for node in after if node.name in written)
             raise PlanError(
@@ -174,70 +185,6 @@ class Plan:
                 " one by one: leave out patches, or let the tiled stage end before this layer"
                 " (split_size, balance)"
             )
-
-    def _exchanges(self, images: int) -> list[Exchange]:
-        found: list[Exchange] = []
-        for value, readers in self._readers.items():
-            made = self.producer[value]
-            source = self.host if made == HOST else self.stages[made].team
-            extent = extent_in(self.graph, value, images)
-            for reader in readers:
-                if made == HOST:
-                    has = source.tiling.spans(extent)
-                else:
-                    has = self.stage_needs[made, images].own[value]
-                target = self.host if reader == HOST else self.stages[reader].team
-                if reader == HOST:
-                    needs, kind = target.tiling.spans(extent), "output"
-                else:
-                    layout = self.stage_needs[reader, images]
-                    if value not in layout.need:
-                        continue  # read only by nodes whose result nobody needs
-                    needs, kind = layout.need[value], "input" if made == HOST else "hand-over"
-                    if made == reader:
-                        if value not in layout.points:
-                            continue
-                        kind = self._kind_of_point(value, reader)
-                size = self.graph.channels(value) * self.graph.itemsize(value)
-                tag = FORWARD.tag(len(found))
-                found.append(Exchange(tag, value, kind, source, target, has, needs, size))
-        return found
-
-    def _kind_of_point(self, value: str, stage: int) -> str:
-        """What an exchange among the tiles of a stage is for."""
-        if self.graph.by_name[value].op.startswith(("spnb.partial", "spnb.combined")):
-            return "merge"
-        return "gather" if (stage, value) in self.gathered else "halo"
-
-    @cached_property
-    def gathered(self) -> dict[tuple[int, str], Node]:
-        """The calls that need a value whole in a stage that is cut, by stage and value."""
-        return {
-            (stage.index, value): node
-            for stage in self.stages
-            if stage.tiled
-            for node in stage.nodes
-            for index, value in enumerate(node.operands)
-            if whole_axes(rule_of(node), index, stage.cuts)
-        }
-
-    @cached_property
-    def users(self) -> dict[tuple[int, ...], list[str]]:
-        """Weights by the stages that have them; none is missing, and each is there once."""
-        users: dict[str, list[int]] = defaultdict(list)
-        for stage in self.stages:
-            for name in self.graph.made_of(stage.weights)[0]:
-                users[name].append(stage.index)
-        found: dict[tuple[int, ...], list[str]] = defaultdict(list)
-        for name, stages in users.items():
-            found[tuple(stages)].append(name)
-        return dict(sorted(found.items()))
-
-    def entry_of(self, stage: Stage) -> str:
-        """The first value that a stage reads and does not compute."""
-        read = (value for node in stage.nodes for value in node.operands)
-        outside = (value for value in read if self.producer[value] != stage.index)
-        return next(outside, next(iter(self.graph.inputs)))
 
     # --- one rank ---------------------------------------------------------------------------
 
@@ -251,49 +198,59 @@ class Plan:
         return rank // self.replicas.ranks_each
 
     def stages_on(self, rank: int) -> tuple[int, ...]:
-        """The stages that a rank has the weights of: one, or also that of its mirror image."""
-        return tuple(sorted({self.stage_of(image).index for image in self.plan_ranks_of(rank)}))
+        """Numbers of the stages whose weights a rank has: its own, and its mirror image's."""
+        return tuple(sorted({self.stage_of(each).index for each in self.plan_ranks_of(rank)}))
 
     def plan_ranks_of(self, rank: int) -> tuple[int, ...]:
-        """What a rank is: a rank of the plan, and its mirror image where there is one."""
+        """The rank of the plan that a rank of the world is, and its mirror image if it has one."""
         own, last = rank % self.replicas.ranks_each, self.replicas.ranks_each - 1
         return (own, last - own) if self.replicas.times else (own,)
-
-    def maker_of(self, value: str) -> Stage:
-        """The stage that computes a value."""
-        return self.stages[self.producer[value]]
 
     def tile_of(self, rank: int) -> int:
         """Number of a rank's tile in its stage."""
         return self.stage_of(rank).team.ranks.index(rank % self.replicas.ranks_each)
-
-    def rank_plan(self, rank: int) -> RankPlan:
-        """All that a rank needs to know, as plain picklable data."""
-        replica = self.replica_of(rank)
-        rank_plan, *mirror = (
-            rank_plan_of(self, image, replica) for image in self.plan_ranks_of(rank)
-        )
-        return replace(rank_plan, mirror=mirror[0]) if mirror else rank_plan
-
-    def programs(self, rank: int, images: int) -> tuple[Program, ...]:
-        """What a rank runs for a micro-batch of this many images, one program after the other."""
-        return programs(self, rank % self.replicas.ranks_each, images)
-
-    def needs(self, node: Node, region: Region) -> tuple[Region, ...]:
-        """What a region of a call reads of its operands; ranks of a row or column share spans."""
-        rule, known = rule_of(node), self._spans_needed[node.name]
-        found = []
-        for index in range(len(node.operands)):
-            spans = []
-            for key in ((index, axis, span) for axis, span in enumerate(region.spans)):
-                if key not in known:
-                    known[key] = needed(rule, *key)
-                spans.append(known[key])
-            found.append(Region(tuple(spans)))
-        return tuple(found)
 
     def tile_region(self, rank: int) -> Region:
         """The region of its stage's first input that a rank owns."""
         stage = self.stage_of(rank)
         extent = self.graph.extent(self.entry_of(stage))
         return stage.team.tiling.region(extent, self.tile_of(rank))
+
+    def rank_plan(self, rank: int) -> RankPlan:
+        """All that a rank needs to know, as plain picklable data."""
+        replica = self.replica_of(rank)
+        own, *mirror = (self._rank_plan(each, replica) for each in self.plan_ranks_of(rank))
+        return replace(own, mirror=mirror[0]) if mirror else own
+
+    def _rank_plan(self, plan_rank: int, replica: int) -> RankPlan:
+        """What a rank of the plan needs to know, in the pipeline that is not mirrored."""
+        stage, sizes = self.stage_of(plan_rank), self.micro_batch_sizes
+        return rank_plan_of(
+            network=self,
+            stage=stage,
+            rank=plan_rank,
+            replicas=self.replicas,
+            replica=replica,
+            micro_batch_sizes=sizes,
+            needs=self.stage_needs[stage.index, sizes[0]],
+            programs={images: self.programs(plan_rank, images) for images in set(sizes)},
+            network_module=self.network_module,
+        )
+
+    def programs(self, rank: int, images: int) -> tuple[Program, ...]:
+        """What a rank runs for a micro-batch of this many images, one program after the other."""
+        stage = self.stage_of(rank)
+        builder = RankProgramBuilder(
+            graph=self.graph,
+            stage=stage,
+            rank=rank % self.replicas.ranks_each,
+            images=images,
+            needs=self.stage_needs[stage.index, images],
+            patch_needs=self.patch_needs[images] if stage.num_patches > 1 else None,
+            exchanges=self.exchanges[images],
+            regions=self._regions,
+            # Without fused halos, what was computed too much would be cut off again, in order to
+            # exchange the value.
+            widens=bool(self.fused) and not self.graph.training,
+        )
+        return builder.programs()

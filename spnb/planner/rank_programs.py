@@ -1,7 +1,8 @@
-"""From a stage's layout and a plan's exchanges to the programs of one rank.
+"""From the needs of a stage and the exchanges of a plan to the programs of one rank.
 
-A tile is computed at once, or in patches, one after the other, each of which reads its own part of
-the image; so a rank holds the values of a patch only, and of the tile what others need of it::
+A rank computes its tile at once, or in patches, one after the other.  Each patch reads its own
+region of the image, so the rank holds the values of one patch only, and of the whole tile what
+others need of it::
 
     at once      read    compute …  send
     in patches   read  compute … keep │ read  compute … keep │ … │ send
@@ -13,158 +14,230 @@ same in the first layers of a network.)
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from ..ir.exchange import HOST, Exchange, Transfer, region_at
+from ..ir.graph import Graph
 from ..ir.node import Node
 from ..ir.program import Compute, Free, Keep, Program, Receive, Send, Step, receive_step
 from ..ir.region import Region
 from ..rules import rule_of
 from ..rules.fused import Fused
-from .needs import StageNeeds, extent_in
+from .needs import OperandRegions, StageNeeds, extent_in
+from .stage import Stage
 from .widen import widened
 
-if TYPE_CHECKING:
-    from .plan import Plan
-    from .stage import Stage
 
+@dataclass(frozen=True)
+class _Tile:
+    """What is computed at one time, a tile or a patch of it, and what surrounds its computation.
 
-def programs(plan: Plan, rank: int, images: int) -> tuple[Program, ...]:
-    """What a rank runs for a micro-batch of this many images, one program after the other."""
-    stage = plan.stage_of(rank)
-    layout, position = plan.stage_needs[stage.index, images], stage.team.position(rank)
-    exchanges = plan.exchanges[images]
-    incoming = {e.value: e for e in exchanges if e.target is stage.team}
-    outgoing = [e for e in exchanges if e.source is stage.team]
-    graph = plan.graph
-    sends: dict[str, list[Step]] = {}
-    for e in outgoing:
-        if transfers := e.sends(rank):
-            step = Send(e.tag, e.value, e.kind, transfers, graph.axes[e.value])
-            sends.setdefault(e.value, []).append(step)
-    if stage.num_patches > 1:
-        patches = _patches(plan, stage, images, layout, position, incoming, list(sends), rank)
-        handed_over = tuple(step for steps in sends.values() for step in steps)
-        return (*patches, Program(handed_over))
-    receives = {
-        value: receive_step(exchange, rank, graph.axes[value], graph.dtype_of(value))
-        for value, exchange in incoming.items()
-    }
-    kept = {e.value for e in outgoing if e.target is plan.host}
-    kept |= {v for v, e in incoming.items() if e.source is not stage.team}
-    moved = {*incoming, *(e.value for e in outgoing)}
-    steps = _steps(plan, stage, images, layout, position, receives, sends, kept, moved)
-    return (Program(tuple(steps)),)
-
-
-def _patches(
-    plan: Plan,
-    stage: Stage,
-    images: int,
-    tile: StageNeeds,
-    position: Sequence[int],
-    incoming: Mapping[str, Exchange],
-    wanted: Sequence[str],
-    rank: int,
-) -> list[Program]:
-    """A program for each patch of a tile: from the image to what others want of the tile."""
-    layout, graph = plan.patch_needs[images], plan.graph
-    ranges = [range(k * n, (k + 1) * n) for k, n in zip(position, stage.patches, strict=True)]
-    found: list[Program] = []
-    for patch in itertools.product(*ranges):
-        receives = {}
-        for value, exchange in incoming.items():
-            region = region_at(layout.need[value], patch)
-            of_value = (graph.axes[value], graph.dtype_of(value))
-            reads = (Transfer(HOST, rank, region),)
-            receives[value] = Receive(exchange.tag, value, "input", region, None, reads, *of_value)
-        steps = _steps(
-            plan, stage, images, layout, patch, receives, {}, wanted, incoming, held=wanted
-        )
-        last = len(found) + 1 == stage.num_patches
-        for value in wanted:
-            own, whole = region_at(layout.own[value], patch), region_at(tile.own[value], position)
-            axes, dtype = graph.axes[value], graph.dtype_of(value)
-            steps.append(Keep(value, own, whole, axes, dtype, last))
-        found.append(Program(tuple(steps)))
-    return found
-
-
-def _steps(
-    plan: Plan,
-    stage: Stage,
-    images: int,
-    layout: StageNeeds,
-    position: Sequence[int],
-    receives: Mapping[str, Receive],
-    sends: Mapping[str, Sequence[Step]],
-    kept: Collection[str],
-    moved: Collection[str],
-    held: Collection[str] = (),
-) -> list[Step]:
-    """Steps that compute a stage on the regions of a layout at a position of its grid.
-
-    Parameters
+    Attributes
     ----------
+    needs, position
+        Regions of every value, and which of them are this tile's.
     receives
-        How each value arrives that does; before it is read for the first time.
+        By value, how it arrives; before it is read for the first time.
     sends
-        What follows as soon as a value is computed.
-    kept
-        Values that others hold on to, host, stage or tile.
+        By value, what follows as soon as it is computed.
+    foreign
+        Values that others hold too: the host, another stage, or the whole tile.
     moved
-        Values of which more comes or goes.
+        Values that an exchange moves.
     held
         Values that are not freed after their last use.
     """
-    live = [node for node in stage.nodes if node.name in layout.computed]
-    last_use = {value: node.name for node in live for value in node.operands}
-    number = {node.name: k for k, node in enumerate(stage.nodes)}
-    receives = dict(receives)
-    steps: list[Step] = []
-    for node in live:
-        for operand in dict.fromkeys(node.operands):
-            if operand in receives:
-                steps.append(receives.pop(operand))
-        region = region_at(layout.computed[node.name], position)
-        needs = plan.needs(node, region)
+
+    needs: StageNeeds
+    position: Sequence[int]
+    receives: Mapping[str, Receive]
+    sends: Mapping[str, Sequence[Step]]
+    foreign: Collection[str]
+    moved: Collection[str]
+    held: Collection[str] = ()
+
+
+@dataclass(frozen=True)
+class RankProgramBuilder:
+    """Writes what one rank runs for a micro-batch.
+
+    Parameters
+    ----------
+    graph, stage, rank
+        The network, the stage, and one of its ranks.
+    images
+        Images in the micro-batch.
+    needs
+        What each tile of the stage owns, computes and needs.
+    patch_needs
+        The same of each patch; None where the stage has no patches.
+    exchanges
+        Every exchange of the micro-batch.
+    regions
+        Which region of its operands each region of a call reads.
+    widens
+        Whether calls may compute more than is needed, in place of a copy: see
+        `spnb.planner.widen`.
+    """
+
+    graph: Graph
+    stage: Stage
+    rank: int
+    images: int
+    needs: StageNeeds
+    patch_needs: StageNeeds | None
+    exchanges: Sequence[Exchange]
+    regions: OperandRegions
+    widens: bool
+
+    def programs(self) -> tuple[Program, ...]:
+        """Return what the rank runs, one program after the other: one, or one a patch and one."""
+        if self.patch_needs is not None:
+            to_send = tuple(step for steps in self._sends.values() for step in steps)
+            return (*self._patches(self.patch_needs), Program(to_send))
+        incoming, outgoing = self._incoming, self._outgoing
+        receives = {
+            value: receive_step(e, self.rank, self.graph.axes[value], self.graph.dtype_of(value))
+            for value, e in incoming.items()
+        }
+        foreign = {e.value for e in outgoing if HOST in e.target.ranks}
+        foreign |= {value for value, e in incoming.items() if e.source is not self.stage.team}
+        tile = _Tile(
+            needs=self.needs,
+            position=self._position,
+            receives=receives,
+            sends=self._sends,
+            foreign=foreign,
+            moved={*incoming, *(e.value for e in outgoing)},
+        )
+        return (Program(tuple(self._steps(tile))),)
+
+    @cached_property
+    def _position(self) -> tuple[int, ...]:
+        return self.stage.team.position(self.rank)
+
+    @cached_property
+    def _incoming(self) -> dict[str, Exchange]:
+        """Exchanges to the stage, by value."""
+        return {e.value: e for e in self.exchanges if e.target is self.stage.team}
+
+    @cached_property
+    def _outgoing(self) -> list[Exchange]:
+        return [e for e in self.exchanges if e.source is self.stage.team]
+
+    @cached_property
+    def _sends(self) -> dict[str, list[Step]]:
+        """By value, the messages that the rank sends of it."""
+        sends: dict[str, list[Step]] = {}
+        for e in self._outgoing:
+            if transfers := e.sends(self.rank):
+                step = Send(e.tag, e.value, e.kind, transfers, self.graph.axes[e.value])
+                sends.setdefault(e.value, []).append(step)
+        return sends
+
+    # --- patches ----------------------------------------------------------------------------
+
+    def _patches(self, needs: StageNeeds) -> Iterator[Program]:
+        """A program for each patch of the tile: from the image to what others need of the tile."""
+        pairs = zip(self._position, self.stage.patches, strict=True)
+        ranges = [range(k * n, (k + 1) * n) for k, n in pairs]
+        sent = list(self._sends)
+        for number, patch in enumerate(itertools.product(*ranges), 1):
+            tile = _Tile(
+                needs=needs,
+                position=patch,
+                receives={v: self._patch_input(e, needs, patch) for v, e in self._incoming.items()},
+                sends={},
+                foreign=sent,
+                moved=self._incoming,
+                held=sent,
+            )
+            is_last = number == self.stage.num_patches
+            keeps = [self._keep(value, needs, patch, is_last) for value in sent]
+            yield Program((*self._steps(tile), *keeps))
+
+    def _patch_input(self, exchange: Exchange, needs: StageNeeds, patch: Sequence[int]) -> Receive:
+        """How a patch reads its region of the image, halo included."""
+        value, region = exchange.value, region_at(needs.need[exchange.value], patch)
+        return Receive(
+            tag=exchange.tag,
+            value=value,
+            kind="input",
+            region=region,
+            retained=None,
+            transfers=(Transfer(HOST, self.rank, region),),
+            axes=self.graph.axes[value],
+            dtype=self.graph.dtype_of(value),
+        )
+
+    def _keep(self, value: str, needs: StageNeeds, patch: Sequence[int], is_last: bool) -> Keep:
+        """How a patch's region of a value comes to its place in the tile."""
+        return Keep(
+            value=value,
+            own=region_at(needs.own[value], patch),
+            whole=region_at(self.needs.own[value], self._position),
+            axes=self.graph.axes[value],
+            dtype=self.graph.dtype_of(value),
+            last=is_last,
+        )
+
+    # --- steps ------------------------------------------------------------------------------
+
+    def _steps(self, tile: _Tile) -> list[Step]:
+        """Steps that compute the stage on a tile."""
+        live = [node for node in self.stage.nodes if node.name in tile.needs.computed]
+        last_use = {value: node.name for node in live for value in node.operands}
+        receives = dict(tile.receives)
+        steps: list[Step] = []
+        for node in live:
+            operands = list(dict.fromkeys(node.operands))
+            steps += [receives.pop(value) for value in operands if value in receives]
+            steps.append(self._compute(node, tile, live, last_use))
+            steps += tile.sends.get(node.name, ())
+            done = [value for value in operands if last_use[value] == node.name]
+            if node.name not in last_use:
+                done.append(node.name)
+            if freed := tuple(value for value in done if value not in tile.held):
+                steps.append(Free(freed))
+        return widened(steps, self.stage.nodes) if self.widens else steps
+
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        """Number of each call in the stage."""
+        return {node.name: k for k, node in enumerate(self.stage.nodes)}
+
+    def _compute(
+        self, node: Node, tile: _Tile, live: Sequence[Node], last_use: Mapping[str, str]
+    ) -> Compute:
+        region = region_at(tile.needs.computed[node.name], tile.position)
+        needs = self.regions.read_by(node, region)
         clipped = tuple(
-            need & Region.whole(extent_in(plan.graph, operand, images))
+            need & Region.whole(extent_in(self.graph, operand, self.images))
             for need, operand in zip(needs, node.operands, strict=True)
         )
-        over = _overwritten(plan, node, live, moved, kept)
+        over = self._overwritten(node, live, tile)
         overwrites = (
             over is not None
             and last_use[over] == node.name
-            and layout.computed[over] == layout.computed[node.name]
+            and tile.needs.computed[over] == tile.needs.computed[node.name]
         )
-        steps.append(Compute(number[node.name], region, needs, clipped, overwrites))
-        steps += sends.get(node.name, ())
-        done = [v for v in dict.fromkeys(node.operands) if last_use[v] == node.name]
-        if node.name not in last_use:
-            done.append(node.name)
-        if done := tuple(v for v in done if v not in held):
-            steps.append(Free(done))
-    # Without fused halos a value that is held wider would soon be cut again, to be exchanged.
-    return widened(steps, stage.nodes) if plan.fused and not plan.graph.training else steps
+        return Compute(self._number[node.name], region, needs, clipped, overwrites)
 
+    def _overwritten(self, node: Node, live: Sequence[Node], tile: _Tile) -> str | None:
+        """What is added to a convolution, if the result may take its place after its last use.
 
-def _overwritten(
-    plan: Plan, node: Node, live: Sequence[Node], moved: Collection[str], kept: Collection[str]
-) -> str | None:
-    """What is added to a convolution, if the result may take its place after its last use.
-
-    That is safe for what was made here and is not ``kept`` by others, host or stage, and of which
-    nobody holds a view.  What the convolution reads must not be ``moved``: of a tile whose halo
-    comes later the result is computed twice in part.
-    """
-    if not isinstance(rule_of(node), Fused) or node.args["other"] is None:
-        return None
-    value, made = node.args["other"].value, plan.graph.by_name
-    if value not in made or value in kept or node.operands[0] in moved:
-        return None
-    readers = (reader for reader in live if value in reader.operands)
-    calls = [made[value], *readers]
-    alone = node.operands.count(value) == 1
-    return value if alone and all(rule_of(call).allocates for call in calls) else None
+        That is safe if the value was computed here, if no one else holds it or a view of it, and
+        if the convolution does not read a value that is moved: where the halo of a tile arrives
+        later, a part of the result is computed twice.
+        """
+        if not isinstance(rule_of(node), Fused) or node.args["other"] is None:
+            return None
+        value, made = node.args["other"].value, self.graph.by_name
+        if value not in made or value in tile.foreign or node.operands[0] in tile.moved:
+            return None
+        readers = (reader for reader in live if value in reader.operands)
+        calls = [made[value], *readers]
+        read_once = node.operands.count(value) == 1
+        return value if read_once and all(rule_of(call).allocates for call in calls) else None

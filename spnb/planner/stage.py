@@ -39,7 +39,7 @@ class Stage:
     @property
     def tiled(self) -> bool:
         """Whether the image is cut in this stage, into tiles or patches."""
-        return any(n > 1 for n in self.cuts.grid[1:])
+        return self.cuts.spatial
 
     @property
     def num_patches(self) -> int:

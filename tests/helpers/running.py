@@ -44,7 +44,7 @@ def planned(
     cut_batch = parts > 1 or bool(copies) or any(t.grid[0] > 1 for t in tilings)
     cuts = in_patches(tilings, patches) if patches else tilings
     blocks = stage_blocks(graph, cuts, cut_batch, balance, allow_gather)
-    return Plan(graph, tilings, blocks, parts, fused, patches=patches, **copies)
+    return Plan(graph, tilings, blocks, parts=parts, fused=fused, patches=patches, **copies)
 
 
 def planned_for_training(*given, **options):

@@ -1,0 +1,93 @@
+"""What keeps an operator call out of a stage: it needs more than a tile or a micro-batch has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..ir.graph import Graph
+from ..ir.node import Node
+from ..ir.region import Tiling, shape_text
+from ..rules import has_rule, rule_of, whole_axes
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why a node cannot run in a stage, and the way out."""
+
+    node: Node
+    reason: str
+    advice: str
+
+
+def obstacle(
+    graph: Graph, node: Node, tiling: Tiling, cut_batch: bool, allow_gather: bool = False
+) -> Obstacle | None:
+    """Return what keeps a node out of a stage with this grid; ``None`` where nothing does.
+
+    Parameters
+    ----------
+    graph, node
+        The network, and one of its calls.
+    tiling
+        Grid of the stage over ``(batch, *spatial)``.
+    cut_batch
+        Whether batches are cut into micro-batches or slices.
+    allow_gather
+        Whether a tile may gather the whole of a value that an operator looks at whole.
+    """
+    found = None
+    if tiling.spatial and not allow_gather:
+        found = _obstacle_in_space(node, tiling)
+    if found is None and cut_batch:
+        found = _obstacle_in_batch(graph, node)
+    return found
+
+
+def _obstacle_in_space(node: Node, tiling: Tiling) -> Obstacle | None:
+    """What needs the whole extent of an operand, in a stage whose tiles have parts of it."""
+    for call in rule_of(node).lower(tiling):
+        rule = rule_of(call)
+        whole = [k for k in range(len(call.operands)) if whole_axes(rule, k, tiling)]
+        if not whole:
+            continue
+        if rule.known:
+            extent = shape_text(call.operand_axes[whole[0]].extent[1:])
+            reason = f"{node.kind}, used like this, needs the whole extent {extent} of its input"
+            own_rule = ""
+        else:
+            use = ", used like this" if has_rule(node.op) else ""
+            reason = f"there is no tiling rule for the operator {_operator(node)}{use}"
+            own_rule = ", give the operator a rule (spnb.rule)"
+        return Obstacle(
+            node,
+            f"{reason}, but the stage is cut into {shape_text(tiling.grid[1:])} tiles",
+            f"gather it on every tile (allow_gather=True, --allow-gather){own_rule}"
+            ", or let the tiled stages end before this layer",
+        )
+    return None
+
+
+def _obstacle_in_batch(graph: Graph, node: Node) -> Obstacle | None:
+    """What may treat the images of a batch together."""
+    rule = rule_of(node)
+    if rule.keeps_images_apart and _of_images(graph, node):
+        return None
+    if graph.training and rule.by_micro_batch:
+        return None
+    return Obstacle(
+        node,
+        f"it is not known that {node.kind}, used like this, treats the {graph.batch} images of"
+        " a batch independently",
+        "use parts=1 and local_DP=1 (--parts, --local-DP), or give the operator a rule",
+    )
+
+
+def _of_images(graph: Graph, node: Node) -> bool:
+    """Whether the result has whole images; a view may cut a batch into a few clips of images."""
+    images = [axes.extent[0] for axes in (node.axes, *node.operand_axes)]
+    return images[0] % graph.batch == 0 or all(n % graph.batch for n in images)
+
+
+def _operator(node: Node) -> str:
+    namespace, kind, _ = node.op.split(".")
+    return kind if namespace == "aten" else f"{namespace}.{kind}"

@@ -1,0 +1,113 @@
+"""A network cut into stages: which stage computes each value, and which stages read it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cached_property
+
+from ..ir.exchange import HOST, Team
+from ..ir.graph import Graph
+from ..ir.node import Node
+from ..ir.region import Tiling
+from ..rules import rule_of, whole_axes
+from .stage import Stage, stages_of
+
+
+class StagedGraph:
+    """A graph cut into stages of consecutive blocks, each on a team of ranks.
+
+    Parameters
+    ----------
+    graph
+        The network, each call as its stage can run it.
+    tilings
+        Grid of each stage over ``(batch, *spatial)``.
+    blocks
+        Number of blocks in each stage.
+    patches
+        Grid over the spatial axes that cuts each tile of the first stage.
+
+    Attributes
+    ----------
+    stages
+        The stages, in order.
+    host
+        The team of the host alone, which holds the inputs and receives the outputs.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        tilings: Sequence[Tiling],
+        blocks: Sequence[int],
+        patches: Sequence[int],
+    ):
+        self.graph = graph
+        self.stages = tuple(stages_of(graph, tilings, blocks, patches))
+        axes = graph.extent(next(iter(graph.inputs)))
+        self.host = Team((HOST,), Tiling.even((1,) * len(axes)))
+
+    @cached_property
+    def producer(self) -> dict[str, int]:
+        """Number of the stage that computes each value; `HOST` for the inputs."""
+        made = {node.name: stage.index for stage in self.stages for node in stage.nodes}
+        return dict.fromkeys(self.graph.inputs, HOST) | made
+
+    @cached_property
+    def readers(self) -> dict[str, list[int]]:
+        """Numbers of the stages that read each value, in order; `HOST` reads the outputs."""
+        readers: dict[str, dict[int, None]] = defaultdict(dict)
+        for stage in self.stages:
+            for node in stage.nodes:
+                for operand in node.operands:
+                    readers[operand][stage.index] = None
+        for value in self.graph.outputs:
+            readers[value][HOST] = None
+        return {value: list(stages) for value, stages in readers.items()}
+
+    @cached_property
+    def gathered(self) -> dict[tuple[int, str], Node]:
+        """The calls that need a value whole in a stage that is cut, by stage and value."""
+        return {
+            (stage.index, value): node
+            for stage in self.stages
+            if stage.tiled
+            for node in stage.nodes
+            for index, value in enumerate(node.operands)
+            if whole_axes(rule_of(node), index, stage.cuts)
+        }
+
+    @cached_property
+    def users(self) -> dict[tuple[int, ...], list[str]]:
+        """Names of weights by the stages that read them; each name occurs once."""
+        users: dict[str, list[int]] = defaultdict(list)
+        for stage in self.stages:
+            for name in self.graph.made_of(stage.weights)[0]:
+                users[name].append(stage.index)
+        found: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        for name, stages in users.items():
+            found[tuple(stages)].append(name)
+        return dict(sorted(found.items()))
+
+    def team_of(self, stage: int) -> Team:
+        """The ranks of a stage; of `HOST`, the host alone."""
+        return self.host if stage == HOST else self.stages[stage].team
+
+    def maker_of(self, value: str) -> Stage:
+        """The stage that computes a value."""
+        return self.stages[self.producer[value]]
+
+    def entry_of(self, stage: Stage) -> str:
+        """The first value that a stage reads and does not compute."""
+        read = (value for node in stage.nodes for value in node.operands)
+        outside = (value for value in read if self.producer[value] != stage.index)
+        return next(outside, next(iter(self.graph.inputs)))
+
+    def exported_by(self, stage: Stage) -> set[str]:
+        """Values of a stage that other stages or the host read."""
+        return {
+            node.name
+            for node in stage.nodes
+            if any(reader != stage.index for reader in self.readers.get(node.name, ()))
+        }
