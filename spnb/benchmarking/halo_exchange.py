@@ -164,13 +164,13 @@ def _time(halo: int, channels: int, repeats: int) -> dict[str, Any] | None:
     axes = ValueAxes.image((2, channels, *[2] * (len(extent) - 1)))
     x, expected = (_coded(region, extent, channels) for region in (own, need))
     receives = exchange.receives(rank_plan.rank)
-    compiled, send, receive = worker.stages[0].moving(exchange, axes, x.dtype)
-    arrive = compiled.local_values.arrival("x")
+    compiled = worker.stages[0].compile_exchange(exchange, axes, x.dtype)
+    arrive = compiled.values.arrival("x")
 
     def once() -> list[torch.Tensor]:
         run = RunState(here.transport, None, values={"x": x})
-        send(run)
-        receive(run)
+        compiled.send(run)
+        compiled.receive(run)
         arrive(run)
         here.transport.flush()
         return run.values["x"].tensors[1:]

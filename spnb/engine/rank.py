@@ -23,7 +23,7 @@ from ..kernels.devices import CPU, compute_exactly, device_of
 from ..rules import has_rule
 from ..runtime import process_memory
 from ..runtime.state import Piece
-from ..runtime.worker import Tell, Worker
+from ..runtime.worker import ReportProgress, Worker
 from ..training.epoch import EpochReport, OptimizerState, Trainer
 from ..training.loss_scale import LossScale
 from ..training.losses import LOSSES
@@ -137,12 +137,14 @@ class Rank:
         self,
         sources: Mapping[str, Source],
         run: int = 0,
-        tell: Tell = lambda done, share: None,
+        report_progress: ReportProgress = lambda done, share: None,
     ) -> Report:
         """Run the network on a source for each input; every rank of the plan must be called."""
         rank_plan, worker = self._loaded(), self._worker()
         process_memory.restart_peak(self.device)
-        outcome = worker.infer(lambda name, region: self._read(sources[name], region), tell)
+        outcome = worker.infer(
+            lambda name, region: self._read(sources[name], region), report_progress
+        )
         self.outputs[run] = outcome.pieces
         size = sum(p.tensor.numel() * p.tensor.element_size() for p in outcome.pieces)
         pieces = outcome.pieces if size <= SMALL else None
@@ -189,7 +191,7 @@ class Rank:
         pieces = {p.region: p.tensor for p in self.outputs_of(run) if p.value == value}
         for copy, stage in enumerate(worker.stages):
             if any(node.name == value for node in stage.rank_plan.nodes):
-                for number in stage.role.pipeline.numbers:
+                for number in stage.pipeline_stage.pipeline.numbers:
                     self._save(copy, number, pieces, value, store)
 
     def _save(

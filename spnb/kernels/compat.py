@@ -164,7 +164,7 @@ def gloo_opener(address: str, timeout: timedelta) -> GroupOpener:
     timeout
         After which a message that did not arrive is an error.
     """
-    kind = distributed.ProcessGroupGloo
+    kind: Any = distributed.ProcessGroupGloo
     if not hasattr(kind, "_Options") or not hasattr(kind, "create_device"):
         return lambda store, rank: kind(store, rank, 2, timeout)
     options: Any = kind._Options()

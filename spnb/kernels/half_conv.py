@@ -15,6 +15,7 @@ import torch
 
 from .compat import OpOverload, TorchDispatchMode
 from .devices import CPU
+from .onednn import convolves
 
 aten = torch.ops.aten
 CONVOLUTIONS = {aten.convolution, aten.conv1d, aten.conv2d, aten.conv3d}
@@ -33,14 +34,7 @@ def convolving(dtype: torch.dtype, device: torch.device = CPU) -> AbstractContex
     ...     torch.nn.Conv2d(1, 1, 3).half()(torch.ones(1, 1, 5, 5).half()).dtype
     torch.float16
     """
-    return _InSingle(dtype) if device == CPU and is_slow(dtype) else nullcontext()
-
-
-def is_slow(dtype: torch.dtype) -> bool:
-    """Whether this machine's oneDNN has no convolution in this precision."""
-    if dtype == torch.float16:
-        return not torch.ops.mkldnn._is_mkldnn_fp16_supported()
-    return dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return _InSingle(dtype) if device == CPU and not convolves(dtype) else nullcontext()
 
 
 class _InSingle(TorchDispatchMode):

@@ -1,122 +1,146 @@
-"""Results of convolutions, written where a plan of buffers says.
+"""Results of convolutions, written into memory that was allocated for them before.
 
-PyTorch's convolutions take no place for their result: they make an empty tensor, which they then
-size.  While a run lasts, that empty tensor is one whose memory is in place already; its size is
-what oneDNN makes of it.  What finds no place ready is made as always.
+PyTorch's convolutions cannot be told where to write.  They make an empty tensor of no size with
+``aten::empty``, and oneDNN gives it its size and writes into its memory.  While `writing_in_place`
+lasts, ``aten::empty`` is replaced: a call of `written_into` finds its result's memory there, and
+everything else gets new memory as always.  Where PyTorch does not work so, the result is copied.
 """
 
 from __future__ import annotations
 
-import math
-import mmap
 import threading
 import warnings
-import weakref
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 
-
-class Arena:
-    """A run of memory that values lie in; it goes back to the system with the last of them.
-
-    Parameters
-    ----------
-    size
-        In bytes.
-    memory
-        To use in place of new memory.
-    """
-
-    def __init__(self, size: int, memory: mmap.mmap | None = None):
-        self.memory = memory or mmap.mmap(-1, max(1, size))
-        self.held = memoryview(self.memory)  # by each tensor that lies here
-        self._bytes = torch.frombuffer(self.held, dtype=torch.uint8)
-
-    def tensor(self, offset: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """A tensor ``(batch, channels, *spatial)`` that begins at a byte, its channels last."""
-        batch, channels, *space = shape
-        size = math.prod(shape) * dtype.itemsize
-        run = self._bytes[offset : offset + size].view(dtype)
-        return run.view(batch, *space, channels).movedim(-1, 1)
+from .onednn import FusedConvolution, fuses
 
 
-class Pool:
-    """Arenas whose memory is used again, when nobody holds what lay there.
+class _Expected(threading.local):
+    """The memory that a thread's next empty tensor lies in."""
 
-    New memory is paged in as it is written, which can take longer than to compute what is written.
-    """
-
-    SPARE = 2  # of each size that are kept for later
-
-    def __init__(self):
-        self._spare: dict[int, list[mmap.mmap]] = defaultdict(list)
-
-    def arena(self, size: int) -> Arena:
-        """An arena of a size in bytes."""
-        spare = self._spare[size]
-        arena = Arena(size, spare.pop() if spare else None)
-        weakref.finalize(arena.held, _give_back, spare, arena.memory)
-        return arena
+    result: torch.Tensor | None = None
 
 
-def _give_back(spare: list[mmap.mmap], memory: mmap.mmap) -> None:
-    if len(spare) < Pool.SPARE:
-        spare.append(memory)
+class _Replacement:
+    """The replacement of ``aten::empty``, as long as somebody in the process wants it."""
+
+    def __init__(self) -> None:
+        self._lock, self._users = threading.Lock(), 0
+        self._library: Any = None
+
+    def begin(self) -> None:
+        """Replace the operator, unless that is done already."""
+        with self._lock:
+            if self._users == 0:
+                self._library = torch.library.Library("aten", "IMPL")
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # PyTorch warns of the replacement itself
+                    self._library.impl("empty.memory_format", _empty, "CPU")
+            self._users += 1
+
+    def end(self) -> None:
+        """Give PyTorch its operator back, if nobody else wants the replacement."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                if destroy := getattr(self._library, "_destroy", None):
+                    destroy()
+                self._library = None  # a library that cannot be destroyed ends with its object
 
 
-_ready = threading.local()
-_lock = threading.Lock()
-_runs = 0
-_library: Any = None
+_expected = _Expected()
+_replacement = _Replacement()
 
 
 @contextmanager
-def placing() -> Iterator[None]:
-    """Let `placed` calls write where they shall, as long as this lasts."""
-    global _runs, _library
-    with _lock:
-        _runs += 1
-        if _runs == 1:
-            _library = torch.library.Library("aten", "IMPL")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that an operator is overridden is what is meant
-                _library.impl("empty.memory_format", _empty, "CPU")
+def writing_in_place(wanted: bool = True) -> Iterator[None]:
+    """Let calls of `written_into` write into their memory, as long as this lasts.
+
+    Parameters
+    ----------
+    wanted
+        Whether there are such calls: ``aten::empty`` is replaced in the whole process, which only
+        they are worth.
+    """
+    if not (wanted and _works()):
+        yield
+        return
+    _replacement.begin()
     try:
         yield
     finally:
-        with _lock:
-            _runs -= 1
-            if _runs == 0:
-                _library._destroy()
-                _library = None
+        _replacement.end()
 
 
-def placed(call: Callable[..., torch.Tensor], spot: torch.Tensor) -> Callable[..., torch.Tensor]:
-    """A call whose result lies in a spot: written there, or copied where that did not work."""
-
-    order = _order(spot)
-
-    def into_spot(*operands: torch.Tensor) -> torch.Tensor:
-        _ready.spot = spot
+@cache
+def _works() -> bool:
+    """Whether a convolution takes the memory that the replacement gives it."""
+    x, weight = torch.ones(1, 1, 2, 2, device="cpu"), torch.ones(1, 1, 1, 1, device="cpu")
+    if not fuses(weight):
+        return False
+    convolution = FusedConvolution("conv2d", (1, 1), (0, 0), (1, 1))
+    call = convolution.bind(convolution.reorder(weight, x.shape), None)
+    memory = torch.zeros(1, 1, 2, 2, device="cpu")
+    try:
+        _replacement.begin()
         try:
-            result = call(*operands)
+            result = _call_into(call, memory, (x,))
         finally:
-            _ready.spot = None
-        if result.data_ptr() != spot.data_ptr():
-            spot.copy_(result)
-        elif _order(result) != order:  # it is there, but differently
-            spot.copy_(result.clone())
-        return spot
+            _replacement.end()
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return result.data_ptr() == memory.data_ptr() and torch.equal(memory, x)
 
-    return into_spot
+
+def written_into(
+    call: Callable[..., torch.Tensor], memory: torch.Tensor
+) -> Callable[..., torch.Tensor]:
+    """A call whose result lies in a given tensor: written there, or copied if that did not work.
+
+    Parameters
+    ----------
+    call
+        Computes a tensor of the shape and type of ``memory``.
+    memory
+        Where the result shall lie.
+
+    Examples
+    --------
+    >>> memory = torch.zeros(3)
+    >>> written_into(torch.neg, memory)(torch.ones(3)) is memory
+    True
+    """
+    order = _order(memory)
+
+    def into_memory(*operands: torch.Tensor) -> torch.Tensor:
+        result = _call_into(call, memory, operands)
+        if result.data_ptr() != memory.data_ptr():
+            memory.copy_(result)
+        elif _order(result) != order:  # it lies there, but its numbers are in another order
+            memory.copy_(result.clone())
+        return memory
+
+    return into_memory
+
+
+def _call_into(
+    call: Callable[..., torch.Tensor], memory: torch.Tensor, operands: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """The result of a call, whose first empty tensor lies in the memory."""
+    _expected.result = memory
+    try:
+        return call(*operands)
+    finally:
+        _expected.result = None
 
 
 def _order(tensor: torch.Tensor) -> list[int]:
-    """How a tensor lies in memory."""
+    """Strides of the dimensions that have more than one position."""
     return [step for n, step in zip(tensor.shape, tensor.stride(), strict=True) if n > 1]
 
 
@@ -128,11 +152,11 @@ def _empty(
     pin_memory: bool | None = None,
     memory_format: torch.memory_format | None = None,
 ) -> torch.Tensor:
-    """What `torch.empty` does; but the next empty tensor has its memory already."""
-    spot = getattr(_ready, "spot", None)
-    if spot is not None and tuple(size) == (0,) and dtype == spot.dtype:
-        _ready.spot = None
-        return spot.as_strided((0,), (1,))
+    """`torch.empty`; but an expected result of no size yet lies in the memory that is its."""
+    memory = _expected.result
+    if memory is not None and tuple(size) == (0,) and dtype == memory.dtype:
+        _expected.result = None
+        return memory.as_strided((0,), (1,))
     return torch.empty_strided(
         size,
         _strides(size, memory_format),
@@ -144,7 +168,7 @@ def _empty(
 
 
 def _strides(size: Sequence[int], memory_format: torch.memory_format | None) -> list[int]:
-    """Of a tensor of a size in a format."""
+    """Strides of a new tensor of a size in a memory format."""
     order, least = list(range(len(size))), 1
     if memory_format in (torch.channels_last, torch.channels_last_3d):
         order, least = [0, *order[2:], 1], 0

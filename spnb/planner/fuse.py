@@ -23,8 +23,8 @@ from ..ir.axes import Axes
 from ..ir.blocks import Block
 from ..ir.graph import Graph
 from ..ir.node import Node, Ref, Weight
+from ..kernels.onednn import ACTIVATIONS, AFTER_ADDITION
 from ..rules import rule_of
-from ..rules.fused import ACTIVATIONS, AFTER_ADDITION
 from ..rules.windows import Convolution
 
 EXACT = (torch.float32, torch.float64)

@@ -214,6 +214,18 @@ class Rule:
         """
         return None
 
+    def bound_core(self, split: CoreAndBoundary, weights: Weights) -> Call:
+        """Compute a region from what a tile owns of the first operand; its boundary is wrong then.
+
+        Parameters
+        ----------
+        split
+            As `core_and_boundary` gave it; rules that give none need not define this method.
+        weights
+            As for `apply`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no core")
+
     def prepare(self, weights: Weights, shape: Sequence[int]) -> Weights:
         """The call's weights as `apply` likes them best; called once, before the first run.
 

@@ -168,9 +168,8 @@ class CoreFirst(Window):
         moved = 2 * own.size * self.node.operand_axes[0].channels * self.node.dtype.itemsize
         return anew < CORE.latency + moved / CORE.memory
 
-    def bound_core(self, alone: CoreAndBoundary, weights: Weights) -> Call:
-        """Compute a region from what a tile owns; parts of it are wrong then."""
-        return self.sliding(alone.padding, None, weights)
+    def bound_core(self, split: CoreAndBoundary, weights: Weights) -> Call:
+        return self.sliding(split.padding, None, weights)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
-"""One rank at work: its program made ready once, and run forward for each micro-batch.
+"""One rank at work: its program is made ready once, and run forward for each micro-batch.
 
 May import `spnb.rules`, `spnb.transport` and what lies below.  Begin with `worker` (a run), then
-`compiled_program` (a step), `buffer_plan` and `arena` (where results lie).
+`compiled_program` (its actions), `halo_tile` and `local_values` (what they compute with),
+`buffer_plan`, `arena` and `result_places` (where results lie).
 """

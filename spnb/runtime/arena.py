@@ -1,76 +1,61 @@
-"""Where results lie: in places of the plan of buffers, in memory of their own, or on the heap."""
+"""Runs of memory that results lie in, and are used again when nobody holds what lay there."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+import mmap
+import weakref
+from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 
-from ..ir.axes import Axes, is_image
-from ..ir.node import Node
-from ..ir.region import Region
-from ..kernels.preallocated import Arena, Pool
-from ..rules import Rule
-from ..rules.base import Call
-from ..rules.fused import Fused
-from .buffer_plan import Place, result_names, scratch_name
-from .halo_tile import room
 
-LARGE = 1 << 20
-"""Bytes of an output that lies in memory of its own."""
-
-
-class ResultPlaces:
-    """The memory that results of a program are written to.
+class Arena:
+    """A run of memory that values lie in; the system gets it back when no tensor lies there.
 
     Parameters
     ----------
-    places, arena
-        Where results lie that have a place, and the memory that it is in; without it, results lie
-        where PyTorch puts them.
-    kept
-        Values that others may keep as long as they like, since the host gets them.
+    size
+        In bytes.
+    memory
+        To use in place of new memory.
     """
 
-    def __init__(self, places: Mapping[str, Place], arena: Arena | None, kept: Collection[str]):
-        self._places, self._arena, self._kept, self._pool = places, arena, set(kept), Pool()
+    def __init__(self, size: int, memory: mmap.mmap | None = None):
+        self.memory = memory or mmap.mmap(-1, max(1, size))
+        self.view = memoryview(self.memory)  # lives as long as any tensor that lies here
+        self._bytes = torch.frombuffer(self.view, dtype=torch.uint8)
 
-    def place(self, value: str) -> Place | None:
-        """The place of a value, if it has one."""
-        return self._places.get(value)
+    def tensor(self, offset: int, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """A tensor ``(batch, channels, *spatial)`` that begins at a byte, its channels last."""
+        batch, channels, *space = shape
+        size = math.prod(shape) * dtype.itemsize
+        run = self._bytes[offset : offset + size].view(dtype)
+        return run.view(batch, *space, channels).movedim(-1, 1)
 
-    def piece(self, place: Place, axes: Axes, region: Region, dtype: torch.dtype) -> torch.Tensor:
-        """The part of a place that covers a region."""
-        whole = self._arena.tensor(place.offset, axes.local_shape(place.region), dtype)
-        return axes.piece(whole, place.region, region)
 
-    def scratch(self, rule: Rule, given: Sequence[Region], region: Region) -> torch.Tensor | None:
-        """Memory for what a call writes on the way, if it has a place."""
-        found = rule.scratch(given[0], region) if given else None
-        place = self._places.get(scratch_name(rule))
-        return self.piece(place, *found, rule.node.dtype) if found and place else None
+class ArenaPool:
+    """Arenas whose memory is used again, once no tensor lies in it any more.
 
-    def placed(self, call: Call, node: Node, rule: Rule, region: Region) -> Call:
-        """A call whose result lies where it has a place, if it has one."""
-        if node.name in self._places:
-            results = [
-                self.piece(self._places[name], node.axes, region, dtype)
-                for name, dtype in zip(result_names(rule), rule.result_types, strict=True)
-            ]
-            return rule.into(call, results)
-        size = node.axes.local_bytes(region, node.dtype.itemsize)
-        fused = isinstance(rule, Fused) and rule.result_types and not rule.overwrites
-        if not (self._arena and fused and node.name in self._kept and size > LARGE):
-            return call
+    The system maps new memory page by page as it is written, which can take longer than to compute
+    what is written.
+    """
 
-        def by_itself(*operands: torch.Tensor) -> torch.Tensor:
-            return rule.into(call, [self.own(node.axes, region, node.dtype)])(*operands)
+    SPARE = 2
+    """Runs of memory of each size that wait for their next use; more go back to the system."""
 
-        return by_itself
+    def __init__(self) -> None:
+        self._spare: dict[int, list[mmap.mmap]] = defaultdict(list)
 
-    def own(self, axes: Axes, region: Region, dtype: torch.dtype) -> torch.Tensor:
-        """Memory for what others may keep as long as they like; on the heap it leaves a hole."""
-        size = axes.local_bytes(region, dtype.itemsize)
-        if size <= LARGE or not is_image(axes) or self._arena is None:
-            return room(axes, region, dtype)
-        return self._pool.arena(size).tensor(0, axes.local_shape(region), dtype)
+    def arena(self, size: int) -> Arena:
+        """An arena of a size in bytes."""
+        spare = self._spare[size]
+        arena = Arena(size, spare.pop() if spare else None)
+        weakref.finalize(arena.view, _give_back, spare, arena.memory)
+        return arena
+
+
+def _give_back(spare: list[mmap.mmap], memory: mmap.mmap) -> None:
+    if len(spare) < ArenaPool.SPARE:
+        spare.append(memory)

@@ -84,14 +84,14 @@ def plan_buffers(program: Program, nodes: Sequence[Node], rules: Sequence[Rule])
     buffers: list[_Buffer] = []
     of_value: dict[str, _Buffer] = {}
     made: dict[str, Region] = {}
-    apart: dict[str, Region] = {}  # of values whose halo lies beside them, what is no halo
+    own: dict[str, Region] = {}  # of values whose halo lies beside them, what is no halo
     for number, step in enumerate(program.steps):
         if isinstance(step, Receive) and step.value in made:
-            apart[step.value] = made[step.value]
+            own[step.value] = made[step.value]
         if isinstance(step, Compute):
             node, rule = nodes[step.node], rules[step.node]
             made[node.name] = step.region
-            if found := _scratch(step, node, rule, apart):
+            if found := _scratch(step, node, rule, own):
                 axes, region = found
                 scratch = _Buffer(region, axes, node.dtype.itemsize, number, number)
                 buffers.append(scratch)
@@ -122,14 +122,15 @@ def plan_buffers(program: Program, nodes: Sequence[Node], rules: Sequence[Rule])
 
 
 def _scratch(
-    step: Compute, node: Node, rule: Rule, apart: Mapping[str, Region]
+    step: Compute, node: Node, rule: Rule, own: Mapping[str, Region]
 ) -> tuple[Axes, Region] | None:
     """What a call writes on the way, unless it computes before its halo is here."""
     if not step.clipped or step.region.empty or step.padding is not None:
         return None
-    own = apart.get(node.operands[0])
-    early = own is not None and rule.core_and_boundary(own, step.region)
-    return None if early else rule.scratch(step.clipped[0], step.region)
+    owned = own.get(node.operands[0])
+    if owned is not None and rule.core_and_boundary(owned, step.region):
+        return None
+    return rule.scratch(step.clipped[0], step.region)
 
 
 def result_names(rule: Rule) -> list[str]:

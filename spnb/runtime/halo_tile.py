@@ -1,7 +1,7 @@
 """A tile and its halo, in the pieces in which they come.
 
-A halo is a few rows around a tile of millions of positions.  To put both into one tensor would move
-the tile for their sake; so they stay apart as long as nobody asks for a region that reaches over::
+A halo is a few rows around a tile of millions of positions.  To put both into one tensor would copy
+the whole tile; so they stay in separate tensors until an operator needs both in one::
 
     ┌─────────────── from above ───────────────┐
     ├──────────────────────────────────────────┤
@@ -10,14 +10,14 @@ the tile for their sake; so they stay apart as long as nobody asks for a region 
     ├──────────────────────────────────────────┤       here, the rows that read what others sent
     └─────────────── from below ───────────────┘
 
-Images lie in memory with their channels last, position by position: convolutions on CPUs like it
-best, and a halo's rows are runs of memory.
+Images lie in memory with their channels last, position by position: convolutions on CPUs are
+fastest so, and the rows of a halo are runs of memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -30,6 +30,12 @@ from ..transport import Arrival
 Take = Callable[[Any], Any]
 """Gives the part of a value that covers a region."""
 
+Put = Callable[[torch.Tensor, torch.Tensor], None]
+"""Writes a piece, its second argument, into a tensor."""
+
+Assemble = Callable[[Sequence[torch.Tensor | None]], torch.Tensor]
+"""Puts a region of a value together from all of its pieces, this rank's own first."""
+
 
 @dataclass(frozen=True)
 class HaloTile:
@@ -38,11 +44,11 @@ class HaloTile:
     Parameters
     ----------
     region
-        What is needed of it.
+        The part of it that the rank needs.
     own
-        What is computed here; empty if nothing is.
+        The part that the rank computes; it may be empty.
     halo
-        What others send; what is in no piece is zeros.
+        The parts that other ranks send; where no piece lies, the value is zero.
     axes, dtype
         Where the axes of the image lie in the value, and its type.
     kind
@@ -56,21 +62,21 @@ class HaloTile:
     dtype: torch.dtype
     kind: str
 
-    def assembly(self, region: Region) -> Callable[[Sequence[torch.Tensor | None]], torch.Tensor]:
-        """How a region is put together from the pieces, this rank's own first."""
+    def assembly(self, region: Region) -> Assemble:
+        """How a region is put together from the pieces."""
         axes, dtype = self.axes, self.dtype
         held = (self.own, *self.halo)
         shared = [(number, piece & region) for number, piece in enumerate(held)]
-        for number, met in shared:
-            if met == region and number:
+        for number, overlap in shared:
+            if overlap == region and number:
                 take = taker(axes, held[number], region)
                 return lambda pieces: take(pieces[number])
         moves = [
-            (number, taker(axes, held[number], met), putter(axes, region, met))
-            for number, met in shared
-            if not met.empty
+            (number, taker(axes, held[number], overlap), putter(axes, region, overlap))
+            for number, overlap in shared
+            if not overlap.empty
         ]
-        full = sum(met.size for _, met in shared) == region.size  # pieces do not overlap
+        full = sum(overlap.size for _, overlap in shared) == region.size  # pieces do not overlap
 
         def assemble(pieces: Sequence[torch.Tensor | None]) -> torch.Tensor:
             found = room(axes, region, dtype)
@@ -83,7 +89,7 @@ class HaloTile:
         return assemble
 
     def message(self, region: Region) -> tuple[torch.Tensor, torch.Tensor]:
-        """Memory for a piece on its way: as it travels, in one run, and as a piece of the value."""
+        """Memory for a piece that is received; see `message`."""
         return message(self.axes, region, self.dtype)
 
 
@@ -94,12 +100,17 @@ class FramedHaloTile(HaloTile):
     Parameters
     ----------
     whole
-        The memory of all of it, into which what is computed here and what arrives is written.
+        The memory of all of it: the rank's own results and what arrives are written there.
     """
 
     whole: torch.Tensor
 
-    def assembly(self, region: Region) -> Callable[[Sequence[torch.Tensor | None]], torch.Tensor]:
+    @classmethod
+    def of(cls, tile: HaloTile, whole: torch.Tensor) -> FramedHaloTile:
+        """The same tile in memory that covers its region."""
+        return cls(**{f.name: getattr(tile, f.name) for f in fields(HaloTile)}, whole=whole)
+
+    def assembly(self, region: Region) -> Assemble:
         found = self.axes.piece(self.whole, self.region, region)
         return lambda pieces: found
 
@@ -110,32 +121,38 @@ class FramedHaloTile(HaloTile):
 
 @dataclass(slots=True)
 class Pieces:
-    """The pieces of a value, this rank's own first, of which some are on their way."""
+    """The pieces of a value, this rank's own first; some may still be on their way.
+
+    Attributes
+    ----------
+    tensors
+        One for each piece; None in place of an own piece that the rank does not have.
+    arrivals
+        Of the other pieces.
+    """
 
     tensors: list[torch.Tensor | None]
     arrivals: list[Arrival] = field(default_factory=list)
 
 
 def taker(axes: Axes, held: Region, region: Region) -> Take:
-    """What gives the part of a value over ``held`` that covers a region."""
+    """What takes a region out of a value, or of each part of one, that covers ``held``."""
     if held == region:
         return lambda value: value
-    if axes.plain:
-        index = axes.within(held, region)
-        take = lambda tensor: tensor[index]  # noqa: E731
-    else:
-        take = lambda tensor: axes.piece(tensor, held, region)  # noqa: E731
+    if not axes.plain:
+        return lambda value: map_leaves(lambda tensor: axes.piece(tensor, held, region), value)
+    index = axes.within(held, region)
 
-    def of_each(value: Any) -> Any:
+    def take(value: Any) -> Any:
         if isinstance(value, (tuple, list)):
-            return type(value)(map(take, value))
-        return take(value)
+            return type(value)(tensor[index] for tensor in value)
+        return value[index]
 
-    return of_each
+    return take
 
 
-def putter(axes: Axes, held: Region, region: Region) -> Callable[[torch.Tensor, Any], None]:
-    """What writes the piece that covers a region into a tensor over ``held``."""
+def putter(axes: Axes, held: Region, region: Region) -> Put:
+    """What writes the piece that covers a region into a tensor that covers ``held``."""
     if not axes.plain:
         return lambda target, piece: axes.put(target, held, region, piece)
     index = axes.within(held, region)
@@ -147,7 +164,7 @@ def putter(axes: Axes, held: Region, region: Region) -> Callable[[torch.Tensor, 
 
 
 def cut(value: Any, held: Region, region: Region, axes: Axes) -> Any:
-    """The part of a value that covers a region; of each part where the value is a tuple."""
+    """The part of a value over ``held`` that covers a region; of a tuple, that of each part."""
     return taker(axes, held, region)(value)
 
 
@@ -157,13 +174,19 @@ def room(axes: Axes, region: Region, dtype: torch.dtype) -> torch.Tensor:
 
 
 def nothing(node: Node, region: Region) -> Any:
-    """What a call gives over a region that has no positions."""
+    """The result of a call over a region that has no positions."""
     empty = room(node.axes, region, node.dtype)
     return (empty,) * len(node.parts) if node.parts else empty
 
 
 def message(axes: Axes, region: Region, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Memory for a piece on its way: as it travels, in one run, and as a piece of the value."""
+    """Memory for a piece of a value that is sent or received.
+
+    Returns
+    -------
+    (torch.Tensor, torch.Tensor)
+        The same memory twice: in one run, as it travels, and in the shape of the value.
+    """
     shape = axes.local_shape(region)
     if not is_image(axes):
         run = torch.empty(shape, dtype=dtype)
@@ -176,14 +199,14 @@ def message(axes: Axes, region: Region, dtype: torch.dtype) -> tuple[torch.Tenso
 def packed(piece: torch.Tensor, axes: Axes) -> torch.Tensor:
     """A copy of a piece of a value in one run of memory, as it travels.
 
-    The value's own memory may be in other use before the piece is sent.
+    The value's own memory may be used for another value before the piece is sent.
     """
     ordered = piece.movedim(1, -1) if is_image(axes) else piece
     return ordered.clone(memory_format=torch.contiguous_format)
 
 
 def channels_last(piece: torch.Tensor, axes: Axes) -> torch.Tensor:
-    """A piece of a value, its channels last in memory if it is of an image."""
+    """A piece of a value; if it is one of an image, its channels are last in memory."""
     return piece.movedim(1, -1).contiguous().movedim(-1, 1) if is_image(axes) else piece
 
 

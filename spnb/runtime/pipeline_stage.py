@@ -1,132 +1,57 @@
-"""A rank's place in one copy of the plan, ready to run: its weights, and what it does."""
+"""A rank's place in one pipeline: its share of the plan there, and its messages' addresses."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
-
-from ..ir.axes import Axes
-from ..ir.cost import CORE
-from ..ir.exchange import Exchange, region_at
-from ..ir.program import Compute, Program, Send, receive_step
-from ..ir.region import Region
-from ..kernels.devices import CPU, computing_on
-from ..kernels.preallocated import Arena
-from .buffer_plan import Buffers, plan_buffers
-from .compiled_program import CompiledProgram
-from .role import PipelineStage
-from .state import Action
+from ..ir.rank_plan import RankPlan
+from ..ir.replicas import Pipeline, turns_of
+from ..ir.schedule import Turn
+from ..ir.tags import MIRROR_SHIFT
+from ..rules import Rule, rule_of
+from ..transport import Transport
+from ..transport.rank_view import RankView
 
 
-class CompiledStage:
-    """What a rank does in one of its pipelines, with all worked out but the numbers.
-
-    Parameters
-    ----------
-    role
-        What it is there.
-    weights
-        The parameters and buffers that it reads, in the plan's dtype.
-    device
-        Where it computes.
+@dataclass(frozen=True)
+class PipelineStage:
+    """The stage of a pipeline that a rank works in, and the rank's share of it.
 
     Attributes
     ----------
-    compiled_programs
-        For each number of images that a micro-batch may have, what is done, one after the other.
+    rank_plan
+        The rank's share of the plan in this pipeline.
+    rules
+        Of the nodes of the stage.
+    pipeline
+        The ranks of the world that work in it, and the micro-batches that they take.
     """
 
-    def __init__(
-        self, role: PipelineStage, weights: Mapping[str, torch.Tensor], device: torch.device
-    ):
-        self.role, self.rank_plan, self.rules, self.device = (
-            role,
-            role.rank_plan,
-            role.rules,
-            device,
-        )
-        weights = {name: weight.to(device) for name, weight in weights.items()}
-        self.weights = [
-            {w.name: weights[w.name] for w in node.weights} for node in self.rank_plan.nodes
-        ]
-        self._pack_weights()
-        self.compiled_programs: dict[int, list[CompiledProgram]] = {}
-        self.compile_programs()
-
-    def _pack_weights(self) -> None:
-        """Bring weights into the order that kernels like, where that is another."""
-        packed = False
-        for step in self._programs[0].steps:
-            if isinstance(step, Compute) and not step.region.empty:
-                axes = self.rank_plan.nodes[step.node].operand_axes[0]
-                known = self.weights[step.node]
-                shape = axes.local_shape(step.clipped[0])
-                self.weights[step.node] = self.rules[step.node].prepare(known, shape)
-                packed |= self.weights[step.node] is not known
-        if packed:  # then what is left of the file that they were mapped from is let go
-            plain = [(n, w) for each in self.weights for n, w in each.items() if not w.is_mkldnn]
-            copies = {name: weight.clone() for name, weight in dict(plain).items()}
-            self.weights = [
-                {name: w if w.is_mkldnn else copies[name] for name, w in each.items()}
-                for each in self.weights
-            ]
-
-    def compile_programs(self) -> None:
-        """Work out compiled_programs, in memory of their own."""
-        on_host = self.device == CPU  # elsewhere PyTorch's allocator keeps its memory
-        buffers = {
-            images: [
-                plan_buffers(program, self.rank_plan.nodes, self.rules) if on_host else Buffers()
-                for program in programs
-            ]
-            for images, programs in self.rank_plan.programs.items()
-        }
-        size = max(each.size for several in buffers.values() for each in several)
-        arena = Arena(size) if on_host else None
-        for images, programs in self.rank_plan.programs.items():
-            held: dict[str, Region] = {}
-            self.compiled_programs[images] = []
-            for program, each in zip(programs, buffers[images], strict=True):
-                known = (
-                    program,
-                    self.rank_plan,
-                    self.rules,
-                    self.weights,
-                    held,
-                    each.places,
-                    arena,
-                )
-                with computing_on(self.device):
-                    self.compiled_programs[images].append(CompiledProgram(*known))
-                held = self.compiled_programs[images][-1].left
+    rank_plan: RankPlan
+    rules: Sequence[Rule]
+    pipeline: Pipeline
 
     @property
-    def _programs(self) -> tuple[Program, ...]:
-        """Of the largest micro-batch."""
-        return self.rank_plan.programs[max(self.rank_plan.micro_batch_sizes)]
+    def records_statistics(self) -> bool:
+        """Whether this rank, alone of its stage, records the statistics of batch norms."""
+        return self.rank_plan.rank == self.rank_plan.team.ranks[-1]
 
-    @cached_property
-    def costs(self) -> list[float]:
-        """About the seconds that each node takes, to show how far a run is."""
-        return [CORE.seconds(node) for node in self.rank_plan.nodes]
+    def view(self, transport: Transport) -> RankView:
+        """The pipeline's own messages on a carrier of all ranks."""
+        shift = MIRROR_SHIFT if self.pipeline.mirrored else 0
+        return RankView(transport, self.pipeline.ranks, shift)
 
-    @cached_property
-    def cost(self) -> float:
-        """Of a micro-batch."""
-        steps = (step for program in self._programs for step in program.steps)
-        return sum(self.costs[step.node] for step in steps if isinstance(step, Compute))
 
-    def moving(
-        self, exchange: Exchange, axes: Axes, dtype: torch.dtype
-    ) -> tuple[CompiledProgram, Action, Action]:
-        """A compiled that has this rank's tile of a value, and how it sends of it and receives."""
-        rank, value = self.rank_plan.rank, exchange.value
-        own = region_at(exchange.has, exchange.source.position(rank))
-        compiled = CompiledProgram(
-            Program(()), self.rank_plan, self.rules, self.weights, {value: own}
-        )
-        send = Send(exchange.tag, value, exchange.kind, exchange.sends(rank), axes)
-        receive = receive_step(exchange, rank, axes, dtype)
-        return compiled, compiled.send(send), compiled.receive(receive)
+def pipeline_stages_of(rank_plan: RankPlan) -> list[PipelineStage]:
+    """The stages that a rank works in: one, or two where the plan has a mirror."""
+    pipelines = rank_plan.replicas.of(rank_plan.replica)
+    return [
+        PipelineStage(each, [rule_of(node) for node in each.nodes], pipeline)
+        for each, pipeline in zip(rank_plan.with_mirror, pipelines, strict=True)
+    ]
+
+
+def turns_in(stages: Sequence[PipelineStage]) -> list[Turn]:
+    """The turns of a rank in all of its pipelines, in order."""
+    return turns_of([s.pipeline for s in stages], [s.rank_plan.stage for s in stages])

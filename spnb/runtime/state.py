@@ -1,4 +1,4 @@
-"""One pass of a rank over the batch: the values in hand, and what it has to show at the end."""
+"""One pass of a rank over the batch: the values that it holds, and the pieces of its results."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import torch
 
 from ..ir.region import Region
 from ..transport import Transport
+from ..transport.rank_view import RankView
 from .trace import Recorder
 
 Read = Callable[[str, Region], torch.Tensor]
-"""Reads a region, over the batch and space of the whole batch, of one of the network's inputs."""
+"""Reads a region of one of the network's inputs; regions count the images of the whole batch."""
 
 
 @dataclass(frozen=True)
@@ -27,23 +28,34 @@ class Piece:
 
 @dataclass
 class RunState:
-    """State of one pass over the batch: the values in hand.
+    """State of one pass over the batch.
 
     Attributes
     ----------
+    transport
+        The carrier, with ranks numbered as in the plan.
+    read
+        Reads the network's inputs.
+    report_node
+        Called with the number of each node that was computed.
+    recorder
+        Collects the events of the pass.
     values
-        Each a tensor or a tuple of them; `Pieces` while its halo lies beside it.
+        The values that the rank holds: each a tensor, or a tuple of them, or `Pieces` while its
+        halo lies beside it.
     tiles
-        Values of a tile that is computed in patches, as far as they are.
+        Values of a tile that is computed in patches, as far as the patches are computed.
+    pieces
+        Of the network's outputs, as far as the rank has computed them.
     at
-        What is being done, to say so where it fails.
+        What the rank does now, for the message of an error.
     first_image
-        Of the micro-batch, in the batch.
+        Number of the micro-batch's first image in the batch.
     """
 
-    transport: Transport
+    transport: Transport | RankView
     read: Read
-    told: Callable[[int], None] = lambda node: None
+    report_node: Callable[[int], None] = lambda node: None
     recorder: Recorder = field(default_factory=Recorder)
     values: dict[str, Any] = field(default_factory=dict)
     tiles: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -53,4 +65,4 @@ class RunState:
 
 
 Action = Callable[[RunState], Any]
-"""A step that is ready to be done in a run."""
+"""A step of a program that is ready to be done; those that take a value return it."""

@@ -1,4 +1,4 @@
-"""What happened when on a rank: events, and tables of them."""
+"""The events of a rank: what it did from when to when, and tables of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KINDS = ("compute", "read", "pack", "wait", "unpack")
-"""What a rank does: run an operator, read its part of the image, put a region to send in one
-piece, wait for others, put what arrived in place."""
+"""What a rank does: run an operator, read its part of the image, pack a region into a message, wait
+for messages of other ranks, unpack them."""
 
 
 class Event(NamedTuple):
@@ -24,7 +24,7 @@ class Event(NamedTuple):
     Attributes
     ----------
     stage
-        That the rank had in the copy of the plan to which the micro-batch belongs.
+        The rank's stage in the pipeline that computes the micro-batch.
     micro_batch
         Number of the micro-batch.
     layer
@@ -49,20 +49,30 @@ class Event(NamedTuple):
     bytes: int
 
 
+class Mark(Protocol):
+    """A place in a device's queue, such as a `torch.cuda.Event`."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has reached it."""
+
+    def elapsed_time(self, later: Any) -> float:
+        """Milliseconds from this mark to a later one."""
+
+
 class Recorder:
     """Collects the events of one rank."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.events: list[Event] = []
         self.stage = self.micro_batch = 0
         self.start()
 
     def start(self) -> None:
         """Count the time from now on."""
-        self.origin = time.perf_counter()
+        self.origin: Any = time.perf_counter()
 
     def now(self) -> Any:
-        """Seconds since the start; what `note` takes."""
+        """The time as `note` takes it: seconds since the start."""
         return time.perf_counter() - self.origin
 
     def note(self, start: Any, kind: str, layer: str, what: str, size: int = 0) -> None:
@@ -71,22 +81,22 @@ class Recorder:
         self.events.append(Event(*place, layer, kind, what, start, now, size))
 
     def finish(self) -> list[Event]:
-        """All events, when nothing more is computed."""
+        """All events, once nothing more is computed."""
         return self.events
 
 
 class DeviceRecorder(Recorder):
-    """Collects the events of a rank whose device computes later than it is told to.
+    """Collects the events of a rank whose device computes later than operators are called.
 
-    A mark is put into the device's queue; when it was reached is asked at the end.
+    Each time is a mark in the device's queue; when the device reached it is known at the end.
 
     Parameters
     ----------
     mark
-        Puts one, as ``torch.cuda.current_stream().record_event`` does.
+        Records a mark, as ``torch.cuda.current_stream().record_event`` does.
     """
 
-    def __init__(self, mark: Callable[[], Any]):
+    def __init__(self, mark: Callable[[], Mark]):
         self._mark = mark
         super().__init__()
 
@@ -97,9 +107,10 @@ class DeviceRecorder(Recorder):
         return self._mark()
 
     def finish(self) -> list[Event]:
-        """All events, when nothing more is computed; their times become seconds."""
+        """All events, once nothing more is computed, with their marks turned into seconds."""
         if self.events:
-            self.events[-1].stop.synchronize()
+            last: Any = self.events[-1].stop
+            last.synchronize()
 
         def seconds(mark: Any) -> float:
             return self.origin.elapsed_time(mark) / 1000
@@ -108,7 +119,7 @@ class DeviceRecorder(Recorder):
 
 
 def recorder_on(device: torch.device) -> Recorder:
-    """What records on a device."""
+    """A recorder for a rank that computes on a device."""
     if device.type != "cuda":
         return Recorder()
 
@@ -133,7 +144,7 @@ def table(events: Iterable[tuple[int, Iterable[Event]]]) -> pd.DataFrame:
     pandas.DataFrame
         Columns rank, stage, micro_batch, layer, kind, what, start, stop, seconds, bytes.
     """
-    import pandas as pd  # engines import this module, and make no tables
+    import pandas as pd  # ranks import this module, and pandas takes long
 
     rows = [(rank, *event) for rank, each in events for event in each]
     frame = pd.DataFrame(rows, columns=["rank", *Event._fields])

@@ -1,8 +1,8 @@
-"""Runs one rank's programs: a loop over compute, send, receive and free."""
+"""One rank at work: it runs its programs, and reports how far it is and what failed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,23 +12,31 @@ from ..errors import PeerFailed, RankError
 from ..ir.axes import Axes
 from ..ir.exchange import Exchange
 from ..ir.rank_plan import RankPlan
-from ..ir.region import Region
 from ..ir.schedule import at_once
 from ..kernels.devices import CPU, computing_on
 from ..kernels.half_conv import convolving
-from ..kernels.preallocated import placing
+from ..kernels.preallocated import writing_in_place
 from ..transport import Transport
-from .pipeline_stage import CompiledStage
-from .role import pipeline_stages_of, turns_in
+from .compiled_stage import CompiledStage
+from .pipeline_stage import pipeline_stages_of, turns_in
 from .state import Piece, Read, RunState
 from .trace import Event, recorder_on
 
-Tell = Callable[[int, float], None]
+ReportProgress = Callable[[int, float], None]
+"""Called with the micro-batches that a rank has done, and the share of all its work."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rank has to show for one pass over the batch."""
+    """The result of a rank's pass over the batch.
+
+    Attributes
+    ----------
+    pieces
+        The regions of the network's outputs that the rank computed, on the CPU.
+    events
+        What the rank did from when to when.
+    """
 
     pieces: list[Piece]
     events: list[Event]
@@ -42,8 +50,7 @@ class Worker:
     rank_plan
         Its share of the plan.
     weights
-        The parameters and buffers that its stage reads, in the plan's dtype; those of its mirror
-        image's stage too.
+        The parameters and buffers that its stages read, by name, in the plan's dtype.
     transport
         Its end of the carrier; ``None`` until it is connected.
     device
@@ -52,7 +59,7 @@ class Worker:
     Attributes
     ----------
     stages
-        Its places in the copies of the plan: one, or also its mirror image's.
+        The pipeline stages that it works in: one, or two where the plan has a mirror.
     """
 
     @torch.inference_mode()
@@ -65,109 +72,139 @@ class Worker:
     ):
         self.rank_plan, self.transport, self.device = rank_plan, transport, device
         self.stages = [
-            CompiledStage(role, weights, device) for role in pipeline_stages_of(rank_plan)
+            CompiledStage(stage, weights, device) for stage in pipeline_stages_of(rank_plan)
         ]
-        self._stale, self._convolving = False, convolving(rank_plan.dtype, device)
+        self._failed_before = False
+        self._convolving = convolving(rank_plan.dtype, device)
 
     @property
     def turns(self) -> list[tuple[CompiledStage, int]]:
-        """Its micro-batches in order, each with the place that it has for it."""
-        turns = at_once(turns_in([stage.role for stage in self.stages]))
-        return [(self.stages[copy], number) for copy, _, turn in turns for number in turn]
+        """The number of each of its micro-batches, in order, and the stage that it goes through."""
+        turns = at_once(turns_in([stage.pipeline_stage for stage in self.stages]))
+        return [(self.stages[replica], number) for replica, _, turn in turns for number in turn]
 
     @torch.inference_mode()
-    def infer(self, read: Read, tell: Tell = lambda done, share: None) -> Outcome:
+    def infer(
+        self, read: Read, report_progress: ReportProgress = lambda done, share: None
+    ) -> Outcome:
         """Run its stages over all of its micro-batches.
 
         Parameters
         ----------
         read
-            Where the image comes from.
-        tell
-            Called after each operator with the micro-batches done, and the share of all work done.
+            Reads a region of an input.
+        report_progress
+            Called after each operator.
 
         Raises
         ------
         RankError
-            If an operator fails here; the other ranks are told.
+            If an operator fails here; the other ranks get the message too.
         PeerFailed
             If another rank fails.
         """
-        if self._stale:  # what was to arrive in a run that failed may do so still, in that memory
+        transport = self._connected()
+        if self._failed_before:
+            # Messages of the run that failed may still arrive in the memory that it used.
             for stage in self.stages:
                 stage.compile_programs()
-        self._stale = True
-        batches, turns, done, cost = self.rank_plan.micro_batch_sizes, self.turns, 0, 0.0
-        cost_of_all = sum(stage.cost for stage, _ in turns) or 1.0
-
-        def told(node: int) -> None:
-            nonlocal cost
-            cost += stage.costs[node]
-            tell(done, cost / cost_of_all)
-
-        def read_there(value: str, region: Region) -> torch.Tensor:
-            return read(value, region).to(self.device)
-
-        run = RunState(self.transport, read_there, told, recorder_on(self.device))
+        self._failed_before = True  # unless this run gets to its end
+        run = RunState(transport, self._reader(read), recorder=recorder_on(self.device))
         run.recorder.stage = self.rank_plan.stage
-        hearing = heard(self.transport, lambda: f"stage {run.recorder.stage}, {run.at}")
-        with computing_on(self.device), hearing, placing(), self._convolving:
-            self.transport.barrier()
+        failures = share_failures(transport, lambda: f"stage {run.recorder.stage}, {run.at}")
+        in_place = writing_in_place(any(stage.writes_in_place for stage in self.stages))
+        with computing_on(self.device), failures, in_place, self._convolving:
+            transport.barrier()
             run.recorder.start()
-            for stage, number in turns:
-                run.transport = stage.role.over(self.transport)
-                run.first_image = sum(batches[:number])
-                run.recorder.stage, run.recorder.micro_batch = stage.rank_plan.stage, number
-                for compiled in stage.compiled_programs[batches[number]]:
-                    for action in compiled.actions:
-                        action(run)
-                done += 1
-            tell(done, 1.0)
-            self.transport.flush()
-        self._stale = False
+            self._run_all(run, transport, report_progress)
+            transport.flush()
+        self._failed_before = False
         pieces = [replace(piece, tensor=piece.tensor.to(CPU)) for piece in run.pieces]
         return Outcome(pieces, run.recorder.finish())
 
+    def _run_all(
+        self, run: RunState, transport: Transport, report_progress: ReportProgress
+    ) -> None:
+        """Do all actions of all micro-batches, and report after each operator."""
+        batches, turns, cost = self.rank_plan.micro_batch_sizes, self.turns, 0.0
+        cost_of_all = sum(stage.cost for stage, _ in turns) or 1.0
+        for done, (stage, number) in enumerate(turns):
+
+            def report_node(
+                node: int, done: int = done, costs: Sequence[float] = stage.costs
+            ) -> None:
+                nonlocal cost
+                cost += costs[node]
+                report_progress(done, cost / cost_of_all)
+
+            run.report_node = report_node
+            run.transport = stage.pipeline_stage.view(transport)
+            run.first_image = sum(batches[:number])
+            run.recorder.stage, run.recorder.micro_batch = stage.rank_plan.stage, number
+            for compiled in stage.compiled_programs[batches[number]]:
+                for action in compiled.actions:
+                    action(run)
+        report_progress(len(turns), 1.0)
+
+    def _reader(self, read: Read) -> Read:
+        """Read inputs to the device."""
+        return lambda value, region: read(value, region).to(self.device)
+
+    def _connected(self) -> Transport:
+        if self.transport is None:
+            raise RankError(f"rank {self.rank_plan.rank} is not connected to the other ranks")
+        return self.transport
+
     @torch.inference_mode()
     def exchange(
-        self, exchange: Exchange, x: torch.Tensor, axes: Axes, copy: int = 0
+        self, exchange: Exchange, x: torch.Tensor, axes: Axes, replica: int = 0
     ) -> torch.Tensor:
-        """Take part in an exchange of a tensor that this rank's tile covers; what it then needs.
+        """Take part in an exchange of a tensor, and return all that this rank needs of it.
 
         Parameters
         ----------
-        copy
-            Number of the place that it has the tile in.
+        exchange
+            What each rank has of the tensor, and what it needs.
+        x
+            What this rank has.
+        axes
+            Where the axes of the image lie in the whole tensor.
+        replica
+            Number of the pipeline, among those of this rank, whose ranks take part.
         """
-        stage = self.stages[copy]
-        lane = stage.role.over(self.transport)
-        run = RunState(lane, _no_image, values={exchange.value: x.to(self.device)})
-        compiled, send, receive = stage.moving(exchange, axes, x.dtype)
-        whole = compiled.local_values.operand(
-            exchange.value, exchange.need(stage.rank_plan.rank), axes
-        )
-        hearing = heard(self.transport, lambda: f"stage {stage.rank_plan.stage}, {run.at}")
-        with computing_on(self.device), hearing:
-            send(run)
-            receive(run)
-            result = whole(run)
-            self.transport.flush()
+        transport, stage = self._connected(), self.stages[replica]
+        view = stage.pipeline_stage.view(transport)
+        run = RunState(view, _no_image, values={exchange.value: x.to(self.device)})
+        compiled = stage.compile_exchange(exchange, axes, x.dtype)
+        need = exchange.need(stage.rank_plan.rank)
+        take = compiled.values.operand(exchange.value, need, axes)
+        failures = share_failures(transport, lambda: f"stage {stage.rank_plan.stage}, {run.at}")
+        with computing_on(self.device), failures:
+            compiled.send(run)
+            compiled.receive(run)
+            result: torch.Tensor = take(run)
+            transport.flush()
         return result.to(x.device)
 
 
 @contextmanager
-def heard(transport: Transport, at: Callable[[], str]) -> Iterator[None]:
-    """Begin with no memory of earlier failures, and let the other ranks hear of one here.
+def share_failures(transport: Transport, at: Callable[[], str]) -> Iterator[None]:
+    """Have every other rank fail with `PeerFailed` if this one fails; forget earlier failures.
 
     Parameters
     ----------
     at
-        Says in which stage what was being done.
+        Says in which stage the rank is, and what it does there.
+
+    Raises
+    ------
+    RankError
+        With rank, stage and cause, if this rank fails.
     """
     transport.begin_call()
     try:
         yield
-    except (PeerFailed, RankError):  # the others know
+    except (PeerFailed, RankError):  # the other ranks know of it already
         raise
     except BaseException as error:
         text = f"rank {transport.rank}, {at()}: {type(error).__name__}: {error}"

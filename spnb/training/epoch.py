@@ -15,7 +15,7 @@ from ..ir.region import Region
 from ..kernels.devices import CPU
 from ..kernels.half_conv import HALVES
 from ..runtime import process_memory
-from ..runtime.worker import heard
+from ..runtime.worker import share_failures
 from .loss_scale import LossScale
 from .recipe import OPTIMIZERS, Recipe
 from .step import TrainingWorker
@@ -112,7 +112,7 @@ class Trainer:
             Called after each step with its number and this rank's share of its loss.
         """
         worker = self.worker
-        with heard(worker.transport, lambda: worker.at):
+        with share_failures(worker.transport, lambda: worker.at):
             return self._epoch(examples, epoch, idle_bytes, after_step)
 
     def _epoch(

@@ -10,7 +10,7 @@ import torch
 from ..ir.program import Compute
 from ..ir.rank_plan import Shared
 from ..ir.tags import SUM
-from ..runtime.role import PipelineStage
+from ..runtime.pipeline_stage import PipelineStage
 from ..transport import Transport
 from ..transport.allreduce import AllReduce
 

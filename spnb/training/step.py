@@ -18,9 +18,9 @@ from ..ir.tags import OVERFLOW
 from ..kernels.devices import CPU, computing_on
 from ..kernels.half_conv import HALVES, convolving
 from ..rules.dropout import noise
-from ..runtime.role import PipelineStage, pipeline_stages_of, turns_in
+from ..runtime.pipeline_stage import PipelineStage, pipeline_stages_of, turns_in
 from ..runtime.state import Piece, Read
-from ..runtime.worker import heard
+from ..runtime.worker import share_failures
 from ..transport import Transport
 from ..transport.allreduce import AllReduce
 from .loss_scale import LossScale
@@ -143,7 +143,7 @@ class TrainingWorker:
         """
         on_device, fast = computing_on(self.device), convolving(self.rank_plan.dtype, self.device)
         self._tapes.clear()
-        with on_device, heard(self.transport, lambda: self.at), fast:
+        with on_device, share_failures(self.transport, lambda: self.at), fast:
             return self._step(read, wanted, seed)
 
     @property
@@ -240,7 +240,7 @@ class _Passes:
             rules=stage.rules,
             program=program,
             weights=self.weights.every,
-            transport=stage.over(self.worker.transport),
+            transport=stage.view(self.worker.transport),
             first_image=sum(self.sizes[:micro_batch]),
             recompute=self.worker.recompute,
         )
@@ -266,7 +266,7 @@ class _Passes:
     def _record_stats(
         self, stage: PipelineStage, micro_batch: int, node: Node, operands: Sequence[Any]
     ) -> None:
-        if stage.tells:
+        if stage.records_statistics:
             self.worker.running_stats.record(
                 node, operands, stage.rank_plan, micro_batch, self.reducer.sums
             )

@@ -20,7 +20,7 @@ def no_half_convolutions(monkeypatch):
             seen.append(args[0].dtype)
         return usual(self, func, types, args, kwargs)
 
-    monkeypatch.setattr(half_conv, "is_slow", lambda dtype: dtype.itemsize == 2)
+    monkeypatch.setattr(half_conv, "convolves", lambda dtype: dtype.itemsize != 2)
     monkeypatch.setattr(half_conv._InSingle, "__torch_dispatch__", convolving)
     return seen
 
@@ -48,4 +48,4 @@ def test_tiles_and_the_untiled_run_both_compute_so(no_half_convolutions):
 
 
 def test_other_precisions_are_left_alone():
-    assert not half_conv.is_slow(torch.float32) and not half_conv.is_slow(torch.float64)
+    assert half_conv.convolves(torch.float32) and half_conv.convolves(torch.float64)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import spnb
 from spnb.ir.program import Compute
-from spnb.rules.fused import ACTIVATIONS
+from spnb.kernels.onednn import ACTIVATIONS
 
 PREFIX = "spnb.conv"
 

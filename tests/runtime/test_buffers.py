@@ -13,8 +13,9 @@ import spnb
 from spnb.ir.axes import Axes, rows_beside
 from spnb.ir.program import Compute, Free
 from spnb.ir.region import Region
-from spnb.kernels.preallocated import Arena, Pool, placed, placing
+from spnb.kernels.preallocated import writing_in_place, written_into
 from spnb.rules import rule_of
+from spnb.runtime.arena import Arena, ArenaPool
 from spnb.runtime.buffer_plan import _Buffer, _offsets, plan_buffers
 
 IMAGE = Axes.image((1, 16, 64, 64))
@@ -178,12 +179,12 @@ def test_every_place_is_of_a_value_that_is_freed():
 def test_a_call_that_makes_memory_of_its_own_is_copied_to_its_place():
     spot = Arena(4096).tensor(64, (1, 16, 5, 3), torch.float32)[:, :, 1:4]
     x = torch.randn(1, 16, 3, 3)
-    with placing():
-        assert torch.equal(placed(torch.relu, spot)(x), torch.relu(x))
+    with writing_in_place():
+        assert torch.equal(written_into(torch.relu, spot)(x), torch.relu(x))
         assert torch.equal(spot, torch.relu(x))
         weight = torch.randn(16, 16, 1, 1)
         image = x.to(memory_format=torch.channels_last)
-        found = placed(F.conv2d, spot)(image, weight)
+        found = written_into(F.conv2d, spot)(image, weight)
         assert found.data_ptr() == spot.data_ptr()
         assert torch.allclose(found, F.conv2d(x, weight), atol=1e-5)
 
@@ -197,14 +198,14 @@ def test_all_other_memory_is_made_as_always(size):
         for memory_format in formats:
             options = {"dtype": dtype, "memory_format": memory_format}
             expected = torch.empty(size, **options)
-            with placing():
+            with writing_in_place():
                 found = torch.empty(size, **options)
             assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
             assert found.stride() == expected.stride()
 
 
 def test_memory_is_used_again_when_nobody_holds_what_lay_there():
-    pool = Pool()
+    pool = ArenaPool()
     first = pool.arena(4096).tensor(0, (1, 16, 2, 2), torch.float32)
     where = first.data_ptr()
     second = pool.arena(4096).tensor(0, (1, 16, 2, 2), torch.float32)
