@@ -1,10 +1,11 @@
-"""A network's weights: from a factory, a checkpoint, or a seed; cut by stage, never by tile."""
+"""Where a network's weights come from: a factory, or the file of a checkpoint."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,9 @@ def call_factory(spec: str) -> nn.Module:
         If there is no such module or callable, or it returns no `nn.Module`.
     """
     module_name, _, name = spec.partition(":")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
     try:
-        factory = getattr(importlib.import_module(module_name), name)
+        with _working_folder_on_path():
+            factory = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise WeightsError(f"cannot find the model {spec}: {error}") from None
     try:
@@ -43,13 +43,26 @@ def call_factory(spec: str) -> nn.Module:
     return network
 
 
+@contextmanager
+def _working_folder_on_path() -> Iterator[None]:
+    """Let modules of the working folder be imported within a ``with`` block."""
+    if "" in sys.path:
+        yield
+        return
+    sys.path.insert(0, "")
+    try:
+        yield
+    finally:
+        sys.path.remove("")
+
+
 def read_file(path: Path) -> Any:
-    """What a checkpoint file holds; tensors are mapped, and read as they are used.
+    """Return the content of a checkpoint file; tensors are mapped, and read as they are used.
 
     Raises
     ------
     WeightsError
-        If it cannot be read as tensors and plain data.
+        If the file holds anything but tensors and plain data.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -59,7 +72,7 @@ def read_file(path: Path) -> Any:
 
 
 def read_checkpoint(path: Path) -> Mapping[str, torch.Tensor]:
-    """A state dict, on its own or under ``"model"`` or ``"state_dict"``.
+    """Return the state dict of a file, which may lie under ``"model"`` or ``"state_dict"``.
 
     Raises
     ------
@@ -85,7 +98,18 @@ def ready(
     state: Mapping[str, torch.Tensor] | None = None,
     path: Path | None = None,
 ) -> nn.Module:
-    """A copy of a module in evaluation mode and a floating type, with a checkpoint's weights.
+    """Return a copy of a module in evaluation mode, with a checkpoint's weights.
+
+    Parameters
+    ----------
+    module
+        The module to copy.
+    dtype
+        Floating type of the copy.
+    state
+        Weights of a checkpoint; without them, the copy has those of the module.
+    path
+        File of the checkpoint, for messages.
 
     Raises
     ------
@@ -98,10 +122,12 @@ def ready(
             copied.load_state_dict(state)
         except RuntimeError as error:
             wanted, found = set(copied.state_dict()), set(state)
+            detail = ""
+            if wanted == found:  # the names agree, so the first line names a shape
+                detail = f"; {str(error).splitlines()[1].strip()}"
             raise WeightsError(
                 f"{path} is not a checkpoint of {type(module).__name__}: {len(wanted - found)} of"
-                f" its {len(wanted)} weights are missing and {len(found - wanted)} are unknown;"
-                f" {str(error).splitlines()[1].strip() if wanted == found else ''}".rstrip("; ")
-                + ": name another with checkpoint, or move this one away"
+                f" its {len(wanted)} weights are missing and {len(found - wanted)} are unknown"
+                f"{detail}: name another with checkpoint, or move this one away"
             ) from None
     return copied

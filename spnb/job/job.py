@@ -244,7 +244,7 @@ class Job(Shown, OptionTable):
 
         Examples
         --------
-        >>> Job("resnet20_v1", optimizer="sgd").recipe("cross_entropy").optimizer
+        >>> Job("resnet", optimizer="sgd").recipe("cross_entropy").optimizer
         'sgd'
         """
         names = [f.name for f in dataclasses.fields(Recipe) if f.name != "loss"]

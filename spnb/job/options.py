@@ -2,6 +2,7 @@
 
 PyTorch is not imported here: the command line reads and checks its flags before it loads it.
 `spnb.job.validation` says which values go together; `spnb.job.job.Job` adds the network.
+The module is longer than others since every option stands here with its help text.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +15,14 @@ from ..analysis.untiled import untiled
 from ..io.sources import Source
 from ..io.thumbnail import thumbnail
 from ..ir.region import Region
-from ..planner.plan import Plan
+from .plan_inputs import PlanInputs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-class PlanPictures(Plan, ABC):
+class PlanPictures(PlanInputs):
     """A plan that draws itself; every picture returns matplotlib `Axes`."""
-
-    @abstractmethod
-    def open(self, image: Any = None) -> Source:
-        """An image as a source that fits the plan."""
 
     def plot_tiles(
         self, image: Any = None, stage: int | None = None, ax: Axes | None = None
@@ -41,13 +36,25 @@ class PlanPictures(Plan, ABC):
         stage
             A tiled stage; by default all of them, side by side.
         ax
-            Where to draw, with one stage.
+            Where to draw one stage; a new figure by default.
 
         Returns
         -------
         matplotlib.axes.Axes, or an array of them for several stages
+
+        Raises
+        ------
+        ValueError
+            If the image has other than two axes, or no stage is tiled.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> plan = spnb.plan(spnb.Job("resnet20_v1", image_size=64, batch_size=1))
+        >>> plan.plot_tiles("retina").get_title()
+        'Stage 0: retina resized from 1411x1411, 64×64 pixels, 2×2 tiles'
         """
-        from ..display import plots  # engines import this module, and draw nothing
+        from ..display import plots  # engines import this module, and need no matplotlib
 
         if len(self.extent) != 2:
             raise ValueError(
@@ -63,23 +70,34 @@ class PlanPictures(Plan, ABC):
     def plot_halo(
         self, rank: int = 0, image: Any = None, layer: str | None = None, ax: Axes | None = None
     ) -> Axes:
-        """Draw the halo of one rank, enlarged, coloured by the neighbour that owns each part.
+        """Draw the halo of one rank, enlarged, in the colours of the neighbours that own it.
 
         Parameters
         ----------
         rank
-            Whose halo.
+            The rank whose halo is drawn.
         image
-            What `open` takes, to see its pixels.
+            What `open` takes; its pixels are drawn under the halo.  None draws no pixels.
         layer
-            Whose result is exchanged; by default the widest halo of the rank's stage.
+            The layer whose result is exchanged; by default the one with the stage's widest halo.
         ax
-            Where to draw.
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
 
         Raises
         ------
         ValueError
-            If the rank's stage has no such halo.
+            If the rank's stage has no such halo, or the image has other than two axes.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> plan = spnb.plan(spnb.Job("resnet20_v1", image_size=64, batch_size=1))
+        >>> plan.plot_halo(rank=2).get_title()
+        'What rank 2 needs of block3_0.branch.0: 9×9 for a tile of 8×8'
         """
         from ..display import plots
 
@@ -101,7 +119,7 @@ class PlanPictures(Plan, ABC):
         )
 
     def _pixels(self, source: Source, extent: Sequence[int]) -> Callable[[Region], np.ndarray]:
-        """The image under a region of a value that has this extent over space."""
+        """Return a function that reads the pixels under a region of a value of some extent."""
         scale = [n / m for n, m in zip(self.extent, extent, strict=True)]
 
         def pixels(region: Region) -> np.ndarray:
@@ -114,13 +132,47 @@ class PlanPictures(Plan, ABC):
         return pixels
 
     def plot_clock(self, ax: Axes | None = None) -> Axes:
-        """Draw which micro-batch is in which stage at which tick; in training, there and back."""
+        """Draw which micro-batch is in which stage at which tick, in training forward and back.
+
+        Parameters
+        ----------
+        ax
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Examples
+        --------
+        >>> import spnb
+        >>> plan = spnb.plan(spnb.Job("resnet20_v1", image_size=64, batch_size=3, parts=3))
+        >>> plan.plot_clock().get_title()
+        '3 micro-batches through 2 stages: idle 25%'
+        """
         from ..display import plots
 
         return plots.clock(clock_table(self), ax)
 
     def plot_traffic(self, ax: Axes | None = None) -> Axes:
-        """Draw the bytes that each rank sends to each other in one pass over the batch."""
+        """Draw the bytes that each rank sends to each other in one pass over the batch.
+
+        Parameters
+        ----------
+        ax
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Examples
+        --------
+        >>> import spnb
+        >>> plan = spnb.plan(spnb.Job("resnet20_v1", image_size=64, batch_size=1))
+        >>> plan.plot_traffic().get_xlabel()
+        'to rank'
+        """
         from ..display import plots
 
         borders = [stage.team.ranks[0] for stage in self.stages[1:]]
@@ -129,14 +181,25 @@ class PlanPictures(Plan, ABC):
     def plot_memory(
         self, ax: Axes | None = None, *, measured: Mapping[int, int] | None = None
     ) -> Axes:
-        """Draw what each rank will hold at most, against the need of the untiled network.
+        """Draw the most that each rank will hold, against the need of the untiled network.
 
         Parameters
         ----------
         ax
-            Where to draw.
+            Where to draw; a new figure by default.
         measured
-            Growth of each rank's process during a run, in bytes; drawn as marks.
+            By rank: growth of its process during a run, in bytes; drawn as marks.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Examples
+        --------
+        >>> import spnb
+        >>> plan = spnb.plan(spnb.Job("resnet20_v1", image_size=64, batch_size=1))
+        >>> plan.plot_memory().get_xlabel()
+        'rank'
         """
         from ..display import plots
 
@@ -149,5 +212,5 @@ class PlanPictures(Plan, ABC):
 
 
 def _spatial(region: Region) -> Region:
-    """The region without the batch."""
+    """Return a region without the batch."""
     return Region(region.spans[1:])

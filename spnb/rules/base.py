@@ -307,12 +307,18 @@ _registrations = 0
 
 
 def rule(*kinds: str) -> Callable[[RuleFactory], RuleFactory]:
-    """Register a function that makes the rule of a call, or ``None`` where it has none.
+    """Register a function that makes the rules of operators; it decorates the function.
 
     Parameters
     ----------
-    kinds
+    *kinds
         Operators without overload: ``"conv2d"``, or ``"mylib.op"`` outside ATen.
+
+    Returns
+    -------
+    callable
+        A decorator.  The function that it decorates takes a call of the operator (a
+        `spnb.ir.node.Node`) and returns its `Rule`, or ``None`` if it has none for this call.
 
     Examples
     --------

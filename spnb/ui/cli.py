@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0; 1 if a run or its check fails; 2 for bad input; 130 if interrupted.
     """
     args = _parser().parse_args(argv)
+    if "" not in sys.path:  # as python -m does: a factory may be a module of the working folder
+        sys.path.insert(0, "")
     try:
         if args.verb not in WITHOUT_MODEL and not under_mpi():  # there, rank 0 alone refuses
             flags.check_options(args.verb, args.model, flags.given(args))

@@ -1,4 +1,4 @@
-"""Sliders for a split: what it would cost and look like, at once and with no engine running."""
+"""Sliders for a split that show its picture and its cost at once; no engine is started."""
 
 from __future__ import annotations
 
@@ -28,10 +28,17 @@ SIDE = 480  # pixels of the picture's longer side
 class Explorer(widgets.HBox):
     """Sliders beside a picture of the tiles and the figures of the plan.
 
+    Parameters
+    ----------
+    job
+        The job at which the sliders begin.
+    image
+        The image under the tiles: what `spnb.job.job_plan.JobPlan.open` takes.
+
     Attributes
     ----------
     job, plan
-        Of the sliders' present positions; ``plan`` is None where they cannot be had.
+        Job and plan of the sliders' positions; ``plan`` is None if such a split is refused.
     tiles, slice_method, fused, stages, tiled
         The widgets.
     """
@@ -69,7 +76,7 @@ class Explorer(widgets.HBox):
         super().__init__([left, self.picture])
 
     def _answer(self, _: Any = None) -> None:
-        # Python goes through all that torch keeps now and then, 0.2 s: not before an answer.
+        # A garbage collection goes through all objects of torch, which takes 0.2 s: not now.
         collects = gc.isenabled()
         gc.disable()
         try:
@@ -79,7 +86,7 @@ class Explorer(widgets.HBox):
                 gc.enable()
 
     def _show(self) -> None:
-        """Plan anew, and show it; what cannot be had is told, and the picture stays."""
+        """Plan for the sliders, and show the plan; show the reason if the split is refused."""
         fused = self.fused.value
         try:
             self.job = self.job.replace(
@@ -137,21 +144,26 @@ class Explorer(widgets.HBox):
 
 
 def explore(job: Job, image: Any = None) -> Explorer:
-    """Sliders for tiles, slice method, fused blocks and stages of a job.
+    """Show sliders for tiles, slice method, fused blocks and stages of a job.
 
-    Picture, bytes, redundant work and memory answer at once; no engine is started.
+    Picture, bytes, redundant work and memory follow the sliders at once; no engine is started.
 
     Parameters
     ----------
     job
-        Where the sliders begin.
+        The job at which the sliders begin.
     image
-        Under the tiles: what `spnb.job.job_plan.JobPlan.open` takes.
+        The image under the tiles: what `spnb.job.job_plan.JobPlan.open` takes.
 
     Returns
     -------
     Explorer
         A widget; its ``job`` and ``plan`` are those of the sliders.
+
+    Raises
+    ------
+    PlanError, CaptureError
+        If the job itself cannot be planned.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The one cluster of a notebook: a cell that starts it may be run again and again."""
+"""The one cluster of a notebook: a cell that starts it may be run many times."""
 
 from __future__ import annotations
 
@@ -11,14 +11,26 @@ _cluster: Cluster | None = None
 
 
 def start(plan: JobPlan, **options: Any) -> Cluster:
-    """Start engines for a plan, or load it on those that this function started before.
+    """Start engines for a plan, or load the plan on engines that this function started before.
 
     Parameters
     ----------
     plan
-        What the engines shall run; where they are too few, more are started.
-    options
-        Of `spnb.Cluster`, for engines that are started now.
+        The plan that the engines shall run; if they are too few, more are started.
+    **options
+        Options of `spnb.Cluster`, for engines that are started now.
+
+    Returns
+    -------
+    Cluster
+        The cluster of this process, the same at every call until `stop`.
+
+    Raises
+    ------
+    ValueError
+        If engines run already and options are given.
+    StartError
+        If the engines do not start.
 
     Examples
     --------
@@ -41,11 +53,16 @@ def start(plan: JobPlan, **options: Any) -> Cluster:
 
 
 def running() -> Cluster | None:
-    """The cluster that `start` gave last, unless it is stopped."""
+    """Return the cluster that `start` returned last; None if it is stopped."""
     return None if _cluster is None or _cluster.stopped else _cluster
 
 
 def stop() -> None:
-    """Stop the engines that `start` started; safe to call again."""
+    """Stop the engines that `start` started; a second call does nothing.
+
+    Examples
+    --------
+    >>> stop()
+    """
     if _cluster is not None:
         _cluster.stop()

@@ -1,0 +1,86 @@
+"""The figures of a plan: traffic and memory of its ranks, its totals, its simulation, its card."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import pandas as pd
+
+from ..analysis import summary
+from ..analysis.memory import PROCESS, TRAINER, memory
+from ..analysis.simulate import Simulation, simulate
+from ..analysis.traffic import Totals, totals, traffic
+from ..display.cards import Card
+from ..ir.cost import CORE, Machine
+from ..planner.plan import Plan
+from .job import Job
+
+
+class PlanFigures(Plan):
+    """A plan that counts what it costs; no rank is started.
+
+    Attributes
+    ----------
+    job, training
+        What is planned, and whether it is trained.
+    """
+
+    job: Job
+    training: bool
+
+    @cached_property
+    def per_rank(self) -> pd.DataFrame:
+        """A row for each rank, of one pass over the batch.
+
+        Columns: ``rank``, ``stage``, ``tile`` and its ``region`` in pixels; ``messages`` and
+        ``bytes`` that the rank sends; ``memory_bytes``, the most that a rank of its stage is
+        expected to hold.
+        """
+        rows = []
+        for rank in range(self.num_ranks):
+            stage, region = self.stage_of(rank).index, self.tile_region(rank)
+            tile, spans = self.tile_of(rank), " × ".join(f"{a}:{b}" for a, b in region.spans[1:])
+            rows.append((rank, stage, tile, spans, *traffic(self, rank), self.memory_bytes[stage]))
+        names = ["rank", "stage", "tile", "region", "messages", "bytes", "memory_bytes"]
+        return pd.DataFrame(rows, columns=names)
+
+    @cached_property
+    def totals(self) -> Totals:
+        """Exchanges, messages, bytes and operations of all ranks in one pass over the batch."""
+        return totals(self)
+
+    @cached_property
+    def memory_bytes(self) -> tuple[int, ...]:
+        """Most bytes that an engine of each stage is expected to take.
+
+        The process, its weights and the values that it holds at once are counted.
+        """
+        process = PROCESS + (TRAINER if self.training else 0)
+        return tuple(process + weights + values for weights, values in memory(self))
+
+    def simulate(self, machine: Machine = CORE) -> Simulation:
+        """Run the plan on a clock, with no rank started.
+
+        Parameters
+        ----------
+        machine
+            What each rank has to itself; by default a core of a current server.
+
+        Returns
+        -------
+        Simulation
+            Seconds, the speedup over one rank, and every event of every rank.
+
+        Examples
+        --------
+        >>> from spnb import Job, plan
+        >>> job = Job("resnet29_v2", image_size=2048, batch_size=1, num_spatial_parts=64)
+        >>> plan(job).simulate().speedup > 8
+        True
+        """
+        return simulate(self, machine)
+
+    @property
+    def card(self) -> Card:
+        """Stages, grids, messages, bytes, work and memory: what the plan shows of itself."""
+        return summary.describe(self, self.job.name)
