@@ -25,10 +25,14 @@ from functools import cached_property
 from .region import Region, Span, Tiling, intersect, length
 
 HOST = -1
-"""Pseudo-rank of whoever holds the image and wants the answer."""
+"""Pseudo-rank of the process that holds the image and receives the outputs."""
 
 Spans = tuple[tuple[Span, ...], ...]
-"""For each axis of ``(batch, *spatial)``, a span for each part of the grid along that axis."""
+"""For each axis of ``(batch, *spatial)``, a span for each tile of the grid along that axis."""
+
+
+Table = list[list[tuple[int, Span]]]
+"""Along one axis, for each tile of a team: the tiles of the other that it shares a span with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ class Exchange:
         ``"input"``, ``"halo"``, ``"merge"`` (of figures), ``"gather"``, ``"hand-over"`` or
         ``"output"``.
     has, needs
-        Spans of each team's parts, axis by axis.
+        Spans of each team's tiles, axis by axis.
     position_bytes
         Bytes at one position: channels times element size.
 
@@ -107,20 +111,20 @@ class Exchange:
     position_bytes: int
 
     def sends(self, rank: int) -> tuple[Transfer, ...]:
-        """Messages that a rank of the source team sends, to others than itself."""
+        """Messages that a rank of the source team sends to other ranks."""
         position = self.source.position(rank)
         return tuple(
             Transfer(rank, target, region)
-            for target, region in self._meetings(self._forward, position, self.target)
+            for target, region in self._overlapping(self._forward, position, self.target)
             if target != rank
         )
 
     def receives(self, rank: int) -> tuple[Transfer, ...]:
-        """Messages that a rank of the target team receives, from others than itself."""
+        """Messages that a rank of the target team receives from other ranks."""
         position = self.target.position(rank)
         return tuple(
             Transfer(source, rank, region)
-            for source, region in self._meetings(self._backward, position, self.source)
+            for source, region in self._overlapping(self._backward, position, self.source)
             if source != rank
         )
 
@@ -129,7 +133,7 @@ class Exchange:
         return region_at(self.needs, self.target.position(rank))
 
     def retained(self, rank: int) -> Region | None:
-        """What a rank needs and has itself."""
+        """The region that a rank needs and has itself; None if it has none of it."""
         if rank not in self.source.ranks:
             return None
         own = region_at(self.has, self.source.position(rank)) & self.need(rank)
@@ -138,9 +142,9 @@ class Exchange:
     def sent(self, rank: int) -> tuple[int, int]:
         """Messages and bytes that a rank sends in one execution, without enumerating them."""
         position = self.source.position(rank)
-        meetings = [axis[k] for axis, k in zip(self._forward, position, strict=True)]
-        messages = math.prod(map(len, meetings))
-        positions = math.prod(sum(length(span) for _, span in axis) for axis in meetings)
+        overlaps = [axis[k] for axis, k in zip(self._forward, position, strict=True)]
+        messages = math.prod(map(len, overlaps))
+        positions = math.prod(sum(length(span) for _, span in axis) for axis in overlaps)
         if rank in self.target.ranks and (own := self.retained(rank)):
             messages, positions = messages - 1, positions - own.size
         return messages, positions * self.position_bytes
@@ -150,21 +154,21 @@ class Exchange:
         """Messages and bytes of all ranks in one execution: products of sums along the axes."""
         messages = math.prod(sum(map(len, axis)) for axis in self._forward)
         positions = math.prod(sum(length(s) for k in axis for _, s in k) for axis in self._forward)
-        if self.source is self.target:  # what a rank has itself does not travel
-            kept = [
+        if self.source is self.target:  # what a rank has itself is not sent
+            retained = [
                 [length(intersect(h, n)) for h, n in zip(has, needs, strict=True)]
                 for has, needs in zip(self.has, self.needs, strict=True)
             ]
-            messages -= math.prod(sum(map(bool, axis)) for axis in kept)
-            positions -= math.prod(map(sum, kept))
+            messages -= math.prod(sum(map(bool, axis)) for axis in retained)
+            positions -= math.prod(map(sum, retained))
         return messages, positions * self.position_bytes
 
     def verify(self) -> None:
         """Prove that every needed position arrives exactly once.
 
-        Along each axis the source's parts must cover every need without gap or overlap; since
-        grids are products of their axes, so do the boxes.  Sends and receives are the two
-        readings of one table, so each send has its receive.
+        Along each axis the spans of the source must cover every need without gap or overlap.  Grids
+        are products of their axes, so the boxes then cover every need as well.  Sends and receives
+        are read from the same spans, so each send has its receive.
 
         Raises
         ------
@@ -172,41 +176,50 @@ class Exchange:
             If a need is not covered exactly: a fault of the planner, never of its user.
         """
         for needs, arrivals in zip(self.needs, self._backward, strict=True):
-            for need, parts in zip(needs, arrivals, strict=True):
+            for need, pieces in zip(needs, arrivals, strict=True):
                 reached = need[0]
-                for _, (start, stop) in sorted(parts, key=lambda part: part[1]):
+                for _, (start, stop) in sorted(pieces, key=lambda piece: piece[1]):
                     assert start == reached, f"exchange {self.tag} of {self.value}: gap at {start}"
                     reached = stop
                 assert reached == max(need), f"exchange {self.tag} of {self.value}: {need} not met"
 
     @cached_property
-    def _forward(self) -> list[list[list[tuple[int, Span]]]]:
-        """Axis → source part → (target part, span that both share)."""
+    def _forward(self) -> list[Table]:
+        """By axis and number of the source's tile: the target's tiles that need some of it."""
         return [_overlaps(has, needs) for has, needs in zip(self.has, self.needs, strict=True)]
 
     @cached_property
-    def _backward(self) -> list[list[list[tuple[int, Span]]]]:
-        """Axis → target part → (source part, span that both share)."""
+    def _backward(self) -> list[Table]:
+        """By axis and number of the target's tile: the source's tiles that have some of it."""
         return [_overlaps(needs, has) for has, needs in zip(self.has, self.needs, strict=True)]
 
     @staticmethod
-    def _meetings(table: list, position: Sequence[int], other: Team) -> Iterator:
-        axes = [axis[k] for axis, k in zip(table, position, strict=True)]
+    def _overlapping(
+        tables: Sequence[Table], position: Sequence[int], other: Team
+    ) -> Iterator[tuple[int, Region]]:
+        """Ranks of another team whose tiles overlap the one at a position, and where."""
+        axes = [table[k] for table, k in zip(tables, position, strict=True)]
         for corner in itertools.product(*axes):
             yield (
-                other.rank_at([part for part, _ in corner]),
+                other.rank_at([tile for tile, _ in corner]),
                 Region(tuple(span for _, span in corner)),
             )
 
 
-def _overlaps(mine: Sequence[Span], theirs: Sequence[Span]) -> list[list[tuple[int, Span]]]:
-    """For each of mine those of theirs that it meets, and where, in their order."""
-    order = sorted(range(len(theirs)), key=theirs.__getitem__)
-    starts, stops = ([theirs[k][end] for k in order] for end in (0, 1))
-    steps = all(a <= b for a, b in itertools.pairwise(stops))  # then neighbours are found by search
+def _overlaps(spans: Sequence[Span], others: Sequence[Span]) -> Table:
+    """For each span, the numbers of the others that overlap it, in order, and the common span.
+
+    The others are sorted by their starts.  Those that start after a span ends are skipped by binary
+    search.  If the stops are in order as well, so are those that end before the span starts.
+    """
+    order = sorted(range(len(others)), key=others.__getitem__)
+    starts = [others[k][0] for k in order]
+    stops = [others[k][1] for k in order]
+    stops_in_order = all(a <= b for a, b in itertools.pairwise(stops))
     found = []
-    for own in mine:
-        first = bisect_right(stops, own[0]) if steps else 0
-        near = sorted(order[first : bisect_left(starts, own[1])])
-        found.append([(k, both) for k in near if length(both := intersect(own, theirs[k]))])
+    for span in spans:
+        first = bisect_right(stops, span[0]) if stops_in_order else 0
+        candidates = sorted(order[first : bisect_left(starts, span[1])])
+        common = ((k, intersect(span, others[k])) for k in candidates)
+        found.append([(k, both) for k, both in common if length(both)])
     return found

@@ -1,13 +1,14 @@
-"""Copies of a plan that share a batch: whole replicas side by side, and GEMS's mirrored ones.
+"""Copies of a plan that share a batch: replicas side by side, and GEMS's mirrored pipelines.
 
-Each copy is a pipeline, the plan's ranks at some ranks of the world, and takes some of the
-micro-batches.  With two replicas, each mirrored (GEMS), of a plan of three ranks::
+Each pipeline maps the plan's ranks to ranks of the world, and takes some of the micro-batches.
+Two replicas of a plan of three ranks, each with a mirrored pipeline (GEMS)::
 
-    world rank            0  1  2    3  4  5
-    replica 0             0  1  2                rank of the plan that it is
-    replica 0, mirrored   2  1  0
-    replica 1                        0  1  2
-    replica 1, mirrored              2  1  0
+    rank of the world             0  1  2    3  4  5
+    rank of the plan that it is
+      replica 0                   0  1  2
+      replica 0, mirrored         2  1  0
+      replica 1                            0  1  2
+      replica 1, mirrored                  2  1  0
 
 Parameters are the same in all of them: gradients are summed over every rank that has one.
 """
@@ -17,17 +18,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .schedule import Turn
+
 
 @dataclass(frozen=True)
 class Pipeline:
-    """One copy of a plan.
+    """The ranks that one copy of a plan runs on, and its micro-batches.
 
     Attributes
     ----------
     ranks
-        Of the world, for each rank of the plan.
+        For each rank of the plan, the rank of the world.
     turns
-        Numbers of the micro-batches that it takes at one go, for each time that it is its turn.
+        Numbers of the micro-batches of each of its turns.
     mirrored
         Whether its ranks are in the reversed order.
     """
@@ -38,29 +41,36 @@ class Pipeline:
 
     @property
     def numbers(self) -> list[int]:
-        """The micro-batches that it takes."""
+        """Numbers of all its micro-batches."""
         return [number for turn in self.turns for number in turn]
 
 
-def turns_of(
-    pipelines: Sequence[Pipeline], stages: Sequence[int]
-) -> list[tuple[int, int, Sequence[int]]]:
-    """Turns of a rank in order: number of the pipeline, its stage there, and the micro-batches.
+def turns_of(pipelines: Sequence[Pipeline], stages: Sequence[int]) -> list[Turn]:
+    """Return the turns of a rank in order.
 
-    >>> turns_of(Replicas(2, times=1).of(0), stages=[0, 1])
-    [(0, 0, range(0, 1)), (1, 1, range(1, 2))]
+    Parameters
+    ----------
+    pipelines
+        The pipelines that the rank is in.
+    stages
+        Its stage in each of them.
+
+    Examples
+    --------
+    >>> turns_of(Replicas(2, times=1).of(0), stages=[0, 1])[1]
+    Turn(pipeline=1, stage=1, numbers=range(1, 2))
     """
     turns = [
-        (number, stage, turn)
+        Turn(number, stage, numbers)
         for number, (pipeline, stage) in enumerate(zip(pipelines, stages, strict=True))
-        for turn in pipeline.turns
+        for numbers in pipeline.turns
     ]
-    return sorted(turns, key=lambda turn: turn[2][0])
+    return sorted(turns, key=lambda turn: turn.numbers[0])
 
 
 @dataclass(frozen=True)
 class Replicas:
-    """How often a plan is there.
+    """How many copies of a plan there are, and which micro-batches each takes.
 
     Parameters
     ----------
@@ -71,7 +81,8 @@ class Replicas:
     count
         Replicas side by side, each on ranks of its own.
     times
-        Pairs of turns of a replica and its mirror image; 0 where there is none.
+        Pairs of turns in a step, one of a replica and one of its mirrored pipeline; 0 without
+        mirrored pipelines.
     overlapped
         Whether gradients are summed as soon as they are known, rather than at the end of a step.
 
@@ -92,12 +103,12 @@ class Replicas:
 
     @property
     def num_ranks(self) -> int:
-        """Ranks of all copies; mirrored ones have none of their own."""
+        """Ranks of all replicas; mirrored pipelines run on the same ranks."""
         return self.ranks_each * self.count
 
     @property
     def turns(self) -> int:
-        """Of a replica and its mirror image, in a step."""
+        """Turns of a replica in a step, those of its mirrored pipeline included."""
         return 2 * self.times or 1
 
     @property
@@ -106,20 +117,20 @@ class Replicas:
         return self.micro_batches * self.turns * self.count
 
     def of(self, replica: int) -> tuple[Pipeline, ...]:
-        """A replica's pipeline, and the mirrored one if there is one."""
+        """Return the pipeline of a replica, and its mirrored pipeline if there is one."""
         first, n = replica * self.ranks_each, self.ranks_each
         starts = range(replica * self.turns, (replica + 1) * self.turns)
         turns = [range(k * self.micro_batches, (k + 1) * self.micro_batches) for k in starts]
         if not self.times:
             return (Pipeline(range(first, first + n), tuple(turns)),)
-        there, back = range(first, first + n), range(first + n - 1, first - 1, -1)
+        ranks = range(first, first + n)
         return (
-            Pipeline(there, tuple(turns[::2])),
-            Pipeline(back, tuple(turns[1::2]), mirrored=True),
+            Pipeline(ranks, tuple(turns[::2])),
+            Pipeline(ranks[::-1], tuple(turns[1::2]), mirrored=True),
         )
 
     def everywhere(self, ranks: Sequence[int]) -> Sequence[int]:
-        """Where ranks of the plan are in the world, in all copies.
+        """Return the ranks of the world, in all pipelines, that some ranks of the plan are on.
 
         >>> Replicas(3, count=2, times=1).everywhere([0])
         (0, 2, 3, 5)
@@ -130,7 +141,7 @@ class Replicas:
         return tuple(sorted({p.ranks[rank] for p in pipelines for rank in ranks}))
 
     def taking(self, number: int) -> Pipeline:
-        """The pipeline that takes a micro-batch.
+        """Return the pipeline that takes a micro-batch.
 
         >>> list(Replicas(3, count=2, times=1).taking(1).ranks)
         [2, 1, 0]

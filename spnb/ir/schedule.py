@@ -1,30 +1,90 @@
-"""Which micro-batch is in which stage at which tick, as data."""
+"""Orders of work, as data: which micro-batch passes through which stage at which tick.
+
+A *pass* takes one micro-batch forward or backward through a stage.  A *turn* is a group of
+micro-batches that a pipeline takes together; with mirrored pipelines, turns alternate.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 
 def micro_batches(batch: int, count: int) -> tuple[int, ...]:
-    """Images in each micro-batch: as even as whole images allow.
+    """Return the number of images in each micro-batch: as even as whole images allow.
 
+    Parameters
+    ----------
+    batch
+        Images in the batch.
+    count
+        Micro-batches.
+
+    Examples
+    --------
     >>> micro_batches(5, 3)
     (1, 2, 2)
     """
     return tuple(batch * (k + 1) // count - batch * k // count for k in range(count))
 
 
-Pass = tuple[str, int]
-"""``"forward"`` or ``"backward"``, and the number of a micro-batch."""
+class Pass(NamedTuple):
+    """One micro-batch through one stage.
+
+    Attributes
+    ----------
+    kind
+        ``"forward"`` or ``"backward"``.
+    number
+        Of the micro-batch.
+    """
+
+    kind: str
+    number: int
+
+
+class Turn(NamedTuple):
+    """What a rank does for one of its pipelines before it changes to another.
+
+    Attributes
+    ----------
+    pipeline
+        Number of the pipeline among those of the rank.
+    stage
+        The stage that the rank has there.
+    numbers
+        Of the micro-batches.
+    """
+
+    pipeline: int
+    stage: int
+    numbers: Sequence[int]
+
+
+class RankPass(NamedTuple):
+    """A pass on a rank that is in several pipelines.
+
+    Attributes
+    ----------
+    pipeline
+        Number of the pipeline among those of the rank.
+    kind, number
+        As of a `Pass`.
+    """
+
+    pipeline: int
+    kind: str
+    number: int
+
 
 Order = Callable[[int, int, int], list[Pass]]
-"""Passes of a stage, for so many micro-batches and stages."""
+"""Passes of a stage in order; of the numbers of micro-batches and stages, and the stage's own."""
 
 
 def forward_only(count: int, stages: int, stage: int) -> list[Pass]:
-    """Passes of a stage in inference.
+    """Return the passes of a stage in inference.
 
     Four micro-batches through three stages (a cell names the micro-batch)::
 
@@ -36,13 +96,13 @@ def forward_only(count: int, stages: int, stage: int) -> list[Pass]:
     (Huang et al., *GPipe*, 2019, figure 2.)
 
     >>> forward_only(2, stages=3, stage=1)
-    [('forward', 0), ('forward', 1)]
+    [Pass(kind='forward', number=0), Pass(kind='forward', number=1)]
     """
-    return [("forward", number) for number in range(count)]
+    return [Pass("forward", number) for number in range(count)]
 
 
 def all_forward_first(count: int, stages: int, stage: int) -> list[Pass]:
-    """Passes of a stage in training: every forward pass, then every backward pass.
+    """Return the passes of a stage in training: every forward pass, then every backward pass.
 
     Two stages, three micro-batches (``B`` marks backward)::
 
@@ -52,15 +112,15 @@ def all_forward_first(count: int, stages: int, stage: int) -> list[Pass]:
 
     All micro-batches are held at once (Huang et al., *GPipe*, 2019).
 
-    >>> all_forward_first(2, stages=2, stage=0)
-    [('forward', 0), ('forward', 1), ('backward', 1), ('backward', 0)]
+    >>> [each.number for each in all_forward_first(2, stages=2, stage=0)]
+    [0, 1, 1, 0]
     """
     forward = forward_only(count, stages, stage)
-    return forward + [("backward", number) for number in reversed(range(count))]
+    return forward + [Pass("backward", number) for number in reversed(range(count))]
 
 
 def one_forward_one_backward(count: int, stages: int, stage: int) -> list[Pass]:
-    """Passes of a stage in training: as soon as a micro-batch can go back, it does.
+    """Return the passes of a stage in training: each goes backward as soon as it can.
 
     Two stages, three micro-batches (``B`` marks backward)::
 
@@ -68,42 +128,39 @@ def one_forward_one_backward(count: int, stages: int, stage: int) -> list[Pass]:
         stage 0   0   1       B0  2   B1      B2
         stage 1       0   B0  1   B1  2   B2
 
-    A stage holds no more micro-batches than there are stages from it on (Narayanan et al.,
-    *PipeDream*, 2019).
+    A stage holds at most as many micro-batches as there are stages from it to the last one
+    (Narayanan et al., *PipeDream*, 2019).
 
-    >>> one_forward_one_backward(2, stages=2, stage=1)
-    [('forward', 0), ('backward', 0), ('forward', 1), ('backward', 1)]
+    >>> [each.kind for each in one_forward_one_backward(2, stages=2, stage=1)]
+    ['forward', 'backward', 'forward', 'backward']
     """
     ahead = min(count, stages - stage)
-    found = [("forward", number) for number in range(ahead)]
+    found = [Pass("forward", number) for number in range(ahead)]
     for number in range(count):
-        found.append(("backward", number))
+        found.append(Pass("backward", number))
         if ahead + number < count:
-            found.append(("forward", ahead + number))
+            found.append(Pass("forward", ahead + number))
     return found
 
 
 def most_held(passes: Sequence[Pass]) -> int:
-    """Most micro-batches that went forward and have not come back.
+    """Return the most micro-batches that have gone forward and not yet backward.
 
     >>> [most_held(one_forward_one_backward(8, stages=3, stage=stage)) for stage in range(3)]
     [3, 2, 1]
     """
-    steps = (1 if kind == "forward" else -1 for kind, _ in passes)
+    steps = (1 if each.kind == "forward" else -1 for each in passes)
     return max(itertools.accumulate(steps))
 
 
-Turn = tuple[int, int, Sequence[int]]
-"""Of a rank: which of its pipelines, the stage that it has there, and the micro-batches."""
+def in_turns(order: Order, stages: int, turns: Sequence[Turn]) -> list[RankPass]:
+    """Return the passes of a rank in training, turn after turn.
 
-
-def in_turns(order: Order, stages: int, turns: Sequence[Turn]) -> list[tuple[int, str, int]]:
-    """Passes of a rank that is in several pipelines, each with the number of its pipeline.
-
-    It comes back from all of one turn before it begins the next, and so never holds more than one
-    pipeline's micro-batches.  Mirrored pipelines meet there: a turn begins on the rank where the
-    one before ends last forward, and first backward.  Two stages on two ranks, two micro-batches
-    in each turn, 2 and 3 by the mirrored pipeline, whose first stage rank 1 has::
+    A rank finishes the backward passes of one turn before it begins the next, so it never holds
+    micro-batches of two pipelines.  Mirrored pipelines lose little time by that: a turn begins on
+    the rank where the turn before it ended its forward passes last, and its backward passes first.
+    Two stages on two ranks, two micro-batches in each turn; 2 and 3 belong to the mirrored
+    pipeline, whose first stage is on rank 1::
 
         tick      0   1   2   3   4   5   6   7   8   9   10
         rank 0    0   1       B0      B1  2   B2  3   B3
@@ -112,29 +169,29 @@ def in_turns(order: Order, stages: int, turns: Sequence[Turn]) -> list[tuple[int
     (Jain et al., *GEMS: GPU-enabled memory-aware model-parallelism system for distributed DNN
     training*, 2020.)
 
-    >>> in_turns(one_forward_one_backward, 2, [(0, 1, [0]), (1, 0, [1])])
-    [(0, 'forward', 0), (0, 'backward', 0), (1, 'forward', 1), (1, 'backward', 1)]
+    >>> in_turns(one_forward_one_backward, 2, [Turn(1, 0, [3])])[1]
+    RankPass(pipeline=1, kind='backward', number=3)
     """
     return [
-        (pipeline, kind, numbers[k])
-        for pipeline, stage, numbers in turns
-        for kind, k in order(len(numbers), stages, stage)
+        RankPass(turn.pipeline, each.kind, turn.numbers[each.number])
+        for turn in turns
+        for each in order(len(turn.numbers), stages, turn.stage)
     ]
 
 
 def at_once(turns: Sequence[Turn]) -> list[Turn]:
-    """Turns of a rank in inference: its pipelines run at the same time, and fill each other's gaps.
+    """Return the turns of a rank in inference, a micro-batch each, its pipelines interleaved.
 
-    One micro-batch is a turn, and turns are in the order of ticks that they would have if all
-    pipelines began at once; that is one order for all ranks, so no two wait for each other.  Two
-    stages on two ranks, where 2 and 3 are of the mirrored pipeline, whose first stage rank 1 has::
+    The order is that of the ticks at which passes would run if all pipelines began together.  All
+    ranks have the same order, so no two wait for each other.  Two stages on two ranks; 2 and 3
+    belong to the mirrored pipeline, whose first stage is on rank 1::
 
         tick      0   1   2   3
         rank 0    0   1   2   3
         rank 1    2   0   3   1
 
-    >>> at_once([(0, 1, [0, 1]), (1, 0, [2, 3])])
-    [(1, 0, [2]), (0, 1, [0]), (1, 0, [3]), (0, 1, [1])]
+    >>> [turn.numbers for turn in at_once([Turn(0, 1, [0, 1]), Turn(1, 0, [2, 3])])]
+    [[2], [0], [3], [1]]
     """
     begun: Counter[int] = Counter()
     ticks = []
@@ -142,57 +199,80 @@ def at_once(turns: Sequence[Turn]) -> list[Turn]:
         for number in numbers:
             ticks.append((begun[pipeline] + stage, pipeline, stage, number))
             begun[pipeline] += 1
-    return [(pipeline, stage, [number]) for _, pipeline, stage, number in sorted(ticks)]
+    return [Turn(pipeline, stage, [number]) for _, pipeline, stage, number in sorted(ticks)]
 
 
-def clock(
-    order: Order, stages: int, rows: Sequence[Sequence[Turn]]
-) -> list[dict[int, tuple[str, int]]]:
-    """Ticks of a step, or of a run: by row, the kind and the micro-batch of the pass there.
+class _Task(NamedTuple):
+    """A pass, and where it runs."""
 
-    Each pass takes one tick, as soon as the one before it is over and all that share it are free.
+    pipeline: int
+    stage: int
+    work: Pass
+
+
+def clock(order: Order, stages: int, rows: Sequence[Sequence[Turn]]) -> list[dict[int, Pass]]:
+    """Return the ticks of a training step, or of an inference run: by row, the pass there.
+
+    Each pass takes one tick.  It runs as soon as the pass that it depends on is over, and all rows
+    that share it are free.
 
     Parameters
     ----------
+    order
+        Order of a stage's passes.
+    stages
+        Number of stages.
     rows
-        The turns of each rank, or of one that stands for its stage.
+        The turns of each rank, or of one rank that stands for its stage.
 
     Examples
     --------
-    >>> for tick in clock(all_forward_first, 2, [[(0, 0, [0])], [(0, 1, [0])]]):
-    ...     print(tick)
-    {0: ('forward', 0)}
-    {1: ('forward', 0)}
-    {1: ('backward', 0)}
-    {0: ('backward', 0)}
+    >>> for tick in clock(all_forward_first, 2, [[Turn(0, 0, [0])], [Turn(0, 1, [0])]]):
+    ...     print({row: each.kind for row, each in tick.items()})
+    {0: 'forward'}
+    {1: 'forward'}
+    {1: 'backward'}
+    {0: 'backward'}
     """
     queues = [deque(in_turns(order, stages, turns)) for turns in rows]
-    stage_of = [{pipeline: stage for pipeline, stage, _ in turns} for turns in rows]
-    done: set[tuple[int, str, int]] = set()
-    ticks: list[dict[int, tuple[str, int]]] = []
+    stage_of = [{turn.pipeline: turn.stage for turn in turns} for turns in rows]
+    done: set[tuple[int, Pass]] = set()  # stages and passes
+    ticks: list[dict[int, Pass]] = []
     while any(queues):
-        heads = [
-            (pipeline, kind, number, stage_of[row][pipeline]) if queue else None
-            for row, queue in enumerate(queues)
-            for pipeline, kind, number in [queue[0] if queue else (0, "", 0)]
-        ]
-        tick = {}
-        for row, head in enumerate(heads):
-            if head is None:
-                continue
-            pipeline, kind, number, stage = head
-            before = stage - 1 if kind == "forward" else stage + 1
-            free = not 0 <= before < stages or (kind, number, before) in done
-            sharers = (k for k, known in enumerate(stage_of) if known.get(pipeline) == stage)
-            if free and all(heads[k] == head for k in sharers):
-                tick[row] = (kind, number)
-        assert tick, "two stages wait for each other"
-        for row in tick:
+        heads = [_head(queue, known) for queue, known in zip(queues, stage_of, strict=True)]
+        running = {
+            row: task
+            for row, task in enumerate(heads)
+            if task is not None
+            and _may_begin(task, stages, done)
+            and all(heads[k] == task for k in _sharers(task, stage_of))
+        }
+        assert running, "two stages wait for each other"
+        for row, task in running.items():
             queues[row].popleft()
-            done.add(heads[row][1:])
-        ticks.append(tick)
+            done.add((task.stage, task.work))
+        ticks.append({row: task.work for row, task in running.items()})
     return ticks
 
 
-SCHEDULES = {"gpipe": all_forward_first, "1f1b": one_forward_one_backward}
-"""Orders of passes, by the names that they go by."""
+def _head(queue: deque[RankPass], stage_of: Mapping[int, int]) -> _Task | None:
+    """The next pass of a row, if it has one left."""
+    if not queue:
+        return None
+    first = queue[0]
+    return _Task(first.pipeline, stage_of[first.pipeline], Pass(first.kind, first.number))
+
+
+def _may_begin(task: _Task, stages: int, done: set[tuple[int, Pass]]) -> bool:
+    """Whether the stage that comes before, forward or backward, has done its pass."""
+    before = task.stage - 1 if task.work.kind == "forward" else task.stage + 1
+    return not 0 <= before < stages or (before, task.work) in done
+
+
+def _sharers(task: _Task, stage_of: Sequence[Mapping[int, int]]) -> list[int]:
+    """Rows that have the stage of a task in its pipeline."""
+    return [row for row, known in enumerate(stage_of) if known.get(task.pipeline) == task.stage]
+
+
+SCHEDULES: dict[str, Order] = {"gpipe": all_forward_first, "1f1b": one_forward_one_backward}
+"""Orders of passes in training, by the name that ``schedule`` takes."""

@@ -20,7 +20,7 @@ from spnb import models
 from spnb.errors import CaptureError, PlanError, RankError
 from spnb.ir.axes import Axes
 from spnb.ir.region import Region, Tiling
-from spnb.ir.schedule import SCHEDULES, all_forward_first, one_forward_one_backward
+from spnb.ir.schedule import SCHEDULES, Turn, all_forward_first, one_forward_one_backward
 from spnb.ir.schedule import clock as training_clock
 from spnb.ir.weights import tensors_of
 from spnb.rules import rule_of
@@ -513,7 +513,7 @@ def test_the_scale_of_a_loss_grows_again():
 
 def clock(order, stages, rows):
     """The clock table of an order of passes, as its docstring draws it: one unit for each pass."""
-    ticks = training_clock(order, stages, rows)
+    ticks = training_clock(order, stages, [[Turn(*turn) for turn in turns] for turns in rows])
     cells = ([tick.get(row, ("", "")) for tick in ticks] for row in range(len(rows)))
     return [[f"{'B' * (kind == 'backward')}{number}" for kind, number in row] for row in cells]
 
