@@ -70,6 +70,11 @@ class Node:
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    @cached_property
+    def cache(self) -> dict[type, Any]:
+        """What other folders derive from the call once, such as its rule; it is not pickled."""
+        return {}
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the whole result."""

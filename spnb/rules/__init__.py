@@ -24,7 +24,8 @@ windows        convolution, unfolding
 pools          pooling
 fused          a convolution with what follows it
 transposed     transposed convolution, folding
-resize         interpolation, adaptive pooling, pixel shuffle
+interpolate    nearest, linear and cubic interpolation
+resize         adaptive pooling, pixel shuffle
 borders        padding: constant, reflect, replicate, circular
 slices         slice, select, index; assignments to slices
 rearrange      concatenate, roll, flip
@@ -40,6 +41,45 @@ Add an operator with `rule`; its function looks at the call and returns a `Rule`
 >>> @rule("mylib.swish")               # a custom operator torch.ops.mylib.swish, elementwise
 ... def swish(node):
 ...     return Rule(node)
+
+An operator that is not elementwise has a subclass.  This one subtracts from each row the row below,
+which the last row does not have:
+
+>>> import torch
+>>> @torch.library.custom_op("spnb_example::below", mutates_args=())
+... def below(x: torch.Tensor) -> torch.Tensor:
+...     return x[..., :-1, :] - x[..., 1:, :]
+>>> @below.register_fake
+... def shape_of_below(x):
+...     return x[..., 1:, :].clone()
+
+Its result has one row less than its operand, and a row of it reads two rows.  `Direct.apply` runs
+the operator on the rows that are needed, which is what this one wants:
+
+>>> from spnb.ir.axes import dim
+>>> class Below(Direct):
+...     @property
+...     def axes(self):
+...         operand, rows = self.node.operand_axes[0], self.node.shape[-2]
+...         return operand.with_dims([*operand.dims[:-2], dim(rows, 1), operand.dims[-1]])
+...
+...     def need(self, operand, axis, span):
+...         return (span[0], span[1] + 1) if axis == 1 else span
+>>> @rule("spnb_example.below")
+... def rule_of_below(node):
+...     return Below(node)
+
+Now tiles exchange one row, and compute together what one process computes:
+
+>>> import spnb
+>>> class Network(torch.nn.Module):
+...     def forward(self, x):
+...         return below(x)
+>>> job = spnb.Job(
+...     Network(), input_shapes=[(1, 3, 12, 12)], batch_size=1, split_size=1, num_spatial_parts=4
+... )
+>>> spnb.InProcess(spnb.plan(job), progress=False).infer().check().max_abs_error
+0.0
 """
 
 # each of these modules registers its operators
@@ -48,6 +88,7 @@ from . import (
     dropout,
     elementwise,
     fused,
+    interpolate,
     matmul,
     norms,
     pools,
@@ -58,8 +99,9 @@ from . import (
     transposed,
     views,
 )
-from .base import Direct, Local, Rule, has_rule, module_of_rule, registered, rule
+from .base import Direct, Local, Rule
 from .fallback import Unknown, Whole, rule_of, whole_axes
+from .registry import has_rule, module_of_rule, registered, rule
 from .spatial import Spatial, places
 from .windows import Window
 
@@ -76,6 +118,7 @@ __all__ = [
     "elementwise",
     "fused",
     "has_rule",
+    "interpolate",
     "matmul",
     "module_of_rule",
     "norms",

@@ -1,4 +1,7 @@
-"""The base of all rules, and the registry that finds a call's."""
+"""The base of all rules: which part of each operand a call needs, and how it computes.
+
+The module is long because `Rule` documents everything that a subclass may override.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,14 @@ from ..ir.region import Region, Span, Tiling
 from .calls import invoke
 
 Tensors = Sequence[Any]
+"""The operands of a call: each a tensor, or a tuple of tensors."""
+
 Weights = Mapping[str, torch.Tensor]
+"""Parameters, buffers and constants by name."""
+
 Spans = tuple[tuple[Span, ...], ...]
+"""For each axis of the image, the span of each part of a grid."""
+
 Call = Callable[..., Any]
 """Computes a region of a result from its operands."""
 
@@ -38,18 +47,18 @@ ALLOCATING = frozenset(
         "tanh",
     ]
 )
-"""Operators whose result never shares memory with an operand: more do not, but these are sure."""
+"""Operators whose result is known never to share memory with an operand."""
 
 
 class CoreAndBoundary(NamedTuple):
-    """How windows slide over what a tile has of their operand, and what is wrong then.
+    """How windows slide over a tile without its halo, and where the result is wrong then.
 
     Attributes
     ----------
     padding
-        On both sides of each spatial dimension.
+        Zeros on both sides of each spatial dimension, in place of the halo.
     boundary
-        Regions of the result that read what others have, apart from each other.
+        Regions of the result that read the halo; no two overlap.  The rest is the core.
     """
 
     padding: list[int]
@@ -58,33 +67,43 @@ class CoreAndBoundary(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """How one operator call is tiled; the base class is an elementwise operator.
+    """How one operator call is tiled; the base class is the rule of elementwise operators.
 
-    It broadcasts its operands and weights against each other as PyTorch does.  A rule of your own
-    is made of this class, or of a subclass that overrides `axes`, `need` and `apply`.
+    Operands and weights are broadcast against each other as PyTorch does.  An elementwise operator
+    of your own takes this class as it is.  Another takes a subclass that overrides
+
+    - `axes`, where the result has another shape than broadcasting gives,
+    - `need`, where a position of the result reads other positions of an operand,
+    - `apply`, where a part of the result is not the operator's result on a part of its operands.
+
+    `Direct` is the class to start from where tiles exchange halos.
 
     Parameters
     ----------
     node
-        The call.
+        The call: its arguments, and the shapes of its operands and its result.
+
+    `spnb.rules` shows a rule of one's own from end to end.
     """
 
     node: Node
 
     known = True
-    """False for an operator that spnb knows nothing of: it may mix the images of a batch."""
+    """False for an operator without a rule: it may mix the images of a batch."""
 
-    by_micro_batch = False
-    """True where training takes a micro-batch for all there is, as a batch norm does."""
+    @property
+    def by_micro_batch(self) -> bool:
+        """Whether training takes a micro-batch for the whole batch, as a batch norm does."""
+        return False
 
     owner_computes = False
-    """True where each tile must compute what it owns of the result, and not more."""
+    """True where a tile must compute exactly the part of the result that it owns."""
 
     @property
     def any_layout(self) -> bool:
-        """Whether operands may lie in memory in any order, as with their channels last.
+        """Whether the memory order of the operands may differ from PyTorch's default.
 
-        Not where numbers are added up: PyTorch adds those that lie side by side more exactly.
+        Sums depend on that order by rounding, so operators that add up need the default.
         """
         return type(self) is Rule and self.node.op.startswith("aten.")
 
@@ -98,13 +117,28 @@ class Rule:
         return tuple(aligned(axes, self.axes) for axes in self.node.operand_axes)
 
     def gathers(self, operand: int, axis: int) -> bool:
-        """Whether any part of the result needs all of an operand along an axis."""
+        """Whether every part of the result needs all of an operand along an axis."""
         return not self._aligned[operand].get(axis, True)
 
     def need(self, operand: int, axis: int, span: Span) -> Span:
-        """Span of an operand that a span of the result reads; it may run past the extent.
+        """Span of an operand that a span of the result reads along an axis.
 
         An operand of extent 1 along an axis is broadcast: all of it is needed.
+
+        Parameters
+        ----------
+        operand
+            Number of the operand among those of the call.
+        axis
+            0 is the batch; 1, 2, ... are the axes of space.
+        span
+            ``(start, stop)`` of the result, in positions of the whole image.
+
+        Returns
+        -------
+        (int, int)
+            ``(start, stop)`` of the operand.  It may run past the operand's extent, where the
+            operator pads.
         """
         extent = self.node.operand_axes[operand].extent[axis]
         return (0, extent) if extent == 1 or self.gathers(operand, axis) else span
@@ -129,6 +163,11 @@ class Rule:
             The region of the result to compute.
         weights
             Parameters, buffers and constants by name, whole.
+
+        Returns
+        -------
+        torch.Tensor
+            Exactly the region; a tuple of tensors where the operator has several results.
         """
         return invoke(self.node.op, self._arguments(tensors, region, weights))
 
@@ -140,12 +179,13 @@ class Rule:
         return self.node.bind(operands, local)
 
     def scratch(self, given: Region, region: Region) -> tuple[Axes, Region] | None:
-        """What a call for a region writes on the way to it, from this part of its first operand.
+        """The temporary tensor that a call for a region writes, given its first operand's region.
 
         Returns
         -------
         (Axes, Region) or None
-            Of a tensor of the result's type: memory for it may be given to `bound`.
+            Of a tensor of the result's type, whose memory may be given to `bound`; None where the
+            call needs none.
         """
         return None
 
@@ -157,7 +197,7 @@ class Rule:
         weights: Weights,
         scratch: torch.Tensor | None = None,
     ) -> Call:
-        """`apply` for one region: what does not depend on numbers is worked out here, once.
+        """`apply` for one region, with everything that depends on regions only worked out once.
 
         Parameters
         ----------
@@ -166,7 +206,7 @@ class Rule:
         needs, region, weights
             As for `apply`.
         scratch
-            Memory for what `scratch` tells of.
+            Memory for the tensor that `scratch` describes.
         """
         if not self._writes:
             return lambda *tensors: self.apply(tensors, needs, region, weights)
@@ -189,28 +229,31 @@ class Rule:
 
     @property
     def result_types(self) -> tuple[torch.dtype, ...]:
-        """Types of the tensors over its result, itself first, that `into` writes; none if it can't.
+        """Types of the tensors that `into` writes, the result's first; none if it writes none.
 
-        Their memory is given by a plan of buffers (see `spnb.runtime.buffer_plan`).
+        A plan of buffers gives them memory (see `spnb.runtime.buffer_plan`).
         """
         return (self.node.dtype,) if self._writes else ()
 
     def into(self, call: Call, results: Sequence[torch.Tensor]) -> Call:
-        """A call of this rule whose result is written into results."""
+        """A call of this rule that writes into given tensors, one for each of `result_types`."""
         return lambda *tensors: call(*tensors, out=results[0])
 
     def core_and_boundary(self, own: Region, region: Region) -> CoreAndBoundary | None:
-        """How to compute a region from what a tile owns of the first operand, its halo not here.
-
-        ``None`` where that gives no result of the region's size, or takes longer than to put the
-        operand together.
+        """How to compute a region before the halo of the first operand is here.
 
         Parameters
         ----------
         own
-            What the tile has of the operand.
+            The region of the operand that the tile owns.
         region
-            What is wanted of the result.
+            The region of the result to compute.
+
+        Returns
+        -------
+        CoreAndBoundary or None
+            None where that gives no result of the region's size, or takes longer than to put tile
+            and halo together.
         """
         return None
 
@@ -227,17 +270,22 @@ class Rule:
         raise NotImplementedError(f"{type(self).__name__} has no core")
 
     def prepare(self, weights: Weights, shape: Sequence[int]) -> Weights:
-        """The call's weights as `apply` likes them best; called once, before the first run.
+        """The call's weights in the memory order that `apply` prefers; called once, before a run.
 
         Parameters
         ----------
+        weights
+            By name.
         shape
-            Of the first operand, as a tile has it.
+            Shape of the first operand of a tile.
         """
         return weights
 
     def against(self, weight: Weight) -> Axes | None:
-        """What a weight is broadcast against: it may have space of its own, and is cut with it."""
+        """The axes that a weight is broadcast against: where it has space, it is cut with them.
+
+        None for a weight that is always used whole.
+        """
         return self.axes
 
     def _fitted_weight(self, weight: Weight, weights: Weights, region: Region) -> torch.Tensor:
@@ -247,7 +295,7 @@ class Rule:
 
     @property
     def keeps_images_apart(self) -> bool:
-        """Whether each image of a batch is treated for itself, wherever it lies in the batch."""
+        """Whether an image's result depends on no other image, nor on its place in the batch."""
         operands = enumerate(self.node.operand_axes)
         if not self.known or any(a.extent[0] > 1 and self.gathers(k, 0) for k, a in operands):
             return False
@@ -260,7 +308,7 @@ class Rule:
         return True
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
-        """The calls that stand for this one in a stage with a grid; the last has its name."""
+        """The calls that replace this one in a stage with a grid; the last has its name."""
         return (self.node,)
 
     def own(self, tiling: Tiling) -> Spans:
@@ -270,7 +318,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Direct(Rule):
-    """An operator that is run as it is on what it needs; its weights are whole."""
+    """An operator that is run unchanged on the parts that it needs, with whole weights."""
 
     def gathers(self, operand: int, axis: int) -> bool:
         return False
@@ -286,7 +334,7 @@ class Direct(Rule):
 
 @dataclass(frozen=True)
 class Local(Direct):
-    """An operator along dimensions that are never cut, each tile for itself.
+    """An operator along dimensions that are never cut: each tile computes its own part.
 
     Parameters
     ----------
@@ -299,62 +347,3 @@ class Local(Direct):
     @cached_property
     def axes(self) -> Axes:
         return self.result
-
-
-RuleFactory = Callable[[Node], Rule | None]
-_registry: dict[str, RuleFactory] = {}
-_registrations = 0
-
-
-def rule(*kinds: str) -> Callable[[RuleFactory], RuleFactory]:
-    """Register a function that makes the rules of operators; it decorates the function.
-
-    Parameters
-    ----------
-    *kinds
-        Operators without overload: ``"conv2d"``, or ``"mylib.op"`` outside ATen.
-
-    Returns
-    -------
-    callable
-        A decorator.  The function that it decorates takes a call of the operator (a
-        `spnb.ir.node.Node`) and returns its `Rule`, or ``None`` if it has none for this call.
-
-    Examples
-    --------
-    A custom operator ``torch.ops.mylib.swish`` that is elementwise:
-
-    >>> @rule("mylib.swish")
-    ... def swish(node):
-    ...     return Rule(node)
-    """
-
-    def register(factory: RuleFactory) -> RuleFactory:
-        global _registrations
-        _registrations += 1
-        _registry.update(dict.fromkeys(kinds, factory))
-        return factory
-
-    return register
-
-
-def registered() -> int:
-    """A number that changes with every rule that is registered: what was ruled before is stale."""
-    return _registrations
-
-
-def factory_of(op: str) -> RuleFactory | None:
-    """What makes the rules of an operator, named as ``"aten.conv2d.default"``."""
-    namespace, kind, _ = op.split(".")
-    return _registry.get(kind if namespace in ("aten", "_operator") else f"{namespace}.{kind}")
-
-
-def module_of_rule(node: Node) -> str | None:
-    """The module that gave the rule of a call to an operator outside ATen; ranks import it."""
-    factory = factory_of(node.op)
-    return factory.__module__ if factory else None
-
-
-def has_rule(op: str) -> bool:
-    """Whether some use of an operator has a rule."""
-    return factory_of(op) is not None

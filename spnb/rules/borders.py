@@ -10,9 +10,10 @@ import torch
 
 from ..ir.node import Node
 from ..ir.region import Region, Span, Tiling
-from .base import Tensors, Weights, rule
+from .base import Rule, Tensors, Weights
 from .fallback import Whole
 from .rearrange import rearranged
+from .registry import rule
 from .spatial import Spatial, clipped, margins, pad, places
 
 
@@ -100,7 +101,7 @@ MODES = {"reflection": "reflect", "replication": "replicate", "constant": "const
 @rule("pad", "constant_pad_nd", *(
     f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3)
 ))  # fmt: skip
-def border(node: Node) -> Border | None:
+def border(node: Node) -> Rule | None:
     """Constants around any dimension; reflections, copies and a torus around the last ones."""
     numbers = node.args["padding" if "padding" in node.args else "pad"]
     mode = node.args.get("mode") or MODES[node.kind.split("_")[0]]

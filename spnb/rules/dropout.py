@@ -23,7 +23,8 @@ from ..ir.axes import Axes
 from ..ir.node import Node
 from ..ir.region import Region
 from ..kernels.counter_rng import mixed
-from .base import Rule, Tensors, Weights, rule
+from .base import Rule, Tensors, Weights
+from .registry import rule
 
 DROPOUTS = ("dropout", "feature_dropout")
 """Operators that drop what a seed says."""

@@ -10,8 +10,9 @@ from typing import Any
 from ..ir.axes import Axes, axes_in, dim, joined_along, size_of
 from ..ir.node import Node
 from ..ir.region import Region
-from .base import ALLOCATING, Local, Rule, Tensors, Weights, rule
+from .base import ALLOCATING, Local, Rule, Tensors, Weights
 from .fallback import Whole
+from .registry import rule
 
 ELEMENTWISE = """
     abs add addcmul addcdiv alias atan atan2 bitwise_and bitwise_not bitwise_or ceil celu

@@ -10,8 +10,9 @@ from typing import Any
 from ..ir.axes import Axes, axes_in, dim
 from ..ir.node import Node, Weight
 from ..ir.region import Region, Tiling
-from .base import Rule, Tensors, Weights, factory_of, rule
+from .base import Rule, Tensors, Weights
 from .calls import invoke
+from .registry import factory_of, rule
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ class Whole(Rule):
         args = self.node.bind(tensors, weights)
         for name in ("size", "shape", "output_size"):  # captured with all images of the batch
             given, shape = args.get(name), self.node.shape
-            of_result = isinstance(given, list) and len(given) == len(shape)
-            if of_result and all(n in (-1, m) for n, m in zip(given, shape, strict=True)):
+            if not isinstance(given, list) or len(given) != len(shape):
+                continue
+            if all(n in (-1, m) for n, m in zip(given, shape, strict=True)):
                 args[name] = list(self.axes.local_shape(self._held(region)))
         return self._wanted(invoke(self.node.op, args), region)
 
@@ -91,11 +93,14 @@ def independent(node: Node) -> Rule | None:
 
 
 def rule_of(node: Node) -> Rule:
-    """The rule of a call; `Unknown` where the operator, used like this, has none."""
-    found = node.__dict__.get("_rule")  # beside the fields: a call is asked for it again and again
+    """The rule of a call; `Unknown` where the operator, called like this, has none.
+
+    It is made once: the call caches it.
+    """
+    found = node.cache.get(Rule)
     if found is None:
         factory = factory_of(node.op)
-        found = node.__dict__["_rule"] = (factory(node) if factory else None) or Unknown(node)
+        found = node.cache[Rule] = (factory(node) if factory else None) or Unknown(node)
     return found
 
 

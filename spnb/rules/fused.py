@@ -16,7 +16,8 @@ from ..ir.node import Node
 from ..ir.region import Region
 from ..kernels.onednn import FusedConvolution, fuses
 from ..kernels.preallocated import written_into
-from .base import Call, Rule, Weights, rule
+from .base import Call, Rule, Weights
+from .registry import rule
 from .windows import Convolution, convolution
 
 

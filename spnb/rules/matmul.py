@@ -10,8 +10,9 @@ from typing import Any
 from ..ir.axes import Axes, Dim, axes_in, dim, fitted, size_of
 from ..ir.node import Node, Ref, Weight, leaves
 from ..ir.region import Region
-from .base import Rule, Tensors, Weights, rule
+from .base import Rule, Tensors, Weights
 from .calls import invoke
+from .registry import rule
 
 Labels = tuple[str, ...]
 """A name for each dimension; the same name in two tensors is the same dimension."""
@@ -67,7 +68,9 @@ class Product(Rule):
 
     def against(self, weight: Weight) -> Axes | None:
         labels = self.weight_labels.get(weight.name)
-        return labels and self._target(labels, Axes.uncut(weight.shape, self.axes.rank))
+        if labels is None:
+            return None
+        return self._target(labels, Axes.uncut(weight.shape, self.axes.rank))
 
     def gathers(self, operand: int, axis: int) -> bool:
         axes = self.node.operand_axes[operand]
@@ -92,7 +95,7 @@ def product(node: Node, labels: Sequence[Labels | None], result: Labels) -> Rule
     """A product whose tensors, in the order of its arguments, have these labels."""
     tensors = [leaf for leaf in leaves(node.args) if isinstance(leaf, (Ref, Weight))]
     pairs = list(zip(tensors, labels, strict=True))
-    operands = tuple(names for tensor, names in pairs if isinstance(tensor, Ref))
+    operands = tuple(names or () for tensor, names in pairs if isinstance(tensor, Ref))
     others = {tensor.name: names for tensor, names in pairs if isinstance(tensor, Weight) and names}
     return Product(node, operands, others, result)
 

@@ -12,10 +12,11 @@ import torch
 from ..ir.axes import Axes, axes_in, dim, fitted
 from ..ir.node import Node, Ref
 from ..ir.region import Region, Tiling
-from .base import Direct, Local, Rule, Tensors, Weights, rule
+from .base import Direct, Local, Rule, Tensors, Weights
 from .elementwise import along_one, uncut
 from .fallback import Whole
 from .reductions import cut_axes, merged
+from .registry import rule
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ import torch
 
 from ..ir.node import Node, overload
 from ..ir.region import Region, Tiling
-from .base import Call, CoreAndBoundary, Rule, Weights, rule
+from .base import Call, CoreAndBoundary, Rule, Weights
 from .calls import caller
 from .fallback import Whole
 from .reductions import over_last
+from .registry import rule
 from .spatial import per_dim, places
 from .windows import CoreFirst, Window
 
@@ -41,9 +42,11 @@ class MaxPool(Pool, CoreFirst):
     fill: float = -math.inf
 
     def core_and_boundary(self, own: Region, region: Region) -> CoreAndBoundary | None:
-        alone = None if self.node.parts else super().core_and_boundary(own, region)
-        kernel = enumerate(self.kernel)  # PyTorch pads by half a kernel at most
-        return alone if alone and all(2 * alone.padding[k] <= n for k, n in kernel) else None
+        split = None if self.node.parts else super().core_and_boundary(own, region)
+        if split is None:
+            return None
+        pairs = zip(split.padding, self.kernel, strict=True)
+        return split if all(2 * p <= k for p, k in pairs) else None  # as far as PyTorch pads
 
     @property
     def result_types(self) -> tuple[torch.dtype, ...]:
@@ -60,7 +63,7 @@ class MaxPool(Pool, CoreFirst):
             noting = "aten.max_pool2d_with_indices.out"
             args = (self.kernel, self.stride, padding, self.dilation)
             return lambda x, **out: overload(noting)(x, *args, **out) if out else call(x)
-        if not self.node.parts:
+        if not self.node.parts or region is None:
             return call
 
         def with_indices(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,10 +104,10 @@ class AvgPool(Pool):
     def least(self, number: int) -> int:
         return self.kernel[number] if len(self.places) == 3 else 1  # PyTorch's check of volumes
 
-    def sliding(self, padding: list[int], region: Region, weights: Weights) -> Call:
+    def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
         plain = {**self.plain, "padding": padding, "count_include_pad": True}
         call = caller(self.node, weights, **plain)
-        if self.node.args.get("divisor_override"):
+        if self.node.args.get("divisor_override") or region is None:
             return call
         factors = self._divisors(region)
 

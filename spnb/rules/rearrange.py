@@ -12,9 +12,10 @@ import torch
 from ..ir.axes import Axes, axes_in, dim, fitted, joined_along
 from ..ir.node import Node, Ref
 from ..ir.region import Region, Span, Tiling, intersect
-from .base import Direct, Local, Rule, Spans, Tensors, Weights, rule
+from .base import Direct, Local, Rule, Spans, Tensors, Weights
 from .elementwise import Joined
 from .fallback import Whole
+from .registry import rule
 from .slices import Strided
 
 

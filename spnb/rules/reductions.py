@@ -25,8 +25,9 @@ import torch
 from ..ir.axes import Axes, dim
 from ..ir.node import Node, Ref
 from ..ir.region import Region, Span, Tiling
-from .base import Direct, Local, Rule, Spans, Tensors, Weights, rule
+from .base import Direct, Local, Rule, Spans, Tensors, Weights
 from .fallback import Whole
+from .registry import rule
 from .statistics import REDUCTIONS, STATISTICS, order_of
 
 

@@ -10,9 +10,10 @@ from typing import Any
 from ..ir.axes import Axes, aligned, dim, fitted, joined_along
 from ..ir.node import Node, Ref, Weight
 from ..ir.region import Region, Span
-from .base import Direct, Local, Rule, Tensors, Weights, rule
+from .base import Direct, Local, Rule, Tensors, Weights
 from .elementwise import uncut
 from .fallback import Whole
+from .registry import rule
 
 
 def bounds(node: Node, n: int) -> tuple[int, int, int]:
@@ -138,10 +139,11 @@ class Scattered(Rule):
         """Axes of the tensor and of what is written into it; either may be a constant."""
         found = iter(self.node.operand_axes)
         rank = self.node.axes.rank
-        tensors = (self.node.args[name] for name in ("self", "src"))
-        return tuple(
-            next(found) if isinstance(t, Ref) else Axes.uncut(t.shape, rank) for t in tensors
+        into, source = (
+            next(found) if isinstance(t, Ref) else Axes.uncut(t.shape, rank)
+            for t in (self.node.args["self"], self.node.args["src"])
         )
+        return into, source
 
     @cached_property
     def axes(self) -> Axes:
@@ -168,7 +170,8 @@ class Scattered(Rule):
 
     def _reads(self, span: Span) -> Span:
         """Positions of what is written that fall into a span of the result."""
-        return tuple(-((self.first - min(p, self.stop)) // self.step) for p in span)
+        first, last = (-((self.first - min(p, self.stop)) // self.step) for p in span)
+        return first, last
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights

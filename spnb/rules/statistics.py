@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,7 +120,7 @@ def _variance(figures: list[torch.Tensor], count: int, args: dict[str, Any]) -> 
     return figures[2] / max(0, count - (1 if correction is None else correction))
 
 
-def order_of(args: dict[str, Any]) -> float:
+def order_of(args: Mapping[str, Any]) -> float:
     """The order of a vector norm, from its arguments."""
     order = args.get("ord", args.get("p"))
     return 2.0 if order is None else float(order)

@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from ..ir.axes import Axes, axes_in, dim, size_of
 from ..ir.node import Node
 from ..ir.region import Region, Span
-from .base import Rule, Tensors, Weights, rule
+from .base import Rule, Tensors, Weights
 from .calls import invoke
 from .fallback import Whole
+from .registry import rule
 from .spatial import Spatial, clipped, per_dim, places, uncut_weight, window_counts
 
 

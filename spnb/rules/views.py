@@ -12,9 +12,10 @@ import torch
 from ..ir.axes import Axes, Dim, Factor, broadcast, dim, size_of
 from ..ir.node import Node
 from ..ir.region import Region, Span
-from .base import Direct, Local, Rule, Tensors, Weights, rule
+from .base import Direct, Local, Rule, Tensors, Weights
 from .calls import invoke
 from .fallback import Whole
+from .registry import rule
 
 
 def reshaped(axes: Axes, shape: Sequence[int]) -> Axes | None:

@@ -14,9 +14,10 @@ from ..ir.axes import Axes, axes_in, dim, is_image
 from ..ir.cost import CORE
 from ..ir.node import Node, Ref
 from ..ir.region import Region, Span, length
-from .base import Call, CoreAndBoundary, Rule, Tensors, Weights, rule
+from .base import Call, CoreAndBoundary, Rule, Tensors, Weights
 from .calls import caller
 from .fallback import Whole
+from .registry import rule
 from .spatial import Padded, Spatial, margins, per_dim, places, uncut_weight, window_counts
 
 
@@ -190,7 +191,7 @@ class Columns(Window):
     def axes(self) -> Axes:
         operand, shape = self.node.operand_axes[0], self.node.shape
         counts = zip(self.result_sizes(), self.places, strict=True)
-        columns = [factor for n, axis in counts for factor in dim(n, axis)]
+        columns = tuple(factor for n, axis in counts for factor in dim(n, axis))
         return operand.with_dims([*operand.dims[:-3], dim(shape[-2]), columns])
 
     def result_sizes(self) -> tuple[int, ...]:
@@ -261,8 +262,10 @@ def columns(node: Node) -> Rule | None:
     where = places(operand, 2)
     if where is None or axes_in(operand.dims[-3]):
         return Whole(node)
-    names = ("kernel_size", "stride", "dilation", "padding")
-    return Columns(node, where, *(per_dim(node.args[name], 2) for name in names))
+    kernel, stride, dilation, padding = (
+        per_dim(node.args[name], 2) for name in ("kernel_size", "stride", "dilation", "padding")
+    )
+    return Columns(node, where, kernel, stride, dilation, padding)
 
 
 @rule("unfold")

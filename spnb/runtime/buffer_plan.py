@@ -8,8 +8,8 @@ two or three times as large as what it holds.  A plan knows every size and lifet
     y            ├───────────────┤           │ x │ y │      x and y live together, z begins when
     z                        ├───────┤       │ z │          x has ended: it takes its place
 
-A value whose halo is rows above and below it lies between them from the start: what computes it
-writes into the middle, messages arrive at the ends, and nothing is ever put together.
+A value whose halo is rows above and below it lies between them from the start: its operator writes
+into the middle, messages arrive at the ends, and nothing is copied to put them together.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from ..ir.axes import Axes, rows_beside
 from ..ir.node import Node
-from ..ir.program import Compute, Free, Keep, Program, Receive, held_by_host
+from ..ir.program import Compute, Free, Keep, Program, Receive, Step, held_by_host
 from ..ir.region import Region
 from ..rules import Rule
 
 ALIGNMENT = 64
-"""Bytes: of a cache line, and what PyTorch's own memory has."""
+"""Bytes of a cache line, to which PyTorch aligns its own memory too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Place:
     offset
         First byte of the buffer.
     region
-        What the buffer covers: the value, perhaps between the rows of its halo.
+        The region that the buffer covers: that of the value, or also that of its halo.
     """
 
     offset: int
@@ -53,7 +55,7 @@ class Buffers:
 
 @dataclass
 class _Buffer:
-    """A buffer to be, and the steps between which it is in use."""
+    """A buffer, and the first and last step in which it is in use."""
 
     region: Region
     axes: Axes
@@ -68,69 +70,96 @@ class _Buffer:
 
 
 def plan_buffers(program: Program, nodes: Sequence[Node], rules: Sequence[Rule]) -> Buffers:
-    """Give places to the results of a program's convolutions, and others that can be placed.
+    """Give places to the results of a program that can be written into given memory.
 
-    Not to those that the host gets, nor to those that others may hold a view of: their memory is
-    theirs as long as they like.
+    A value has none if the host gets it, or if another value may share its memory: then it must
+    stay as long as those do.
 
     Parameters
     ----------
     program
         A rank's steps.
     nodes, rules
-        Of its stage.
+        Of the rank's stage.
     """
-    candidates = _candidates(program, nodes, rules)
-    buffers: list[_Buffer] = []
-    of_value: dict[str, _Buffer] = {}
-    made: dict[str, Region] = {}
-    own: dict[str, Region] = {}  # of values whose halo lies beside them, what is no halo
+    lifetimes = _Lifetimes(program, nodes, rules)
     for number, step in enumerate(program.steps):
-        if isinstance(step, Receive) and step.value in made:
-            own[step.value] = made[step.value]
+        lifetimes.take(number, step)
+    return lifetimes.placed()
+
+
+class _Lifetimes:
+    """The buffers that a program needs, as far as its steps were taken."""
+
+    def __init__(self, program: Program, nodes: Sequence[Node], rules: Sequence[Rule]):
+        self._nodes, self._rules = nodes, rules
+        self._candidates = _candidates(program, nodes, rules)
+        self._buffers: list[_Buffer] = []
+        self._of_value: dict[str, _Buffer] = {}
+        self._computed: dict[str, Region] = {}
+        self._own: dict[str, Region] = {}  # of values whose halo lies beside them, without it
+
+    def take(self, number: int, step: Step) -> None:
+        """Take the next step of the program."""
         if isinstance(step, Compute):
-            node, rule = nodes[step.node], rules[step.node]
-            made[node.name] = step.region
-            if found := _scratch(step, node, rule, own):
-                axes, region = found
-                scratch = _Buffer(region, axes, node.dtype.itemsize, number, number)
-                buffers.append(scratch)
-                of_value[scratch_name(rule)] = scratch
-            if node.name not in candidates:
-                continue
-            if not step.overwrites:
-                for name, dtype in zip(result_names(rule), rule.result_types, strict=True):
-                    buffer = _Buffer(step.region, node.axes, dtype.itemsize, number, number)
-                    buffers.append(buffer)
-                    of_value[name] = buffer
-            elif node.operands[-1] in of_value:
-                of_value[node.name] = of_value[node.operands[-1]]
-        elif isinstance(step, Receive) and (buffer := of_value.get(step.value)):
-            if rows_beside(step.region, candidates[step.value], step.axes):
-                buffer.region = buffer.region | step.region
+            self._compute(number, step)
+        elif isinstance(step, Receive):
+            self._receive(step)
         elif isinstance(step, Free):
             for value in step.values:
-                if value in of_value:
-                    of_value[value].last = number
-        elif isinstance(step, Keep) and step.value in of_value:
-            of_value[step.value].last = number
-    offsets = _offsets(buffers)
-    size = max((offset + b.bytes for b, offset in offsets), default=0)
-    where = {id(buffer): offset for buffer, offset in offsets}
-    places = {v: Place(where[id(b)], b.region) for v, b in of_value.items()}
-    return Buffers(places, size)
+                self._in_use(value, number)
+        elif isinstance(step, Keep):
+            self._in_use(step.value, number)
 
+    def placed(self) -> Buffers:
+        """All buffers, each at its offset."""
+        offsets = _offsets(self._buffers)
+        size = max((offset + b.bytes for b, offset in offsets), default=0)
+        where = {id(buffer): offset for buffer, offset in offsets}
+        places = {v: Place(where[id(b)], b.region) for v, b in self._of_value.items()}
+        return Buffers(places, size)
 
-def _scratch(
-    step: Compute, node: Node, rule: Rule, own: Mapping[str, Region]
-) -> tuple[Axes, Region] | None:
-    """What a call writes on the way, unless it computes before its halo is here."""
-    if not step.clipped or step.region.empty or step.padding is not None:
-        return None
-    owned = own.get(node.operands[0])
-    if owned is not None and rule.core_and_boundary(owned, step.region):
-        return None
-    return rule.scratch(step.clipped[0], step.region)
+    def _compute(self, number: int, step: Compute) -> None:
+        node, rule = self._nodes[step.node], self._rules[step.node]
+        self._computed[node.name] = step.region
+        if found := self._scratch(step, node, rule):
+            axes, region = found
+            self._add(scratch_name(rule), region, axes, node.dtype, number)
+        if node.name not in self._candidates:
+            return
+        if not step.overwrites:
+            for name, dtype in zip(result_names(rule), rule.result_types, strict=True):
+                self._add(name, step.region, node.axes, dtype, number)
+        elif node.operands[-1] in self._of_value:
+            self._of_value[node.name] = self._of_value[node.operands[-1]]
+
+    def _add(self, name: str, region: Region, axes: Axes, dtype: torch.dtype, number: int) -> None:
+        """Add a buffer that is in use in one step, and perhaps later."""
+        buffer = _Buffer(region, axes, dtype.itemsize, number, number)
+        self._buffers.append(buffer)
+        self._of_value[name] = buffer
+
+    def _receive(self, step: Receive) -> None:
+        """Let a buffer grow by the rows of a halo."""
+        if step.value in self._computed:
+            self._own[step.value] = self._computed[step.value]
+        buffer = self._of_value.get(step.value)
+        if buffer and rows_beside(step.region, self._candidates[step.value], step.axes):
+            buffer.region = buffer.region | step.region
+
+    def _in_use(self, value: str, number: int) -> None:
+        """A value's buffer is in use until this step at least."""
+        if value in self._of_value:
+            self._of_value[value].last = number
+
+    def _scratch(self, step: Compute, node: Node, rule: Rule) -> tuple[Axes, Region] | None:
+        """The temporary tensor of a call, unless it computes its core before its halo is here."""
+        if not step.clipped or step.region.empty or step.padding is not None:
+            return None
+        own = self._own.get(node.operands[0])
+        if own is not None and rule.core_and_boundary(own, step.region):
+            return None
+        return rule.scratch(step.clipped[0], step.region)
 
 
 def result_names(rule: Rule) -> list[str]:
@@ -139,14 +168,14 @@ def result_names(rule: Rule) -> list[str]:
 
 
 def scratch_name(rule: Rule) -> str:
-    """Name of the tensor that a rule writes on the way."""
+    """Name of the temporary tensor that a call writes."""
     return f"{rule.node.name}, on the way"
 
 
 def _candidates(
     program: Program, nodes: Sequence[Node], rules: Sequence[Rule]
 ) -> dict[str, Region]:
-    """What each value covers that may have a place."""
+    """The region of each value that may have a place."""
     made: dict[str, Region] = {}
     for step in program.steps:
         if isinstance(step, Compute):

@@ -7,7 +7,7 @@ from tiled import Call, check
 from torch import nn
 from torch.nn import functional as F
 
-from spnb.rules import resize, rule_of
+from spnb.rules import interpolate, rule_of
 
 FEW = settings(max_examples=15, deadline=None, derandomize=True)
 SIZES = {1: (2, 4, 23), 2: (2, 4, 13, 11), 3: (1, 2, 5, 6, 4)}
@@ -20,7 +20,7 @@ METHODS = {
 
 @pytest.fixture(params=[1 << 20, 300], ids=["at once", "in bands"])
 def band(request, monkeypatch):
-    monkeypatch.setattr(resize, "BAND", request.param)
+    monkeypatch.setattr(interpolate, "BAND", request.param)
 
 
 @pytest.mark.long

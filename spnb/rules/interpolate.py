@@ -1,0 +1,252 @@
+"""Interpolation: each position of the result is a weighted sum of a few of the operand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+
+from ..ir.axes import Axes, is_image
+from ..ir.node import Node, overload
+from ..ir.region import Region, Span
+from .base import Call, Rule, Tensors, Weights
+from .fallback import Whole
+from .registry import rule
+from .spatial import Spatial, places
+
+BAND = 1 << 20
+"""Bytes of a result that are summed at once: they stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Which positions each position of a result is a sum of, along one dimension.
+
+    Attributes
+    ----------
+    shares, sources
+        Weights and positions, each of shape ``(taps, length of the result)``.
+    first, last
+        The least and greatest source with a weight.
+    """
+
+    shares: torch.Tensor
+    sources: torch.Tensor
+    first: torch.Tensor
+    last: torch.Tensor
+
+
+@lru_cache(maxsize=256)
+def taps_of(
+    kind: str, n: int, m: int, align_corners: bool | None, scale: float | None, dtype: torch.dtype
+) -> Taps:
+    """Find which of ``n`` positions an interpolation sums for each of ``m``, and their weights.
+
+    Weights depend on where a position lies in the whole image, in floating-point numbers that grow
+    with it; a tile's own numbers would differ.  So the operator itself is run on a few lines of
+    zeros and ones: every ``period``-th position of a line is one, and a tap shows its weight on
+    the line that it lies on.
+
+    >>> taps = taps_of("upsample_linear1d", 3, 6, False, None, torch.float32)
+    >>> taps.shares[:, 1], taps.sources[:, 1]
+    (tensor([0.7500, 0.2500]), tensor([0, 1]))
+    """
+    count = 1 if "nearest" in kind else 4 if "cubic" in kind else 2
+    axes, period = int(kind[-2]), count + 2
+    at = torch.arange(n, device="cpu")
+    lines = torch.zeros(1, period, n, *[1] * (axes - 1), dtype=dtype, device="cpu")
+    lines.view(period, n)[at % period, at] = 1.0
+    corners = [] if align_corners is None else [align_corners]
+    size, scales = [m, *[1] * (axes - 1)], [scale, *[None] * (axes - 1)]
+    shown = overload(f"aten.{kind}.default")(lines, size, *corners, *scales).view(period, m)
+    base = torch.floor(_sources(kind, n, m, align_corners, scale)).long() - (count + 1) // 2
+    residues = torch.arange(period, device="cpu").unsqueeze(1)
+    position = (base + (residues - base) % period).clamp(0, n - 1)
+    chosen = shown.abs().topk(count, dim=0).indices
+    shares, sources = shown.gather(0, chosen), position.gather(0, chosen)
+    used = shares != 0
+    first = torch.where(used, sources, n).amin(0)
+    return Taps(shares, sources, first, torch.where(used, sources, -1).amax(0))
+
+
+def _sources(
+    kind: str, n: int, m: int, align_corners: bool | None, scale: float | None
+) -> torch.Tensor:
+    """About where each position lies in the operand (torch.nn.functional.interpolate)."""
+    at = torch.arange(m, dtype=torch.float64, device="cpu")
+    if align_corners:
+        return at * ((n - 1) / (m - 1) if m > 1 else 0.0)
+    step = 1.0 / scale if scale else n / m
+    if "nearest" in kind:
+        return (at + 0.5 * ("exact" in kind)) * step
+    return (at + 0.5) * step - 0.5
+
+
+@dataclass(frozen=True)
+class Interpolation(Spatial):
+    """Each position is a weighted sum of a few, along one dimension after another.
+
+    Parameters
+    ----------
+    align_corners
+        As in torch.nn.functional.interpolate; None where the method has none.
+    scales
+        The factors that were given, per dimension; None where the sizes say them.
+    """
+
+    any_layout = True
+    allocates = True
+
+    align_corners: bool | None
+    scales: tuple[float | None, ...]
+
+    def taps(self, number: int) -> Taps:
+        """The taps along a spatial dimension."""
+        n, m = self.sizes()[number], self.result_sizes()[number]
+        half = self.node.dtype in (torch.float16, torch.bfloat16)
+        dtype = torch.float32 if half else self.node.dtype
+        return taps_of(self.node.kind, n, m, self.align_corners, self.scales[number], dtype)
+
+    def reads(self, number: int, span: Span) -> Span:
+        taps = self.taps(number)
+        return (int(taps.first[slice(*span)].min()), int(taps.last[slice(*span)].max()) + 1)
+
+    @cached_property
+    def doublings(self) -> list[int] | None:
+        """How many times as large each dimension becomes, where those are powers of two.
+
+        Then a position's weights do not depend on where in the image it lies, not even by rounding.
+        """
+        found = []
+        for number, (n, m) in enumerate(zip(self.sizes(), self.result_sizes(), strict=True)):
+            factor = m // n
+            plain = m == n * factor and factor.bit_count() == 1 and not self.align_corners
+            if not plain or self.scales[number] not in (None, factor):
+                return None
+            found.append(factor)
+        return found if self.node.dtype in (torch.float32, torch.float64) else None
+
+    @property
+    def result_types(self) -> tuple[torch.dtype, ...]:
+        return (self.node.dtype,) if is_image(self.node.axes) else ()
+
+    def into(self, call: Call, results: Sequence[torch.Tensor]) -> Call:
+        return lambda x: call(x, results[0])
+
+    def scratch(self, given: Region, region: Region) -> tuple[Axes, Region] | None:
+        grown = self._grown(region) if self.doublings and self.result_types else region
+        return None if grown == region else (self.node.axes, grown)
+
+    def _grown(self, region: Region) -> Region:
+        """What the operator itself makes of all that a region reads."""
+        factors = self.doublings or ()
+        for number, (axis, factor) in enumerate(zip(self.places, factors, strict=True)):
+            if axis is not None:
+                start, stop = self.reads(number, region.spans[axis])
+                region = region.along(axis, (start * factor, stop * factor))
+        return region
+
+    def bound(
+        self,
+        given: Sequence[Region],
+        needs: Sequence[Region],
+        region: Region,
+        weights: Weights,
+        scratch: torch.Tensor | None = None,
+    ) -> Call:
+        if self.doublings is None:
+            return lambda x, spot=None: self._in_bands(x, region, spot)
+        axes, grown = self.node.axes, self._grown(region)
+        operator, corners = f"aten.{self.node.kind}", [False] * (self.align_corners is not None)
+        sizes = axes.local_shape(grown)[-len(self.places) :]
+
+        def call(x: torch.Tensor, spot: torch.Tensor | None = None) -> torch.Tensor:
+            # What lies in scratch memory is gone with this call: only a copy of it may be returned.
+            out = spot if grown == region or spot is None else scratch
+            if out is None:
+                whole = overload(f"{operator}.default")(x, sizes, *corners)
+            else:
+                whole = overload(f"{operator}.out")(x, sizes, *corners, out=out)
+            if grown == region:
+                return whole
+            piece = axes.piece(whole, grown, region)
+            return piece if spot is None else spot.copy_(piece)
+
+        return call
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        return self.bound(needs, needs, region, weights)(*tensors)
+
+    def _in_bands(self, x: torch.Tensor, region: Region, spot: torch.Tensor | None) -> torch.Tensor:
+        """The sum, band after band along the first dimension: what a band takes stays in cache."""
+        spans = self.spans(region)
+        starts = [
+            0 if place is None else self.reads(number, spans[number])[0]
+            for number, place in enumerate(self.places)
+        ]
+        (first, last), *others = spans
+        shape = self.node.axes.local_shape(region)
+        rows = max(1, BAND * (last - first) // (math.prod(shape) * self.node.dtype.itemsize or 1))
+        if first + rows >= last and spot is None:
+            return self._summed(x, spans, starts)
+        dim, bands = len(shape) - len(spans), []
+        for start in range(first, last, rows):
+            stop = min(start + rows, last)
+            low, high = (max(0, end - starts[0]) for end in self.reads(0, (start, stop)))
+            band = x.narrow(dim, low, min(high, x.shape[dim]) - low)
+            found = self._summed(band, [(start, stop), *others], [low + starts[0], *starts[1:]])
+            if spot is None:
+                bands.append(found)
+            else:
+                spot.narrow(dim, start - first, stop - start).copy_(found)
+        return torch.cat(bands, dim) if spot is None else spot
+
+    def _summed(
+        self, x: torch.Tensor, spans: Sequence[Span], starts: Sequence[int]
+    ) -> torch.Tensor:
+        """The sum of what each tap reads, along one dimension after another."""
+        channels_last = self.node.axes.plain and x.ndim == len(self.places) + 2
+        if channels_last:  # then what is picked is a run of memory
+            x = x.movedim(1, -1)
+        for number in reversed(range(len(spans))):
+            span, taps = slice(*spans[number]), self.taps(number)
+            at = number - len(self.places) - channels_last
+            result: Any = None
+            for share, source in zip(taps.shares, taps.sources, strict=True):
+                local = (source[span] - starts[number]).clamp(0, x.shape[at] - 1)
+                picked = x.index_select(at, local.to(x.device))
+                along = share[span].to(x.device).reshape(-1, *[1] * (-at - 1))
+                if result is None:
+                    result = picked if len(taps.shares) == 1 else picked * along
+                else:
+                    result = result.addcmul_(picked, along)
+            x = result
+        x = x.movedim(-1, 1) if channels_last else x
+        return x.to(self.node.dtype)
+
+
+INTERPOLATIONS = """
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
+    _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d
+    upsample_trilinear3d upsample_bicubic2d
+"""
+
+
+@rule(*INTERPOLATIONS.split())
+def interpolation(node: Node) -> Rule | None:
+    """Nearest, linear and cubic, by size or by factor (torch.nn.functional.interpolate)."""
+    count, args = int(node.kind[-2]), node.args
+    where = places(node.operand_axes[0], count)
+    if where is None:
+        return Whole(node)
+    if "scale_factors" in args:
+        scales = args["scale_factors"] or [None] * count
+    else:
+        scales = [value for name, value in args.items() if name.startswith("scales")]
+    return Interpolation(node, where, args.get("align_corners"), tuple(scales))
