@@ -126,9 +126,12 @@ class Card:
 
 
 class Shown:
-    """What has a ``card`` is shown as one: as HTML in a notebook, as the same text elsewhere."""
+    """An object that shows itself as a card: HTML in a notebook, the same as text elsewhere."""
 
-    card: Card
+    @property
+    def card(self) -> Card:
+        """What the object shows of itself."""
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         return self.card.text

@@ -146,7 +146,7 @@ def _open_path(path: str | Path, channels: int, size: tuple[int, ...] | None) ->
                 " here: give the path of an image, or a sample such as retina or astronaut"
             )
     if is_zarr(path):
-        return ZarrSource(path, name, _layout(stored_shape(path), channels, size, name))
+        return ZarrSource(str(path), name, _layout(stored_shape(path), channels, size, name))
     try:
         path = located(path)
     except FileNotFoundError as error:

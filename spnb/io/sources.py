@@ -31,8 +31,15 @@ class Source(Protocol):
         What pictures and messages call it.
     """
 
-    shape: tuple[int, ...]
-    name: str
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Batch, channels and spatial size."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Name of the image."""
+        ...
 
     def read(self, region: Region) -> np.ndarray:
         """Read a region over ``(batch, *spatial)`` as contiguous float32, all channels."""

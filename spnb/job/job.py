@@ -62,7 +62,7 @@ class Job(Shown, OptionTable):
 
     _network: Network | None = field(default=None, init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.model, str | nn.Module):
             hint = ""
             if isinstance(self.model, type):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..display.cards import Shown
 from ..errors import PlanError
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Tiling, in_patches, shape_text
@@ -23,7 +22,7 @@ from .plan_pictures import PlanPictures
 from .validation import check_training
 
 
-class JobPlan(PlanPictures, PlanFigures, Shown):
+class JobPlan(PlanPictures, PlanFigures):
     """The plan of a job: stages, tiles, transfers and every rank's program.
 
     A plan starts nothing and holds no weights until `module` is read.  `spnb.plan` makes it.
@@ -184,7 +183,7 @@ class JobPlan(PlanPictures, PlanFigures, Shown):
         return None if self.training and file is not None and not file.exists() else file
 
 
-def _refuse_small_images(job: Job, cuts: tuple[Tiling, ...]) -> None:
+def _refuse_small_images(job: Job, cuts: Sequence[Tiling]) -> None:
     """Refuse tiles, or patches of tiles, that are more than an axis has pixels."""
     size = job.input_shape[2:]
     for stage, tiling in enumerate(cuts):

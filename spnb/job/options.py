@@ -222,7 +222,7 @@ class OptionTable:
     seed: int = _option(0, "seed of synthetic images, and of weights without a checkpoint")
     verbose: bool = _option(False, "print figures of each rank", bool)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for option in options():
             value = taken(
                 option.name,

@@ -10,14 +10,14 @@ from ..analysis import summary
 from ..analysis.memory import PROCESS, TRAINER, memory
 from ..analysis.simulate import Simulation, simulate
 from ..analysis.traffic import Totals, totals, traffic
-from ..display.cards import Card
+from ..display.cards import Card, Shown
 from ..ir.cost import CORE, Machine
 from ..planner.plan import Plan
 from .job import Job
 
 
-class PlanFigures(Plan):
-    """A plan that counts what it costs; no rank is started.
+class PlanFigures(Shown, Plan):
+    """A plan that counts what it costs, and shows it as a card; no rank is started.
 
     Attributes
     ----------

@@ -44,11 +44,12 @@ class Explorer(widgets.HBox):
     """
 
     def __init__(self, job: Job, image: Any = None):
-        self.job, self.plan = job, plan(job)
-        source = self.plan.open(image)
+        self.job, first = job, plan(job)
+        self.plan: JobPlan | None = first
+        source = first.open(image)
         self._picture, self._name = thumbnail(source, SIDE), source.name
-        self._untiled = sum(map(sum, memory(untiled(self.plan))))
-        blocks = len(self.plan.graph.blocks)
+        self._untiled = sum(map(sum, memory(untiled(first))))
+        blocks = len(first.graph.blocks)
         tiles = whole_numbers(job.num_spatial_parts)[0]
 
         def slider(text: str, value: int, low: int, high: int) -> widgets.IntSlider:

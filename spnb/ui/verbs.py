@@ -7,6 +7,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -219,12 +220,10 @@ def _shapes(plan: JobPlan, result: Result) -> str:
 
 
 def _save_plots(plan: JobPlan, result: Result, source: Source, folder: Path) -> None:
-    pictures = {"timeline": result.plot_timeline}
+    pictures: dict[str, Callable[[], Any]] = {"timeline": result.plot_timeline}
     for stage in plan.stages:
         if stage.tiled and len(plan.extent) == 2:
-            pictures[f"tiles-stage-{stage.index}"] = lambda s=stage.index: plan.plot_tiles(
-                source, s
-            )
+            pictures[f"tiles-stage-{stage.index}"] = partial(plan.plot_tiles, source, stage.index)
     for name, draw in sorted(pictures.items()):
         _save_picture(draw, folder / f"{name}.png")
 
@@ -247,7 +246,7 @@ def _save_report(report: dict[str, Any], path: Path) -> None:
 class _Clock:
     """Measures how many seconds each step takes."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
