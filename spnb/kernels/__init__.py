@@ -1,5 +1,6 @@
-"""The only door to PyTorch's private parts: devices, oneDNN, placed results, half precision.
+"""The only folder that uses PyTorch's private parts; and what depends on the device.
 
-Everything that PyTorch does not promise is probed here once, with a fallback.  Only
-`spnb.errors` may be imported.  Begin with `compat`, which lists what is probed.
+Each private part is probed once, and has a fallback or an error that names PyTorch's version.
+May import only `spnb.errors`.  Begin with `compat`, which lists the private parts; then `onednn`
+(fused convolutions), `preallocated` (where results are written), `half_conv` and `devices`.
 """

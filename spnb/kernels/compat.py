@@ -13,7 +13,7 @@ name here                  in PyTorch 2.13               without it
 `SET_GRAD_ENABLED`         torch._C._set_grad_enabled    None, which is no function
 `arguments_of`             an operator's _schema         an error
 `gloo_opener`              ProcessGroupGloo._Options     PyTorch chooses the network interface
-`nccl_opener`              options.config.max_ctas       NCCL takes as many blocks as it likes
+`nccl_opener`              options.config.max_ctas       NCCL chooses its number of blocks
 `freeze_compiled_weights`  torch._inductor.config        an error
 =========================  ============================  =========================================
 
@@ -159,8 +159,8 @@ def gloo_opener(address: str, timeout: timedelta) -> GroupOpener:
     Parameters
     ----------
     address
-        Of this host, by which the other ranks reach it.  A PyTorch that lets nobody choose the
-        interface takes that of the host's name, or the one that ``GLOO_SOCKET_IFNAME`` names.
+        Of this host, by which the other ranks reach it.  A PyTorch without this choice takes the
+        interface of the host's name, or the one that ``GLOO_SOCKET_IFNAME`` names.
     timeout
         After which a message that did not arrive is an error.
     """

@@ -1,4 +1,4 @@
-"""Random numbers by position: any part of them can be made by itself."""
+"""Random numbers by position: each tile makes its own, and no other."""
 
 from __future__ import annotations
 
@@ -6,8 +6,20 @@ import numpy as np
 
 
 def mixed(counter: np.ndarray) -> np.ndarray:
-    """The SplitMix64 hash of each counter (Steele, Lea and Flood, 2014): 64 bits as good as random.
+    """The SplitMix64 hash of each counter (Steele, Lea and Flood, 2014).
 
+    Parameters
+    ----------
+    counter
+        Unsigned 64-bit integers, of any shape; different counters give different hashes.
+
+    Returns
+    -------
+    numpy.ndarray
+        64 random bits for each counter, of the same shape.
+
+    Examples
+    --------
     >>> mixed(np.array([0, 1], np.uint64)) >> np.uint64(40)
     array([       0, 14819496], dtype=uint64)
     """

@@ -1,4 +1,4 @@
-"""The device that a rank computes on: the CPU, or a GPU of its host by its number there."""
+"""The device that a rank computes on: the CPU, or one of the GPUs of its host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEVICES = ("cpu", "cuda")
 
 
 def device_of(kind: str, local_rank: int = 0) -> torch.device:
-    """The device of a rank; GPUs are dealt to the ranks of a host in turn.
+    """The device of a rank; the ranks of a host take its GPUs in turn.
 
     Parameters
     ----------
@@ -58,10 +58,11 @@ def computing_on(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def compute_exactly() -> None:
-    """Have GPUs compute in the precision that is asked for, and the same each time.
+    """Have GPUs compute in full fp32, and with the same algorithms in every run.
 
     By default PyTorch rounds the operands of fp32 convolutions on a GPU to 10 bits (TF32), and
-    takes whatever algorithm it finds the fastest, so that a tile would differ from the whole.
+    chooses the algorithm that it measures to be the fastest: a tile's result would then differ from
+    that of the whole image.
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

@@ -1,8 +1,8 @@
-"""Half precision: convolutions on CPUs that have none for it.
+"""Convolutions in half precision, on CPUs whose hardware has none.
 
-Without hardware for them, PyTorch's own convolutions are dozens of times slower than fp32.  Here
-they are in fp32 then, and each result is rounded: sums are fp32 in either case, and so the values
-of a network are of half precision as before.
+There, PyTorch's half-precision convolutions are dozens of times slower than those in fp32.  So they
+are computed in fp32, and each result is rounded to half precision.  The numbers stay the same:
+PyTorch sums in fp32 in either case.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 def convolving(dtype: torch.dtype, device: torch.device = CPU) -> AbstractContextManager[Any]:
-    """A context in which convolutions in this precision are as fast as the device allows.
+    """A context in which convolutions in a precision are as fast as the device allows.
+
+    Parameters
+    ----------
+    dtype
+        Precision of the convolutions.
+    device
+        Where they are computed.
 
     Examples
     --------

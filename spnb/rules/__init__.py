@@ -1,8 +1,8 @@
-"""What each operator reads: the one place that knows about operators.
+"""What each operator reads, and how a part of its result is computed.
 
 A rule answers two questions about one call.  *Which part of each operand is needed* to compute a
 region of the result; and *how to compute* that region from exactly the needed part.  Both work
-axis by axis over ``(batch, *spatial)``; where those axes lie in a tensor is told by its `Axes`.
+axis by axis over ``(batch, *spatial)``; a tensor's `Axes` say where those axes lie in it.
 
 A window operator (convolution, pooling) that computes ``[o0, o1)`` reads, on each axis, ::
 
@@ -13,12 +13,13 @@ A window operator (convolution, pooling) that computes ``[o0, o1)`` reads, on ea
 
 (the receptive field arithmetic of Dumoulin & Visin, *A guide to convolution arithmetic for deep
 learning*, 2016).  What falls outside the extent is *this operator's own padding* and is added
-here, at the image's border only, and never earlier: that keeps fused halos exact.
+here, at the image's border only, and not before: so fused halos stay exact.
 
-There is one module for each family of operators:
+May import `spnb.ir` and `spnb.kernels`.  Begin with `base.Rule`, then `windows`.  There is one
+module for each family of operators:
 
 =============  ====================================================================================
-elementwise    every element for itself, with broadcasting; along channels
+elementwise    elementwise operators, with broadcasting; operators along channels
 dropout        dropout in training, by position
 windows        convolution, unfolding
 pools          pooling
@@ -33,7 +34,7 @@ views          view, permute, expand
 matmul         linear, matrix products, attention
 reductions     mean, sum, largest, variance, norm over space: merged tile by tile
 norms          group, instance, layer, batch and RMS norm, softmax over space
-fallback       what needs whole operands, and what is unknown
+fallback       operators that need whole operands, and those without a rule
 =============  ====================================================================================
 
 Add an operator with `rule`; its function looks at the call and returns a `Rule`:

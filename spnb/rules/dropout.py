@@ -83,7 +83,7 @@ def kept(layer: str, share: float, axes: Axes, region: Region, features: bool) -
 
 @dataclass(frozen=True)
 class Dropout(Rule):
-    """Dropped elements or channels are zero, all others grow by as much as is missing."""
+    """Dropped elements or channels become zero; all others are scaled by 1 / (1 - p)."""
 
     any_layout = True
 

@@ -69,7 +69,7 @@ class Fused(Convolution):
 
 @rule("spnb.conv2d", "spnb.conv3d")
 def fused(node: Node) -> Rule | None:
-    """As the convolution alone; what is added to it is needed where the result is."""
+    """As the convolution alone; of the tensor that is added, the region of the result is needed."""
     plain = convolution(node)
     return Fused(**fields_of(plain)) if type(plain) is Convolution else None
 

@@ -159,14 +159,14 @@ class Interpolation(Spatial):
         scratch: torch.Tensor | None = None,
     ) -> Call:
         if self.doublings is None:
-            return lambda x, spot=None: self._in_bands(x, region, spot)
+            return lambda x, memory=None: self._in_bands(x, region, memory)
         axes, grown = self.node.axes, self._grown(region)
         operator, corners = f"aten.{self.node.kind}", [False] * (self.align_corners is not None)
         sizes = axes.local_shape(grown)[-len(self.places) :]
 
-        def call(x: torch.Tensor, spot: torch.Tensor | None = None) -> torch.Tensor:
-            # What lies in scratch memory is gone with this call: only a copy of it may be returned.
-            out = spot if grown == region or spot is None else scratch
+        def call(x: torch.Tensor, memory: torch.Tensor | None = None) -> torch.Tensor:
+            # Scratch memory is used again after this call: only a copy of it may be returned.
+            out = memory if grown == region or memory is None else scratch
             if out is None:
                 whole = overload(f"{operator}.default")(x, sizes, *corners)
             else:
@@ -174,7 +174,7 @@ class Interpolation(Spatial):
             if grown == region:
                 return whole
             piece = axes.piece(whole, grown, region)
-            return piece if spot is None else spot.copy_(piece)
+            return piece if memory is None else memory.copy_(piece)
 
         return call
 
@@ -183,7 +183,9 @@ class Interpolation(Spatial):
     ) -> Any:
         return self.bound(needs, needs, region, weights)(*tensors)
 
-    def _in_bands(self, x: torch.Tensor, region: Region, spot: torch.Tensor | None) -> torch.Tensor:
+    def _in_bands(
+        self, x: torch.Tensor, region: Region, memory: torch.Tensor | None
+    ) -> torch.Tensor:
         """The sum, band after band along the first dimension: what a band takes stays in cache."""
         spans = self.spans(region)
         starts = [
@@ -193,7 +195,7 @@ class Interpolation(Spatial):
         (first, last), *others = spans
         shape = self.node.axes.local_shape(region)
         rows = max(1, BAND * (last - first) // (math.prod(shape) * self.node.dtype.itemsize or 1))
-        if first + rows >= last and spot is None:
+        if first + rows >= last and memory is None:
             return self._summed(x, spans, starts)
         dim, bands = len(shape) - len(spans), []
         for start in range(first, last, rows):
@@ -201,11 +203,11 @@ class Interpolation(Spatial):
             low, high = (max(0, end - starts[0]) for end in self.reads(0, (start, stop)))
             band = x.narrow(dim, low, min(high, x.shape[dim]) - low)
             found = self._summed(band, [(start, stop), *others], [low + starts[0], *starts[1:]])
-            if spot is None:
+            if memory is None:
                 bands.append(found)
             else:
-                spot.narrow(dim, start - first, stop - start).copy_(found)
-        return torch.cat(bands, dim) if spot is None else spot
+                memory.narrow(dim, start - first, stop - start).copy_(found)
+        return torch.cat(bands, dim) if memory is None else memory
 
     def _summed(
         self, x: torch.Tensor, spans: Sequence[Span], starts: Sequence[int]

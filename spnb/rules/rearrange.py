@@ -87,18 +87,18 @@ def joined(node: Node) -> Rule | None:
 
 @dataclass(frozen=True)
 class Taken(Strided):
-    """A slice that stays where it is: each tile owns what it owned before.
+    """A slice of which each tile owns the part that it owned of the operand.
 
-    It is sent from there to whom it is needed, be it at the other end of the image.
+    The part is sent from there to the tiles that need it, even at the other end of the image.
     """
 
     owner_computes = True
 
     def own(self, tiling: Tiling) -> Spans:
         spans = list(tiling.spans(self.node.operand_axes[0].extent))
-        inside = (self.first, self.first + self.node.shape[self.number])
-        met = (intersect(span, inside) for span in spans[self.axis])
-        spans[self.axis] = tuple((a - self.first, max(a, b) - self.first) for a, b in met)
+        taken = (self.first, self.first + self.node.shape[self.number])
+        owned = (intersect(span, taken) for span in spans[self.axis])
+        spans[self.axis] = tuple((a - self.first, max(a, b) - self.first) for a, b in owned)
         return tuple(spans)
 
 
@@ -211,7 +211,7 @@ class Flipped(Direct):
 
 @dataclass(frozen=True)
 class FlippedInPlace(Flipped):
-    """The mirrored tile that each tile has at hand."""
+    """Each tile turns its own part, and owns the mirrored part of the result."""
 
     owner_computes = True
 

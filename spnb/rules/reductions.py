@@ -6,10 +6,10 @@ A sum over space is one call for a user, and several for the tiles of a stage::
     partial    (1, 64, 2, 3)      one position for each tile of a 2×3 grid: its own sum
     combined   (1, 64, 2, 1)      one for each row, computed by the last tile of the row
     combined   (1, 64, 1, 1)      one in all, computed by the last tile
-    finish     (1, 64, 1, 1)      what was asked for, a mean say; sent to whoever reads it
+    finish     (1, 64, 1, 1)      the result, such as a mean; sent to the tiles that read it
 
-A partial is a value like any other, of an extent that the grid gives it, so merging needs no
-mechanism of its own.  All tiles read the same merged numbers, to the last bit.
+A partial is a value like any other, whose extent is that of the grid, so merging needs no mechanism
+of its own.  All tiles read the same merged numbers, to the last bit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .statistics import REDUCTIONS, STATISTICS, order_of
 
 
 def _precise(dtype: torch.dtype) -> torch.dtype:
-    """The type that figures are kept in: sums of half precision would not fit into it."""
+    """The type of the figures: sums would overflow in half precision."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
@@ -92,8 +92,8 @@ def cut_axes(axes: Axes, dims: Sequence[int], tiling: Tiling) -> list[int]:
 
 def reduced_axes(axes: Axes, dims: Collection[int], keepdim: bool) -> Axes:
     """Without what lies in some dimensions; these stay as single positions, or go."""
-    kept = [() if k in dims else d for k, d in enumerate(axes.dims) if keepdim or k not in dims]
-    return axes.with_dims(kept)
+    left = [() if k in dims else d for k, d in enumerate(axes.dims) if keepdim or k not in dims]
+    return axes.with_dims(left)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class AdaptivePool(Spatial):
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "spnb.adaptive_max")
 def adaptive(node: Node) -> Rule | None:
-    """Even windows, averaged; or their largest numbers, where nobody asks for their places."""
+    """Even windows, averaged; or their largest numbers, where their places are not asked for."""
     largest = node.op.startswith("spnb")
     count = int(node.op[-2] if largest else node.kind[-2])
     where = places(node.operand_axes[0], count)

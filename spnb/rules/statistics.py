@@ -12,16 +12,18 @@ import torch
 
 @dataclass(frozen=True)
 class Statistic:
-    """What is known of a set of numbers, and how two such sets become one.
+    """Figures of a set of numbers, such as count and sum, and how those of two sets are merged.
 
     Attributes
     ----------
     neutral
-        The figures of no number at all.
+        The figures of an empty set.
     of
-        From a tensor and dimensions, these kept with size 1: the figures, as a list of tensors.
+        Takes a tensor and dimensions.  Returns one tensor for each figure, over these dimensions,
+        which stay with size 1.
     merge
-        From figures and a dimension along which sets lie side by side, kept: the figures of all.
+        Takes figures and the dimension along which those of several sets lie side by side.  Returns
+        the figures of all sets together; the dimension stays with size 1.
     """
 
     neutral: tuple[float, ...]

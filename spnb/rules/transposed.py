@@ -48,7 +48,7 @@ class Spread(Spatial):
         return (start, max(start, (span[1] - 1 + p) // s + 1))
 
     def trimmed(self, spread: torch.Tensor, region: Region) -> torch.Tensor:
-        """What is wanted of the windows of all positions in hand; zero where none reaches."""
+        """The region, cut out of the windows of all operand positions; zero outside of them."""
         held = clipped(self.needed(region), self.sizes())
         around = []
         for number, ((first, _), (a, b)) in enumerate(zip(held, self.spans(region), strict=True)):

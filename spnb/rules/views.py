@@ -19,7 +19,7 @@ from .registry import rule
 
 
 def reshaped(axes: Axes, shape: Sequence[int]) -> Axes | None:
-    """Where the axes of the image lie after a reshape; None where it takes one apart.
+    """Where the axes of the image lie after a reshape; None where they do not fit the shape.
 
     Factors are handed out in order.  A dimension that needs fewer positions than the next factor
     has takes the slower part of it, and with it the axis; the faster part stays inside::
@@ -95,7 +95,7 @@ class Reshape(Direct):
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze",
       "_reshape_alias", "ravel", "view_as", "reshape_as")  # fmt: skip
 def reshape(node: Node) -> Rule | None:
-    """A view of another shape, as long as it takes no axis of the image apart."""
+    """A view of another shape; the whole is needed where axes of the image would be mixed."""
     found = reshaped(node.operand_axes[0], node.shape)
     return Whole(node) if found is None else Reshape(node, found)
 
@@ -104,7 +104,7 @@ def reshape(node: Node) -> Rule | None:
 def permute(node: Node) -> Rule | None:
     """Dimensions in another order: the axes of the image go with them."""
     axes = node.operand_axes[0]
-    sizes = list(range(2, 2 + len(axes.dims)))  # a size of its own tells where a dimension went
+    sizes = list(range(2, 2 + len(axes.dims)))  # different: each shows where it went
     moved = invoke(node.op, node.bind([torch.empty(sizes, device="meta")], {}))
     return Local(node, axes.with_dims([axes.dims[n - 2] for n in moved.shape]))
 

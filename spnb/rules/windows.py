@@ -123,7 +123,7 @@ class Window(Spatial):
         return caller(self.node, weights, padding=padding)
 
     def left_over(self, held: Region, clipped: Region) -> Region:
-        """What of the first operand may be handed over in place of its need, if it is at hand.
+        """The region of the first operand that may be handed over in place of its need.
 
         A stride leaves over what lies after the last window, which need not be cut off then.
         """

@@ -1,4 +1,4 @@
-"""How much memory a process holds, and held at most."""
+"""Memory of a process: how much it holds now, how much it held at most, and how to free it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def resident_bytes(device: torch.device = CPU) -> int:
     Parameters
     ----------
     device
-        Whose memory is meant, here and below: on a GPU, what its tensors take.
+        On a GPU, the memory of its tensors is meant; else that of the process.
     """
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
@@ -49,10 +49,10 @@ def peak_bytes(device: torch.device = CPU) -> int:
 
 
 def keep_blocks() -> None:
-    """Keep large blocks of memory from one operation to the next, where the allocator is glibc's.
+    """Have the allocator of glibc keep large blocks of memory from one operation to the next.
 
-    It would give each back to the system, and every new activation would be paged in again, which
-    takes longer than to compute it.
+    By default it returns each to the system, and the system maps the memory of every new
+    activation page by page again, which takes longer than to compute the activation.
     """
     mallopt = _of_libc("mallopt")
     if mallopt is None:
@@ -66,7 +66,7 @@ def keep_blocks() -> None:
 
 
 def give_back() -> None:
-    """Return to the system what is kept and not in use; where it can, what the allocator keeps."""
+    """Return unused memory to the system, also that of the allocator where it allows so (glibc)."""
     gc.collect()
     if trim := _of_libc("malloc_trim"):
         trim(0)
