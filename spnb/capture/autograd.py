@@ -1,9 +1,11 @@
-"""What a graph of calls would not show of training: made calls of, or refused."""
+"""What torch.export loses of training: made visible in the graph as calls, or refused."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+import inspect
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,11 +18,22 @@ from ..errors import CaptureError
 from ..ir.node import Node, Ref
 from ..kernels.compat import SET_GRAD_ENABLED, DisableTorchFunction, pytree
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+_READ_DATA = inspect.getattr_static(torch.Tensor, "data").__get__
+"""What ``x.data`` calls, as a `TorchFunctionMode` sees it."""
+
+_FUNCTION: Any = torch.autograd.Function
+"""The class whose ``apply`` is replaced during a capture in training."""
+
+_PATCHING = threading.RLock()
+"""Held while ``torch.autograd.Function.apply`` is replaced: one capture after the other."""
+
 
 class _Detaching(TorchFunctionMode):
-    """Has calls of ``detach`` where gradients end, which torch.export would lose sight of.
+    """Calls ``detach`` wherever a gradient ends, so that torch.export records it.
 
-    That is ``x.data``, and in training what is computed under ``torch.no_grad()``.
+    A gradient ends at ``x.data``, and in training at what is computed under ``torch.no_grad()``.
     """
 
     def __init__(self, training: bool):
@@ -28,40 +41,77 @@ class _Detaching(TorchFunctionMode):
         self.training = training
 
     def __torch_function__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if function == torch.Tensor.data.__get__:
+        if function == _READ_DATA:
             return args[0].detach()
         if function is SET_GRAD_ENABLED:
-            with DisableTorchFunction():  # nothing that torch.export shall see
+            with DisableTorchFunction():  # torch.export must not record it
                 return function(*args)
         result = function(*args, **(kwargs or {}))
         if not self.training or torch.is_grad_enabled():
             return result
-        if (name := getattr(function, "__name__", "")).endswith("_") and name[:2] != "__":
+        name = getattr(function, "__name__", "")
+        if name.endswith("_") and not name.startswith("__"):
             raise CaptureError(
-                f"{name} changes a tensor under torch.no_grad(), where its gradient passes by: use"
+                f"{name} changes a tensor under torch.no_grad(), which would lose its gradient: use"
                 " the operator that gives a new tensor, or x.detach()"
             )
         return pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, result)
 
 
 def detaching(forward: Callable[..., Any], training: bool) -> Callable[..., Any]:
-    """A forward that calls ``detach`` where gradients end.
+    """Return a forward that calls ``detach`` wherever a gradient ends.
 
-    The mode is inside torch.export's own, and so sees calls before that does.
+    Its mode is entered inside torch.export's own mode, and so sees each call first.
+
+    Parameters
+    ----------
+    forward
+        The forward of a module.
+    training
+        Whether gradients end under ``torch.no_grad()``.
     """
 
     @functools.wraps(forward)
-    def inside(*args: Any, **kwargs: Any) -> Any:
+    def detached(*args: Any, **kwargs: Any) -> Any:
         with _Detaching(training):
             return forward(*args, **kwargs)
 
-    return inside
+    return detached
 
 
-def _no_gradient_of_its_own(function: type, *args: Any, **kwargs: Any) -> Any:
-    if function is CheckpointFunction:  # the gradient of what it computes anew
+@contextmanager
+def as_trained() -> Iterator[None]:
+    """Capture in training: gradients are on, and no function may define its own gradient.
+
+    ``torch.autograd.Function.apply`` is replaced for that, in the whole process.  So captures wait
+    for each other, and in every other thread the replacement does what the original does.
+    """
+    capturing_thread = threading.get_ident()
+    with _PATCHING:
+        original = vars(_FUNCTION)["apply"]
+
+        def apply(function: type, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != capturing_thread:
+                return original.__get__(None, function)(*args, **kwargs)
+            return _apply_in_capture(function, *args)
+
+        _FUNCTION.apply = classmethod(apply)
+        try:
+            with torch.enable_grad():
+                yield
+        finally:
+            _FUNCTION.apply = original
+
+
+def _apply_in_capture(function: type, *args: Any) -> Any:
+    """A checkpoint computes its function; other functions have a gradient that would be lost."""
+    if function is CheckpointFunction:
         compute, _, *given = args
         return compute(*given)
     raise CaptureError(
@@ -71,30 +121,39 @@ def _no_gradient_of_its_own(function: type, *args: Any, **kwargs: Any) -> Any:
     )
 
 
-@contextmanager
-def as_trained() -> Iterator[None]:
-    """Gradients are on at first, as in training, and operators have those that PyTorch gives."""
-    apply = torch.autograd.Function.__dict__["apply"]
-    torch.autograd.Function.apply = classmethod(_no_gradient_of_its_own)
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        torch.autograd.Function.apply = apply
-
-
 def refuse_averages_of_all(module: nn.Module) -> None:
-    """Refuse batch norms whose statistics move by less from step to step."""
+    """Refuse batch norms whose momentum depends on the number of the step.
+
+    Raises
+    ------
+    CaptureError
+        With the name of the module.
+    """
     for path, inner in module.named_modules():
-        if isinstance(inner, nn.modules.batchnorm._BatchNorm) and inner.momentum is None:
+        if isinstance(inner, _BATCH_NORMS) and inner.momentum is None:
             raise CaptureError(
-                f"{path} averages its statistics over all batches so far (momentum=None), by a"
-                " number that changes with each step: give it a momentum, as 0.1"
+                f"{path} averages its statistics over all batches so far (momentum=None), so each"
+                " step has another weight in them: give it a momentum, as 0.1"
             )
 
 
 def refuse_unread_norms(nodes: Iterable[Node], outputs: Iterable[Any]) -> None:
-    """Refuse batch norms that nothing reads, which are not computed and yet would move."""
+    """Refuse batch norms whose result nothing reads.
+
+    A plan does not compute them, but in PyTorch their running statistics would move.
+
+    Parameters
+    ----------
+    nodes
+        The calls, in order.
+    outputs
+        What the network returns: values as `Ref`.
+
+    Raises
+    ------
+    CaptureError
+        With the name of the module.
+    """
     read = {leaf.value for leaf in outputs if isinstance(leaf, Ref)}
     for node in reversed(list(nodes)):
         if node.name in read:
@@ -107,7 +166,13 @@ def refuse_unread_norms(nodes: Iterable[Node], outputs: Iterable[Any]) -> None:
 
 
 def refuse_moving(node: Node) -> None:
-    """Refuse statistics other than a batch norm's that would move."""
+    """Refuse running statistics that training moves, other than a batch norm's.
+
+    Raises
+    ------
+    CaptureError
+        With the name of the module.
+    """
     if node.kind == "instance_norm" and node.args["use_input_stats"] and node.args["running_mean"]:
         raise CaptureError(
             f"{node.label} has running statistics, which training would move: make it with"

@@ -1,8 +1,12 @@
-"""Says calls by others that have a rule already: one way for each thing that a network may do."""
+"""Writes calls in one way: what a network may say in several ways has one rule.
+
+A part of a split becomes a slice, a stack becomes a concatenation, and so on: calls that have a
+rule already.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +15,7 @@ import torch
 from ..ir.axes import Axes
 from ..ir.node import GETITEM, Node, Ref
 
-SPLITS = [
+SPLITS = (
     "chunk",
     "split",
     "split_with_sizes",
@@ -19,44 +23,66 @@ SPLITS = [
     "unsafe_chunk",
     "tensor_split",
     "unbind",
-]
+)
+"""Calls whose result is a tuple of pieces of their operand."""
 
 
-def ordinary(nodes: Sequence[Node], returned: Iterable[Any]) -> Iterable[Node]:
-    """The same calls, where one can be said by others that have a rule already."""
+def canonical(nodes: Sequence[Node], returned: Iterable[Any]) -> Iterator[Node]:
+    """Return the same calls, written by those that have a rule where that is possible.
+
+    Parameters
+    ----------
+    nodes
+        The calls, in order.
+    returned
+        What the network returns: values as `Ref`.  A part of a tuple that nothing reads is left
+        out.
+    """
     read = {leaf.value for leaf in returned if isinstance(leaf, Ref)}
     read.update(value for node in nodes for value in node.operands)
     by_name = {node.name: node for node in nodes}
     nodes = [node for node in nodes if node.op != GETITEM or node.name in read]
-    parts_used: dict[str, set[int]] = {}
+    items_used: dict[str, set[int]] = {}
     for node in nodes:
-        if node.op == GETITEM and isinstance(node.args["self"], Ref):
-            parts_used.setdefault(node.args["self"].value, set()).add(node.args["index"])
+        if _is_item(node):
+            items_used.setdefault(node.args["self"].value, set()).add(node.args["index"])
     for node in nodes:
-        if node.op == GETITEM and isinstance(node.args["self"], Ref):
+        if _is_item(node):
             source = by_name[node.args["self"].value]
-            if source.kind in SPLITS:
-                yield _part_as_slice(node, source)
-                continue
-            if parts_used[source.name] == {0} and source.kind in SINGLE:
-                yield replace(node, op="aten.alias.default", args={"self": node.args["self"]})
-                continue
-        if node.kind in SPLITS:
-            continue
-        if node.kind == "stack":
-            yield from _stack_as_cat(node)
-        elif node.kind == "select_scatter":
-            yield from _selection_as_slice(node)
-        elif node.kind.startswith("new_") and node.kind != "new_empty_strided":
-            yield _fresh(node)
-        elif parts_used.get(node.name) == {0} and node.kind in SINGLE:
-            yield SINGLE[node.kind](node)
-        else:
-            yield node
+            yield _canonical_item(node, source, items_used[source.name])
+        elif node.kind not in SPLITS:
+            yield from _canonical_call(node, items_used.get(node.name, set()))
 
 
-def _part_as_slice(node: Node, source: Node) -> Node:
-    """One part of a split, as a slice; of an unbind, as a selection."""
+def _is_item(node: Node) -> bool:
+    """Whether a call takes one item of another call's tuple."""
+    return node.op == GETITEM and isinstance(node.args["self"], Ref)
+
+
+def _canonical_item(node: Node, source: Node, items_used: set[int]) -> Node:
+    """An item of a tuple, as a call of its own where the tuple is one of pieces, or of one item."""
+    if source.kind in SPLITS:
+        return _piece_as_slice(node, source)
+    if items_used == {0} and source.kind in SINGLE:
+        return replace(node, op="aten.alias.default", args={"self": node.args["self"]})
+    return node
+
+
+def _canonical_call(node: Node, items_used: set[int]) -> Iterable[Node]:
+    """A call that takes no item, as one call or several."""
+    if node.kind == "stack":
+        return _stack_as_cat(node)
+    if node.kind == "select_scatter":
+        return _selection_as_slice(node)
+    if node.kind.startswith("new_") and node.kind != "new_empty_strided":
+        return [_new_as_full(node)]
+    if items_used == {0} and node.kind in SINGLE:
+        return [SINGLE[node.kind](node)]
+    return [node]
+
+
+def _piece_as_slice(node: Node, source: Node) -> Node:
+    """One piece of a split, as a slice; of an unbind, as a selection."""
     value, index = source.args["self"], node.args["index"]
     number = source.args.get("dim", 0)
     if source.kind == "unbind":
@@ -69,19 +95,22 @@ def _part_as_slice(node: Node, source: Node) -> Node:
 
 
 def _stack_as_cat(node: Node) -> Iterable[Node]:
+    """A stack, as a concatenation of values with one more dimension."""
     number = node.args["dim"] % len(node.shape)
     shape = (*node.shape[:number], 1, *node.shape[number + 1 :])
-    parts = []
+    unsqueezed = []
     for k, value in enumerate(node.args["tensors"]):
         name, axes = f"{node.name}.{k}", Axes.uncut(shape, 1)
         args = {"self": value, "dim": number}
-        parts.append(replace(node, name=name, op="aten.unsqueeze.default", args=args, axes=axes))
-    yield from parts
-    args = {"tensors": [Ref(part.name) for part in parts], "dim": number}
+        call = replace(node, name=name, op="aten.unsqueeze.default", args=args, axes=axes)
+        unsqueezed.append(call)
+    yield from unsqueezed
+    args = {"tensors": [Ref(call.name) for call in unsqueezed], "dim": number}
     yield replace(node, op="aten.cat.default", args=args)
 
 
 def _selection_as_slice(node: Node) -> Iterable[Node]:
+    """A select_scatter, as a slice_scatter of one position."""
     number, index = node.args["dim"] % len(node.shape), node.args["index"]
     index %= node.shape[number]
     shape = (*node.shape[:number], 1, *node.shape[number + 1 :])
@@ -93,8 +122,8 @@ def _selection_as_slice(node: Node) -> Iterable[Node]:
     yield replace(node, op="aten.slice_scatter.default", args=args)
 
 
-def _fresh(node: Node) -> Node:
-    """A new tensor takes no more than the type of the one that it is made like."""
+def _new_as_full(node: Node) -> Node:
+    """A ``x.new_…`` as a call that reads no tensor: it takes only its type from ``x``."""
     kind = node.kind.removeprefix("new_")
     args = {"size": node.args["size"], "dtype": node.dtype, "layout": None}
     if kind == "full":
@@ -107,11 +136,13 @@ def _fresh(node: Node) -> Node:
 
 
 def _plain_batch_norm(node: Node) -> Node:
+    """A batch norm in evaluation mode, as the call with one result."""
     args = {**node.args, "training": False, "cudnn_enabled": False}
     return replace(node, op="aten.batch_norm.default", args=args)
 
 
 def _adaptive_max(node: Node) -> Node:
+    """An adaptive max pooling without the places of its maxima."""
     return replace(node, op=f"spnb.adaptive_max.{node.kind}")
 
 
@@ -121,4 +152,4 @@ SINGLE: dict[str, Callable[[Node], Node]] = {
     "adaptive_max_pool2d": _adaptive_max,
     "adaptive_max_pool3d": _adaptive_max,
 }
-"""Calls of which only the first of several results is read, as calls with one result."""
+"""Calls with several results, of which often only the first is read: then they have one."""

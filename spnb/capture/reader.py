@@ -1,4 +1,4 @@
-"""Reads the calls of an exported program, and turns in-place calls into ordinary ones."""
+"""Reads the calls of an exported program; in-place calls become calls that return a result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..kernels.compat import arguments_of
 
 
 class WritesIntoView(Exception):
-    """A value that has views is overwritten in place."""
+    """A call overwrites a value that has views."""
 
 
 class ExportReader:
@@ -25,7 +25,16 @@ class ExportReader:
     Parameters
     ----------
     names
-        What each parameter and buffer is called here: one that has several names has one.
+        For each name of a parameter or buffer, the one name that it has in the graph.
+
+    Attributes
+    ----------
+    nodes
+        The calls that were read.
+    literals
+        Tensors that the network makes of numbers in its code, by name.
+    counted
+        How often a pass adds one to a batch norm's number of batches, by the number's name.
     """
 
     def __init__(self, program: torch.export.ExportedProgram, names: Mapping[str, str]):
@@ -41,7 +50,7 @@ class ExportReader:
         self.nodes: list[Node] = []
         self.renamed = _Renamed()
         self.counted: dict[str, int] = {}
-        self._counters: dict[str, str] = {}  # what a count is called after it was added to
+        self._counters: dict[str, str] = {}  # name of the count that each such call adds to
 
     def input_axes(self) -> dict[str, Axes]:
         """Axes of each input; the first says how many there are."""
@@ -49,7 +58,15 @@ class ExportReader:
         return {name: Axes.image(shape, len(first) - 1) for name, shape in self.shapes.items()}
 
     def read(self, fx: torch.fx.Node) -> None:
-        """Take one node of the exported graph."""
+        """Read one node of the exported graph.
+
+        Raises
+        ------
+        CaptureError
+            If the size of its result depends on the values of a tensor.
+        WritesIntoView
+            If it overwrites a value that has views.
+        """
         value = fx.meta.get("val")
         if fx.op == "placeholder":
             self._placeholder(fx, value)
@@ -61,7 +78,7 @@ class ExportReader:
             self.leaves[fx.name] = Ref(fx.name)
 
     def returned(self, leaf: Any) -> Any:
-        """What an output of the program is called now."""
+        """Return an output of the program, by the name that its value has now."""
         if isinstance(leaf, Ref):
             leaf = self.leaves[leaf.value]
         return self.renamed.now(leaf)
@@ -115,23 +132,23 @@ class ExportReader:
     def _plain(self, arg: Any) -> Any:
         if isinstance(arg, torch.fx.Node):
             return self.leaves[arg.name]
-        if isinstance(arg, torch.device):  # where it was captured, not where it runs
+        if isinstance(arg, torch.device):  # of the capture; ranks compute on their own devices
             return torch.device("cpu")
         return list(map(self._plain, arg)) if isinstance(arg, (list, tuple)) else arg
 
 
 class _Renamed:
-    """Turns in-place calls into ordinary ones: later readers get the new value.
+    """Turns in-place calls into calls with a result, which later calls read.
 
-    ``y = relu_(x)`` becomes ``y = relu(x)``, and whoever reads ``x`` afterwards reads ``y``.
+    ``y = relu_(x)`` becomes ``y = relu(x)``, and later calls that read ``x`` read ``y``.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.latest: dict[str, str] = {}
         self.views: dict[str, str] = {}  # view -> what it is a view of
 
     def now(self, leaf: Any) -> Any:
-        """What a value is called now."""
+        """Return a leaf by the name that its value has now."""
         if not isinstance(leaf, Ref):
             return leaf
         name = leaf.value
@@ -140,7 +157,13 @@ class _Renamed:
         return Ref(name)
 
     def add(self, node: Node) -> Node:
-        """A call as an ordinary one."""
+        """Return a call as one that changes no operand.
+
+        Raises
+        ------
+        WritesIntoView
+            If it changes a tensor that has views, or several tensors.
+        """
         namespace, kind, variant = node.op.split(".")
         arguments = arguments_of(overload(node.op))
         aliases = [a for a in arguments if a.alias_info is not None]
@@ -158,5 +181,5 @@ class _Renamed:
             raise WritesIntoView(node.label)
         self.latest[target.value] = node.name
         op = f"{namespace}.{kind.removesuffix('_')}.{variant}"
-        names = (a.name for a in arguments_of(overload(op)))  # which may be called otherwise
+        names = (a.name for a in arguments_of(overload(op)))  # the in-place call may have others
         return replace(node, op=op, args=dict(zip(names, node.args.values(), strict=True)))

@@ -1,7 +1,7 @@
-"""Which parameters the gradient of a network's output reaches.
+"""Which parameters have a gradient, because an output of the network depends on them.
 
-The others have none, as in PyTorch, and no optimizer touches them: a gradient of zeros would let
-weight decay shrink them.
+The others have none, as in PyTorch.  No optimizer changes them; with a gradient of zeros, weight
+decay would shrink them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from ..ir.node import GETITEM, Node
 from ..rules.calls import invoke
 
 
-def reached(graph: Graph, names: Collection[str]) -> list[str]:
-    """Those parameters that have a gradient.
+def with_gradient(graph: Graph, names: Collection[str]) -> list[str]:
+    """Return the names of those parameters that have a gradient.
 
     Parameters
     ----------
     graph
         The network as it was captured.
     names
-        Of the parameters that take part in training.
+        Names of the parameters that the user wants to train.
 
     Examples
     --------
@@ -33,27 +33,30 @@ def reached(graph: Graph, names: Collection[str]) -> list[str]:
     ...         return self[1](self[0](x).detach())
     >>> net = Net(torch.nn.Conv2d(1, 1, 3), torch.nn.Conv2d(1, 1, 3))
     >>> graph = capture(net, (1, 1, 8, 8), torch.float32, training=True)
-    >>> reached(graph, dict(net.named_parameters()))
+    >>> with_gradient(graph, dict(net.named_parameters()))
     ['1.weight', '1.bias']
     """
     calls = (*graph.constants, *graph.nodes)
-    known = set(names)  # what has a gradient, if something that is made of it has
+    # From the parameters forward: whatever depends on one in a way that PyTorch differentiates.
+    dependent = set(names)
     for node in calls:
-        if known.intersection(_read(node)) and _differentiable(node, graph):
-            known |= {node.name, f"={node.name}"}
-    wanted = set(graph.outputs) & known
+        if dependent.intersection(_read(node)) and _differentiable(node, graph):
+            dependent |= {node.name, f"={node.name}"}
+    # From the outputs backward: whatever of it an output depends on.
+    wanted = set(graph.outputs) & dependent
     for node in reversed(calls):
         if {node.name, f"={node.name}"} & wanted:
-            wanted |= known.intersection(_read(node))
+            wanted |= dependent.intersection(_read(node))
     return [name for name in names if name in wanted]
 
 
 def _read(node: Node) -> list[str]:
+    """Names of the values and weights that a call reads."""
     return [*node.operands, *(weight.name for weight in node.weights)]
 
 
 def _differentiable(node: Node, graph: Graph) -> bool:
-    """Whether PyTorch gives its result a gradient; tried on tensors without memory."""
+    """Whether PyTorch differentiates the call; it is tried on tensors without memory."""
     if not node.dtype.is_floating_point:
         return False
     if node.op == GETITEM:
@@ -68,7 +71,7 @@ def _differentiable(node: Node, graph: Graph) -> bool:
     try:
         with torch.enable_grad():
             result = invoke(node.op, node.bind(given, weights))
-    except Exception:  # an operator that needs memory: then there may be a gradient
+    except Exception:  # the operator needs memory, so nothing is known: it may have a gradient
         return True
     parts = result if isinstance(result, (tuple, list)) else [result]
     return any(part.requires_grad for part in parts if isinstance(part, torch.Tensor))

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..capture.trainable import reached
+from ..capture.trainable import with_gradient
 from ..display.cards import Card, Shown, Table, size_text
 from ..io.datasets import Scaled, cifar10, image_folder
 from ..io.examples import Examples, matched
@@ -134,7 +134,7 @@ def train(
     kept = begun.optimizer.get("state", {})
     scaling = begun.optimizer.get("scaling")
     scaling = LossScale(**scaling) if scaling else None
-    session.begin(reached(plan.captured, trained), recipe, kept, job.num_workers, scaling)
+    session.begin(with_gradient(plan.captured, trained), recipe, kept, job.num_workers, scaling)
     if begun.epoch:
         enough = "" if begun.epoch < job.num_epochs else ": give a larger num_epochs to go on"
         say(f"{path.name}: {begun.epoch} of {job.num_epochs} epochs are done{enough}")

@@ -1,0 +1,194 @@
+"""From the program that torch.export gives to a `Graph` in the form that the rules know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ..errors import CaptureError
+from ..ir.axes import Axes
+from ..ir.blocks import blocks_of
+from ..ir.graph import Graph
+from ..ir.node import Node, Ref, Weight, map_leaves, overload
+from ..kernels.compat import FakeTensor
+from ..rules import rule_of
+from ..rules.dropout import DROPOUTS
+from .autograd import refuse_moving, refuse_unread_norms
+from .canonicalize import canonical
+from .reader import ExportReader
+
+
+def graph_of(
+    program: torch.export.ExportedProgram, module: nn.Module, dtype: torch.dtype, training: bool
+) -> Graph:
+    """Return the graph of an exported program.
+
+    Parameters
+    ----------
+    program
+        What torch.export made of the module.
+    module
+        The module: its tree gives the blocks, and the first name of each shared weight.
+    dtype
+        Floating type that the network runs in.
+    training
+        Whether it was exported in training mode.
+
+    Raises
+    ------
+    CaptureError
+        If the network does something that a plan would lose.
+    WritesIntoView
+        If a call overwrites a value that has views.
+    """
+    _refuse_side_effects(program)
+    reader = ExportReader(program, _one_name_each(module))
+    for fx in program.graph.nodes:
+        reader.read(fx)
+    inputs = reader.input_axes()
+    outputs = [reader.returned(leaf) for leaf in _outputs(program)]
+    calls = _calls(canonical(reader.nodes, outputs), inputs, training)
+    if training:
+        refuse_unread_norms(calls.nodes, outputs)
+    returned = _copied_inputs(map(_as_weight(calls.weights), outputs), calls.nodes, inputs, dtype)
+    return Graph(
+        inputs=inputs,
+        dtype=dtype,
+        nodes=tuple(calls.nodes),
+        returned=returned,
+        blocks=blocks_of(calls.nodes, module),
+        structure=program.call_spec.out_spec,
+        constants=tuple(calls.constants),
+        literals=reader.literals,
+        training=training,
+        counted=reader.counted,
+    )
+
+
+def _refuse_side_effects(program: torch.export.ExportedProgram) -> None:
+    """Refuse a forward that changes a buffer, or computes where torch.export does not see it."""
+    signature = program.graph_signature
+    if signature.buffers_to_mutate:
+        name = next(iter(signature.buffers_to_mutate.values()))
+        raise CaptureError(
+            f"the network changes its buffer {name} in its forward: a tile would change its own"
+            " copy; return the new value, or update it in training only"
+        )
+    for name in signature.inputs_to_lifted_tensor_constants.values():
+        if isinstance(tensor := program.constants[name], FakeTensor):
+            raise CaptureError(
+                f"the network takes a tensor of shape {tuple(tensor.shape)}, {name}, out of sight"
+                " of torch.export, and what is computed of it would be lost: use x.detach() and"
+                " tensor operators only"
+            )
+
+
+class _Calls(NamedTuple):
+    """The calls of a network: those that depend on its inputs, and the constants.
+
+    Attributes
+    ----------
+    nodes
+        Calls that depend on an input, with their axes.
+    constants
+        Calls that depend on none.
+    weights
+        The result of each constant as a weight, by the call's name.
+    """
+
+    nodes: list[Node]
+    constants: list[Node]
+    weights: dict[str, Weight]
+
+
+def _calls(nodes: Iterable[Node], inputs: Mapping[str, Axes], training: bool) -> _Calls:
+    """Divide calls into those that depend on an input and constants, and find their axes."""
+    found = _Calls([], [], {})
+    axes = dict(inputs)
+    rank = next(iter(inputs.values())).rank
+    for node in nodes:
+        as_weight = _as_weight(found.weights)
+        node = replace(node, args={k: map_leaves(as_weight, v) for k, v in node.args.items()})
+        if not (training and node.kind in DROPOUTS):
+            _refuse_noise(node)
+        if training:
+            refuse_moving(node)
+        if node.operands:
+            node = _with_axes(node, axes, rank)
+            axes[node.name] = node.axes
+            found.nodes.append(node)
+        else:
+            found.constants.append(node)
+            found.weights[node.name] = Weight(f"={node.name}", node.shape)
+    return found
+
+
+def _with_axes(node: Node, axes: Mapping[str, Axes], rank: int) -> Node:
+    """A call with the axes of its operands, and those of its result by its rule."""
+    node = replace(
+        node,
+        axes=Axes.uncut(node.shape, rank),
+        operand_axes=tuple(axes[value] for value in node.operands),
+    )
+    found = rule_of(node).axes
+    if found.shape != node.shape:
+        raise CaptureError(
+            f"{node.label} gives {node.shape}, but its rule says {found.shape}: mend the rule"
+        )
+    return replace(node, axes=found)
+
+
+def _one_name_each(module: nn.Module) -> dict[str, str]:
+    """The first name of each parameter and buffer, by each of its names."""
+    first: dict[int, str] = {}
+    named = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
+
+
+def _as_weight(known: Mapping[str, Weight]) -> Callable[[Any], Any]:
+    """What replaces a reference to a constant by its weight."""
+    return lambda leaf: known.get(leaf.value, leaf) if isinstance(leaf, Ref) else leaf
+
+
+def _outputs(program: torch.export.ExportedProgram) -> list[Any]:
+    """What the network returns, flattened: values as `Ref`, all else unchanged."""
+    specs = program.graph_signature.output_specs
+    arguments = [spec.arg for spec in specs if spec.kind.name == "USER_OUTPUT"]
+    return [Ref(arg.name) if hasattr(arg, "name") and arg.name else arg.value for arg in arguments]
+
+
+def _copied_inputs(
+    returned: Iterable[Any], nodes: list[Node], inputs: Mapping[str, Axes], dtype: torch.dtype
+) -> tuple[Any, ...]:
+    """Return the outputs; an input among them becomes a call, computed by the tiles of a stage."""
+    found = []
+    for leaf in returned:
+        if isinstance(leaf, Ref) and leaf.value in inputs:
+            axes, name = inputs[leaf.value], f"{leaf.value}.returned"
+            if all(node.name != name for node in nodes):
+                args = {"self": Ref(leaf.value)}
+                nodes.append(Node(name, "aten.alias.default", args, axes, dtype, (axes,), ""))
+            leaf = Ref(name)
+        found.append(leaf)
+    return tuple(found)
+
+
+def _refuse_noise(node: Node) -> None:
+    """Refuse a call that makes random numbers, unless it is switched off."""
+    if node.op.split(".")[0] in ("_operator", "spnb"):
+        return
+    if torch.Tag.nondeterministic_seeded not in overload(node.op).tags:
+        return
+    switches = [node.args[k] for k in ("train", "training", "dropout_p") if k in node.args]
+    if not switches or any(switches):
+        raise CaptureError(
+            f"{node.label} makes random numbers, so results would differ from run to run, and from"
+            " tile to tile: pass the numbers as an input, or register them as a buffer"
+        )
