@@ -27,7 +27,8 @@ def conv(
     >>> conv(3, 8, (1, 7), (1, 2))
     Conv2d(3, 8, kernel_size=(1, 7), stride=(1, 2), padding=(0, 3), bias=False)
     """
-    padding = tuple(k // 2 for k in kernel) if isinstance(kernel, tuple) else kernel // 2
+    sizes = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    padding = sizes[0] // 2, sizes[1] // 2
     layer = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=bias)
     with torch.no_grad():  # torch drew them with variance 1/(3·fan-in); He et al. have 2/fan-in
         layer.weight.mul_(gain * 6**0.5)

@@ -38,7 +38,9 @@ class Decoder(Encoder):
     def __init__(self, below: int, across: int):
         super().__init__(below + across, across, pooled=False)
 
-    def forward(self, below: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
+    def forward(  # type: ignore[override]  # the parameters are an encoder's, the inputs are two
+        self, below: torch.Tensor, across: torch.Tensor
+    ) -> torch.Tensor:
         resized = F.interpolate(below, across.shape[2:], mode="bilinear")
         return super().forward(torch.cat([across, resized], dim=1))
 

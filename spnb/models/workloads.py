@@ -29,4 +29,5 @@ def first_groups(depth: int, groups: int) -> nn.Sequential:
     6
     """
     stem, each = 3, (depth - 2) // 9
-    return resnet_v2(depth, num_classes=10)[: stem + groups * each]
+    layers = list(resnet_v2(depth, num_classes=10).children())
+    return nn.Sequential(*layers[: stem + groups * each])
