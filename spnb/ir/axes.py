@@ -287,9 +287,9 @@ def is_image(axes: Axes) -> bool:
 
 
 def rows_beside(need: Region, own: Region, axes: Axes) -> bool:
-    """Whether a need is what a tile owns and rows above and below, in one run of memory.
+    """Whether a need is what a tile owns with rows above and below it, in one run of memory.
 
-    So it is of a single image with its channels last.
+    That is so for a single image with its channels last, if both have the same columns.
     """
     same = need.spans[0] == own.spans[0] and need.spans[2:] == own.spans[2:]
     return same and need.shape[0] == 1 and own in need and is_image(axes)

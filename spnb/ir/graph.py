@@ -34,7 +34,7 @@ class Graph:
         Operator calls in the order of execution.
     returned
         What the network returns, flattened: values as `Ref`, what is known before it runs as
-        `Weight`, all else as it is.
+        `Weight`, all else unchanged.
     blocks
         The module's building blocks, in order: stages are cut between them.
     structure
@@ -95,8 +95,15 @@ class Graph:
         return {name: (k, len(names)) for names in calls.values() for k, name in enumerate(names)}
 
     def made_of(self, names: Iterable[str]) -> tuple[list[str], list[Node]]:
-        """What weights are made of: parameters, buffers and literals, and the calls in order."""
-        wanted, calls = dict.fromkeys(names), []
+        """Return the parameters, buffers and literals that weights are made of, and the calls.
+
+        Parameters
+        ----------
+        names
+            Of weights, constants among them.
+        """
+        wanted = dict.fromkeys(names)
+        calls: list[Node] = []
         for node in reversed(self.constants):
             if f"={node.name}" in wanted:
                 calls.insert(0, node)
@@ -125,7 +132,7 @@ class Graph:
         return self.dtype_of(value).itemsize
 
     def pack(self, values: Mapping[str, Any], known: Mapping[str, torch.Tensor]) -> Any:
-        """Put outputs together as the network returns them.
+        """Return the outputs, nested as the network returns them.
 
         Parameters
         ----------

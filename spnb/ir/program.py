@@ -15,7 +15,7 @@ from .region import Region
 
 @dataclass(frozen=True, slots=True)
 class Receive:
-    """Collect the needed region of a value: the part at hand and what others send.
+    """Collect the needed region of a value: what this rank has, and what others send.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class Compute:
 
     ``needs`` are as the rule gave them (they may run past the extent), ``clipped`` the part inside.
     ``overwrites`` is whether the result may take the place of what is added to it (see
-    `spnb.rules.fused`), which nobody reads any more.  ``padding``, if given, is what windows are to
+    `spnb.rules.fused`), which no later step reads.  ``padding``, if given, is what windows are to
     add on both sides by themselves: the region is then more than is needed, and what of it reads
     beyond the needs is wrong (see `spnb.planner.widen`).
     """
@@ -127,23 +127,24 @@ class Program:
 
 
 def without_exchange(program: Program) -> Program:
-    """The same work with no message between ranks: what it would take if moving were free.
+    """Return a program that does the same work and exchanges no message with other ranks.
 
-    What would have come from others is zeros, so the result is wrong; only its time is meant.
+    Its time is what the program would take if messages cost nothing.  What would have arrived is
+    zeros, so its result is wrong.
     """
 
-    def alone(step: Step) -> Step:
+    def silent(step: Step) -> Step:
         if isinstance(step, Send):
             return replace(step, transfers=tuple(t for t in step.transfers if t.target == HOST))
         if isinstance(step, Receive):
             return replace(step, transfers=tuple(t for t in step.transfers if t.source == HOST))
         return step
 
-    return Program(tuple(map(alone, program.steps)))
+    return Program(tuple(map(silent, program.steps)))
 
 
 def held_by_host(program: Program, nodes: Sequence[Node]) -> list[str]:
-    """Values whose memory the host keeps: outputs, and what they took the place of."""
+    """Return the values whose memory the host holds: outputs, and what they overwrote."""
     found = [
         step.value
         for step in program.steps

@@ -22,11 +22,11 @@ class Shared:
     Attributes
     ----------
     number
-        Tells those of a plan apart; as many numbers as there are names belong to it.
+        Number of the first of the names among all weights of the plan; the others follow.
     ranks
-        Of all copies of the plan.
+        Ranks of the world that have them, in all copies of the plan.
     names
-        Of the weights.
+        Names of the weights.
     """
 
     number: int
@@ -36,7 +36,7 @@ class Shared:
 
 @dataclass(frozen=True, repr=False)
 class RankPlan:
-    """All that one rank needs to know: its share of a plan, nothing of the others'.
+    """All that one rank needs to know: its own share of a plan, and nothing of other ranks.
 
     Attributes
     ----------
@@ -79,11 +79,11 @@ class RankPlan:
     training
         Whether the plan is for training.
     threads
-        That it computes with; by default its share of its host's cores.
-    copies, replica
-        How often the plan is there, and which of its replicas this is.
+        Threads that it computes with; by default its share of its host's cores.
+    replicas, replica
+        The copies of the plan, and the number of the replica that this rank is in.
     mirror
-        What this rank is in the mirrored pipeline, if there is one.
+        The rank's share of the mirrored pipeline, if there is one.
     device
         Kind of device that it computes on: see `spnb.kernels.devices`.
     """
@@ -126,7 +126,7 @@ class RankPlan:
 
     @property
     def with_mirror(self) -> tuple[RankPlan, ...]:
-        """What this rank is in each of its pipelines: this, and its mirror image if it has one."""
+        """The rank's share in each of its pipelines: this, and its mirror if there is one."""
         return (self,) if self.mirror is None else (self, self.mirror)
 
     @property
@@ -174,8 +174,9 @@ class RankPlan:
 
         With a single micro-batch one stage computes after the other.
         """
-        alone = self.replicas.micro_batches == 1 and not self.replicas.times
-        return len(self.team.ranks) * self.replicas.count if alone else self.num_ranks
+        if self.replicas.micro_batches == 1 and not self.replicas.times:
+            return len(self.team.ranks) * self.replicas.count
+        return self.num_ranks
 
     @property
     def position(self) -> tuple[int, ...]:

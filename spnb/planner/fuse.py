@@ -106,7 +106,7 @@ class _Fusion:
 
     def _begin(self, node: Node) -> dict[str, Any] | None:
         """Arguments of a fused call that does what a call does, if there is one."""
-        more = {"other": None, "activation": None, "options": {}}
+        more: dict[str, Any] = {"other": None, "activation": None, "options": {}}
         image = len(node.shape) == {"conv2d": 4, "conv3d": 5}.get(node.kind)  # not a single one
         if image and isinstance(node.args["weight"], Weight):
             if type(rule_of(node)) is Convolution and not isinstance(node.args["bias"], Ref):

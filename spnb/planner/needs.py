@@ -124,7 +124,7 @@ def trace_needs(
             points.add(name)
         if name in points or rule.owner_computes:
             computed[name] = own[name]
-        elif name in exported:
+        elif name in exported or wanted is None:
             computed[name] = _hull(own[name], wanted)
         else:
             computed[name] = _rounded_up(graph, node, wanted, own[name], tiling, batch)
@@ -175,7 +175,7 @@ class OperandRegions:
     Each span is asked of a rule once: ranks in one row or column of a grid share it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._spans: dict[str, dict[tuple[int, int, Span], Span]] = defaultdict(dict)
 
     def read_by(self, node: Node, region: Region) -> tuple[Region, ...]:

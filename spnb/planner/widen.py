@@ -1,16 +1,16 @@
 """Computes a little more than is needed, where that saves a copy of the tile.
 
 PyTorch's convolutions pad both sides alike.  A tile at the border of the image, with a fused halo,
-needs padding on one side only: so it would be copied into a padded tensor first.  And where more
-columns are held of a value than are needed, those needed are no run of memory: they would be copied
-as well.  Instead all that is at hand is convolved, padded on both sides::
+needs padding on one side only, so it would be copied into a padded tensor first.  And if a rank
+holds more columns of a value than are needed, the needed ones are not one run of memory, so they
+would be copied as well.  Instead everything that is held is convolved, padded on both sides::
 
       image's border │┌────── held of x ──────┐                 ┌── computed of y ──┬───────┐
                     0 │   needed     │  more  │ 0     ─►        │  right: needed    │ wrong │
                      │└───────────────────────┘                 └───────────────────┴───────┘
 
-Wrong is what reads zeros where others have positions of x.  Nobody reads it: later calls read of y
-what they read without this, and what they compute of other positions is not read either.
+A result is wrong where it reads zeros in place of positions of x that other ranks have.  No one
+uses it: later calls need of y only what they needed before.
 """
 
 from __future__ import annotations
@@ -29,39 +29,40 @@ from ..rules.windows import Convolution
 
 
 def widened(steps: Sequence[Step], nodes: Sequence[Node]) -> list[Step]:
-    """The steps of a rank's program, of which some compute more in place of a copy.
+    """Return the steps of a rank's program; some compute more than is needed, to save a copy.
 
     Parameters
     ----------
     steps
-        Of the rank.
+        Steps of the rank.
     nodes
-        Of its stage.
+        Calls of its stage.
     """
-    fixed = set(held_by_host(Program(tuple(steps)), nodes))  # the host gets no more than it wants
-    fixed |= {step.value for step in steps if isinstance(step, Receive)}  # more comes beside it
+    # The host receives what it needs and no more, and a halo is put beside what a tile owns.
+    fixed = set(held_by_host(Program(tuple(steps)), nodes))
+    fixed |= {step.value for step in steps if isinstance(step, Receive)}
     held: dict[str, Region] = {}
-    apart: dict[str, Region] = {}  # of values whose halo lies beside them, what is no halo
+    core: dict[str, Region] = {}  # of values whose halo has its own memory, what is no halo
     found: list[Step] = []
     for step in steps:
         if isinstance(step, Receive):
             if step.value in held:
-                apart[step.value] = held[step.value]
+                core[step.value] = held[step.value]
             held[step.value] = step.region
         elif isinstance(step, Compute):
             node = nodes[step.node]
-            here = all(value in held for value in node.operands)
-            if here and node.name not in fixed and not step.region.empty:
+            all_held = all(value in held for value in node.operands)
+            if all_held and node.name not in fixed and not step.region.empty:
                 pairs = zip(node.operands, step.clipped, strict=True)
-                at_hand = [apart[v] if v in apart and c in apart[v] else held[v] for v, c in pairs]
-                step = _widened(step, node, at_hand, apart)
+                present = [core[v] if v in core and c in core[v] else held[v] for v, c in pairs]
+                step = _widened(step, node, present, core)
             held[node.name] = step.region
         found.append(step)
     return found
 
 
 def _widened(
-    step: Compute, node: Node, held: Sequence[Region], apart: Mapping[str, Region]
+    step: Compute, node: Node, held: Sequence[Region], core: Mapping[str, Region]
 ) -> Compute:
     """A step that computes more in place of a copy, where that takes less time.
 
@@ -69,16 +70,16 @@ def _widened(
     ----------
     held
         Region of each operand that lies in one run of memory.
-    apart
-        Of values whose halo lies beside them, what is no halo.
+    core
+        Of values whose halo has its own memory, what is no halo.
     """
     rule = rule_of(node)
     if not node.operands or not all(map(is_image, (node.axes, *node.operand_axes))):
         return step
     if isinstance(rule, Convolution) and not any(axis in (None, 0) for axis in rule.places):
-        own = apart.get(node.operands[0])
-        early = own is not None and rule.core_and_boundary(own, step.region)
-        wider = None if early else _convolved(step, rule, held)
+        own = core.get(node.operands[0])
+        overlaps_halo = own is not None and rule.core_and_boundary(own, step.region)
+        wider = None if overlaps_halo else _convolved(step, rule, held)
     elif type(rule) is Rule and rule.any_layout:
         wider = _elementwise(step, node, held)
     else:
@@ -132,7 +133,7 @@ def _elementwise(step: Compute, node: Node, held: Sequence[Region]) -> Compute |
 
 
 def _in_one_run(held: Region, needed: Region) -> Region:
-    """What is needed of a value, and as much more of it as makes that one run of memory.
+    """The smallest region in one run of memory that holds what is needed of a value.
 
     Positions lie row by row, so the rows of a single image may be cut, but no columns.
     """
