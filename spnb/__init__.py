@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .benchmarking.benchmark import bench
     from .driver.cluster import Cluster
-    from .driver.session import InProcess
+    from .driver.in_process import InProcess
     from .engine.here import here
     from .errors import CaptureError, PlanError
     from .job.job import Job
@@ -43,7 +43,7 @@ __all__ = [
 _MODULES = {
     "CaptureError": ".errors",
     "Cluster": ".driver.cluster",
-    "InProcess": ".driver.session",
+    "InProcess": ".driver.in_process",
     "Job": ".job.job",
     "PlanError": ".errors",
     "bench": ".benchmarking.benchmark",

@@ -24,7 +24,7 @@ from processes import MPIEXEC
 import spnb
 from spnb.driver.check import TOLERANCES
 from spnb.driver.result import Result
-from spnb.driver.training_loop import Training
+from spnb.driver.training_result import Training
 from spnb.job.job_plan import JobPlan
 from spnb.ui.cli import _parser, main
 from spnb.ui.verbs import _job

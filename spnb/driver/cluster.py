@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..display.cards import Card, Shown, Table, counted
 from ..display.progress import Bar, notebook, show_output, show_run
 from ..engine import remote
 from ..engine.report import Report
+from ..engine.service import Call, RankService
 from ..errors import EngineError, RunError
 from ..io.examples import Examples, Unread
 from ..io.sources import HeldSource, Source
@@ -22,13 +23,16 @@ from ..io.writers import Store
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..job.job_plan import JobPlan
-from ..runtime.state import Piece
 from ..training.epoch import EpochReport
 from .engines import Engines
 from .session import Session
 
 OWN_ERRORS = ("RankError", "PeerFailed", "WaitTimeout")
-"""Remote errors that say themselves where they come from."""
+"""Remote errors whose messages name the rank themselves."""
+
+T = TypeVar("T")
+Poll = Callable[[list[dict]], None]
+"""Called during a call with what each rank published last."""
 
 
 class Cluster(Shown, Session):
@@ -162,74 +166,71 @@ class Cluster(Shown, Session):
             if shell.user_ns.get("rc") in (None, self._offered):
                 shell.user_ns["rc"] = self._offered = self.client
 
-    def _load(self, plan: JobPlan, parts: Sequence[tuple[RankPlan, Path]]) -> None:
-        self._parts = [rank_plan for rank_plan, _ in parts]
+    def _load(self, plan: JobPlan, shares: Sequence[tuple[RankPlan, Path]]) -> None:
+        self._rank_plans = [rank_plan for rank_plan, _ in shares]
         hosts = self.engines.hosts
         loads = [
             (rank_plan, path if self.shares_files else dict(read_weights(path)), hosts.count(host))
-            for (rank_plan, path), host in zip(parts, hosts, strict=False)
+            for (rank_plan, path), host in zip(shares, hosts, strict=False)
         ]
         idle = [(None, None, 0)] * (len(hosts) - len(loads))
         with Bar(self.progress) as bar:
 
-            def show(told: list[dict]) -> None:
-                bar.show("loading ranks", sum(map(len, told)), len(loads))
+            def show(published: list[dict]) -> None:
+                bar.show("loading ranks", sum(map(len, published)), len(loads))
 
             self._call(remote.load, loads + idle, show)
 
-    def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
+    def _ask(self, calls: Sequence[Call[T]], poll: Poll | None = None) -> list[T]:
         if self._failed:
             self._recover()
-        each = [(self._for_rank(sources, rank_plan), run, released) for rank_plan in self._parts]
-        with Bar(self.progress) as bar:
-            return self._call(
-                remote.infer,
-                each,
-                lambda told: show_run(bar, told, run, len(self.plan.micro_batch_sizes)),
-            )
+        return self._call(remote.answer, [(call,) for call in calls], poll)
 
-    def _each(self, name: str, args: Sequence[tuple]) -> list[Any]:
-        if self._failed:
-            self._recover()
-        return self._call(remote.each, [(name, each) for each in args])
+    def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
+        calls = [
+            Call.to(RankService.infer, self._for_rank(sources, rank_plan), run, released)
+            for rank_plan in self._rank_plans
+        ]
+        count = len(self.plan.micro_batch_sizes)
+        with Bar(self.progress) as bar:
+            return self._ask(calls, lambda published: show_run(bar, published, run, count))
 
     def share(self, examples: Examples) -> list[Examples]:
-        """Examples as each rank can read them; what is written for it is written once."""
+        """The examples as each rank can read them; an image in memory is written to a file once."""
         images = self._resident(examples.images)
         if self.shares_files:
             examples = examples.filed(self.scratch)
         shares = []
-        for rank_plan in self._parts:
+        for rank_plan in self._rank_plans:
             seen = self._for_rank(dict.fromkeys(self.plan.graph.inputs, images), rank_plan)
             own = next(iter(seen.values()), Unread(examples.images.shape))
             shares.append(replace(examples, images=own))
         return shares
 
-    def epoch(self, shares: Sequence[Examples], epoch: int) -> list[EpochReport]:
-        """Train on all examples once, of which each rank has its share; what each rank tells."""
-        if self._failed:
-            self._recover()
+    def train_epoch(self, shares: Sequence[Examples], epoch: int) -> list[EpochReport]:
+        """Train on all examples once, with a bar: see `spnb.driver.session.Session.train_epoch`."""
         steps = len(shares[0]) // self.plan.job.batch_size
         with Bar(self.progress) as bar:
 
-            def show(told: list[dict]) -> None:
-                done = [t["steps"] for t in told if t.get("epoch") == epoch]
+            def show(published: list[dict]) -> None:
+                done = [each["steps"] for each in published if each.get("epoch") == epoch]
                 bar.show(f"epoch {epoch + 1}", min(done, default=0), steps)
 
-            return self._call(remote.epoch, [(each, epoch) for each in shares], show)
-
-    def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
-        found = self._call(remote.fetch, [(run,)] * self.plan.num_ranks)
-        return [found[rank] for rank in ranks]
+            calls = [Call.to(RankService.train_epoch, each, epoch) for each in shares]
+            return self._ask(calls, show)
 
     def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
-        if not self.shares_files:
+        if self.shares_files:
             return super()._save(run, ranks, value, store)
-        every = range(self.plan.num_ranks)
-        self._call(remote.save, [(run, value if r in ranks else None, store) for r in every])
+        for rank in ranks:  # the caller writes, after each other, so as to hold one rank's regions
+            (pieces,) = self._fetch(run, [rank])
+            for piece in pieces:
+                if piece.value == value:
+                    store.write(piece.region, piece.tensor)
+        return None
 
     def _for_rank(self, sources: dict[str, Source], rank_plan: RankPlan) -> dict[str, Source]:
-        """What a rank reads of the inputs: by name where it sees our files, else its part."""
+        """The inputs of a rank: our files if it sees them, else the regions that it needs."""
         needs: dict[str, Region] = {}
         for step in rank_plan.received("input"):
             needs[step.value] = needs.get(step.value, step.region) | step.region
@@ -242,7 +243,9 @@ class Cluster(Shown, Session):
         self._call(remote.reset, [(backend,)] * len(self.engines.ids))
         self._failed = False
 
-    def _call(self, function: Any, args: Sequence[tuple], poll: Any = None) -> list[Any]:
+    def _call(
+        self, function: Callable[..., T], args: Sequence[tuple], poll: Poll | None = None
+    ) -> list[T]:
         try:
             return self.engines.call(function, args, poll=poll, output=show_output)
         except EngineError as error:

@@ -1,156 +1,136 @@
 """The ranks that ``mpiexec`` or ``srun`` launched, each a process that runs this same program.
 
-Rank 0 plans and shows the result; the others wait politely for their part, run it, and wait until
-rank 0 is done.
+Rank 0 plans, calls functions on all ranks and shows the result.  The others carry out what rank 0
+calls, and leave the processor free while they wait.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ..engine.here import here
-from ..engine.rank import share_cores
-from ..engine.report import Report
+from ..engine import remote
+from ..engine.service import Call
 from ..errors import PeerFailed
-from ..io.sources import Source
 from ..io.stage_weights import read_weights
-from ..io.writers import Store
+from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan
-from ..runtime.process_memory import keep_blocks
-from ..runtime.state import Piece
+from ..transport.waiting import politely
 from .session import Session
 
+T = TypeVar("T")
 
-class Launched(Session):
-    """The other ranks, as rank 0 sees them: it hands out orders, all carry them out."""
 
-    def __init__(self, plan: JobPlan, post: Post):
+class MPISession(Session):
+    """A plan on the ranks of a launcher, as rank 0 sees them.
+
+    Parameters
+    ----------
+    plan
+        The plan to load.
+    ranks
+        Calls functions on the ranks.
+
+    Raises
+    ------
+    ValueError
+        If the launcher started fewer ranks than the plan needs.
+    """
+
+    def __init__(self, plan: JobPlan, ranks: MPIRanks):
         super().__init__(plan)
-        if plan.num_ranks > post.comm.size:
+        if plan.num_ranks > ranks.comm.size:
             raise ValueError(
                 f"the plan needs {plan.num_ranks} ranks, but the launcher started"
-                f" {post.comm.size}: start {plan.num_ranks}"
+                f" {ranks.comm.size}: start {plan.num_ranks}"
             )
-        self.post = post
+        self.ranks = ranks
         self.load(plan)
 
-    def _load(self, plan: JobPlan, parts: Sequence[tuple[Any, Path]]) -> None:
+    def _load(self, plan: JobPlan, shares: Sequence[tuple[RankPlan, Path]]) -> None:
+        count = self.ranks.comm.size
         if plan.job.backend != "mpi":
-            self.post.order("carry", [plan.job.backend] * self.post.comm.size)
-        self._order("load", [(rank_plan, dict(read_weights(path))) for rank_plan, path in parts])
+            self.ranks.call(remote.reset, [(plan.job.backend,)] * count)
+        here = self.ranks.transport.local_size
+        loads = [(rank_plan, dict(read_weights(path)), here) for rank_plan, path in shares]
+        self.ranks.call(remote.load, [*loads, *[(None, None, 0)] * (count - len(loads))])
 
-    def _each(self, name: str, args: Sequence[tuple]) -> list[Any]:
-        return self._order("each", [(name, each) for each in args])
-
-    def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
-        return self._order("infer", [(sources, run)] * self.plan.num_ranks)
-
-    def _order(self, what: str, each: Sequence[Any]) -> list[Any]:
-        """Have the ranks of a plan do something; those that it does not need stay idle."""
-        idle = [None] * (self.post.comm.size - len(each))
-        return self.post.order(what, [*each, *idle])[: len(each)]
-
-    def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
-        orders = [run if rank in ranks else None for rank in range(self.post.comm.size)]
-        return [pieces for pieces in self.post.order("fetch", orders) if pieces is not None]
-
-    def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
-        order = (run, value, store)
-        self.post.order(
-            "save", [order if rank in ranks else None for rank in range(self.post.comm.size)]
-        )
+    def _ask(self, calls: Sequence[Call[T]]) -> list[T]:
+        idle = [None] * (self.ranks.comm.size - len(calls))
+        answers = self.ranks.call(remote.answer, [(call,) for call in [*calls, *idle]])
+        return answers[: len(calls)]
 
 
-class Post:
-    """Carries orders from rank 0 to all ranks, and their answers back."""
+class MPIRanks:
+    """All ranks of the launcher: rank 0 calls functions on them, the others serve."""
 
     def __init__(self):
         from mpi4py import MPI
 
         from ..transport.mpi import MPITransport
-        from ..transport.waiting import politely
 
         self.comm = MPI.COMM_WORLD
-        self._politely = politely
         self.transport = MPITransport(self.comm)
-        keep_blocks()
+        remote.use_transport(self.transport)
 
-    def order(self, what: str, each: Sequence[Any]) -> list[Any]:
-        """On rank 0: have every rank do something; the answers in rank order.
+    def call(self, function: Callable[..., T], args_by_rank: Sequence[tuple]) -> list[T]:
+        """On rank 0: call a function of a module on every rank; the results in rank order.
 
         Raises
         ------
         Exception
-            The one that a rank raised; the cause, where others failed in consequence.
+            The exception that a rank raised; where others failed in consequence, its cause.
         """
-        self._meet()
-        self.comm.scatter([(what, item) for item in each])
-        answers = self._answer(what, each[0])
+        self._barrier()
+        self.comm.scatter([(function, args) for args in args_by_rank])
+        answers = self._answer(function, args_by_rank[0])
         errors = [answer for answer in answers if isinstance(answer, Exception)]
         for error in sorted(errors, key=lambda e: isinstance(e, PeerFailed)):
             raise error
         return answers
 
     def serve(self) -> None:
-        """On the other ranks: carry out orders until the last."""
+        """On the other ranks: carry out calls until rank 0 releases them."""
         while True:
-            self._meet()
-            what, item = self.comm.scatter(None)
-            if what == "leave":
+            self._barrier()
+            call = self.comm.scatter(None)
+            if call is None:
                 return
-            self._answer(what, item)
+            self._answer(*call)
 
-    def _answer(self, what: str, item: Any) -> Any:
+    def release(self) -> None:
+        """On rank 0: let the other ranks return from `serve`."""
+        self._barrier()
+        self.comm.scatter([None] * self.comm.size)
+
+    def _answer(self, function: Callable[..., Any], args: tuple) -> list[Any] | None:
+        """Call a function here; on rank 0, what it returned or raised on each rank."""
+        answer: Any
         try:
-            answer = self._do(what, item)
+            answer = function(*args)
         except Exception as error:
             answer = error
-        self._meet()
+        self._barrier()
         return self.comm.gather(answer)
 
-    def leave(self) -> None:
-        """On rank 0: let the others go."""
-        self._meet()
-        self.comm.scatter([("leave", None)] * self.comm.size)
-
-    def _meet(self) -> None:
+    def _barrier(self) -> None:
         """Wait for all ranks without taking the core of one that still computes."""
         request = self.comm.Ibarrier()
-        self._politely(request.Test, lambda: None, float("inf"))
-
-    def _do(self, what: str, item: Any) -> Any:
-        if item is None:
-            return None
-        if what == "carry":
-            self.transport.backend = item
-            return self.transport.reset()
-        if what == "load":
-            rank_plan, weights = item
-            self.transport.num_ranks = rank_plan.num_ranks
-            share_cores(rank_plan, self.transport.local_size)
-            return here.load(rank_plan, weights, self.transport, self.transport.local_rank)
-        if what == "infer":
-            return here.infer(*item)
-        if what == "each":
-            name, args = item
-            return getattr(here, name)(*args)
-        return here.save(*item) if what == "save" else here.outputs_of(item)
+        politely(request.Test, lambda: None, float("inf"))
 
 
-def run_launched(drive: Callable[[Post], int]) -> int:
+def run_launched(drive: Callable[[MPIRanks], int]) -> int:
     """Run a program that rank 0 drives while the others serve; the exit code."""
-    post, code = Post(), 0
+    ranks, code = MPIRanks(), 0
     try:
-        if post.comm.rank > 0:
-            post.serve()
+        if ranks.comm.rank > 0:
+            ranks.serve()
         else:
             try:
-                code = drive(post)
+                code = drive(ranks)
             finally:
-                post.leave()
+                ranks.release()
     finally:
-        post.transport.backend = "mpi"
-        post.transport.reset()  # nothing is left on its way
+        remote.reset("mpi")  # nothing is left on its way
     return code

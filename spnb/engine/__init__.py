@@ -1,5 +1,5 @@
-"""The process of a rank: what a session asks it to do, and what a `%%px` cell sees of it.
+"""The process of a rank: what a session asks of it, and what a `%%px` cell sees of it.
 
-May import `spnb.training` and what lies below.  Begin with `rank`; `remote` is what a cluster
-calls, `here` is `spnb.here`, `cells` makes cells safe to interrupt.
+May import `spnb.training` and what lies below.  Begin with `service` (what may be asked) and
+`rank` (what answers); `remote` is called from elsewhere, `here` is `spnb.here`.
 """

@@ -1,12 +1,14 @@
-"""What makes a ``%%px`` cell safe to be interrupted, or to fail on one rank, and to be run again.
+"""Makes ``%%px`` cells safe: one may be interrupted, or fail on one rank, and be run again.
 
-The notebook gives each cell a name, so that a rank knows the failure of the cell that it is in
-itself (it need not wait for the other any more) from that of an earlier one.
+The notebook gives each cell a name.  By it a rank knows whether another rank failed in the cell
+that it is in itself, so that it need not wait for the other any more, or in an earlier one.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from ..errors import PeerFailed
@@ -18,7 +20,7 @@ def name_cells(view: Any) -> Any:
 
     def named(
         code: str,
-        silent: bool = False,  # ipyparallel's default is not: then no rank would hear of a failure
+        silent: bool = False,  # ipyparallel's default is True: then no cell event is triggered
         targets: Any = None,
         block: bool | None = None,
         label: str | None = None,
@@ -30,7 +32,7 @@ def name_cells(view: Any) -> Any:
 
 
 def watch_cells(shell: Any, transport: Any) -> None:
-    """On an engine: let a transport know which cell runs, and other ranks when it fails.
+    """On an engine: tell a transport which cell runs, and other ranks when the cell fails.
 
     Parameters
     ----------
@@ -46,12 +48,51 @@ def watch_cells(shell: Any, transport: Any) -> None:
     def end(result: Any) -> None:
         error = result.error_before_exec or result.error_in_exec
         if isinstance(error, PeerFailed):
-            transport.fail(str(error))  # who waits for us has not heard it, perhaps
+            transport.fail(str(error))  # a rank that waits for this one may not know it yet
         elif error:
             transport.fail(f"rank {transport.rank}: {type(error).__name__}: {error}")
         transport.call = ""
 
-    # A kernel drops what is queued behind a cell that failed; other ranks would run it, and wait
-    shell.kernel._abort_queues = lambda *_: None
+    run_cells_after_a_failure(shell.kernel)
     shell.events.register("pre_run_cell", begin)
     shell.events.register("post_run_cell", end)
+
+
+def run_cells_after_a_failure(kernel: Any) -> None:
+    """Have a kernel run the cells that are queued behind one that failed.
+
+    By default a kernel drops them.  But the other ranks run theirs, and would wait for this one.
+
+    Parameters
+    ----------
+    kernel
+        An ipykernel.  Each request to execute has a field ``stop_on_error`` in Jupyter's protocol,
+        which ipyparallel's client does not set; it is set here as the request arrives.  A kernel
+        without the table of handlers that this takes has its method for dropping cells replaced.
+
+    Raises
+    ------
+    RuntimeError
+        If the kernel has neither.
+    """
+    handlers = getattr(kernel, "shell_handlers", None)
+    if isinstance(handlers, dict) and "execute_request" in handlers:
+        handlers["execute_request"] = _without_stop_on_error(handlers["execute_request"])
+    elif hasattr(kernel, "_abort_queues"):
+        kernel._abort_queues = lambda *_: None
+    else:
+        raise RuntimeError(
+            f"{type(kernel).__name__} has neither shell_handlers nor _abort_queues, so a cell that"
+            " fails on one rank would keep the others waiting: install ipykernel 6 or 7"
+        )
+
+
+def _without_stop_on_error(execute: Callable[..., Any]) -> Callable[..., Any]:
+    """A handler of requests to execute that does not let the kernel drop later requests."""
+
+    @wraps(execute)
+    def handler(stream: Any, identity: Any, request: dict[str, Any]) -> Any:
+        request["content"]["stop_on_error"] = False
+        return execute(stream, identity, request)
+
+    return handler

@@ -1,13 +1,13 @@
-"""One rank at home in a process: its part of the plan, its worker or trainer, and its outputs.
+"""One rank in its process: its share of the plan, its worker or trainer, and its outputs.
 
-The methods are what a session has its ranks do.
+Its methods answer what a session asks: see `spnb.engine.service.RankService`.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from ..kernels.devices import CPU, compute_exactly, device_of
 from ..rules import has_rule
 from ..runtime import process_memory
 from ..runtime.state import Piece
-from ..runtime.worker import ReportProgress, Worker
+from ..runtime.worker import Worker
 from ..training.epoch import EpochReport, OptimizerState, Trainer
 from ..training.loss_scale import LossScale
 from ..training.losses import LOSSES
@@ -31,10 +31,12 @@ from ..training.recipe import Recipe
 from ..training.step import TrainingWorker
 from ..transport import Transport
 from ..transport.host_staging import staged_for
+from .progress import Publish, Throttled
 from .report import Report
+from .service import RankWeights
 
 SMALL = 1 << 20
-"""Output pieces of a rank up to this many bytes come back with its report."""
+"""Output pieces of a rank up to this many bytes are sent with its report."""
 
 
 def read_tensor(source: Source, region: Region, dtype: torch.dtype) -> torch.Tensor:
@@ -49,7 +51,7 @@ def share_cores(rank_plan: RankPlan, ranks_here: int) -> None:
     Parameters
     ----------
     rank_plan
-        What it will compute.
+        Its share of the plan.
     ranks_here
         Ranks on this host.
     """
@@ -58,7 +60,7 @@ def share_cores(rank_plan: RankPlan, ranks_here: int) -> None:
 
 
 class Rank:
-    """One rank, and what it can be asked to do.
+    """One rank, and what a session can ask of it.
 
     Attributes
     ----------
@@ -67,6 +69,8 @@ class Rank:
         here.
     device
         Where it computes.
+    publish
+        Makes its progress visible to the caller; by default nobody looks.
     """
 
     def __init__(self):
@@ -75,6 +79,7 @@ class Rank:
         self.trainer: Trainer | None = None
         self.transport: Transport | None = None
         self.device = CPU
+        self.publish: Publish = lambda figures: None
         self.outputs: dict[int, list[Piece]] = {}
         self._idle_bytes = 0
         self._initial: Mapping[str, torch.Tensor] | None = None
@@ -86,17 +91,25 @@ class Rank:
         transport: Transport | None,
         local_rank: int = 0,
     ) -> None:
-        """Make this rank ready to run its part; it may be connected with the others later.
+        """Make this rank ready to run its share of a plan; `connect` may follow later.
 
         Parameters
         ----------
+        rank_plan
+            Its share of the plan.
+        weights
+            The weights of its stage by name.
+        transport
+            Carries its messages; ``None`` until it is connected.
         local_rank
-            Number of the rank among those of its host, which says what GPU it has.
+            Number of the rank among those of its host, which chooses its GPU.
 
         Raises
         ------
         DeviceError
-            If the host has no GPU, and one is asked for.
+            If the plan asks for a GPU, and the host has none.
+        RuntimeError
+            If it has no rule for an operator.
         """
         for module in (module for image in rank_plan.with_mirror for module in image.imports):
             importlib.import_module(module)
@@ -111,7 +124,7 @@ class Rank:
         self.device = device_of(rank_plan.device, local_rank)
         if self.device != CPU:
             compute_exactly()
-            self._idle_bytes = 0  # of tensors there
+            self._idle_bytes = 0  # only tensors on the device count
         elif not self._idle_bytes:
             self._idle_bytes = _before_any_network()
         self.plan, self.transport = rank_plan, staged_for(transport, self.device)
@@ -129,7 +142,7 @@ class Rank:
             self.trainer.worker.transport = transport
 
     def unload(self) -> None:
-        """Forget the plan: this rank takes no part in the one that is loaded now."""
+        """Forget the plan, its weights and its outputs."""
         self.plan = self.worker = self.trainer = self.transport = self._initial = None
         self.outputs.clear()
 
@@ -137,13 +150,27 @@ class Rank:
         self,
         sources: Mapping[str, Source],
         run: int = 0,
-        report_progress: ReportProgress = lambda done, share: None,
+        released: Sequence[int] = (),
     ) -> Report:
-        """Run the network on a source for each input; every rank of the plan must be called."""
+        """Run the network; every rank of the plan must be called.
+
+        Parameters
+        ----------
+        sources
+            A source for each input that it reads, by the input's name.
+        run
+            Number of the run, by which `outputs_of` is asked.
+        released
+            Earlier runs whose outputs are freed.
+        """
+        for old in released:
+            self.outputs.pop(old, None)
         rank_plan, worker = self._loaded(), self._worker()
         process_memory.restart_peak(self.device)
+        publish = Throttled(self.publish)
         outcome = worker.infer(
-            lambda name, region: self._read(sources[name], region), report_progress
+            lambda name, region: read_tensor(sources[name], region, rank_plan.dtype),
+            lambda done, share: publish({"run": run, "done": done, "share": share}, share == 1.0),
         )
         self.outputs[run] = outcome.pieces
         size = sum(p.tensor.numel() * p.tensor.element_size() for p in outcome.pieces)
@@ -153,57 +180,81 @@ class Rank:
             rank_plan.world_rank, rank_plan.stage, rank_plan.tile, outcome.events, peak, pieces
         )
 
-    def begin(
+    def begin_training(
         self,
         trained: Sequence[str],
         recipe: Recipe,
-        kept: OptimizerState,
-        workers: int = 0,
-        scaling: LossScale | None = None,
+        optimizer_state: OptimizerState,
+        num_workers: int = 0,
+        loss_scale: LossScale | None = None,
     ) -> None:
-        """Make ready to train the parameters of these names; so many threads read ahead."""
-        facts = (self._loaded(), self._initial, trained, self.transport, LOSSES[recipe.loss])
-        learner = TrainingWorker(*facts, recipe.schedule, recipe.recompute, self.device)
-        self._initial = None  # it has copies: the file that they were mapped from is let go
-        if scaling is not None:
-            learner.loss_scale = scaling
-        self.trainer = Trainer(learner, recipe, kept, workers)
+        """Make ready to train.
 
-    def epoch(
-        self,
-        examples: Examples,
-        epoch: int,
-        tell: Callable[[int, float], None] = lambda step, loss: None,
-    ) -> EpochReport:
+        Parameters
+        ----------
+        trained
+            Names of the parameters that are trained.
+        recipe
+            How to train.
+        optimizer_state
+            The optimizer's state at the end of an earlier epoch, by the parameter's name.
+        num_workers
+            Threads that read images ahead.
+        loss_scale
+            The scale of the loss at the end of an earlier epoch, in fp16.
+        """
+        worker = TrainingWorker(
+            rank_plan=self._loaded(),
+            weights=self._initial,
+            trained=trained,
+            transport=self.transport,
+            loss=LOSSES[recipe.loss],
+            schedule=recipe.schedule,
+            recompute=recipe.recompute,
+            device=self.device,
+        )
+        self._initial = None  # the worker has copied them: their file may be unmapped
+        if loss_scale is not None:
+            worker.loss_scale = loss_scale
+        self.trainer = Trainer(worker, recipe, optimizer_state, num_workers)
+
+    def train_epoch(self, examples: Examples, epoch: int) -> EpochReport:
         """Train on all examples once; every rank of the plan must be called."""
-        return self.trainer.epoch(examples, epoch, self._idle_bytes, tell)
+        publish = Throttled(self.publish)
+        return self.trainer.epoch(
+            examples,
+            epoch,
+            self._idle_bytes,
+            lambda step, loss: publish({"epoch": epoch, "steps": step + 1}),
+        )
 
-    def weights(self, wanted: bool) -> tuple[dict, dict] | None:
-        """Parameters and buffers as they are now, and what the optimizer keeps, if wanted."""
-        return (self.trainer.weights, self.trainer.optimizer_state) if wanted else None
+    def weights(self) -> RankWeights:
+        """Parameters and buffers as they are now, and the optimizer's state, by name."""
+        return self.trainer.weights, self.trainer.optimizer_state
 
     def save(self, run: int, value: str, store: Store) -> None:
-        """Write this rank's part of an output; every rank that has one must be called.
+        """Write this rank's regions of an output; every rank that has one must be called.
 
-        What of it lies in a chunk of the file that another rank writes is sent there first.
+        Each chunk of the file is written by one rank.  Values in a chunk that another rank writes
+        are sent there first.
         """
         worker = self._worker()
         pieces = {p.region: p.tensor for p in self.outputs_of(run) if p.value == value}
-        for copy, stage in enumerate(worker.stages):
+        for replica, stage in enumerate(worker.stages):
             if any(node.name == value for node in stage.rank_plan.nodes):
                 for number in stage.pipeline_stage.pipeline.numbers:
-                    self._save(copy, number, pieces, value, store)
+                    self._save(replica, number, pieces, value, store)
 
     def _save(
         self,
-        copy: int,
+        replica: int,
         number: int,
         pieces: Mapping[Region, torch.Tensor],
         value: str,
         store: Store,
     ) -> None:
-        """Write what this rank has of a micro-batch's output, in one copy of the plan."""
-        rank_plan = self.worker.stages[copy].rank_plan
+        """Write what this rank has of a micro-batch's output, in one replica of the plan."""
+        rank_plan = self.worker.stages[replica].rank_plan
         # An output may have several rows along the batch for each image.
         rows_each = store.axes.extent[0] // sum(rank_plan.micro_batch_sizes)
         rows = rank_plan.micro_batch_sizes[number] * rows_each or 1
@@ -216,7 +267,7 @@ class Rank:
         if needs != has:
             team = rank_plan.team
             exchange = Exchange(SAVE.tag(), value, "save", team, team, has, needs, 0)
-            x = self.worker.exchange(exchange, x, store.axes, copy)
+            x = self.worker.exchange(exchange, x, store.axes, replica)
         if not (aligned := region_at(needs, rank_plan.position)).empty:
             store.write(aligned.moved(first), x)
 
@@ -226,19 +277,16 @@ class Rank:
         Raises
         ------
         RuntimeError
-            If another plan was loaded since: its outputs have taken their place.
+            If the run is not known: another plan was loaded after it.
         """
         if run not in self.outputs:
             raise RuntimeError("the outputs of this run went when another plan was loaded")
         return self.outputs[run]
 
-    def _read(self, source: Source, region: Region) -> torch.Tensor:
-        return read_tensor(source, region, self._loaded().dtype)
-
     def _worker(self) -> Worker:
         if self.worker is None:
             self._loaded()
-            raise RuntimeError("the plan on this rank is for training: it has no run to ask for")
+            raise RuntimeError("the plan on this rank is for training: load one for inference")
         return self.worker
 
     def _loaded(self) -> RankPlan:
@@ -248,7 +296,7 @@ class Rank:
 
 
 def _before_any_network() -> int:
-    """What the process holds before any network: what PyTorch loads to compute is not of it."""
+    """Bytes of the process before any network, after PyTorch's first computation."""
     x = torch.zeros(1, 8, 8, 8)
     torch.nn.functional.conv2d(x, torch.zeros(8, 8, 3, 3))
     return process_memory.resident_bytes()

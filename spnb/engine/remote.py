@@ -1,57 +1,88 @@
-"""What a cluster calls on its engines: plain functions over this process's `spnb.here`.
+"""The functions that a session calls in the process of a rank, over this process's `spnb.here`.
 
-The caller imports this module too, so MPI is imported where it is used, on the engines: a
-notebook's own process is no MPI rank.
+`spnb.driver.cluster` calls them on ipyparallel's engines, `spnb.driver.mpi_launch` on the processes
+that mpiexec started.  The caller imports this module too, so MPI is imported where it is used, on
+the ranks: a notebook's own process is no MPI rank.
 """
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from ..io.examples import Examples
-from ..io.sources import Source
 from ..io.stage_weights import read_weights
-from ..io.writers import Store
 from ..ir.rank_plan import RankPlan
 from ..runtime.process_memory import give_back, keep_blocks
-from ..runtime.state import Piece
-from ..training.epoch import EpochReport
 from .here import here
 from .rank import share_cores
-from .report import Report
+from .service import Call
 
-TELL_EACH = 0.2  # seconds between two words on how far a run is
+if TYPE_CHECKING:
+    from ..transport.mpi import MPITransport
 
-_transport: Any = None
+T = TypeVar("T")
+
+_transport: MPITransport | None = None
 
 
 def prepare(token: Path, deadline: float, path: Sequence[str]) -> bool:
-    """Get ready, together with all engines; whether this one sees the caller's files."""
+    """On an ipyparallel engine: connect it with all others, and watch its cells. Collective.
+
+    Parameters
+    ----------
+    token
+        A file of the caller's.
+    deadline
+        Seconds that a rank waits for a message of another.
+    path
+        The caller's ``sys.path``, so that the engine can import what the caller can.
+
+    Returns
+    -------
+    bool
+        Whether this engine sees the caller's files.
+    """
+    from ipyparallel.datapub import publish_data
     from IPython import get_ipython
     from mpi4py import MPI
 
     from ..transport.mpi import MPITransport
     from .cells import watch_cells
 
-    global _transport
-    sys.path += [folder for folder in path if folder not in sys.path]  # to import what it can
-    keep_blocks()
+    sys.path += [folder for folder in path if folder not in sys.path]
     if _transport is None:
-        _transport = MPITransport(MPI.COMM_WORLD, deadline=deadline)
-        watch_cells(get_ipython(), _transport)
+        transport = MPITransport(MPI.COMM_WORLD, deadline=deadline)
+        use_transport(transport)
+        watch_cells(get_ipython(), transport)
+        here.publish = publish_data
     return token.exists()
+
+
+def use_transport(transport: MPITransport) -> None:
+    """Let this process's rank exchange messages through a transport, from the next load on."""
+    global _transport
+    keep_blocks()
+    _transport = transport
 
 
 def load(
     rank_plan: RankPlan | None, weights: Path | Mapping[str, torch.Tensor] | None, ranks_here: int
 ) -> None:
-    """Take a part of a plan, or none; as one of so many ranks of this host."""
+    """Load a rank's share of a plan, or none if the plan does not need this rank.
+
+    Parameters
+    ----------
+    rank_plan
+        The share; ``None`` for none.
+    weights
+        The weights of its stage by name, or the file that has them.
+    ranks_here
+        Ranks on this host, which share its cores.
+    """
     here.unload()
     give_back()
     if rank_plan is None:
@@ -60,66 +91,15 @@ def load(
     share_cores(rank_plan, ranks_here)
     tensors = read_weights(weights) if isinstance(weights, Path) else weights
     here.load(rank_plan, tensors, _transport, _transport.local_rank)
-    _publish({"loaded": 1})
+    here.publish({"loaded": 1})
 
 
-def infer(sources: Mapping[str, Source], run: int, released: Sequence[int]) -> Report:
-    """Run; the outputs of runs that nobody asks for any more are dropped."""
-    for old in released:
-        here.outputs.pop(old, None)
-    publish = _seldom()
-
-    def tell(done: int, share: float) -> None:
-        publish({"run": run, "done": done, "share": share}, last=share == 1.0)
-
-    return here.infer(sources, run, tell)
-
-
-def each(name: str, args: Sequence[Any]) -> Any:
-    """Call a method of this rank."""
-    return getattr(here, name)(*args)
-
-
-def epoch(examples: Examples, epoch: int) -> EpochReport:
-    """Train on all examples once."""
-    publish = _seldom()
-    return here.epoch(
-        examples, epoch, lambda step, loss: publish({"epoch": epoch, "steps": step + 1})
-    )
-
-
-def _seldom() -> Callable[..., None]:
-    """What publishes now and then, however often it is called, and in any case the last word."""
-    before = -TELL_EACH
-
-    def publish(data: dict[str, float], last: bool = False) -> None:
-        nonlocal before
-        if last or time.monotonic() - before > TELL_EACH:
-            before = time.monotonic()
-            _publish(data)
-
-    return publish
-
-
-def _publish(data: dict[str, float]) -> None:
-    """Let the caller see how far this rank is; what was said before is forgotten."""
-    from ipyparallel.datapub import publish_data
-
-    publish_data(data)
-
-
-def fetch(run: int) -> list[Piece]:
-    """The pieces of the output that this rank kept."""
-    return here.outputs_of(run)
-
-
-def save(run: int, value: str | None, store: Store) -> None:
-    """Write what this rank has of an output, if it has any."""
-    if value is not None:
-        here.save(run, value, store)
+def answer(call: Call[T] | None) -> T | None:
+    """Have this process's rank carry out a call; ``None`` if there is nothing for it to do."""
+    return None if call is None else call.answer(here)
 
 
 def reset(backend: str) -> None:
-    """Leave behind every message that is still on its way; from now on this carries. Collective."""
+    """Drop every message that is on its way; ``backend`` carries the next ones. Collective."""
     _transport.backend = backend
     _transport.reset()

@@ -1,4 +1,4 @@
-"""What a rank tells of a run."""
+"""What a rank returns from a run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,28 @@ from ..runtime.state import Piece
 from ..runtime.trace import Event
 
 
-@dataclass
+@dataclass(frozen=True)
 class Report:
-    """What a rank tells of one run."""
+    """What a rank returns from one run.
+
+    Attributes
+    ----------
+    rank, stage, tile
+        Numbers of the rank, its stage, and its tile in the stage.
+    events
+        What it did when.
+    peak_memory_bytes
+        Growth of its process; 0 where that is not known.
+    pieces
+        The regions of the outputs that it computed; ``None`` where they are so large that they
+        stay on the rank until they are asked for.
+    """
 
     rank: int
     stage: int
     tile: int
     events: list[Event]
-    peak_memory_bytes: int  # growth of its process; 0 where that is not known
+    peak_memory_bytes: int
     pieces: list[Piece] | None = field(repr=False)
 
     @property

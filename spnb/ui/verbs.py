@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..driver import training_loop
 from ..driver.launcher import under_mpi
-from ..driver.mpi_launch import Launched, Post, run_launched
+from ..driver.mpi_launch import MPIRanks, MPISession, run_launched
 from ..driver.result import Result
 from ..driver.session import Session
+from ..driver.training_examples import examples_of
+from ..driver.training_loop import resumed
 from ..io.sources import Source
 from ..job import job_plan
 from ..job.checkpoint_io import read_checkpoint
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         return _measure(args)
     act = _train if args.verb == "train" else _infer
     if under_mpi():
-        return run_launched(lambda post: act(args, post))
+        return run_launched(lambda ranks: act(args, ranks))
     return act(args, None)
 
 
@@ -81,17 +82,17 @@ def _plan(args: argparse.Namespace) -> int:
     return 0
 
 
-def _train(args: argparse.Namespace, post: Post | None) -> int:
+def _train(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
     job = _job(args)
     plan = job_plan.plan(job, training=True)
-    launched = post.comm.size // plan.num_ranks if post is not None else 1
+    launched = ranks.comm.size // plan.num_ranks if ranks is not None else 1
     if launched > 1 and "replicas" not in flags.given(args):
         job = job.replace(replicas=launched)
         plan = job_plan.plan(job, training=True)
     print(f"{plan}\nweights: {job.weights_origin}", flush=True)
-    examples = training_loop.examples_of(plan)
-    training_loop.resumed(plan, examples)  # refuses a bad checkpoint before ranks start
-    with _session(plan, post) as session:
+    examples = examples_of(plan)
+    resumed(plan, examples)  # refuses a bad checkpoint before ranks start
+    with _session(plan, ranks) as session:
         found = session.train(examples)
     print(f"\n{found}", flush=True)
     if found.checkpoint is not None:
@@ -105,7 +106,7 @@ def _train(args: argparse.Namespace, post: Post | None) -> int:
     return 0
 
 
-def _infer(args: argparse.Namespace, post: Post | None) -> int:
+def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
     clock = _Clock()
     plan = job_plan.plan(_job(args))
     clock.lap("plan")
@@ -113,7 +114,7 @@ def _infer(args: argparse.Namespace, post: Post | None) -> int:
     sources = plan.open_inputs(_images(args, plan))
     plan.build_module()  # refuses a bad checkpoint before ranks start
     clock.lap("weights")
-    session = _session(plan, post)
+    session = _session(plan, ranks)
     clock.lap("start")
     with session:
         result = session.infer(sources)
@@ -201,9 +202,9 @@ MEASURING: dict[str, Callable[[argparse.Namespace], Measurement]] = {
 """What each verb of `spnb.ui.cli.MEASURING` does."""
 
 
-def _session(plan: JobPlan, post: Post | None) -> Session:
-    if post is not None:
-        return Launched(plan, post)
+def _session(plan: JobPlan, ranks: MPIRanks | None) -> Session:
+    if ranks is not None:
+        return MPISession(plan, ranks)
     from ..driver.cluster import Cluster  # needs ipyparallel, which ranks under mpiexec do not
 
     return Cluster(plan)

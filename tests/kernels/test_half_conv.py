@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import spnb
-from spnb.driver.session import InProcess
+from spnb.driver.in_process import InProcess
 from spnb.kernels import half_conv
 
 

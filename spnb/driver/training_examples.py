@@ -1,0 +1,88 @@
+"""The images and targets that a plan is trained on: given, of a data set, or synthetic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..io.datasets import Scaled, cifar10, image_folder
+from ..io.examples import Examples, matched
+from ..io.open import open_source
+from ..io.sources import Source, SyntheticSource
+from ..ir.axes import Axes
+from ..job.job_plan import JobPlan
+
+BATCHES = 10
+"""Batches of synthetic examples in an epoch."""
+
+
+def examples_of(plan: JobPlan, images: Any = None, targets: Any = None) -> Examples:
+    """What to train on: images and targets that fit a plan, or synthetic ones.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit, or make no whole batch.
+    """
+    graph, job = plan.graph, plan.job
+    if len(graph.inputs) > 1 or len(graph.outputs) > 1:
+        raise ValueError(
+            f"{job.name} has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs: training"
+            " takes one of each in this version"
+        )
+    batch, channels, *size = job.input_shape
+    output = graph.axes[graph.outputs[0]]
+    if output.shape[:1] != (batch,) or output.axes_of(0) != (0,) * (batch > 1):
+        raise ValueError(
+            f"{job.name} gives an output of shape {output.shape}, whose first dimension is not the"
+            f" batch of {batch}: there is no target for each image, so train a network that gives"
+            " (batch, …)"
+        )
+    if images is None:
+        if targets is not None:
+            raise ValueError("targets without images: give both, or neither for synthetic ones")
+        images, targets = _of_the_job(plan, output)
+    elif targets is None:
+        raise ValueError("images without targets: give what the output should be for each")
+    else:
+        images = open_source(images, channels=channels, size=size)
+    examples = matched(images, targets, output.shape, tells_classes(plan), job.seed)
+    if len(examples) < batch:
+        raise ValueError(
+            f"{len(examples)} images make no batch of {batch}: use a smaller batch_size"
+        )
+    return examples
+
+
+def tells_classes(plan: JobPlan) -> bool:
+    """Whether the output may be scores of classes: its second dimension lies whole on each rank."""
+    (value,) = plan.graph.outputs
+    axes, grid = plan.graph.axes[value], plan.maker_of(value).team.tiling.grid
+    return len(axes.dims) > 1 and all(grid[axis] == 1 for axis in axes.axes_of(1))
+
+
+def _of_the_job(plan: JobPlan, output: Axes) -> tuple[Source, Any]:
+    """The images and targets that a job's options name."""
+    job = plan.job
+    batch, channels, *size = job.input_shape
+    if job.app == 3:
+        count = BATCHES * batch
+        noise = torch.Generator().manual_seed(job.seed)
+        shape = output.shape
+        if tells_classes(plan):
+            targets = torch.randint(0, shape[1], (count, *shape[2:]), generator=noise)
+        else:
+            targets = torch.rand(count, *shape[1:], generator=noise)
+        return SyntheticSource((count, channels, *size), job.seed), targets
+    if len(output.dims) > 2:
+        raise ValueError(
+            f"{job.name} gives a class for each pixel, but app {job.app} has one for each image:"
+            " take another network, or give images and targets to train(…)"
+        )
+    if job.app == 1:
+        return image_folder(job.datapath, channels, size)
+    images, labels = cifar10(job.datapath)
+    if channels != 3 or len(size) != 2:
+        raise ValueError(f"{job.name} takes {channels} channels, but CIFAR-10 has 3 on two axes")
+    return images if tuple(size) == (32, 32) else Scaled(images, tuple(size)), labels

@@ -1,0 +1,87 @@
+"""What training gives back: the network, the loss of each step, and the memory of each rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from torch import nn
+
+from ..display.cards import Card, Shown, Table, size_text
+from ..job.job_plan import JobPlan
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Training(Shown):
+    """What training gives back.
+
+    Attributes
+    ----------
+    module
+        The trained network, in evaluation mode.
+    history
+        A row for each step since the first epoch: ``epoch``, ``step``, ``loss`` (the mean over the
+        batch), ``accuracy`` (of classes; else NaN), ``learning_rate``, ``seconds``.
+    checkpoint
+        The file that was written, if any.
+    peak_memory_bytes
+        Of each rank, above an idle engine.
+    """
+
+    plan: JobPlan
+    module: nn.Module
+    history: pd.DataFrame
+    checkpoint: Path | None = None
+    peak_memory_bytes: tuple[int, ...] = field(default=())
+
+    @cached_property
+    def epochs(self) -> pd.DataFrame:
+        """A row for each epoch: means over its steps, and the seconds of all of them."""
+        means = self.history.groupby("epoch")[["loss", "accuracy", "learning_rate"]].mean()
+        return means.assign(seconds=self.history.groupby("epoch")["seconds"].sum())
+
+    def plot(self, ax: Axes | None = None, **line: Any) -> Axes:
+        """Draw the loss of each step; see `spnb.display.plots.loss`."""
+        from ..display import plots
+
+        return plots.loss(self.history, ax, **line)
+
+    def report(self) -> dict[str, Any]:
+        """Every figure, as plain data."""
+        return {
+            "job": {**self.plan.job.values(), "model": self.plan.job.name},
+            "ranks": self.plan.num_ranks,
+            "epochs": self.epochs.reset_index().to_dict("records"),
+            "steps": self.history.to_dict("records"),
+            "peak_memory_bytes": list(self.peak_memory_bytes),
+            "planned_memory_bytes": list(self.plan.memory_bytes),
+        }
+
+    @property
+    def card(self) -> Card:
+        """Loss, accuracy and time of each epoch."""
+        known = self.history["accuracy"].notna().any()
+        rows = [
+            (
+                str(epoch),
+                f"{row.loss:.4f}",
+                f"{row.accuracy:.1%}" if known else "–",
+                f"{row.learning_rate:.3g}",
+                f"{row.seconds:.3g} s",
+            )
+            for epoch, row in self.epochs.iterrows()
+        ]
+        ranks = self.plan.num_ranks
+        title = f"{self.plan.job.name} trained for {len(rows)} epochs on {ranks} ranks"
+        table = Table(("epoch", "loss", "accuracy", "learning rate", "took"), rows)
+        if not (peak := max(self.peak_memory_bytes, default=0)):
+            return Card(title, [table])
+        planned = max(self.plan.memory_bytes)
+        memory = f"memory of a rank: at most {size_text(peak)}, planned {size_text(planned)}"
+        return Card(title, [table, memory])

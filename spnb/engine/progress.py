@@ -1,0 +1,34 @@
+"""How far a rank is in a run or an epoch, published for the caller to show."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+PUBLISH_EVERY = 0.2  # seconds
+
+Publish = Callable[[Mapping[str, float]], None]
+"""Makes figures visible to the caller, in place of those that were published before."""
+
+
+class Throttled:
+    """Publishes at most every 0.2 seconds, however often it is called.
+
+    Examples
+    --------
+    >>> seen = []
+    >>> publish = Throttled(seen.append)
+    >>> for done in range(100):
+    ...     publish({"done": done})
+    >>> publish({"done": 100}, last=True)
+    >>> seen[0], seen[-1]
+    ({'done': 0}, {'done': 100})
+    """
+
+    def __init__(self, publish: Publish):
+        self._publish, self._published_at = publish, -PUBLISH_EVERY
+
+    def __call__(self, figures: Mapping[str, float], last: bool = False) -> None:
+        if last or time.monotonic() - self._published_at > PUBLISH_EVERY:
+            self._published_at = time.monotonic()
+            self._publish(figures)

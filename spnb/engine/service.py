@@ -1,0 +1,86 @@
+"""What a session may ask of a rank: the methods with their types, and the way they are called.
+
+A session makes a `Call` for each rank and hands it to whatever reaches the ranks (threads, MPI,
+ipyparallel); at the rank the call is answered by its `spnb.engine.rank.Rank`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
+
+import torch
+
+from ..io.examples import Examples
+from ..io.sources import Source
+from ..io.writers import Store
+from ..runtime.state import Piece
+from ..training.epoch import EpochReport, OptimizerState
+from ..training.loss_scale import LossScale
+from ..training.recipe import Recipe
+from .report import Report
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+RankWeights = tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]
+"""A rank's parameters and buffers by name, and its optimizer's state by parameter."""
+
+
+class RankService(Protocol):
+    """What a session may ask of a rank on which a plan is loaded."""
+
+    def infer(
+        self, sources: Mapping[str, Source], run: int = 0, released: Sequence[int] = ()
+    ) -> Report:
+        """Run the network; the outputs of the ``released`` runs are freed first. Collective."""
+
+    def begin_training(
+        self,
+        trained: Sequence[str],
+        recipe: Recipe,
+        optimizer_state: OptimizerState,
+        num_workers: int = 0,
+        loss_scale: LossScale | None = None,
+    ) -> None:
+        """Make ready to train the parameters of these names."""
+
+    def train_epoch(self, examples: Examples, epoch: int) -> EpochReport:
+        """Train on all examples once, in whole batches. Collective."""
+
+    def weights(self) -> RankWeights:
+        """Parameters, buffers and the optimizer's state as they are now."""
+
+    def outputs_of(self, run: int) -> list[Piece]:
+        """The regions of a run's outputs that this rank computed."""
+
+    def save(self, run: int, value: str, store: Store) -> None:
+        """Write this rank's regions of an output to a file; every rank that has one is called."""
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """A method of `RankService` with its arguments, which can be sent to a rank.
+
+    Examples
+    --------
+    >>> call = Call.to(RankService.outputs_of, 3)
+    >>> call.method, call.args
+    ('outputs_of', (3,))
+    """
+
+    method: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    @classmethod
+    def to(
+        cls, method: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> Call[T]:
+        """A call of a method, which is given as a member of `RankService`."""
+        return cls(method.__name__, args, kwargs)
+
+    def answer(self, rank: RankService) -> T:
+        """Have a rank carry out the call."""
+        return getattr(rank, self.method)(*self.args, **self.kwargs)
