@@ -24,6 +24,7 @@ from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..job.job_plan import JobPlan
 from ..training.epoch import EpochReport
+from .engine_calls import Poll
 from .engines import Engines
 from .session import Session
 
@@ -31,8 +32,6 @@ OWN_ERRORS = ("RankError", "PeerFailed", "WaitTimeout")
 """Remote errors whose messages name the rank themselves."""
 
 T = TypeVar("T")
-Poll = Callable[[list[dict]], None]
-"""Called during a call with what each rank published last."""
 
 
 class Cluster(Shown, Session):
@@ -44,10 +43,11 @@ class Cluster(Shown, Session):
     Parameters
     ----------
     plan
-        Starts ``plan.num_ranks`` engines; `load` takes another plan later.
+        As `spnb.plan` returns it.  ``plan.num_ranks`` engines are started; `load` takes another
+        plan later.
     client
         An ipyparallel client of your own, whose engines are ranks of one MPI world (on Slurm, by
-        a host file, of a profile); nothing is started then, and `stop` leaves them running.
+        a host file, of a profile).  Nothing is started then, and `stop` leaves them running.
     timeout
         Seconds to wait for engines to start.
     deadline
@@ -56,13 +56,28 @@ class Cluster(Shown, Session):
     progress
         Show bars while engines start and while a run takes longer than a second.
 
+    Raises
+    ------
+    StartError
+        If the engines do not start, or are not the ranks of one MPI world.
+    WeightsError
+        If the job's checkpoint cannot be read.
+
     Examples
     --------
-    ::
-
-        with spnb.Cluster(plan) as cluster:
-            result = cluster.infer("retina")
-            result.check()
+    >>> import spnb
+    >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, split_size=1,
+    ...                num_spatial_parts=2)
+    >>> plan = spnb.plan(job)
+    >>> with spnb.Cluster(plan, progress=False) as cluster:
+    ...     passed = cluster.infer().check().passed
+    ...     tiles = cluster.view.apply(lambda: __import__("spnb").here.tile)
+    ...     cluster.load(spnb.plan(job.replace(slice_method="horizontal")))
+    ...     shape = tuple(cluster.infer().output.shape)
+    ...     cluster.restart()
+    ...     engines = len(cluster.client.ids)
+    >>> passed, tiles, shape, engines, cluster.stopped
+    (True, [0, 1], (1, 10), 2, True)
     """
 
     def __init__(
@@ -78,7 +93,7 @@ class Cluster(Shown, Session):
         self.deadline, self.progress = deadline, progress
         self._failed = False
         self.engines: Engines | None = None
-        self._offered: Any = None  # the client that we called `rc` in the notebook
+        self._offered: Any = None  # the client that is called `rc` in the notebook
         bar = Bar(progress)
         try:
             if client is None:
@@ -98,31 +113,58 @@ class Cluster(Shown, Session):
 
     @property
     def client(self) -> Any:
-        """The ipyparallel client."""
+        """The ipyparallel client; its ids need not be ranks.  The class has an example."""
         return self.engines.client
 
     @property
     def view(self) -> Any:
-        """A direct view of the engines in the order of their ranks."""
+        """An `ipyparallel.DirectView` of the engines in the order of their ranks; it blocks.
+
+        The class has an example.
+        """
         return self.engines.view
 
     def load(self, plan: JobPlan) -> None:
-        """Give the engines another plan; more are started only where they do not suffice."""
+        """Load another plan; engines are started only if it needs more than there are.
+
+        The class has an example.
+
+        Parameters
+        ----------
+        plan
+            As `spnb.plan` returns it.
+
+        Raises
+        ------
+        RuntimeError
+            If the cluster is stopped, or needs more engines than a client of your own has.
+        """
         self._require_open()
         if self.engines.ensure(plan.num_ranks):
             self._prepare()
-        self._recover(plan)  # also from what was left half done by hand, in cells
+        self._recover(plan)  # also from cells that were interrupted
         super().load(plan)
 
     def restart(self) -> None:
-        """Start the engines anew, after one died, and load the plan again."""
+        """Start new engines, after one died, and load the plan again.
+
+        The class has an example.
+
+        Raises
+        ------
+        RuntimeError
+            If the cluster is stopped, or the engines are those of a client of your own.
+        """
         self._require_open()
         self.engines.restart()
         self._prepare()
         self.load(self.plan)
 
     def stop(self) -> None:
-        """Stop the engines (not those of a client of your own); safe to call again."""
+        """Stop the engines (not those of a client of your own); safe to call again.
+
+        A ``with`` block does it at its end; the class has an example.
+        """
         if self.engines is not None:
             self.engines.stop()
         super().stop()

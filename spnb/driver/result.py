@@ -1,4 +1,4 @@
-"""What a run gives back: the output, the timings, and a check against the untiled run."""
+"""What a run returns: the output, the timings, and a check against the untiled run."""
 
 from __future__ import annotations
 
@@ -41,14 +41,24 @@ class Result(Shown):
     Attributes
     ----------
     plan
-        What was run.
+        The plan that was run.
     sources
-        What it was run on, by input; ``source`` is the first, the image.
+        The images that it was run on, by the input's name.
+    source
+        The first of them.
     seconds
-        Wall-clock seconds: ``infer`` as seen by the caller, ``step`` on the ranks, from the moment
-        that all were ready to the last event.
+        Wall-clock seconds: ``"infer"`` as seen by the caller, ``"step"`` on the ranks, from the
+        moment that all were ready to the last event.
     reports
-        What each rank told, in rank order.
+        The report of each rank, in rank order.
+
+    Examples
+    --------
+    >>> import spnb
+    >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+    >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+    >>> sorted(result.seconds), len(result.reports), result.source.shape
+    (['infer', 'step'], 3, (1, 3, 32, 32))
     """
 
     def __init__(
@@ -69,7 +79,26 @@ class Result(Shown):
 
     @cached_property
     def output(self) -> Any:
-        """The network's output, gathered from the ranks: as the network returns it."""
+        """The network's output, gathered from the ranks.
+
+        Returns
+        -------
+        torch.Tensor or a structure of them
+            As the network returns it: one tensor, or a tuple, list or dict of them, on the CPU.
+
+        Raises
+        ------
+        RuntimeError
+            If another plan was loaded since, and the output had stayed on the ranks.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+        >>> result.output.shape
+        torch.Size([1, 10])
+        """
         graph = self.plan.graph
         whole = {
             value: torch.empty(graph.shape(value), dtype=graph.dtype_of(value))
@@ -98,22 +127,35 @@ class Result(Shown):
         Parameters
         ----------
         path
-            ``.npy``, ``.tif`` or ``.zarr``, in the layout that the network returns; of a TIFF a
+            ``.npy``, ``.tif`` or ``.zarr``, in the layout that the network returns; a TIFF has a
             page for each image and channel.
         output
-            Which one, where the network returns several: its number or its key.
+            The number or key of an output, where the network returns several.
         overwrite
-            Whether a file that is there may be replaced.
+            Whether a file that exists may be replaced.
 
         Returns
         -------
         pathlib.Path
-            What was written.
+            The file.
 
         Raises
         ------
-        ValueError, FileExistsError
-            If the format is unknown, there are several outputs, or the file is there already.
+        ValueError
+            If the format is unknown, or there are several outputs and none is named.
+        FileExistsError
+            If the file exists, and ``overwrite`` is False.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.load(result.save(f"{folder}/scores.npy")).shape
+        (1, 10)
         """
         graph, value = self.plan.graph, self._value_of(output)
         store = Store(Path(path).absolute(), graph.axes[value], graph.dtype_of(value))
@@ -135,7 +177,16 @@ class Result(Shown):
 
     @cached_property
     def named_outputs(self) -> dict[str, str]:
-        """The value of each output, by its key in what the network returns."""
+        """The name in the graph of each output, by the output's key in what the network returns.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+        >>> list(result.named_outputs)
+        ['output']
+        """
         leaves = self.plan.graph.structure.unflatten(self.plan.graph.returned)
         found = {}
         for keys, leaf in pytree.tree_flatten_with_path(leaves)[0]:
@@ -146,7 +197,16 @@ class Result(Shown):
 
     @cached_property
     def untiled_output(self) -> Any:
-        """What the network gives for the same image, run as a whole in this process."""
+        """The output of the network for the same image, run untiled in this process.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+        >>> result.untiled_output.shape
+        torch.Size([1, 10])
+        """
         graph, job = self.plan.graph, self.plan.job
         wholes = (
             read_tensor(source, Region.whole(graph.extent(name)), graph.dtype)
@@ -171,14 +231,27 @@ class Result(Shown):
         Parameters
         ----------
         tolerance
-            Largest error as a share of the output's scale; by default `TOLERANCES`.
+            Largest error as a share of the output's scale; by default that of the precision in
+            `spnb.driver.check.TOLERANCES`.
         strict
-            Raise where the check does not pass.
+            Raise if the check does not pass.
+
+        Returns
+        -------
+        spnb.driver.check.Check
+            The largest error, where it is, and whether it is within the tolerance.
 
         Raises
         ------
         CheckFailed
             If ``strict`` and the outputs differ by more than the tolerance.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> spnb.InProcess(spnb.plan(job), progress=False).infer().check().passed
+        True
         """
         tolerance = TOLERANCES[self.plan.graph.dtype] if tolerance is None else tolerance
         check = compared(self.output, self.untiled_output, tolerance)
@@ -188,29 +261,122 @@ class Result(Shown):
 
     @cached_property
     def timings(self) -> pd.DataFrame:
-        """Every event of every rank: see `spnb.runtime.trace.Event`, with rank and stage."""
+        """Every event of every rank, a row each.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The fields of `spnb.runtime.trace.Event` with ``rank`` and ``stage``; times are in
+            seconds since all ranks were ready, sizes of messages in bytes.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+        >>> sorted(set(result.timings["rank"]))
+        [0, 1, 2]
+        """
         return trace.table((r.rank, r.events) for r in self.reports)
 
     @cached_property
     def per_rank(self) -> pd.DataFrame:
-        """Messages, bytes, seconds of each kind and peak memory of each rank."""
+        """Messages, bytes, seconds of each kind and peak memory, a row for each rank.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The columns ``rank``, ``stage``, ``tile``, ``bytes_sent``, ``messages``, ``compute_s``,
+            ``read_s``, ``pack_s``, ``wait_s``, ``unpack_s`` (seconds) and ``peak_memory_bytes``.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+        >>> result.per_rank["stage"].tolist()
+        [0, 0, 1]
+        """
         return pd.DataFrame([report.figures for report in self.reports])
 
     @property
     def images_per_second(self) -> float:
-        """Images through the ranks in a second of `seconds` ``["step"]``."""
+        """Images per second of ``seconds["step"]``.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+        >>> result.images_per_second > 0
+        True
+        """
         return self.source.shape[0] / self.seconds["step"]
 
     def plot_timeline(self, ax: Axes | None = None) -> Axes:
-        """Draw what each rank did when; see `spnb.display.plots.timeline`."""
+        """Draw what each rank did when: see `spnb.display.plots.timeline`.
+
+        Parameters
+        ----------
+        ax
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+        >>> len(result.plot_timeline().get_yticks())
+        3
+        """
         return plots.timeline(self.timings, ax=ax)
 
     def plot_layers(self, ax: Axes | None = None) -> Axes:
-        """Draw where the time of all ranks went, by layer; see `spnb.display.plots.layers`."""
+        """Draw the time of all ranks by layer: see `spnb.display.plots.layers`.
+
+        Parameters
+        ----------
+        ax
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+        >>> result.plot_layers().has_data()
+        True
+        """
         return plots.layers(self.timings, ax=ax)
 
     def plot_memory(self, ax: Axes | None = None) -> Axes:
-        """Draw what each rank held at most, as planned and as measured."""
+        """Draw the peak memory of each rank, as planned and, where it is known, as measured.
+
+        Parameters
+        ----------
+        ax
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+        >>> result.plot_memory().has_data()
+        True
+        """
         measured = {report.rank: report.peak_memory_bytes for report in self.reports}
         known = measured if all(measured.values()) else None
         return self.plan.plot_memory(ax, measured=known)
@@ -221,9 +387,26 @@ class Result(Shown):
         Parameters
         ----------
         output
-            Which one, where the network returns several: its number or its key.
+            The number or key of an output, where the network returns several.
         ax
-            Where to draw.
+            Where to draw; by default a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        ValueError
+            If there are several outputs and none is named.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("unet", image_size=32, batch_size=1, split_size=1, num_spatial_parts=4)
+        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+        >>> "within" in result.plot_difference().get_title()
+        True
         """
         value = self._value_of(output)
         number = [getattr(leaf, "value", None) for leaf in self.plan.graph.returned].index(value)
@@ -243,11 +426,41 @@ class Result(Shown):
         return plots.difference(error.numpy(), scale, tolerance, tiles, ax)
 
     def to_chrome_trace(self, path: str | Path) -> Path:
-        """Write every event as JSON that Perfetto (ui.perfetto.dev) and Chrome's tracing open."""
+        """Write every event as JSON that Perfetto (ui.perfetto.dev) and Chrome's tracing open.
+
+        Parameters
+        ----------
+        path
+            The file to write; it is replaced if it exists.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result.to_chrome_trace(f"{folder}/trace.json").name
+        'trace.json'
+        """
         return trace.to_chrome(self.timings, path)
 
     def report(self) -> dict[str, Any]:
-        """Every figure of the run, ready for JSON."""
+        """Every figure of the run, as plain data for JSON.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+        >>> sorted(result.report())
+        ['images_per_second', 'job', 'per_rank', 'ranks', 'seconds']
+        """
         job = self.plan.job
         return {
             "ranks": self.plan.num_ranks,
@@ -259,7 +472,16 @@ class Result(Shown):
 
     @property
     def summary(self) -> str:
-        """What was run on what, and how fast, in a line."""
+        """The network, the image and the speed, in a line.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+        >>> result.summary.split(':')[0]
+        'Result of resnet20_v1 on 1 image of 32×32 (synthetic), 3 ranks'
+        """
         b, _, *space = self.source.shape
         size = "×".join(map(str, space))
         return (
@@ -270,7 +492,16 @@ class Result(Shown):
 
     @property
     def card(self) -> Card:
-        """The summary, and the figures of each rank (of many, the first and the last)."""
+        """The summary, and the figures of each rank (of many, the first and the last), for display.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+        >>> len(result.card.body[0].rows)
+        3
+        """
         headings = ("rank", "stage", "messages", "sent", "compute", "exchange", "wait", "memory")
         rows = []
         for report in shortened(self.reports, 16):

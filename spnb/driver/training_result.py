@@ -1,4 +1,4 @@
-"""What training gives back: the network, the loss of each step, and the memory of each rank."""
+"""What training returns: the network, the loss of each step, and the memory of each rank."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Training(Shown):
-    """What training gives back.
+    """What training returns.
 
     Attributes
     ----------
+    plan
+        The plan that was run.
     module
         The trained network, in evaluation mode.
     history
@@ -31,7 +33,19 @@ class Training(Shown):
     checkpoint
         The file that was written, if any.
     peak_memory_bytes
-        Of each rank, above an idle engine.
+        Peak memory of each rank in training, above that of an idle engine; 0 if not known.
+
+    Examples
+    --------
+    >>> import spnb
+    >>> import torch
+    >>> job = spnb.Job(torch.nn.Conv2d(1, 2, 3, padding=1), image_size=8, batch_size=2,
+    ...                split_size=1, num_spatial_parts=2)
+    >>> images, labels = torch.rand(4, 1, 8, 8), torch.ones(4, 8, 8, dtype=torch.long)
+    >>> session = spnb.InProcess(spnb.plan(job, training=True), progress=False)
+    >>> training = session.train(images, labels)
+    >>> list(training.history.columns)
+    ['epoch', 'step', 'loss', 'accuracy', 'learning_rate', 'seconds']
     """
 
     plan: JobPlan
@@ -42,18 +56,73 @@ class Training(Shown):
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
-        """A row for each epoch: means over its steps, and the seconds of all of them."""
+        """A row for each epoch: means over its steps, and the sum of their seconds.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The columns ``loss``, ``accuracy``, ``learning_rate`` and ``seconds``, by ``epoch``.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> import torch
+        >>> job = spnb.Job(torch.nn.Conv2d(1, 2, 3, padding=1), image_size=8, batch_size=2,
+        ...                split_size=1, num_spatial_parts=2)
+        >>> images, labels = torch.rand(4, 1, 8, 8), torch.ones(4, 8, 8, dtype=torch.long)
+        >>> session = spnb.InProcess(spnb.plan(job, training=True), progress=False)
+        >>> training = session.train(images, labels)
+        >>> training.epochs.index.tolist()
+        [0]
+        """
         means = self.history.groupby("epoch")[["loss", "accuracy", "learning_rate"]].mean()
         return means.assign(seconds=self.history.groupby("epoch")["seconds"].sum())
 
     def plot(self, ax: Axes | None = None, **line: Any) -> Axes:
-        """Draw the loss of each step; see `spnb.display.plots.loss`."""
+        """Draw the loss of each step: see `spnb.display.plots.loss`.
+
+        Parameters
+        ----------
+        ax
+            Where to draw; by default a new figure.
+        **line
+            Properties of the line, as matplotlib has them.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Examples
+        --------
+        >>> import spnb
+        >>> import torch
+        >>> job = spnb.Job(torch.nn.Conv2d(1, 2, 3, padding=1), image_size=8, batch_size=2,
+        ...                split_size=1, num_spatial_parts=2)
+        >>> images, labels = torch.rand(4, 1, 8, 8), torch.ones(4, 8, 8, dtype=torch.long)
+        >>> session = spnb.InProcess(spnb.plan(job, training=True), progress=False)
+        >>> training = session.train(images, labels)
+        >>> training.plot().has_data()
+        True
+        """
         from ..display import plots
 
         return plots.loss(self.history, ax, **line)
 
     def report(self) -> dict[str, Any]:
-        """Every figure, as plain data."""
+        """Every figure of the training, as plain data for JSON.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> import torch
+        >>> job = spnb.Job(torch.nn.Conv2d(1, 2, 3, padding=1), image_size=8, batch_size=2,
+        ...                split_size=1, num_spatial_parts=2)
+        >>> images, labels = torch.rand(4, 1, 8, 8), torch.ones(4, 8, 8, dtype=torch.long)
+        >>> session = spnb.InProcess(spnb.plan(job, training=True), progress=False)
+        >>> training = session.train(images, labels)
+        >>> training.report()["ranks"]
+        2
+        """
         return {
             "job": {**self.plan.job.values(), "model": self.plan.job.name},
             "ranks": self.plan.num_ranks,
@@ -65,7 +134,20 @@ class Training(Shown):
 
     @property
     def card(self) -> Card:
-        """Loss, accuracy and time of each epoch."""
+        """Loss, accuracy and time of each epoch, for display.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> import torch
+        >>> job = spnb.Job(torch.nn.Conv2d(1, 2, 3, padding=1), image_size=8, batch_size=2,
+        ...                split_size=1, num_spatial_parts=2)
+        >>> images, labels = torch.rand(4, 1, 8, 8), torch.ones(4, 8, 8, dtype=torch.long)
+        >>> session = spnb.InProcess(spnb.plan(job, training=True), progress=False)
+        >>> training = session.train(images, labels)
+        >>> len(training.card.body[0].rows)
+        1
+        """
         known = self.history["accuracy"].notna().any()
         rows = [
             (

@@ -1,4 +1,4 @@
-"""What a cell sees of the rank whose engine it runs on: ``spnb.here``."""
+"""The rank of this process, as a ``%%px`` cell sees it: ``spnb.here``."""
 
 from __future__ import annotations
 
@@ -22,38 +22,98 @@ from .rank import Rank
 
 
 class Here(Shown, Rank):
-    """What a rank knows of itself, and what a cell may ask of it.
+    """The rank of this process: its place in the plan, and what a cell may ask of it.
 
     Attributes
     ----------
     plan
-        Its share of the plan, a `spnb.ir.rank_plan.RankPlan`.  It is ``None``, as are the
-        properties below, before a plan is loaded and where the plan needs no rank here.
+        Its share of the plan, a `spnb.ir.rank_plan.RankPlan`.  It is ``None``, as are `rank`,
+        `stage`, `tile` and `region`, before a plan is loaded and if the plan does not need this
+        rank.
+
+    Examples
+    --------
+    On an engine ``spnb.here`` is such an object; `spnb.InProcess.run` passes one for each rank.
+
+    >>> import spnb
+    >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+    >>> spnb.InProcess(spnb.plan(job), progress=False).run(repr)[0]
+    'spnb.here: rank 0 of 3, stage 0, tile 0 of 1×2, owns Region(0:1, 0:32, 0:16)'
     """
 
     @property
     def rank(self) -> int | None:
-        """Number of this rank."""
+        """Number of this rank among all ranks of the plan.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
+        >>> session.run(lambda here: here.rank)
+        [0, 1, 2]
+        """
         return self.plan and self.plan.world_rank
 
     @property
     def stage(self) -> int | None:
-        """Number of its stage."""
+        """Number of its stage.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
+        >>> session.run(lambda here: here.stage)
+        [0, 0, 1]
+        """
         return self.plan and self.plan.stage
 
     @property
     def tile(self) -> int | None:
-        """Number of its tile in the stage."""
+        """Number of its tile in the stage.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
+        >>> session.run(lambda here: here.tile)
+        [0, 1, 0]
+        """
         return self.plan and self.plan.tile
 
     @property
     def region(self) -> Region | None:
-        """The region of the stage's first input that it owns, over ``(batch, *spatial)``."""
+        """The region of the stage's first input that it owns, over ``(batch, *spatial)``.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
+        >>> session.run(lambda here: here.region.shape)[:2]
+        [(1, 32, 16), (1, 32, 16)]
+        """
         return self.plan and self.plan.region
 
     @property
     def neighbours(self) -> dict[str, int]:
-        """Ranks of the tiles around its own, by direction: ``{"right": 1, "down": 2, …}``."""
+        """Ranks of the tiles around its own, by direction: ``{"right": 1, "down": 2, …}``.
+
+        Raises
+        ------
+        RuntimeError
+            If no plan is loaded on this rank.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
+        >>> session.run(lambda here: here.neighbours)
+        [{'right': 1}, {'left': 0}, {}]
+        """
         team = self._loaded().team
         mine, found = team.position(self.plan.rank), {}
         world = self.plan.replicas.of(self.plan.replica)[0].ranks
@@ -75,7 +135,7 @@ class Here(Shown, Rank):
             Pixels to show: this rank's tile of the stage's input grown by the halo,
             ``(batch, channels, height, width)``, as `exchange` gives it.
         ax
-            Where to draw.
+            Where to draw; by default a new figure.
 
         Returns
         -------
@@ -85,6 +145,14 @@ class Here(Shown, Rank):
         ------
         ValueError
             If it has no halo, or its space has not two axes.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
+        >>> session.run(lambda here: here.plot().get_title() if here.rank == 0 else None)[0]
+        'What rank 0 needs: 32×17 for a tile of 32×16'
         """
         from ..display import plots
 
@@ -98,7 +166,7 @@ class Here(Shown, Rank):
 
     @property
     def card(self) -> Card:
-        """Who it is, what it owns, its neighbours, and its stage's ranks."""
+        """Its place, what it owns, its neighbours, and its stage's ranks, for display."""
         if self.plan is None:
             return Card(str(self))
         facts = [("owns", str(self.region)), ("operators", str(len(self.plan.nodes)))]
@@ -127,10 +195,28 @@ class Here(Shown, Rank):
         -------
         list of Piece
             The regions of the network's outputs that this rank computed.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` is not this rank's tile, or the plan has several replicas.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> import torch
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
+        >>> def run(here):
+        ...     return here.forward(torch.rand(1, 3, 32, 16) if here.stage == 0 else None)
+        >>> [len(pieces) for pieces in session.run(run)]
+        [0, 0, 1]
         """
         rank_plan, worker = self._loaded(), self._worker()
         if rank_plan.replicas.num_micro_batches > rank_plan.replicas.micro_batches:
-            raise ValueError("forward runs one copy of a plan, but this has more (replicas, gems)")
+            raise ValueError(
+                "forward runs one replica of a plan, but this has more (replicas, gems)"
+            )
         if rank_plan.stage > 0:
             if x is not None:
                 raise ValueError(
@@ -162,6 +248,22 @@ class Here(Shown, Rank):
         -------
         torch.Tensor
             The tile with its halo; nothing is added at the border of the image.
+
+        Raises
+        ------
+        ValueError
+            If ``x`` is not over this rank's region.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> import torch
+        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
+        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
+        >>> tile = torch.rand(1, 3, 32, 16)
+        >>> grown = session.run(lambda here: here.exchange(tile) if here.stage == 0 else None)
+        >>> grown[0].shape
+        torch.Size([1, 3, 32, 17])
         """
         return self._grow(x, self._loaded().grown(halo))
 
@@ -179,7 +281,7 @@ class Here(Shown, Rank):
         has = rank_plan.team.tiling.spans(rank_plan.extent)
         team = rank_plan.team
         exchange = Exchange(CELL.tag(), "x", "halo", team, team, has, needs, 0)
-        axes = Axes.image((2, x.shape[1], *[2] * (x.ndim - 2)))  # of any size: regions tell it
+        axes = Axes.image((2, x.shape[1], *[2] * (x.ndim - 2)))  # of any size: regions count
         return self._worker().exchange(exchange, x, axes)
 
     def _no_image(self, name: str, region: Region) -> torch.Tensor:
@@ -187,7 +289,7 @@ class Here(Shown, Rank):
 
 
 class _Received(NamedTuple):
-    """A halo as a rank receives it: what it has, what it needs, and what comes from whom."""
+    """A halo as a rank receives it: the region it has, the region it needs, and the transfers."""
 
     retained: Region
     region: Region

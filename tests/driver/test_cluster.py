@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import spnb
 from spnb.analysis.traffic import traffic
-from spnb.driver.engines import PATIENCE
+from spnb.driver.engine_calls import PATIENCE
 from spnb.errors import RunError
 from spnb.rules import Rule
 

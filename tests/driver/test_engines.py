@@ -13,7 +13,8 @@ import pytest
 from processes import processes_of
 
 from spnb.driver import processes
-from spnb.driver.engines import PATIENCE, Engines
+from spnb.driver.engine_calls import PATIENCE
+from spnb.driver.engines import Engines
 from spnb.errors import EngineDied, EngineError, EngineTimeout, StartError
 
 pytestmark = pytest.mark.mpi
@@ -28,7 +29,7 @@ def engines():
 
 
 def test_an_answer_that_was_lost_keeps_nobody_waiting(engines):
-    engines._calls = [Future()]  # of something that the engine has done
+    engines._calls.results = [Future()]  # of something that the engine has done
     assert sorted(engines.call(abs, [(-1,), (-2,), (3,)])) == [1, 2, 3]
 
 

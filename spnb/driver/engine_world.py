@@ -1,0 +1,108 @@
+"""The ipyparallel engines that run now, as the ranks of one MPI world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ipyparallel as ipp
+
+from ..errors import EngineDied, StartError
+from .processes import Launch
+
+
+@dataclass(frozen=True)
+class EngineWorld:
+    """Engines in the order of their ranks.
+
+    Attributes
+    ----------
+    client
+        The ipyparallel client.
+    ids
+        The engine's id of each MPI rank.
+    hosts
+        The host name of each rank.
+    launch
+        The processes, where they were started from here; ``None`` for a client of the user's own.
+    """
+
+    client: ipp.Client
+    ids: tuple[int, ...]
+    hosts: tuple[str, ...]
+    launch: Launch | None = None
+
+    @classmethod
+    def unordered(cls, client: ipp.Client, launch: Launch | None) -> EngineWorld:
+        """The engines of a client in any order, on hosts that are not known yet."""
+        ids = tuple(client.ids)
+        return cls(client=client, ids=ids, hosts=("?",) * len(ids), launch=launch)
+
+    def ordered(self, introductions: Sequence[dict[str, Any]]) -> EngineWorld:
+        """The same engines in the order of their ranks.
+
+        Parameters
+        ----------
+        introductions
+            What `introduce` returned on each engine, in the order of `ids`.
+
+        Raises
+        ------
+        StartError
+            If the engines are not the ranks of one MPI world.
+        """
+        count = len(self.ids)
+        sizes = [engine["size"] for engine in introductions]
+        if set(sizes) != {count}:
+            raise StartError(
+                f"{count} engines are in MPI worlds of {sizes} ranks, not all in one of {count}:"
+                f" start them with ipyparallel.Cluster(engines='mpi', n={count})"
+            )
+        order = sorted(range(count), key=lambda k: introductions[k]["rank"])
+        return replace(
+            self,
+            ids=tuple(self.ids[k] for k in order),
+            hosts=tuple(introductions[k]["host"] for k in order),
+        )
+
+    def ailment(self) -> str | None:
+        """Which process died, and what the user can do; ``None`` if all live."""
+        if self.launch is not None and not self.launch.has_controller():
+            return "the ipyparallel controller died: cluster.restart()"
+        living = self.client.ids
+        dead = [rank for rank, id_ in enumerate(self.ids) if id_ not in living]
+        if not dead:
+            return None
+        hosts = ", ".join(sorted({self.hosts[rank] for rank in dead}))
+        ranks = f"ranks {dead}" if len(dead) > 1 else f"rank {dead[0]}"
+        return (
+            f"{ranks} of {len(self.ids)} died on {hosts} (killed, or out of memory?),"
+            " and MPI ends all with one: cluster.restart()"
+        )
+
+    def require_alive(self) -> None:
+        """Raise unless every engine lives.
+
+        Raises
+        ------
+        EngineDied
+            With the ranks that died, and their hosts.
+        """
+        if ailment := self.ailment():
+            raise EngineDied(ailment)
+
+
+def introduce() -> dict[str, Any]:
+    """On an engine: its rank and world size in MPI, its host and its process id."""
+    import os
+    import socket
+
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    host = socket.gethostname()
+    return {"rank": world.rank, "size": world.size, "host": host, "pid": os.getpid()}
+
+
+introduce.__module__ = "__main__"  # else the engines import this package, and so torch, for it
