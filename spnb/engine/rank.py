@@ -111,9 +111,9 @@ class Rank:
         RuntimeError
             If it has no rule for an operator.
         """
-        for module in (module for image in rank_plan.with_mirror for module in image.imports):
+        for module in (module for each in rank_plan.with_mirror for module in each.imports):
             importlib.import_module(module)
-        for op in (op for image in rank_plan.with_mirror for op in image.ruled):
+        for op in (op for each in rank_plan.with_mirror for op in each.ruled):
             if not has_rule(op):
                 raise RuntimeError(
                     f"rank {rank_plan.rank} has no rule for the operator {op.rsplit('.', 1)[0]}:"

@@ -162,5 +162,5 @@ def test_an_array_of_another_size_is_refused():
 def test_forward_in_a_cell_runs_one_copy_of_a_plan(copies):
     job = spnb.Job("resnet20_v1", image_size=33, batch_size=2, num_spatial_parts=2, **copies)
     session = spnb.InProcess(spnb.plan(job), progress=False)
-    with pytest.raises(ValueError, match="forward runs one copy of a plan, but this has more"):
+    with pytest.raises(ValueError, match="forward runs one replica of a plan, but this has more"):
         session.run(lambda here: here.forward())
