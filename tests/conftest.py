@@ -14,6 +14,7 @@ SHARED_ENGINES = (
     "tests/benchmarking/test_commands.py",
     "tests/driver/test_cluster.py",
     "tests/driver/test_train.py",
+    "tests/test_guide.py::test_a_command_that_runs_on_shared_engines",
     "tests/transport/test_gloo.py",
     "tests/ui/test_cli.py::test_infer_checks",
 )

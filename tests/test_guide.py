@@ -113,35 +113,50 @@ def test_a_command_that_is_only_read(command, folder):
         assert spnb.plan(job).num_ranks == int(started[1])
 
 
+def own_process(command):
+    """The first command of README, and those of a launcher."""
+    return command.launcher or "retina" in command.args
+
+
 @pytest.mark.mpi
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("command", of_kind("run"))
+@pytest.mark.parametrize("command", [p for p in of_kind("run") if own_process(*p.values)])
 def test_a_command_that_runs(command, folder):
+    launcher = [MPIEXEC if word == "mpiexec" else word for word in command.launcher]
+    line = [*launcher, sys.executable, "-m", "spnb", *command.args]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    check_what_it_did(command, command.args, done.stdout, folder)
+
+
+@pytest.mark.mpi
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("command", [p for p in of_kind("run") if not own_process(*p.values)])
+def test_a_command_that_runs_on_shared_engines(command, folder, on_shared_engines, capsys):
     text = command.text
     for size, smaller in SMALLER.items():
         text = re.sub(rf"{size}\b", smaller, text)
     (small,) = commands(f"```bash\n{text}\n```")
-    trains = command.verb == "train"
-    more = ["--report", "report.json"] if trains else []
-    launcher = [MPIEXEC if word == "mpiexec" else word for word in small.launcher]
-    line = [*launcher, sys.executable, "-m", "spnb", *small.args, *more]
-    done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    more = ["--report", "report.json"] if command.verb == "train" else []
+    assert main([*small.args, *more]) == 0
+    check_what_it_did(command, small.args, capsys.readouterr().out, folder)
+
+
+def check_what_it_did(command, args, printed, folder):
     if command.text in THEIRS:
-        assert f"; {THEIRS[command.text]} ranks" in done.stdout
-    if "--check" in small.args:
-        assert "check: equal to the untiled run" in done.stdout
+        assert f"; {THEIRS[command.text]} ranks" in printed
+    if "--check" in args:
+        assert "check: equal to the untiled run" in printed
     for option in ("--save-output", "--report", "--save-plots"):
-        if option in small.args:
-            assert (folder / small.args[small.args.index(option) + 1]).exists()
-    if "--save-plots" in small.args:
+        if option in args:
+            assert (folder / args[args.index(option) + 1]).exists()
+    if "--save-plots" in args:
         for name in ("tiles-stage-0.png", "timeline.png"):
             assert (folder / "plots" / name).stat().st_size > 10_000
-    if trains:
+    if command.verb == "train":
         steps = json.loads((folder / "report.json").read_text())["steps"]
-        assert (
-            len(steps) == 10 * _parser().parse_args([*small.args, "--num-epochs", "1"]).num_epochs
-        )
+        epochs = _parser().parse_args([*args, "--num-epochs", "1"]).num_epochs
+        assert len(steps) == 10 * epochs
         assert all(0 < step["loss"] < 10 for step in steps)
         assert (folder / "checkpoint.pth").exists()
 
