@@ -1,4 +1,4 @@
-"""What a run returns: the output, the timings, and a check against the untiled run."""
+"""What a run returns: its record, the output, and a check against the untiled run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 
 from ..display import plots
-from ..display.cards import Card, Shown, Table, counted, shortened, size_text, time_text
 from ..display.progress import Bar, shown_by_module
 from ..engine.rank import read_tensor
 from ..engine.report import Report
@@ -27,15 +25,15 @@ from ..ir.weights import tensors_of
 from ..job.job_plan import JobPlan
 from ..kernels.compat import pytree
 from ..kernels.half_conv import convolving
-from ..runtime import trace
 from ..runtime.state import Piece
 from .check import TOLERANCES, Check, compared
+from .run_record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-class Result(Shown):
+class Result(RunRecord):
     """One run of a plan on an image.
 
     Attributes
@@ -71,10 +69,7 @@ class Result(Shown):
         save: Callable[[Sequence[int], str, Store], None],
         progress: bool = True,
     ):
-        self.plan, self.sources, self.reports = plan, sources, list(reports)
-        self.source = next(iter(sources.values()))
-        step = max((e.stop for report in reports for e in report.events), default=0.0)
-        self.seconds = {"infer": seconds, "step": step}
+        super().__init__(plan, sources, reports, seconds)
         self._fetch, self._save, self._progress = fetch, save, progress
 
     @cached_property
@@ -259,128 +254,6 @@ class Result(Shown):
             raise CheckFailed(f"{check}; largest at {check.where}")
         return check
 
-    @cached_property
-    def timings(self) -> pd.DataFrame:
-        """Every event of every rank, a row each.
-
-        Returns
-        -------
-        pandas.DataFrame
-            The fields of `spnb.runtime.trace.Event` with ``rank`` and ``stage``; times are in
-            seconds since all ranks were ready, sizes of messages in bytes.
-
-        Examples
-        --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
-        >>> sorted(set(result.timings["rank"]))
-        [0, 1, 2]
-        """
-        return trace.table((r.rank, r.events) for r in self.reports)
-
-    @cached_property
-    def per_rank(self) -> pd.DataFrame:
-        """Messages, bytes, seconds of each kind and peak memory, a row for each rank.
-
-        Returns
-        -------
-        pandas.DataFrame
-            The columns ``rank``, ``stage``, ``tile``, ``bytes_sent``, ``messages``, ``compute_s``,
-            ``read_s``, ``pack_s``, ``wait_s``, ``unpack_s`` (seconds) and ``peak_memory_bytes``.
-
-        Examples
-        --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
-        >>> result.per_rank["stage"].tolist()
-        [0, 0, 1]
-        """
-        return pd.DataFrame([report.figures for report in self.reports])
-
-    @property
-    def images_per_second(self) -> float:
-        """Images per second of ``seconds["step"]``.
-
-        Examples
-        --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
-        >>> result.images_per_second > 0
-        True
-        """
-        return self.source.shape[0] / self.seconds["step"]
-
-    def plot_timeline(self, ax: Axes | None = None) -> Axes:
-        """Draw what each rank did when: see `spnb.display.plots.timeline`.
-
-        Parameters
-        ----------
-        ax
-            Where to draw; by default a new figure.
-
-        Returns
-        -------
-        matplotlib.axes.Axes
-
-        Examples
-        --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
-        >>> len(result.plot_timeline().get_yticks())
-        3
-        """
-        return plots.timeline(self.timings, ax=ax)
-
-    def plot_layers(self, ax: Axes | None = None) -> Axes:
-        """Draw the time of all ranks by layer: see `spnb.display.plots.layers`.
-
-        Parameters
-        ----------
-        ax
-            Where to draw; by default a new figure.
-
-        Returns
-        -------
-        matplotlib.axes.Axes
-
-        Examples
-        --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
-        >>> result.plot_layers().has_data()
-        True
-        """
-        return plots.layers(self.timings, ax=ax)
-
-    def plot_memory(self, ax: Axes | None = None) -> Axes:
-        """Draw the peak memory of each rank, as planned and, where it is known, as measured.
-
-        Parameters
-        ----------
-        ax
-            Where to draw; by default a new figure.
-
-        Returns
-        -------
-        matplotlib.axes.Axes
-
-        Examples
-        --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
-        >>> result.plot_memory().has_data()
-        True
-        """
-        measured = {report.rank: report.peak_memory_bytes for report in self.reports}
-        known = measured if all(measured.values()) else None
-        return self.plan.plot_memory(ax, measured=known)
-
     def plot_difference(self, output: int | str | None = None, ax: Axes | None = None) -> Axes:
         """Draw where an output differs from the untiled run's; see `spnb.display.plots.difference`.
 
@@ -424,98 +297,3 @@ class Result(Shown):
             error = error.reshape(-1, error.shape[-1] if error.ndim else 1)
         scale, tolerance = float(untiled.double().abs().max()), TOLERANCES[graph.dtype]
         return plots.difference(error.numpy(), scale, tolerance, tiles, ax)
-
-    def to_chrome_trace(self, path: str | Path) -> Path:
-        """Write every event as JSON that Perfetto (ui.perfetto.dev) and Chrome's tracing open.
-
-        Parameters
-        ----------
-        path
-            The file to write; it is replaced if it exists.
-
-        Returns
-        -------
-        pathlib.Path
-            The file.
-
-        Examples
-        --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     result.to_chrome_trace(f"{folder}/trace.json").name
-        'trace.json'
-        """
-        return trace.to_chrome(self.timings, path)
-
-    def report(self) -> dict[str, Any]:
-        """Every figure of the run, as plain data for JSON.
-
-        Examples
-        --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
-        >>> sorted(result.report())
-        ['images_per_second', 'job', 'per_rank', 'ranks', 'seconds']
-        """
-        job = self.plan.job
-        return {
-            "ranks": self.plan.num_ranks,
-            "job": {"model": job.name, **job.values(), "image": self.source.name},
-            "seconds": dict(self.seconds),
-            "images_per_second": self.images_per_second,
-            "per_rank": [report.figures for report in self.reports],
-        }
-
-    @property
-    def summary(self) -> str:
-        """The network, the image and the speed, in a line.
-
-        Examples
-        --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
-        >>> result.summary.split(':')[0]
-        'Result of resnet20_v1 on 1 image of 32×32 (synthetic), 3 ranks'
-        """
-        b, _, *space = self.source.shape
-        size = "×".join(map(str, space))
-        return (
-            f"Result of {self.plan.job.name} on {counted(b, 'image')} of {size}"
-            f" ({self.source.name}), {self.plan.num_ranks} ranks:"
-            f" {self.seconds['step']:.3g} s, {self.images_per_second:.3g} images/s"
-        )
-
-    @property
-    def card(self) -> Card:
-        """The summary, and the figures of each rank (of many, the first and the last), for display.
-
-        Examples
-        --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
-        >>> len(result.card.body[0].rows)
-        3
-        """
-        headings = ("rank", "stage", "messages", "sent", "compute", "exchange", "wait", "memory")
-        rows = []
-        for report in shortened(self.reports, 16):
-            if report is None:
-                rows.append(("…",) * len(headings))
-                continue
-            f = report.figures
-            exchange = f["pack_s"] + f["unpack_s"]
-            rows.append(
-                (
-                    *(str(f[name]) for name in ("rank", "stage", "messages")),
-                    size_text(f["bytes_sent"]),
-                    *map(time_text, (f["compute_s"], exchange, f["wait_s"])),
-                    size_text(f["peak_memory_bytes"]) if f["peak_memory_bytes"] else "–",
-                )
-            )
-        return Card(self.summary, [Table(headings, rows)])
