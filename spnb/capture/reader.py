@@ -111,6 +111,7 @@ class ExportReader:
             args = {"self": self._plain(fx.args[0]), "index": fx.args[1]}
             op = GETITEM
         else:
+            assert callable(fx.target)  # torch.fx names only methods and modules by text
             schema = arguments_of(fx.target)
             given = dict(zip((a.name for a in schema), fx.args, strict=False)) | dict(fx.kwargs)
             args = {a.name: self._plain(given.get(a.name, a.default_value)) for a in schema}
@@ -166,9 +167,9 @@ class _Renamed:
         """
         namespace, kind, variant = node.op.split(".")
         arguments = arguments_of(overload(node.op))
-        aliases = [a for a in arguments if a.alias_info is not None]
-        target = node.args.get(aliases[0].name) if aliases else None
-        if not any(a.alias_info.is_write for a in aliases):
+        aliases = [(a.name, a.alias_info) for a in arguments if a.alias_info is not None]
+        target = node.args.get(aliases[0][0]) if aliases else None
+        if not any(alias.is_write for _, alias in aliases):
             if isinstance(target, Ref):
                 self.views[node.name] = self.views.get(target.value, target.value)
             return node

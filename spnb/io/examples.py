@@ -67,13 +67,15 @@ class Examples:
             return mapped(self.targets, "r")
         return self.targets
 
-    def read(self, chosen: Sequence[int], region: Region) -> np.ndarray:
+    def read(self, chosen: Sequence[int] | np.ndarray, region: Region) -> np.ndarray:
         """Return a region of the batch of the ``chosen`` images."""
         rows = chosen[slice(*region.spans[0])]
         each = [self.images.read(Region(((k, k + 1), *region.spans[1:]))) for k in map(int, rows)]
         return np.concatenate(each)
 
-    def wanted(self, chosen: Sequence[int], region: Region, axes: Axes) -> torch.Tensor:
+    def wanted(
+        self, chosen: Sequence[int] | np.ndarray, region: Region, axes: Axes
+    ) -> torch.Tensor:
         """Return the targets of the ``chosen`` examples over a region of the batch.
 
         Parameters
@@ -110,7 +112,7 @@ class Ahead:
         Numbers of the examples of each batch.
     """
 
-    def __init__(self, examples: Examples, batches: Sequence[Sequence[int]]):
+    def __init__(self, examples: Examples, batches: Sequence[Sequence[int] | np.ndarray]):
         self.examples, self.batches = examples, batches
         self._pool: ThreadPoolExecutor | None = None
         self._coming: dict[tuple[int, Region], Future] = {}

@@ -184,7 +184,8 @@ class Axes:
         return replace(self, dims=tuple(map(tuple, dims)))
 
     def __repr__(self) -> str:
-        names = {None: "", 0: "batch ", **{k: f"axis{k} " for k in range(1, self.rank)}}
+        names: dict[int | None, str] = {k: f"axis{k} " for k in range(1, self.rank)}
+        names |= {None: "", 0: "batch "}
         text = ("·".join(f"{names[f.axis]}{f.size}" for f in d) or "1" for d in self.dims)
         return f"Axes({' | '.join(text)})"
 

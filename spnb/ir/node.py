@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -149,7 +149,17 @@ def map_leaves(function: Callable[[Any], Any], arg: Any) -> Any:
     return function(arg)
 
 
-def overload(op: str) -> Callable[..., Any]:
+class Overload(Protocol):
+    """One overload of an operator of PyTorch, whose class has no public name."""
+
+    @property
+    def tags(self) -> Collection[torch.Tag]:
+        """What PyTorch says of it: that it makes random numbers, say."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+def overload(op: str) -> Overload:
     """The callable of a qualified overload such as ``"aten.relu.default"``."""
     namespace, name, variant = op.split(".")
     return getattr(getattr(getattr(torch.ops, namespace), name), variant)

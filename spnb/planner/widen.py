@@ -102,6 +102,7 @@ def _convolved(step: Compute, rule: Convolution, held: Sequence[Region]) -> Comp
     if Region(tuple(given)) == needed and not rule.scratch(needed, step.region):
         return None  # nothing would be copied
     for number, axis in enumerate(rule.places):
+        assert axis is not None  # `_widened` asks for convolutions over axes of the image only
         s, p = rule.stride[number], rule.padding[number]
         (low, high), first = given[axis], needed.spans[axis][0]
         # The first window of what is given must be one of the whole image's windows.

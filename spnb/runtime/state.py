@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from ..ir.region import Region
-from ..transport import Transport
-from ..transport.rank_view import RankView
+from ..transport import Messages
 from .trace import Recorder
 
 Read = Callable[[str, Region], torch.Tensor]
@@ -53,7 +52,7 @@ class RunState:
         Number of the micro-batch's first image in the batch.
     """
 
-    transport: Transport | RankView
+    transport: Messages
     read: Read
     report_node: Callable[[int], None] = lambda node: None
     recorder: Recorder = field(default_factory=Recorder)

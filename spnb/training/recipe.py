@@ -52,7 +52,7 @@ class Recipe:
     seed: int
     recompute: bool
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, known in (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in known:
                 value = getattr(self, name)

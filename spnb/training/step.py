@@ -158,7 +158,7 @@ class TrainingWorker:
         weights = self._weights_of_step()
         for parameter in self.parameters.values():
             parameter.grad = None  # frees the memory before new gradients are made
-        summed = weights.made | self.weights
+        summed = {**weights.made, **self.weights}
         names = (*self.parameters, *weights.made, *self.running_stats.moves)
         reducer = Reducer(self.buckets, {name: summed[name] for name in names}, self.transport)
         passes = _Passes(self, weights, reducer, read, wanted, seed)

@@ -33,7 +33,7 @@ from ..ir.tags import backward
 from ..rules import Rule
 from ..runtime.halo_tile import HaloTile, in_order, message, nothing, packed
 from ..runtime.state import Piece, Read
-from ..transport import Transport
+from ..transport import Messages
 from .tape_values import TapedValues, parts_of
 
 
@@ -79,7 +79,7 @@ class Tape:
         rules: Sequence[Rule],
         program: Program,
         weights: Mapping[str, torch.Tensor],
-        transport: Transport,
+        transport: Messages,
         first_image: int = 0,
         recompute: bool = False,
     ):
@@ -243,9 +243,9 @@ class Tape:
         operands = zip(node.operands, step.clipped, node.operand_axes, call.inputs, strict=True)
         for value, region, axes, leaf in operands:
             self.values.add_gradient(value, axes, region, [of_input.get(id(x)) for x in leaf])
-        for name, gradient in zip(names, found[len(inputs) :], strict=True):
-            if gradient is not None:
-                add(name, gradient)
+        for name, of_weight in zip(names, found[len(inputs) :], strict=True):
+            if of_weight is not None:
+                add(name, of_weight)
 
     def _send_back(self, step: Send, left: list[tuple[Piece, torch.Tensor | None]]) -> None:
         arriving: list[tuple[Transfer, torch.Tensor]] = []
@@ -267,7 +267,7 @@ class Tape:
 
     def _receive_back(self, number: int, step: Receive) -> None:
         gradient = self.values.gradients.pop(step.value, None)
-        whole = gradient and gradient[0]
+        whole = gradient[0] if gradient else None
         for t in step.transfers:
             if whole is None:
                 piece = torch.zeros(step.axes.local_shape(t.region), dtype=step.dtype)

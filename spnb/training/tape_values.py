@@ -31,7 +31,7 @@ class TapedValues:
         The gradient of each value, as far as it is summed up on the way back.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.regions: dict[str, Region] = {}
         self.gradients: dict[str, Gradient] = {}
         self._tensors: dict[str, Any] = {}

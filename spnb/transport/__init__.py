@@ -4,6 +4,6 @@ May import `spnb.ir`, `spnb.kernels` and `spnb.errors`.  Begin with `base`, the 
 re-exported here; `allreduce`, `host_staging` and `rank_view` are built on it alone.
 """
 
-from .base import Arrival, Transport
+from .base import Arrival, Messages, Transport
 
-__all__ = ["Arrival", "Transport"]
+__all__ = ["Arrival", "Messages", "Transport"]

@@ -69,17 +69,17 @@ class AllReduce:
             else:
                 chunks[back].copy_(buffer)
 
-    def _receive(self) -> None:
-        self.transport.wait([self._awaited])
+    def _receive(self, arrival: Arrival) -> None:
+        self.transport.wait([arrival])
         self._awaited = next(self._messages, None)
 
     def advance(self) -> None:
         """Handle the messages that have arrived, without waiting."""
         while self._awaited is not None and self._awaited.done():
-            self._receive()
+            self._receive(self._awaited)
 
     def result(self) -> torch.Tensor:
         """Wait for the sum, and return it."""
         while self._awaited is not None:
-            self._receive()
+            self._receive(self._awaited)
         return self._tensor

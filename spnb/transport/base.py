@@ -6,6 +6,7 @@ rank fails, and leaves the processor to the ranks that compute.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -20,16 +21,33 @@ class Arrival(Protocol):
         """Whether it has arrived."""
 
 
-class Transport(Protocol):
-    """What a rank's worker asks of a carrier.
+class Messages(Protocol):
+    """What a rank's program asks of a carrier: tensors to and from the other ranks."""
 
-    Attributes
-    ----------
-    rank
-        Number of this rank among all ranks of the carrier.
-    """
+    @property
+    def rank(self) -> int:
+        """Number of this rank among all ranks that the carrier numbers."""
 
-    rank: int
+    def send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
+        """Start to send a contiguous tensor, which must not change until `flush`."""
+
+    def receive(self, source: int, tag: int, buffer: torch.Tensor) -> Arrival:
+        """Start to receive into a contiguous tensor; messages of one tag arrive in order."""
+
+    def wait(self, arrivals: Sequence[Arrival]) -> None:
+        """Wait until all have arrived; between two looks the processor is free for others.
+
+        Raises
+        ------
+        PeerFailed
+            If another rank fails meanwhile.
+        WaitTimeout
+            If the deadline passes.
+        """
+
+
+class Transport(Messages, Protocol):
+    """What a rank's worker asks of a carrier: its messages, and calls of all ranks together."""
 
     def begin_call(self) -> None:
         """Begin a call of all ranks: messages of an earlier call that failed are left behind.
@@ -42,23 +60,6 @@ class Transport(Protocol):
 
     def supports(self, device: torch.device) -> bool:
         """Whether it carries tensors that lie in the memory of such a device."""
-
-    def send(self, target: int, tag: int, tensor: torch.Tensor) -> None:
-        """Start to send a contiguous tensor, which must not change until `flush`."""
-
-    def receive(self, source: int, tag: int, buffer: torch.Tensor) -> Arrival:
-        """Start to receive into a contiguous tensor; messages of one tag arrive in order."""
-
-    def wait(self, arrivals: list[Arrival]) -> None:
-        """Wait until all have arrived; between two looks the processor is free for others.
-
-        Raises
-        ------
-        PeerFailed
-            If another rank fails meanwhile.
-        WaitTimeout
-            If the deadline passes.
-        """
 
     def flush(self) -> None:
         """Wait until everything that was sent has left its buffers."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from .base import Arrival, Transport
@@ -59,9 +61,10 @@ class HostStaged:
         host = torch.empty(buffer.shape, dtype=buffer.dtype, device="cpu", pin_memory=page_locked)
         return _StagedArrival(self.transport.receive(source, tag, host), host, buffer)
 
-    def wait(self, arrivals: list[Arrival]) -> None:
-        self.transport.wait([each.arrival for each in arrivals])
-        for each in arrivals:
+    def wait(self, arrivals: Sequence[Arrival]) -> None:
+        staged = [_as_staged(each) for each in arrivals]
+        self.transport.wait([each.arrival for each in staged])
+        for each in staged:
             each.copy()
 
     def flush(self) -> None:
@@ -72,6 +75,12 @@ class HostStaged:
 
     def fail(self, reason: str) -> None:
         self.transport.fail(reason)
+
+
+def _as_staged(arrival: Arrival) -> _StagedArrival:
+    """A message that `HostStaged.receive` returned, by its own type."""
+    assert isinstance(arrival, _StagedArrival)  # `HostStaged.receive` returns no other
+    return arrival
 
 
 def staged_for(transport: Transport | None, device: torch.device) -> Transport | None:

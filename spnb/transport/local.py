@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 
 from ..errors import PeerFailed, WaitTimeout
+from .base import Arrival
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ class World:
         """
         with ThreadPoolExecutor(self.num_ranks) as pool:
             futures = [pool.submit(work, LocalTransport(self, r)) for r in range(self.num_ranks)]
-        errors = [f.exception() for f in futures if f.exception()]
+        errors = [error for f in futures if (error := f.exception()) is not None]
         for error in sorted(errors, key=lambda e: isinstance(e, (PeerFailed, WaitTimeout))):
             raise error
         return [future.result() for future in futures]
@@ -77,16 +78,16 @@ class LocalTransport:
     def receive(self, source: int, tag: int, buffer: torch.Tensor) -> _Arrival:
         return _Arrival(self.world, source, self.world.boxes[source, self.rank, tag], buffer)
 
-    def wait(self, arrivals: list[_Arrival]) -> None:
+    def wait(self, arrivals: Sequence[Arrival]) -> None:
         world = self.world
         with world.changed:
             in_time = world.changed.wait_for(
                 lambda: world.failure or all(a.done() for a in arrivals), world.deadline
             )
+            late = sorted({a.source for a in arrivals if not a.done()})
         if world.failure and world.failure[0] != self.rank:
             raise PeerFailed(world.failure[1])
         if not in_time:
-            late = sorted({a.source for a in arrivals if not a.arrived})
             raise WaitTimeout(f"nothing from ranks {late} for {world.deadline:g} s")
 
     def flush(self) -> None:

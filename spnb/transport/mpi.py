@@ -13,7 +13,7 @@ new generation, and a message is only received in its own::
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -90,7 +90,7 @@ class MPITransport:
         self._posted: set[_Arrival] = set()
         self._generation = 0
         self._sent_to, self._received = np.zeros(comm.size, np.int64), 0  # messages
-        self._steps: Iterator[Callable[[], bool]] | None = None
+        self._steps: Iterator[Callable[[], bool]] = iter(())  # of the reset under way
         self._awaited: Callable[[], bool] | None = None
         self.reset()
 
@@ -106,8 +106,7 @@ class MPITransport:
         that was freed to a later one, which would take them for its own.  So all that was sent is
         received first.  A reset that was interrupted is completed by the next.
         """
-        if self._steps is not None:
-            self._finish_reset()
+        self._finish_reset()
         self._steps, self._awaited = self._renew(), lambda: True
         self._finish_reset()
 
@@ -118,7 +117,6 @@ class MPITransport:
                     f"not all {self.parent.size} ranks came within {self.deadline:g} s"
                 )
             self._awaited = next(self._steps, None)
-        self._steps = None
 
     def _renew(self) -> Iterator[Callable[[], bool]]:
         """Make the new communicator; yields each condition to wait for."""
@@ -193,7 +191,7 @@ class MPITransport:
         self._posted.add(arrival)
         return arrival
 
-    def wait(self, arrivals: list[Arrival]) -> None:
+    def wait(self, arrivals: Sequence[Arrival]) -> None:
         self._wait(
             lambda: all(a.done() for a in arrivals),
             lambda: f"ranks {sorted({a.source for a in arrivals if not a.done()})}",
@@ -266,7 +264,9 @@ class MPITransport:
 
     def _tag(self, tag: int) -> int:
         found = in_generation(self._generation, tag)
-        if found > self.comm.Get_attr(MPI.TAG_UB):
+        highest = self.comm.Get_attr(MPI.TAG_UB)
+        assert isinstance(highest, int)  # MPI sets it on every communicator
+        if found > highest:
             raise RuntimeError(
                 f"{self._generation} calls failed since the plan was loaded, and MPI has no more"
                 " tags to tell them apart: cluster.load(plan)"

@@ -36,5 +36,5 @@ class RankView:
     def receive(self, source: int, tag: int, buffer: torch.Tensor) -> Arrival:
         return self.transport.receive(self.ranks[source], tag + self.shift, buffer)
 
-    def wait(self, arrivals: list[Arrival]) -> None:
+    def wait(self, arrivals: Sequence[Arrival]) -> None:
         self.transport.wait(arrivals)

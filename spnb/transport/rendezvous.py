@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Generator, Sequence
 from datetime import timedelta
+from functools import partial
 
 import numpy as np
 from mpi4py import MPI
@@ -41,10 +42,11 @@ def rendezvous(
     DeviceError
         On all ranks, if NCCL has no GPU for one of them, or two have the same.
     """
-    host, store, timeout = socket.gethostname(), None, timedelta(seconds=deadline)
-    options = {"world_size": comm.size, "timeout": timeout, "wait_for_workers": False}
-    if comm.rank == 0:
-        store = distributed.TCPStore("0.0.0.0", 0, is_master=True, **options)
+    host, timeout = socket.gethostname(), timedelta(seconds=deadline)
+    connect = partial(
+        distributed.TCPStore, world_size=comm.size, timeout=timeout, wait_for_workers=False
+    )
+    store = connect("0.0.0.0", 0, is_master=True) if comm.rank == 0 else None
     device, problem = None, ""
     if backend == "nccl":
         try:
@@ -59,7 +61,7 @@ def rendezvous(
     one_host = len(set(hosts)) == 1  # then no host name has to be resolved
     if store is None:
         where = "127.0.0.1" if one_host else hosts[0]
-        store = distributed.TCPStore(where, int(ports[0]), is_master=False, **options)
+        store = connect(where, int(ports[0]), is_master=False)
     duplicate, request = comm.Idup()
     yield request.Test
     if device is not None:
@@ -95,12 +97,12 @@ def refuse(hosts: Sequence[str], devices: Sequence[str], problems: Sequence[str]
  each: start fewer ranks on a host, or use backend mpi
     """
     first: dict[tuple[str, str], int] = {}
-    for rank, (*place, problem) in enumerate(zip(hosts, devices, problems, strict=True)):
+    for rank, (host, device, problem) in enumerate(zip(hosts, devices, problems, strict=True)):
         if problem:
-            raise DeviceError(f"rank {rank} on {place[0]}: {problem}")
-        other = first.setdefault(tuple(place), rank)
+            raise DeviceError(f"rank {rank} on {host}: {problem}")
+        other = first.setdefault((host, device), rank)
         if other != rank:
             raise DeviceError(
-                f"ranks {other} and {rank} share {place[1]} of {place[0]}, but NCCL needs a GPU"
+                f"ranks {other} and {rank} share {device} of {host}, but NCCL needs a GPU"
                 " for each: start fewer ranks on a host, or use backend mpi"
             )

@@ -49,12 +49,13 @@ class _Channel:
         self._queue.put(work)
 
     def _run(self) -> None:
-        group, lost = None, None
+        group: distributed.ProcessGroup | None = None
+        lost: Exception | None = None
         while (work := self._queue.get()) is not None:
             try:
-                if group is None and lost is None:
-                    group = self._carrier.open(self._store, self._rank)
                 if lost is None:
+                    if group is None:
+                        group = self._carrier.open(self._store, self._rank)
                     self._carrier.carry(group, self._rank, work)
             except Exception as error:  # raised where the message is waited for
                 lost = error
@@ -84,7 +85,8 @@ class Receipt:
     """
 
     def __init__(self, channels: Channels, source: int, buffer: torch.Tensor):
-        self.source, self.buffer, self.work = source, buffer, None
+        self.source, self.buffer = source, buffer
+        self.work: Work | None = None
         self._channels, self._arrived = channels, False
 
     def done(self) -> bool:
@@ -166,7 +168,8 @@ class Channels:
             work.finish(None)
             return
         if direction not in self._channels:
-            store = distributed.PrefixStore("{}-{}".format(*direction), self.store.clone())
+            own_store = self.store.clone()  # type: ignore[attr-defined]  # torch's stubs lack it
+            store = distributed.PrefixStore("{}-{}".format(*direction), own_store)
             rank = direction.index(self.comm.rank)
             self._channels[direction] = _Channel(self.carrier, store, rank)
         self._works = [each for each in self._works if not each.done()]
