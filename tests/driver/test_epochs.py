@@ -445,17 +445,17 @@ def test_an_interrupted_session_goes_on_where_the_file_is(tmp_path):
     whole = trained(job(num_epochs=3), images, labels)
     plan = spnb.plan(job(num_epochs=3, checkpoint=str(path)), training=True)
     with spnb.InProcess(plan, progress=False) as session:
-        run = session.epoch
+        run = session.train_epoch
 
         def interrupted(shares, epoch):
             if epoch == 2:
                 raise KeyboardInterrupt
             return run(shares, epoch)
 
-        session.epoch = interrupted
+        session.train_epoch = interrupted
         with pytest.raises(KeyboardInterrupt):
             session.train(images, labels)
-        session.epoch = run
+        session.train_epoch = run
         found = session.train(images, labels)
     assert found.history["loss"].tolist() == whole.history["loss"].tolist()
     assert_same(found.module.state_dict(), whole.module.state_dict(), 0)
