@@ -72,10 +72,11 @@ def tuned(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
         print(f"not folded: {type(error).__name__}", file=sys.stderr)
     candidates = [(network, inputs)]
     if inputs[0].ndim == 4:
-        last = {"memory_format": torch.channels_last}
-        # of a copy: the tensors of the other candidate keep their layout
-        copied = pickle.loads(pickle.dumps(network)).to(**last)
-        candidates.append((copied, [x.to(**last) if x.ndim == 4 else x for x in inputs]))
+        last = torch.channels_last
+        # The network is copied: the tensors of the other candidate keep their layout.
+        copied = pickle.loads(pickle.dumps(network)).to(memory_format=last)
+        laid_out = [x.to(memory_format=last) if x.ndim == 4 else x for x in inputs]
+        candidates.append((copied, laid_out))
 
     def runner(network: nn.Module, inputs: Sequence[torch.Tensor], threads: int) -> Step:
         def step() -> Any:
@@ -110,6 +111,7 @@ def onnxruntime(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
     except ImportError as error:
         raise Unavailable(f"{error.name} is not installed") from None
     program = torch.onnx.export(network, tuple(inputs), dynamo=True, verbose=False)
+    assert program is not None, "the dynamo exporter returns the program"
     session = runtime.InferenceSession(
         program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -154,6 +156,10 @@ class BaselineProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
+        assert self._process.stdin is not None and self._process.stdout is not None, (
+            "both are pipes"
+        )
+        self._requests, self._answers = self._process.stdin, self._process.stdout
         try:
             request = pickle.dumps((baseline, replace(job)))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -182,13 +188,13 @@ class BaselineProcess:
 
     def _write(self, data: bytes) -> None:
         try:
-            self._process.stdin.write(data)
-            self._process.stdin.flush()
+            self._requests.write(data)
+            self._requests.flush()
         except BrokenPipeError:
             raise Unavailable("its process ended") from None
 
     def _answer(self) -> dict[str, Any]:
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         answer = json.loads(line) if line else {"error": "its process ended"}
         if "error" in answer:
             self.stop()

@@ -17,10 +17,12 @@ from ..display.progress import Bar
 from ..errors import OptionError
 from ..ir.axes import Axes as ValueAxes
 from ..ir.exchange import Exchange, region_at
+from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..ir.tags import TIMED
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
+from ..transport import Transport
 from . import HALO_SIZES, HALOS, TILES
 
 if TYPE_CHECKING:
@@ -153,10 +155,12 @@ def _time(halo: int, channels: int, repeats: int) -> dict[str, Any] | None:
     """On a rank: exchange a halo around its tile, check it, and time it; None without a tile."""
     from ..engine.here import here
     from ..runtime.state import RunState
+    from ..runtime.worker import no_image
 
-    rank_plan, worker = here.plan, here.worker
+    rank_plan, worker, transport = here.plan, here.worker, here.transport
     if rank_plan is None:  # there are more engines than tiles
         return None
+    assert worker is not None and transport is not None, "a rank with a plan is ready to run"
     team, extent = rank_plan.team, rank_plan.extent
     has, needs = team.tiling.spans(extent), rank_plan.grown(halo)
     exchange = Exchange(TIMED.tag(), "x", "halo", team, team, has, needs, channels * 4)
@@ -168,11 +172,11 @@ def _time(halo: int, channels: int, repeats: int) -> dict[str, Any] | None:
     arrive = compiled.values.arrival("x")
 
     def once() -> list[torch.Tensor]:
-        run = RunState(here.transport, None, values={"x": x})
+        run = RunState(transport, no_image, values={"x": x})
         compiled.send(run)
         compiled.receive(run)
         arrive(run)
-        here.transport.flush()
+        transport.flush()
         return run.values["x"].tensors[1:]
 
     for t, piece in zip(receives, once(), strict=True):
@@ -181,9 +185,9 @@ def _time(halo: int, channels: int, repeats: int) -> dict[str, Any] | None:
     return {
         "messages": len(receives),
         "bytes": size,
-        "exchange": _median(once, repeats),
-        "ping": _ping(size // max(1, len(receives)), len(receives), repeats),
-        "copy": _copy(size, repeats),
+        "exchange": _median(once, repeats, transport),
+        "ping": _ping(size // max(1, len(receives)), len(receives), repeats, rank_plan, transport),
+        "copy": _copy(size, repeats, transport),
     }
 
 
@@ -197,26 +201,24 @@ def _coded(region: Region, extent: Sequence[int], channels: int) -> torch.Tensor
     return tensor.expand(shape).contiguous().movedim(-1, 1)
 
 
-def _median(act: Callable[[], object], repeats: int) -> float:
+def _median(act: Callable[[], object], repeats: int, transport: Transport) -> float:
     """Return the median seconds of an act that all ranks begin together."""
-    from ..engine.here import here
-
     taken = []
     for _ in range(repeats):
-        here.transport.barrier()
+        transport.barrier()
         start = time.perf_counter()
         act()
         taken.append(time.perf_counter() - start)
     return median(taken)
 
 
-def _ping(size: int, messages: int, repeats: int) -> float:
+def _ping(
+    size: int, messages: int, repeats: int, rank_plan: RankPlan, transport: Transport
+) -> float:
     """Time as many messages of as many bytes by bare mpi4py, to a neighbour and back."""
     from mpi4py import MPI
 
-    from ..engine.here import here
-
-    rank, world = here.plan.rank, here.plan.num_ranks
+    rank, world = rank_plan.rank, rank_plan.num_ranks
     partner = rank ^ 1
     out, back = bytearray(size), bytearray(size)
 
@@ -225,10 +227,10 @@ def _ping(size: int, messages: int, repeats: int) -> float:
             for _ in range(messages):
                 MPI.COMM_WORLD.Sendrecv(out, partner, TIMED.tag(), back, partner, TIMED.tag())
 
-    return _median(once, repeats)
+    return _median(once, repeats, transport)
 
 
-def _copy(size: int, repeats: int) -> float:
+def _copy(size: int, repeats: int, transport: Transport) -> float:
     """Time a copy of so many bytes in memory."""
     source, target = torch.zeros(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
-    return _median(lambda: target.copy_(source), repeats)
+    return _median(lambda: target.copy_(source), repeats, transport)

@@ -69,6 +69,7 @@ class Examples:
 
     def read(self, chosen: Sequence[int] | np.ndarray, region: Region) -> np.ndarray:
         """Return a region of the batch of the ``chosen`` images."""
+        assert not isinstance(self.images, Unread), "only ranks that read images get a source"
         rows = chosen[slice(*region.spans[0])]
         each = [self.images.read(Region(((k, k + 1), *region.spans[1:]))) for k in map(int, rows)]
         return np.concatenate(each)

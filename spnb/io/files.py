@@ -12,7 +12,7 @@ import numpy as np
 _parsing = threading.Lock()
 
 
-def mapped(path: str | Path, mode: str) -> np.ndarray:
+def mapped(path: str | Path, mode: str) -> np.memmap:
     """Map a ``.npy`` file as an array, in any thread.
 
     NumPy parses the header with Python's own parser, which Python 3.11 cannot do in two threads at

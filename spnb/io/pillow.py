@@ -41,7 +41,8 @@ def read_whole(path: str, name: str, channels: int) -> ArraySource:
     """Decode a file with Pillow, as grey, RGB or (for 4 channels) RGBA."""
     from PIL import Image
 
-    with _any_size(), reading(path), Image.open(path) as image:
+    with _any_size(), reading(path), Image.open(path) as file:
+        image: Image.Image = file
         if image.mode not in {"1", "L", "I", "F", "RGB", "RGBA"} and image.mode[:2] != "I;":
             image = image.convert("L" if image.mode in {"LA", "La"} else "RGB")
         array = np.asarray(image)

@@ -12,10 +12,12 @@ _ALIASES |= {"immunohistochemistry": "ihc", "checkerboard": "chessboard_GRAY"}
 
 def samples() -> dict[str, Path]:
     """Return the images inside the installed scikit-image, by name."""
-    (package,) = importlib.util.find_spec("skimage").submodule_search_locations
+    package = importlib.util.find_spec("skimage")
+    assert package is not None and package.submodule_search_locations, "spnb requires scikit-image"
+    (folder,) = package.submodule_search_locations
     found = {
         file.stem: file
-        for file in sorted(Path(package, "data").iterdir())
+        for file in sorted(Path(folder, "data").iterdir())
         if file.suffix in {".png", ".jpg"}
     }
     return found | {name: found[stem] for name, stem in _ALIASES.items() if stem in found}
@@ -27,5 +29,5 @@ def hint(path: str | Path) -> str:
         return ""
     known = samples()
     near = difflib.get_close_matches(Path(path).stem, known, n=3)
-    near = f"did you mean {' or '.join(near)}?" if near else f"they are {', '.join(known)}"
-    return f", and no sample of that name: {near}"
+    names = f"did you mean {' or '.join(near)}?" if near else f"they are {', '.join(known)}"
+    return f", and no sample of that name: {names}"

@@ -6,13 +6,16 @@ import math
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..ir.region import Region
 from .arrays import checked, floats, index_in
 from .files import located, reading
+
+if TYPE_CHECKING:
+    from tifffile import TiffPage
 
 
 @dataclass
@@ -32,7 +35,7 @@ class TiffSource:
 
         self.path, self.name = located(self.path), self.name or Path(self.path).name
         with reading(self.path), TiffFile(self.path) as tif:
-            page = tif.pages[0]
+            page = tif.pages.first
             kind, depth = page.photometric, page.shaped[1]
             # The decoder of a JPEG returns YCbCr as RGB.
             rgb = kind == PHOTOMETRIC.RGB
@@ -56,7 +59,7 @@ class TiffSource:
 
         batch, _, *box = index_in(self.shape, region)
         with reading(self.path), TiffFile(self.path) as tif:
-            page = tif.pages[0]
+            page = tif.pages.first
             if page.is_memmappable:
                 mapped = memmap(self.path, page=0, mode="r")
                 values = mapped.reshape(page.shaped)[:, 0, box[0], box[1]]
@@ -67,7 +70,7 @@ class TiffSource:
         return floats(planes[None, : self.shape[1]][batch])
 
 
-def _decode(page: Any, need: Region) -> np.ndarray:
+def _decode(page: TiffPage, need: Region) -> np.ndarray:
     """Decode the tiles or strips of a TIFF page that a region over ``(rows, columns)`` overlaps."""
     planes, _, height, width, samples = page.shaped
     tile = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
@@ -80,7 +83,9 @@ def _decode(page: Any, need: Region) -> np.ndarray:
             continue  # a sparse file has no bytes of blank tiles
         page.parent.filehandle.seek(page.dataoffsets[index])
         data = page.parent.filehandle.read(page.databytecounts[index])
-        values = page.decode(data, index, jpegtables=page.jpegtables)[0][0]
+        samples_of_tile = page.decode(data, index, jpegtables=page.jpegtables)[0]
+        assert samples_of_tile is not None, "tifffile decodes all data but None"
+        values = samples_of_tile[0]
         y, x = row * tile[0], column * tile[1]
         has = Region(((y, y + values.shape[0]), (x, x + values.shape[1])))
         part = has & need

@@ -81,8 +81,13 @@ class Store:
             from tifffile import memmap
 
             size = math.prod(shape) * self.numpy_dtype.itemsize
-            kind = {"photometric": "minisblack", "bigtiff": size > 2**32 - 2**25}
-            memmap(self.path, shape=shape, dtype=self.numpy_dtype, **kind)
+            memmap(
+                self.path,
+                shape=shape,
+                dtype=self.numpy_dtype,
+                photometric="minisblack",
+                bigtiff=size > 2**32 - 2**25,
+            )
 
     def write(self, region: Region, piece: torch.Tensor) -> None:
         """Write the piece that covers a region; in a zarr, one of the regions of `spans`."""
@@ -97,8 +102,9 @@ class Store:
         else:
             from tifffile import memmap
 
-            target = memmap(self.path, mode="r+").reshape(self.axes.shape)
-        self.axes.put(torch.from_numpy(target), Region.whole(self.axes.extent), region, values)
+            target = memmap(self.path, mode="r+")
+        whole = torch.from_numpy(target.reshape(self.axes.shape))
+        self.axes.put(whole, Region.whole(self.axes.extent), region, values)
         target.flush()
 
     @property
@@ -117,12 +123,13 @@ class Store:
         for number, size in enumerate(self.chunks):
             chunk |= dict.fromkeys(self.axes.axes_of(number), size)
         ends = self.axes.extent
+
+        def chunk_end(axis: int, position: int) -> int:
+            return min(-(-position // chunk[axis]) * chunk[axis], ends[axis])
+
         return tuple(
-            tuple(
-                tuple(min(-(-end // chunk[axis]) * chunk[axis], ends[axis]) for end in span)
-                for span in parts
-            )
+            tuple((chunk_end(axis, start), chunk_end(axis, stop)) for start, stop in spans)
             if axis
-            else parts
-            for axis, parts in enumerate(has)
+            else spans
+            for axis, spans in enumerate(has)
         )

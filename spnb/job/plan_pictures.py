@@ -123,11 +123,11 @@ class PlanPictures(PlanInputs):
         scale = [n / m for n, m in zip(self.extent, extent, strict=True)]
 
         def pixels(region: Region) -> np.ndarray:
-            spans = [
+            rows, columns = (
                 (int(a * s), min(n, max(int(a * s) + 1, round(b * s))))
                 for (a, b), s, n in zip(region.spans, scale, self.extent, strict=True)
-            ]
-            return thumbnail(source, 512, tuple(spans))
+            )
+            return thumbnail(source, 512, (rows, columns))
 
         return pixels
 

@@ -12,6 +12,7 @@ from ..errors import PeerFailed, RankError
 from ..ir.axes import Axes
 from ..ir.exchange import Exchange
 from ..ir.rank_plan import RankPlan
+from ..ir.region import Region
 from ..ir.schedule import at_once
 from ..kernels.devices import CPU, computing_on
 from ..kernels.half_conv import convolving
@@ -174,7 +175,7 @@ class Worker:
         """
         transport, stage = self._connected(), self.stages[replica]
         view = stage.pipeline_stage.view(transport)
-        run = RunState(view, _no_image, values={exchange.value: x.to(self.device)})
+        run = RunState(view, no_image, values={exchange.value: x.to(self.device)})
         compiled = stage.compile_exchange(exchange, axes, x.dtype)
         need = exchange.need(stage.rank_plan.rank)
         take = compiled.values.operand(exchange.value, need, axes)
@@ -214,5 +215,6 @@ def share_failures(transport: Transport, at: Callable[[], str]) -> Iterator[None
         raise
 
 
-def _no_image(name: str, region: object) -> torch.Tensor:
+def no_image(name: str, region: Region) -> torch.Tensor:
+    """Refuse to read an input: the run of a bare exchange has none."""
     raise AssertionError("an exchange reads no image")

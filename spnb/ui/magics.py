@@ -187,6 +187,7 @@ class SpnbMagics(Magics):
         return self.result
 
     def _variable(self, name: str | None) -> Any:
+        assert self.shell is not None, "IPython makes the magics with its shell"
         return self.shell.user_ns.get(name) if name and name.isidentifier() else None
 
     def _image(self, name: str | None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,6 +20,15 @@ BAND = 0.22
 
 Look = Callable[[Region], np.ndarray]
 """Pixels ``(height, width, 3)`` in [0, 1] of a region over ``(height, width)`` of the value."""
+
+
+class DrawnEdges(NamedTuple):
+    """Where the four edges of a region are drawn, in the order of matplotlib's ``extent``."""
+
+    left: float
+    right: float
+    bottom: float
+    top: float
 
 
 def halo(
@@ -77,13 +87,11 @@ def halo(
         _box(ax, region, knots, facecolor=colour, alpha=0.55, linewidth=0, zorder=2)
         _box(ax, region, knots, facecolor="none", edgecolor="black", linewidth=0.8, zorder=3)
         _text(ax, region, knots, f"{other}\n{_size(region)}", colour, 8)
-    for axis, (set_ticks, set_limits) in enumerate(
-        ((ax.set_yticks, ax.set_ylim), (ax.set_xticks, ax.set_xlim))
-    ):
-        known = knots[axis]
-        set_ticks(list(known.values()), [str(k) for k in known])
-        ends = (min(known.values()), max(known.values()))
-        set_limits(*(ends[::-1] if axis == 0 else ends))
+    of_rows, of_columns = knots
+    ax.set_yticks(list(of_rows.values()), [str(position) for position in of_rows])
+    ax.set_xticks(list(of_columns.values()), [str(position) for position in of_columns])
+    ax.set_ylim(max(of_rows.values()), min(of_rows.values()))
+    ax.set_xlim(min(of_columns.values()), max(of_columns.values()))
     ax.tick_params(axis="x", rotation=45)
     ax.set_aspect("equal")
     ax.set_title(f"{title}: {_size(need)} for a tile of {_size(own)}", fontsize=11)
@@ -115,18 +123,39 @@ def _knots(own: Span, need: Span) -> dict[int, float]:
     return dict(sorted(drawn.items()))
 
 
-def _extent(region: Region, knots: Sequence[dict[int, float]]) -> tuple[float, ...]:
-    """``left, right, bottom, top`` where a region is drawn."""
+def _extent(region: Region, knots: Sequence[dict[int, float]]) -> DrawnEdges:
+    """Where a region is drawn."""
     (top, bottom), (left, right) = (
         np.interp(span, list(known), list(known.values()))
         for span, known in zip(region.spans, knots, strict=True)
     )
-    return left, right, bottom, top
+    return DrawnEdges(left, right, bottom, top)
 
 
-def _box(ax: Axes, region: Region, knots: Sequence[dict[int, float]], **style: object) -> None:
+def _box(
+    ax: Axes,
+    region: Region,
+    knots: Sequence[dict[int, float]],
+    *,
+    facecolor: str,
+    linewidth: float,
+    zorder: float,
+    edgecolor: str | None = None,
+    alpha: float | None = None,
+) -> None:
     left, right, bottom, top = _extent(region, knots)
-    ax.add_patch(Rectangle((left, top), right - left, bottom - top, **style))
+    ax.add_patch(
+        Rectangle(
+            (left, top),
+            right - left,
+            bottom - top,
+            facecolor=facecolor,
+            edgecolor=edgecolor,
+            linewidth=linewidth,
+            alpha=alpha,
+            zorder=zorder,
+        )
+    )
 
 
 def _text(

@@ -79,9 +79,11 @@ def _panel(
     if math.prod(panel.patches) > 1:
         patches = panel.halo.team.tiling.refined(panel.patches)
         rows, columns = patches.spans((1, *size))[1:]
-        style = {"color": "white", "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1.5}
-        ax.hlines([start for start, _ in rows[1:]], 0, size[1], **style)
-        ax.vlines([start for start, _ in columns[1:]], 0, size[0], **style)
+        for lines in (
+            ax.hlines([start for start, _ in rows[1:]], 0, size[1]),
+            ax.vlines([start for start, _ in columns[1:]], 0, size[0]),
+        ):
+            lines.set(color="white", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1.5)
         grid = "×".join(map(str, panel.patches[1:]))
         ax.set_title(f"{ax.get_title()} of {grid} patches", fontsize=11)
     return ax

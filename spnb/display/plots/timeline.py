@@ -121,14 +121,22 @@ def clock(table: ClockTable, ax: Axes | None = None) -> Axes:
     for tick, tasks in enumerate(ticks):
         for row, (kind, number) in tasks.items():
             back = kind == "backward"
-            look = {"hatch": "////", "alpha": 0.75} if back else {}
-            cell = Rectangle((tick, row - 0.45), 1, 0.9, edgecolor="white", **look)
+            cell = Rectangle(
+                (tick, row - 0.45),
+                1,
+                0.9,
+                edgecolor="white",
+                hatch="////" if back else None,
+                alpha=0.75 if back else None,
+            )
             cell.set_facecolor(TILE[number % len(TILE)])
             ax.add_patch(cell)
             if len(numbers) <= 64:
                 style = "italic" if number in table.mirrored else "normal"
-                middle = {"ha": "center", "va": "center", "fontsize": 10, "style": style}
-                ax.text(tick + 0.5, row, str(number), **middle)
+                middle = tick + 0.5
+                ax.text(
+                    middle, row, str(number), ha="center", va="center", fontsize=10, style=style
+                )
     ax.set_xlim(0, len(ticks))
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_yticks(range(len(rows)), rows)
