@@ -51,6 +51,9 @@ def on_shared_engines(cluster, monkeypatch):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Begin with the slowest kinds of tests: what remains at the end is short."""
+    for item in items:
+        if item.nodeid.startswith("spnb/driver/cluster.py"):  # its example starts engines
+            item.add_marker("mpi")
 
     def place(item):
         marks = {mark.name for mark in item.iter_markers()}
