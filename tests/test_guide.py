@@ -155,7 +155,7 @@ def check_what_it_did(command, args, printed, folder):
             assert (folder / "plots" / name).stat().st_size > 10_000
     if command.verb == "train":
         steps = json.loads((folder / "report.json").read_text())["steps"]
-        epochs = _parser().parse_args([*args, "--num-epochs", "1"]).num_epochs
+        epochs = int(args[args.index("--num-epochs") + 1]) if "--num-epochs" in args else 1
         assert len(steps) == 10 * epochs
         assert all(0 < step["loss"] < 10 for step in steps)
         assert (folder / "checkpoint.pth").exists()
