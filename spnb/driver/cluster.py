@@ -14,7 +14,7 @@ from ..display.cards import Card, Shown, Table, counted
 from ..display.progress import Bar, notebook, show_output, show_run
 from ..engine import remote
 from ..engine.report import Report
-from ..engine.service import Call, RankService
+from ..engine.service import Call, RankService, answered
 from ..errors import EngineError, RunError
 from ..io.examples import Examples, Unread
 from ..io.sources import HeldSource, Source
@@ -92,12 +92,11 @@ class Cluster(Shown, Session):
         super().__init__(plan)
         self.deadline, self.progress = deadline, progress
         self._failed = False
-        self.engines: Engines | None = None
         self._offered: Any = None  # the client that is called `rc` in the notebook
         bar = Bar(progress)
+        self.engines = Engines(plan.num_ranks, timeout=timeout, on_progress=bar.show)
         try:
             if client is None:
-                self.engines = Engines(plan.num_ranks, timeout=timeout, on_progress=bar.show)
                 self.engines.start()
             else:
                 self.engines = Engines.adopt(client)
@@ -165,8 +164,7 @@ class Cluster(Shown, Session):
 
         A ``with`` block does it at its end; the class has an example.
         """
-        if self.engines is not None:
-            self.engines.stop()
+        self.engines.stop()
         super().stop()
 
     @property
@@ -215,18 +213,18 @@ class Cluster(Shown, Session):
             (rank_plan, path if self.shares_files else dict(read_weights(path)), hosts.count(host))
             for (rank_plan, path), host in zip(shares, hosts, strict=False)
         ]
-        idle = [(None, None, 0)] * (len(hosts) - len(loads))
+        idle = len(hosts) - len(loads)
         with Bar(self.progress) as bar:
 
             def show(published: list[dict]) -> None:
                 bar.show("loading ranks", sum(map(len, published)), len(loads))
 
-            self._call(remote.load, loads + idle, show)
+            self._call(remote.load, [*loads, *[(None, {}, 0)] * idle], show)
 
-    def _ask(self, calls: Sequence[Call[T]], poll: Poll | None = None) -> list[T]:
+    def _ask(self, calls: Sequence[Call[T] | None], poll: Poll | None = None) -> list[T]:
         if self._failed:
             self._recover()
-        return self._call(remote.answer, [(call,) for call in calls], poll)
+        return answered(self._call(remote.answer, [(call,) for call in calls], poll))
 
     def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
         calls = [
@@ -239,7 +237,7 @@ class Cluster(Shown, Session):
 
     def share(self, examples: Examples) -> list[Examples]:
         """The examples as each rank can read them; an image in memory is written to a file once."""
-        images = self._resident(examples.images)
+        images = self._resident(examples.source)
         if self.shares_files:
             examples = examples.filed(self.scratch)
         shares = []

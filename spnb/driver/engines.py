@@ -67,7 +67,7 @@ class Engines:
     @property
     def client(self) -> ipp.Client | None:
         """The ipyparallel client; ``None`` while stopped."""
-        return self._world and self._world.client
+        return self._world.client if self._world else None
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -163,9 +163,9 @@ class Engines:
         EngineTimeout
             If the deadline passed.
         """
-        if self._world is None:
+        if self._calls is None:
             raise EngineDied("the engines are stopped: start them")
-        self._world.require_alive()
+        self._calls.world.require_alive()
         if len(args_by_rank) > len(self.ids):
             raise ValueError(
                 f"arguments for {len(args_by_rank)} ranks, but {len(self.ids)} engines run"
@@ -181,16 +181,18 @@ class Engines:
 
     def _forget(self) -> None:
         self.view: ipp.DirectView | None = None
-        self._world: EngineWorld | None = None
         self._calls: EngineCalls | None = None
 
-    def _set_world(self, world: EngineWorld) -> None:
-        self._world, self._calls = world, EngineCalls(world)
+    @property
+    def _world(self) -> EngineWorld | None:
+        """The engines that run; ``None`` while stopped."""
+        return self._calls.world if self._calls else None
 
     def _use(self, client: ipp.Client) -> list[dict[str, Any]]:
         """Ask each engine of a client for its rank: the hub does not promise that ids are ranks."""
-        self._set_world(EngineWorld.unordered(client, self._launch))
+        unordered = EngineWorld.unordered(client, self._launch)
+        self._calls = EngineCalls(unordered)
         introductions = self.call(introduce, [()] * len(self.ids), timeout=self.timeout)
-        self._set_world(self._world.ordered(introductions))
+        self._calls = EngineCalls(unordered.ordered(introductions))
         self.view = name_cells(client.direct_view(list(self.ids), block=True))
         return introductions

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from ..engine.here import Here
 from ..engine.report import Report
-from ..engine.service import Call
+from ..engine.service import Answer, Call, answer_of, answered
 from ..io.sources import Source
 from ..io.stage_weights import read_weights
 from ..ir.rank_plan import RankPlan
@@ -89,12 +89,12 @@ class InProcess(Session):
         for number, (here, (rank_plan, path)) in enumerate(zip(self._ranks, shares, strict=True)):
             here.load(rank_plan, read_weights(path), transport=None, local_rank=number)
 
-    def _ask(self, calls: Sequence[Call[T]]) -> list[T]:
-        def answer(here: Here) -> T:
-            call = calls[here.rank]
-            return None if call is None else call.answer(here)
+    def _ask(self, calls: Sequence[Call[T] | None]) -> list[T]:
+        def answer(here: Here) -> Answer[T] | None:
+            assert here.rank is not None  # `_load` gave every rank its share
+            return answer_of(here, calls[here.rank])
 
-        return self.run(answer)
+        return answered(self.run(answer))
 
     def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
         reports = super()._infer(sources, run, released)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..engine import remote
-from ..engine.service import Call
+from ..engine.service import Call, answered
 from ..errors import PeerFailed
 from ..io.stage_weights import read_weights
 from ..ir.rank_plan import RankPlan
@@ -54,18 +54,17 @@ class MPISession(Session):
             self.ranks.call(remote.reset, [(plan.job.backend,)] * count)
         here = self.ranks.transport.local_size
         loads = [(rank_plan, dict(read_weights(path)), here) for rank_plan, path in shares]
-        self.ranks.call(remote.load, [*loads, *[(None, None, 0)] * (count - len(loads))])
+        self.ranks.call(remote.load, [*loads, *[(None, {}, 0)] * (count - len(loads))])
 
-    def _ask(self, calls: Sequence[Call[T]]) -> list[T]:
+    def _ask(self, calls: Sequence[Call[T] | None]) -> list[T]:
         idle = [None] * (self.ranks.comm.size - len(calls))
-        answers = self.ranks.call(remote.answer, [(call,) for call in [*calls, *idle]])
-        return answers[: len(calls)]
+        return answered(self.ranks.call(remote.answer, [(call,) for call in [*calls, *idle]]))
 
 
 class MPIRanks:
     """All ranks of the launcher: rank 0 calls functions on them, the others serve."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         from mpi4py import MPI
 
         from ..transport.mpi import MPITransport
@@ -88,7 +87,7 @@ class MPIRanks:
         errors = [answer for answer in answers if isinstance(answer, Exception)]
         for error in sorted(errors, key=lambda e: isinstance(e, PeerFailed)):
             raise error
-        return answers
+        return [answer for answer in answers if not isinstance(answer, Exception)]
 
     def serve(self) -> None:
         """On the other ranks: carry out calls until rank 0 releases them."""
@@ -104,15 +103,15 @@ class MPIRanks:
         self._barrier()
         self.comm.scatter([None] * self.comm.size)
 
-    def _answer(self, function: Callable[..., Any], args: tuple) -> list[Any] | None:
-        """Call a function here; on rank 0, what it returned or raised on each rank."""
-        answer: Any
+    def _answer(self, function: Callable[..., T], args: tuple) -> list[T | Exception]:
+        """Call a function here; on rank 0, what it returned or raised on each rank, else empty."""
+        answer: T | Exception
         try:
             answer = function(*args)
         except Exception as error:
             answer = error
         self._barrier()
-        return self.comm.gather(answer)
+        return self.comm.gather(answer) or []
 
     def _barrier(self) -> None:
         """Wait for all ranks without taking the core of one that still computes."""

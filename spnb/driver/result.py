@@ -164,11 +164,12 @@ class Result(RunRecord):
         named = self.named_outputs
         if output is None and len(named) == 1:
             output = 0
-        known = {**named, **dict(enumerate(named.values()))}
-        if output not in known:
+        known: dict[int | str, str] = dict([*named.items(), *enumerate(named.values())])
+        found = None if output is None else known.get(output)
+        if found is None:
             given = "" if output is None else f"there is no output {output!r}: "
             raise ValueError(f"{given}say which of {len(named)} outputs: {', '.join(named)}")
-        return known[output]
+        return found
 
     @cached_property
     def named_outputs(self) -> dict[str, str]:

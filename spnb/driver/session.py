@@ -24,7 +24,7 @@ from ..engine.report import Report
 from ..engine.service import Call, RankService, RankWeights
 from ..io.datasets import Scaled
 from ..io.examples import Examples
-from ..io.resident import resident
+from ..io.resident import in_file
 from ..io.sources import ArraySource, FileSource, Repeated, Source
 from ..io.stage_weights import write_weights
 from ..io.writers import Store
@@ -55,7 +55,9 @@ class Session(ABC):
         plan.build_module()  # refuses a bad checkpoint before any rank starts
         self.scratch = Path(tempfile.mkdtemp(prefix="spnb-"))
         self._clean = weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
-        self._written: weakref.WeakKeyDictionary[Source, FileSource] = weakref.WeakKeyDictionary()
+        self._written: weakref.WeakKeyDictionary[ArraySource, FileSource] = (
+            weakref.WeakKeyDictionary()
+        )
         self._runs = itertools.count()
         self._released: list[int] = []  # runs whose results are gone
         self._loaded_module: weakref.ref[nn.Module] | None = None  # whose weights the ranks have
@@ -203,7 +205,7 @@ class Session(ABC):
 
     def share(self, examples: Examples) -> list[Examples]:
         """The examples as each rank can read them; an image in memory is written to a file once."""
-        source = self._resident(examples.images)
+        source = self._resident(examples.source)
         return [replace(examples, images=source)] * self.plan.num_ranks
 
     def train_epoch(self, shares: Sequence[Examples], epoch: int) -> list[EpochReport]:
@@ -233,14 +235,19 @@ class Session(ABC):
         The file of a source is written once, and removed with the source.  So an image that
         `spnb.job.job_plan.JobPlan.open` returned may be run again at no cost.
         """
-        inner = source.source if isinstance(source, (Repeated, Scaled)) else source
-        if not isinstance(inner, ArraySource):
-            return source
-        found = self._written.get(inner)
+        if isinstance(source, ArraySource):
+            return self._file_of(source)
+        if isinstance(source, (Repeated, Scaled)) and isinstance(source.source, ArraySource):
+            return replace(source, source=self._file_of(source.source))
+        return source
+
+    def _file_of(self, source: ArraySource) -> FileSource:
+        """The file of an image in memory, written when it is first asked for."""
+        found = self._written.get(source)
         if found is None:
-            found = self._written[inner] = resident(inner, self.scratch)
+            found = self._written[source] = in_file(source, self.scratch)
             weakref.finalize(found, Path(found.path).unlink, missing_ok=True)
-        return found if inner is source else replace(source, source=found)
+        return found
 
     @property
     def stopped(self) -> bool:
@@ -279,17 +286,18 @@ class Session(ABC):
         """Give each rank its share of a plan, and the file of its stage's weights."""
 
     @abstractmethod
-    def _ask(self, calls: Sequence[Call[T]]) -> list[T]:
-        """Have every rank of the plan carry out its call; results in rank order.
+    def _ask(self, calls: Sequence[Call[T] | None]) -> list[T]:
+        """Have each rank of the plan carry out its call; results in rank order.
 
-        A rank whose call is ``None`` has nothing to do, and its result is ``None``.
+        A rank whose call is ``None`` has nothing to do, and there is no result of it.
         """
 
     def _ask_some(self, ranks: Collection[int], call: Call[T]) -> list[T]:
         """Have some ranks carry out a call; results in the order in which they are given."""
         every = range(self.plan.num_ranks)
         found = self._ask([call if rank in ranks else None for rank in every])
-        return [found[rank] for rank in ranks]
+        result_of = dict(zip([rank for rank in every if rank in ranks], found, strict=True))
+        return [result_of[rank] for rank in ranks]
 
     def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
         """Run on every rank; the outputs of released runs may be freed."""

@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
@@ -121,6 +122,7 @@ class _TrainingLoop:
             loss_scale=LossScale(**scale) if scale else None,
         )
         if begun.epoch:
+            assert self.path is not None  # epochs are done only in a checkpoint that was read
             total = self.job.num_epochs
             enough = "" if begun.epoch < total else ": give a larger num_epochs to go on"
             self.say(f"{self.path.name}: {begun.epoch} of {total} epochs are done{enough}")
@@ -157,7 +159,7 @@ class _TrainingLoop:
         optimizer_state = fetch_weights(self.ranks, self.module, micro_batches)
         self.say(self._summary(epoch, rows, seconds))
         if self.path is not None:
-            self._save(epoch, optimizer_state, reports[0].loss_scale)
+            self._save(self.path, epoch, optimizer_state, reports[0].loss_scale)
 
     def _row(self, reports: Sequence[EpochReport], epoch: int, step: int) -> dict[str, float]:
         """The figures of a step: sums over the ranks."""
@@ -182,7 +184,11 @@ class _TrainingLoop:
         return f"{text}, {seconds:.3g} s"
 
     def _save(
-        self, epoch: int, optimizer_state: OptimizerState, loss_scale: LossScale | None
+        self,
+        path: Path,
+        epoch: int,
+        optimizer_state: OptimizerState,
+        loss_scale: LossScale | None,
     ) -> None:
         optimizer: dict[str, Any] = {"name": self.recipe.optimizer, "state": optimizer_state}
         if loss_scale is not None:
@@ -193,7 +199,7 @@ class _TrainingLoop:
             epoch=epoch + 1,
             history=self.history,
             recipe=vars(self.recipe),
-        ).save(self.path)
+        ).save(path)
 
 
 def resumed(
@@ -214,10 +220,10 @@ def resumed(
         kind = "class numbers" if integers else "numbers like the output"
         raise ValueError(f"the loss {loss} does not go with targets that are {kind}")
     recipe = plan.job.recipe(loss)
-    before = Checkpoint.read(path) if path is not None and path.exists() else None
-    begun = before or Checkpoint(plan.module.state_dict())
-    begun.check(recipe, path)
-    return recipe, begun
+    if path is not None and path.exists() and (begun := Checkpoint.read(path)) is not None:
+        begun.check(recipe, path)
+        return recipe, begun
+    return recipe, Checkpoint(plan.module.state_dict())
 
 
 def fetch_weights(

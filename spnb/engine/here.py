@@ -12,7 +12,7 @@ import torch
 
 from ..display.cards import Card, Shown, Table, stage_grid
 from ..ir.axes import Axes
-from ..ir.exchange import Exchange, Spans, Transfer
+from ..ir.exchange import Exchange, Spans, Transfer, region_at
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..ir.tags import CELL
@@ -53,7 +53,7 @@ class Here(Shown, Rank):
         >>> session.run(lambda here: here.rank)
         [0, 1, 2]
         """
-        return self.plan and self.plan.world_rank
+        return None if self.plan is None else self.plan.world_rank
 
     @property
     def stage(self) -> int | None:
@@ -67,7 +67,7 @@ class Here(Shown, Rank):
         >>> session.run(lambda here: here.stage)
         [0, 0, 1]
         """
-        return self.plan and self.plan.stage
+        return None if self.plan is None else self.plan.stage
 
     @property
     def tile(self) -> int | None:
@@ -81,7 +81,7 @@ class Here(Shown, Rank):
         >>> session.run(lambda here: here.tile)
         [0, 1, 0]
         """
-        return self.plan and self.plan.tile
+        return None if self.plan is None else self.plan.tile
 
     @property
     def region(self) -> Region | None:
@@ -95,7 +95,7 @@ class Here(Shown, Rank):
         >>> session.run(lambda here: here.region.shape)[:2]
         [(1, 32, 16), (1, 32, 16)]
         """
-        return self.plan and self.plan.region
+        return None if self.plan is None else self.plan.region
 
     @property
     def neighbours(self) -> dict[str, int]:
@@ -114,9 +114,10 @@ class Here(Shown, Rank):
         >>> session.run(lambda here: here.neighbours)
         [{'right': 1}, {'left': 0}, {}]
         """
-        team = self._loaded().team
-        mine, found = team.position(self.plan.rank), {}
-        world = self.plan.replicas.of(self.plan.replica)[0].ranks
+        rank_plan = self._loaded()
+        team, mine = rank_plan.team, rank_plan.position
+        found: dict[str, int] = {}
+        world = rank_plan.replicas.of(rank_plan.replica)[0].ranks
         words = (("front", "back"), ("up", "down"), ("left", "right"))[-(len(mine) - 1) :]
         for steps in itertools.product((-1, 0, 1), repeat=len(mine) - 1):
             place = (mine[0], *(k + step for k, step in zip(mine[1:], steps, strict=True)))
@@ -171,7 +172,8 @@ class Here(Shown, Rank):
             return Card(str(self))
         facts = [("owns", str(self.region)), ("operators", str(len(self.plan.nodes)))]
         facts += [(f"{where} of it", f"rank {rank}") for where, rank in self.neighbours.items()]
-        return Card(str(self), [Table(("", ""), facts)], [stage_grid(self.stage, self.plan.team)])
+        tiles = stage_grid(self.plan.stage, self.plan.team)
+        return Card(str(self), [Table(("", ""), facts)], [tiles])
 
     def __repr__(self) -> str:
         if self.plan is None:
@@ -225,12 +227,10 @@ class Here(Shown, Rank):
             return worker.infer(self._no_image).pieces
         if rank_plan.team.tiling.grid[0] > 1:
             raise ValueError("forward takes tiles, but the ranks of stage 0 share a batch")
-        grown = self._grow(x, rank_plan.entry_needs)
-        held = Region(
-            tuple(
-                spans[k] for spans, k in zip(rank_plan.entry_needs, rank_plan.position, strict=True)
-            )
-        )
+        needs = rank_plan.entry_needs
+        assert needs is not None  # the first operator of stage 0 reads the network's input
+        grown = self._grow(x, needs)
+        held = region_at(needs, rank_plan.position)
         axes = Axes.image((2, grown.shape[1], *[2] * (grown.ndim - 2)))
         return worker.infer(lambda name, region: cut(grown, held, region, axes)).pieces
 
@@ -269,8 +269,7 @@ class Here(Shown, Rank):
 
     def _grow(self, x: torch.Tensor | None, needs: Spans) -> torch.Tensor:
         rank_plan = self._loaded()
-        shape = None if x is None else (*x.shape[:1], *x.shape[2:])
-        if shape != rank_plan.region.shape:
+        if x is None or (*x.shape[:1], *x.shape[2:]) != rank_plan.region.shape:
             images, *sizes = rank_plan.region.shape
             wanted = ", ".join(map(str, (images, "channels", *sizes)))
             given = None if x is None else tuple(x.shape)
@@ -298,7 +297,11 @@ class _Received(NamedTuple):
 
 def _widest_halo(rank_plan: RankPlan) -> _Received:
     """The widest halo of a 2-D value that a rank receives, or reads of the image itself."""
-    found = [_Received(s.retained, s.region, s.transfers) for s in rank_plan.received("halo")]
+    found = [
+        _Received(step.retained, step.region, step.transfers)
+        for step in rank_plan.received("halo")
+        if step.retained is not None  # a rank that has nothing of a value has no halo around it
+    ]
     if rank_plan.entry_needs is not None:  # of the image each rank reads its halo itself
         team, has = rank_plan.team, rank_plan.team.tiling.spans(rank_plan.extent)
         read = Exchange(0, "x", "input", team, team, has, rank_plan.entry_needs, 0)
@@ -316,9 +319,9 @@ def _widest_halo(rank_plan: RankPlan) -> _Received:
 
 def _pixels(x: torch.Tensor, need: Region) -> Callable[[Region], np.ndarray]:
     """The pixels of a tensor ``(batch, channels, height, width)`` that covers a need."""
-    shown = x[0].float()
-    shown = (shown - shown.min()) / (shown.max() - shown.min() or 1.0)
-    shown = shown[[0, 1, 2] if len(shown) > 2 else [0, 0, 0]].movedim(0, -1).numpy()
+    values = x[0].float()
+    values = (values - values.min()) / (values.max() - values.min() or 1.0)
+    shown = values[[0, 1, 2] if len(values) > 2 else [0, 0, 0]].movedim(0, -1).numpy()
 
     def pixels(region: Region) -> np.ndarray:
         spans = zip(region.spans, need.spans, shown.shape[:2], strict=True)

@@ -73,7 +73,7 @@ class Rank:
         Makes its progress visible to the caller; by default nobody looks.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.plan: RankPlan | None = None
         self.worker: Worker | None = None
         self.trainer: Trainer | None = None
@@ -127,7 +127,8 @@ class Rank:
             self._idle_bytes = 0  # only tensors on the device count
         elif not self._idle_bytes:
             self._idle_bytes = _before_any_network()
-        self.plan, self.transport = rank_plan, staged_for(transport, self.device)
+        self.plan = rank_plan
+        self.transport = None if transport is None else staged_for(transport, self.device)
         if rank_plan.training:
             self._initial = weights
         else:
@@ -203,8 +204,11 @@ class Rank:
         loss_scale
             The scale of the loss at the end of an earlier epoch, in fp16.
         """
+        rank_plan = self._loaded()
+        assert self._initial is not None  # a session loads a training plan anew before it trains
+        assert self.transport is not None  # a session connects a rank before it calls it
         worker = TrainingWorker(
-            rank_plan=self._loaded(),
+            rank_plan=rank_plan,
             weights=self._initial,
             trained=trained,
             transport=self.transport,
@@ -221,7 +225,7 @@ class Rank:
     def train_epoch(self, examples: Examples, epoch: int) -> EpochReport:
         """Train on all examples once; every rank of the plan must be called."""
         publish = Throttled(self.publish)
-        return self.trainer.epoch(
+        return self._trainer().epoch(
             examples,
             epoch,
             self._idle_bytes,
@@ -230,7 +234,8 @@ class Rank:
 
     def weights(self) -> RankWeights:
         """Parameters and buffers as they are now, and the optimizer's state, by name."""
-        return self.trainer.weights, self.trainer.optimizer_state
+        trainer = self._trainer()
+        return trainer.weights, trainer.optimizer_state
 
     def save(self, run: int, value: str, store: Store) -> None:
         """Write this rank's regions of an output; every rank that has one must be called.
@@ -254,7 +259,8 @@ class Rank:
         store: Store,
     ) -> None:
         """Write what this rank has of a micro-batch's output, in one replica of the plan."""
-        rank_plan = self.worker.stages[replica].rank_plan
+        worker = self._worker()
+        rank_plan = worker.stages[replica].rank_plan
         # An output may have several rows along the batch for each image.
         rows_each = store.axes.extent[0] // sum(rank_plan.micro_batch_sizes)
         rows = rank_plan.micro_batch_sizes[number] * rows_each or 1
@@ -267,7 +273,7 @@ class Rank:
         if needs != has:
             team = rank_plan.team
             exchange = Exchange(SAVE.tag(), value, "save", team, team, has, needs, 0)
-            x = self.worker.exchange(exchange, x, store.axes, replica)
+            x = worker.exchange(exchange, x, store.axes, replica)
         if not (aligned := region_at(needs, rank_plan.position)).empty:
             store.write(aligned.moved(first), x)
 
@@ -288,6 +294,10 @@ class Rank:
             self._loaded()
             raise RuntimeError("the plan on this rank is for training: load one for inference")
         return self.worker
+
+    def _trainer(self) -> Trainer:
+        assert self.trainer is not None  # a session calls `begin_training` first
+        return self.trainer
 
     def _loaded(self) -> RankPlan:
         if self.plan is None:

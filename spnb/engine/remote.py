@@ -19,7 +19,7 @@ from ..ir.rank_plan import RankPlan
 from ..runtime.process_memory import give_back, keep_blocks
 from .here import here
 from .rank import share_cores
-from .service import Call
+from .service import Answer, Call, answer_of
 
 if TYPE_CHECKING:
     from ..transport.mpi import MPITransport
@@ -70,7 +70,7 @@ def use_transport(transport: MPITransport) -> None:
 
 
 def load(
-    rank_plan: RankPlan | None, weights: Path | Mapping[str, torch.Tensor] | None, ranks_here: int
+    rank_plan: RankPlan | None, weights: Path | Mapping[str, torch.Tensor], ranks_here: int
 ) -> None:
     """Load a rank's share of a plan, or none if the plan does not need this rank.
 
@@ -79,7 +79,7 @@ def load(
     rank_plan
         The share; ``None`` for none.
     weights
-        The weights of its stage by name, or the file that has them.
+        The weights of its stage by name, or the file that has them; empty where there is no share.
     ranks_here
         Ranks on this host, which share its cores.
     """
@@ -87,19 +87,27 @@ def load(
     give_back()
     if rank_plan is None:
         return
-    _transport.num_ranks = rank_plan.num_ranks
+    transport = _connected()
+    transport.num_ranks = rank_plan.num_ranks
     share_cores(rank_plan, ranks_here)
     tensors = read_weights(weights) if isinstance(weights, Path) else weights
-    here.load(rank_plan, tensors, _transport, _transport.local_rank)
+    here.load(rank_plan, tensors, transport, transport.local_rank)
     here.publish({"loaded": 1})
 
 
-def answer(call: Call[T] | None) -> T | None:
+def answer(call: Call[T] | None) -> Answer[T] | None:
     """Have this process's rank carry out a call; ``None`` if there is nothing for it to do."""
-    return None if call is None else call.answer(here)
+    return answer_of(here, call)
 
 
 def reset(backend: str) -> None:
     """Drop every message that is on its way; ``backend`` carries the next ones. Collective."""
-    _transport.backend = backend
-    _transport.reset()
+    transport = _connected()
+    transport.backend = backend
+    transport.reset()
+
+
+def _connected() -> MPITransport:
+    """The transport of this process's rank."""
+    assert _transport is not None  # `prepare` or `use_transport` is the first call of a session
+    return _transport

@@ -6,7 +6,7 @@ ipyparallel); at the rank the call is answered by its `spnb.engine.rank.Rank`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
@@ -84,3 +84,26 @@ class Call(Generic[T]):
     def answer(self, rank: RankService) -> T:
         """Have a rank carry out the call."""
         return getattr(rank, self.method)(*self.args, **self.kwargs)
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T]):
+    """What a rank's method returned, which may be ``None``."""
+
+    value: T
+
+
+def answer_of(rank: RankService, call: Call[T] | None) -> Answer[T] | None:
+    """Have a rank carry out a call; ``None`` if there is nothing for it to do."""
+    return None if call is None else Answer(call.answer(rank))
+
+
+def answered(answers: Iterable[Answer[T] | None]) -> list[T]:
+    """What the ranks returned that had a call, in the order of the answers.
+
+    Examples
+    --------
+    >>> answered([Answer(3), None, Answer(5)])
+    [3, 5]
+    """
+    return [answer.value for answer in answers if answer is not None]

@@ -67,11 +67,16 @@ class Examples:
             return mapped(self.targets, "r")
         return self.targets
 
+    @property
+    def source(self) -> Source:
+        """The images as a source; a rank that reads no images has none."""
+        assert not isinstance(self.images, Unread), "only ranks that read images get a source"
+        return self.images
+
     def read(self, chosen: Sequence[int] | np.ndarray, region: Region) -> np.ndarray:
         """Return a region of the batch of the ``chosen`` images."""
-        assert not isinstance(self.images, Unread), "only ranks that read images get a source"
-        rows = chosen[slice(*region.spans[0])]
-        each = [self.images.read(Region(((k, k + 1), *region.spans[1:]))) for k in map(int, rows)]
+        source, rows = self.source, chosen[slice(*region.spans[0])]
+        each = [source.read(Region(((k, k + 1), *region.spans[1:]))) for k in map(int, rows)]
         return np.concatenate(each)
 
     def wanted(

@@ -24,6 +24,11 @@ def resident(source: Source, folder: str | Path) -> Source:
         return replace(source, source=resident(source.source, folder))
     if not isinstance(source, ArraySource):
         return source
+    return in_file(source, folder)
+
+
+def in_file(source: ArraySource, folder: str | Path) -> FileSource:
+    """Write an image in memory into a new file of a folder, and return the file as a source."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".npy", delete=False) as file:
         np.save(file, np.ascontiguousarray(source.array))

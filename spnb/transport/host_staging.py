@@ -83,8 +83,8 @@ def _as_staged(arrival: Arrival) -> _StagedArrival:
     return arrival
 
 
-def staged_for(transport: Transport | None, device: torch.device) -> Transport | None:
+def staged_for(transport: Transport, device: torch.device) -> Transport:
     """A carrier for tensors on a device: the same one, or one through the host's memory."""
-    if transport is None or transport.supports(device):
+    if transport.supports(device):
         return transport
     return HostStaged(transport, device)
