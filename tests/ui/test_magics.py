@@ -10,6 +10,7 @@ import spnb
 from spnb.job import options
 from spnb.ui import flags, notebook
 from spnb.ui.explorer import Explorer
+from spnb.ui.magics import SpnbMagics
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,8 @@ def shell():
 
 @pytest.fixture
 def spnb_line(shell):
+    """Runs one line, in a shell where no line of an earlier test left a plan or a result."""
+    shell.register_magics(SpnbMagics(shell))
     return lambda line: shell.run_line_magic("spnb", line)
 
 
