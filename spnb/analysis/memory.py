@@ -17,6 +17,7 @@ from ..ir.schedule import SCHEDULES, most_held
 from ..kernels.half_conv import HALVES
 from ..planner.plan import Plan
 from ..rules import rule_of
+from ..rules.core_first import CoreFirst
 from ..runtime.buffer_plan import Place, plan_buffers
 
 PROCESS = 24 << 20
@@ -190,8 +191,10 @@ def _reads_beside(node: Node, number: int, own: Region, step: Compute) -> bool:
     """Whether a call reads an operand whose tile and halo are stored beside each other."""
     if step.clipped[number] in own:
         return True
-    overlaps = number == 0 and step.padding is None
-    return overlaps and rule_of(node).core_and_boundary(own, step.region) is not None
+    rule = rule_of(node)
+    if number > 0 or step.padding is not None or not isinstance(rule, CoreFirst):
+        return False
+    return rule.core_and_boundary(own, step.region) is not None
 
 
 def _training_bytes(plan: Plan, rank: int) -> int:

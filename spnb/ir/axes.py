@@ -1,15 +1,15 @@
 """Which dimension of a tensor holds which axis of the image.
 
-Regions are boxes over ``(batch, *spatial)``, whatever shape a tensor has.  `Axes` tells where those
-axes lie in it, so that a tile of the image is a piece of the tensor::
+A region is a box over ``(batch, *spatial)`` of the image; a tensor may have any shape.  `Axes` say
+which dimensions of the tensor hold those axes, and so which part of the tensor belongs to a tile::
 
-    (2, 64, 97, 131)     batch | 64 channels | height | width            what a convolution reads
+    (2, 64, 97, 131)     batch | 64 channels | height | width            input of a convolution
     (2, 97, 131, 64)     batch | height | width | 64 channels            after a permute
     (2, 97·131, 64)      batch | height·width | 64 channels              tokens
     (2·14·19, 49, 64)    batch·rows·columns | 49 | 64 channels           windows of 7×7
 
-Every dimension is a product of factors, slowest first; a factor is an axis of the image, or
-a number of positions that are never cut (channels, the inside of a window).
+Every dimension is a product of factors; the first varies slowest.  A factor is an axis of the
+image, or a number of positions that are never cut (channels, positions inside a window).
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ Extent = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """A part of a dimension: ``size`` positions along an axis; of none where ``axis`` is None."""
+    """A factor of a dimension: ``size`` positions along an axis.
+
+    ``axis`` is 0 for the batch, 1, 2, ... for space, and None for positions that are never cut.
+    """
 
     size: int
     axis: int | None = None
@@ -46,9 +49,9 @@ class Axes:
     Parameters
     ----------
     dims
-        The factors of each dimension; none where its size is 1.
+        The factors of each dimension; a dimension of size 1 has none.
     rank
-        Number of axes of the image, ``1 + spatial``; those that no factor names have extent 1.
+        Number of axes of the image, ``1 + spatial``; an axis without a factor has extent 1.
 
     Examples
     --------
@@ -65,7 +68,11 @@ class Axes:
 
     @classmethod
     def image(cls, shape: Sequence[int], rank: int | None = None) -> Axes:
-        """Of a tensor ``(batch, channels, *spatial)``; one of another rank has its batch only."""
+        """Axes of a tensor ``(batch, channels, *spatial)``.
+
+        If ``rank`` is given, and the tensor has another number of dimensions than such an image,
+        only its first dimension holds an axis: the batch.
+        """
         rank = rank or len(shape) - 1
         axis: list[int | None] = [0, None, *range(1, rank)]
         if len(shape) != rank + 1:
@@ -74,34 +81,34 @@ class Axes:
 
     @classmethod
     def uncut(cls, shape: Sequence[int], rank: int) -> Axes:
-        """Of a tensor that is never cut."""
+        """Axes of a tensor that is never cut: no dimension holds an axis."""
         return cls(tuple(map(dim, shape)), rank)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"dims": self.dims, "rank": self.rank}  # without what is cached
+        return {"dims": self.dims, "rank": self.rank}  # cached properties are left out
 
     def _factors(self) -> Iterator[Factor]:
         return (factor for factors in self.dims for factor in factors)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole tensor."""
+        """Shape of the whole tensor."""
         return tuple(map(size_of, self.dims))
 
     @cached_property
     def extent(self) -> Extent:
-        """Of the whole tensor along ``(batch, *spatial)``."""
+        """Sizes of the whole tensor along ``(batch, *spatial)``."""
         sizes = {factor.axis: factor.size for factor in self._factors()}
         return tuple(sizes.get(axis, 1) for axis in range(self.rank))
 
     @cached_property
     def channels(self) -> int:
-        """Elements at one position of ``(batch, *spatial)``."""
+        """Number of elements at one position of ``(batch, *spatial)``."""
         return math.prod(factor.size for factor in self._factors() if factor.axis is None)
 
     @cached_property
     def present(self) -> frozenset[int]:
-        """Axes that some dimension holds: those of an extent over 1."""
+        """Axes that some dimension holds; the others have extent 1."""
         return frozenset(f.axis for f in self._factors() if f.axis is not None)
 
     def axes_of(self, number: int) -> tuple[int, ...]:
@@ -121,7 +128,14 @@ class Axes:
         return [[f.size if f.axis is None else extents[f.axis] for f in d] for d in self.dims]
 
     def piece(self, tensor: torch.Tensor, held: Region, region: Region) -> torch.Tensor:
-        """The piece of a tensor over ``held`` that covers a region: a view, where one can be.
+        """The piece of a tensor that covers a region: a view, if a view can be made.
+
+        Parameters
+        ----------
+        tensor
+            A tensor that covers the region ``held``.
+        held, region
+            Regions of the image.
 
         Raises
         ------
@@ -137,7 +151,7 @@ class Axes:
         return factors[index].reshape(self.local_shape(region))
 
     def put(self, target: torch.Tensor, held: Region, region: Region, piece: torch.Tensor) -> None:
-        """Write the piece that covers a region into a contiguous tensor over ``held``."""
+        """Write a piece that covers ``region`` into a contiguous tensor that covers ``held``."""
         box = region.slices_in(held)
         if self.plain:
             target[self._index(box)] = piece
@@ -146,11 +160,11 @@ class Axes:
             factors[index] = piece.reshape([n for sizes in self._local(region) for n in sizes])
 
     def within(self, held: Region, region: Region) -> tuple[slice, ...]:
-        """Where a region lies in a tensor over ``held``, if no dimension holds several axes."""
+        """Index of a region in a tensor that covers ``held``; needs `plain` axes."""
         return self._index(region.slices_in(held))
 
     def index(self, region: Region) -> tuple[slice, ...]:
-        """Where a region lies in the whole tensor, if no dimension holds several axes."""
+        """Index of a region in the whole tensor; needs `plain` axes."""
         return self.within(Region.whole(self.extent), region)
 
     @property
@@ -170,17 +184,17 @@ class Axes:
         return tensor.reshape(sizes), tuple(index)
 
     def resized(self, number: int, size: int) -> Axes:
-        """With another size of one dimension, which holds at most one axis."""
+        """The same axes with another size of one dimension, which holds at most one axis."""
         found = self.axes_of(number)
         changed = dim(size, found[0] if found else None)
         return self.with_dims((*self.dims[:number], changed, *self.dims[number + 1 :]))
 
     def without(self, number: int) -> Axes:
-        """As if one dimension had a single position."""
+        """The same axes with one dimension reduced to a single position."""
         return self.with_dims([() if k == number else d for k, d in enumerate(self.dims)])
 
     def with_dims(self, dims: Sequence[Dim]) -> Axes:
-        """The same image, with other dimensions."""
+        """Axes of the same image with other dimensions."""
         return replace(self, dims=tuple(map(tuple, dims)))
 
     def __repr__(self) -> str:
@@ -191,7 +205,7 @@ class Axes:
 
 
 def dim(size: int, axis: int | None = None) -> Dim:
-    """A dimension of one factor; of none for a single position."""
+    """A dimension of one factor; a dimension of size 1 has no factor."""
     return () if size == 1 else (Factor(size, axis),)
 
 
@@ -205,92 +219,15 @@ def axes_in(factors: Dim) -> tuple[int, ...]:
     return tuple(f.axis for f in factors if f.axis is not None)
 
 
-def broadcast(shape: Sequence[int], operands: Sequence[Axes], rank: int) -> Axes:
-    """Axes of the result of an operator that broadcasts its operands against each other.
-
-    A dimension takes its axes from the first operand that has any there; an axis that another
-    dimension has already taken is not taken twice.
-
-    >>> broadcast((2, 8, 4, 4), [Axes.image((1, 8, 1, 1)), Axes.image((2, 8, 4, 4))], rank=3)
-    Axes(batch 2 | 8 | axis1 4 | axis2 4)
-    """
-    dims: list[Dim] = []
-    taken: set[int] = set()
-    for number, size in enumerate(shape):
-        found = dim(size)
-        for axes in operands:
-            at = number - (len(shape) - len(axes.dims))
-            if at < 0 or size_of(axes.dims[at]) != size:
-                continue
-            names = axes_in(axes.dims[at])
-            if names and not taken & set(names):
-                found = axes.dims[at]
-                break
-            if not names and len(axes.dims[at]) == 1 and found == dim(size):
-                found = axes.dims[at]
-        taken |= set(axes_in(found))
-        dims.append(found)
-    return Axes(tuple(dims), rank)
-
-
-def joined_along(
-    number: int, along: Dim, shape: Sequence[int], operands: Sequence[Axes], rank: int
-) -> Axes:
-    """Axes of a result that is broadcast, but for one dimension, which is ``along``.
-
-    >>> x = Axes.image((2, 8, 4, 4))
-    >>> joined_along(1, dim(16), (2, 16, 4, 4), [x, x], rank=3)
-    Axes(batch 2 | 16 | axis1 4 | axis2 4)
-    """
-    beside = (*shape[:number], 1, *shape[number + 1 :])
-    found = broadcast(beside, [axes.without(number) for axes in operands], rank)
-    return found.with_dims([*found.dims[:number], along, *found.dims[number + 1 :]])
-
-
-def aligned(axes: Axes, result: Axes) -> dict[int, bool]:
-    """Of each axis that an operand holds, whether it lies where the result has it too."""
-    shift = len(result.dims) - len(axes.dims)
-    found: dict[int, bool] = {}
-    for number, factors in enumerate(axes.dims):
-        for axis in axes_in(factors):
-            found[axis] = number + shift >= 0 and result.dims[number + shift] == factors
-    return found
-
-
-def fitted(tensor: torch.Tensor, axes: Axes, result: Axes, region: Region) -> Any:
-    """The piece of an operand that meets a region of the result, where the operand is held whole.
-
-    Dimensions that hold an axis in the result, but none in the operand, are cut here.
-    """
-    shift = len(result.dims) - len(axes.dims)
-    dims, cut = [], False
-    for number, factors in enumerate(axes.dims):
-        there = result.dims[number + shift]
-        loose = size_of(factors) > 1 and factors != there and bool(axes_in(there))
-        dims.append(there if loose else dim(size_of(factors)))
-        cut |= loose
-    if not cut:
-        return tensor
-    # what the operand has in common with the result is cut already: its sizes are the tensor's own
-    sizes = zip(dims, tensor.shape, strict=True)
-    loose_axes = result.with_dims([d if axes_in(d) else dim(n) for d, n in sizes])
-    whole = Region.whole(loose_axes.extent)
-    spans = (
-        s if k in loose_axes.present else w
-        for k, (s, w) in enumerate(zip(region.spans, whole.spans, strict=True))
-    )
-    return loose_axes.piece(tensor, whole, Region(tuple(spans)))
-
-
 def is_image(axes: Axes) -> bool:
-    """Whether a value is a batch of images, or volumes: these lie with their channels last."""
+    """Whether a value is a batch of images or volumes; these are stored with channels last."""
     return len(axes.dims) in (4, 5) and axes.plain
 
 
 def rows_beside(need: Region, own: Region, axes: Axes) -> bool:
-    """Whether a need is what a tile owns with rows above and below it, in one run of memory.
+    """Whether a need is a tile with rows above and below it, all in one run of memory.
 
-    That is so for a single image with its channels last, if both have the same columns.
+    That requires a single image with channels last, and the same columns in both.
     """
     same = need.spans[0] == own.spans[0] and need.spans[2:] == own.spans[2:]
     return same and need.shape[0] == 1 and own in need and is_image(axes)

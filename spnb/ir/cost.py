@@ -1,4 +1,4 @@
-"""What ranks compute with and what connects them, as a few numbers."""
+"""The speed of a rank's device and of the links between ranks, as a few numbers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from .node import Node
 class Machine:
     """A rank's device, and the links between ranks; the default is a core of a laptop's CPU.
 
-    An operator takes the time of its operations and the time of its memory traffic (no overlap);
-    a message its latency and its bytes on the sender's link, one after another there.
+    The time of an operator is the sum of its launch, its operations and its memory traffic: they
+    do not overlap.  The time of a message is its latency, and its bytes on the sender's link, which
+    sends one message after another.
 
     Attributes
     ----------
     flops
-        Operations in a second, of fp32.
+        Operations per second, in fp32.
     memory
-        Bytes in a second between the device and its memory; storage is read as fast.
+        Bytes per second between the device and its memory; storage is read at the same speed.
     link
-        Bytes in a second from a rank to others.
+        Bytes per second from a rank to all others together.
     latency
         Seconds from the sending of a message to the arrival of its first byte.
     launch
@@ -35,7 +36,7 @@ class Machine:
     launch: float = 10e-6
 
     def seconds(self, node: Node, share: float = 1.0) -> float:
-        """Estimated seconds of a call, or of a share of its positions, on one rank."""
+        """Estimated seconds of a call on one rank; ``share`` is the computed part of its result."""
         return (
             self.launch + share * node.flops / self.flops + share * node.bytes_touched / self.memory
         )
@@ -43,4 +44,4 @@ class Machine:
 
 CORE = Machine()
 GPU = Machine(flops=1e13, memory=1.2e12, link=2e10, latency=10e-6, launch=8e-6)
-"""A GPU of a data centre, its ranks on a fast network."""
+"""A GPU of a data centre, with a fast network between ranks."""

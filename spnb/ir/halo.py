@@ -1,4 +1,4 @@
-"""A halo: what the tiles of a stage need of one value beyond what they own."""
+"""A halo: the regions of one value that tiles need, and other tiles of the stage own."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from .region import Region
 
 @dataclass(frozen=True)
 class Halo:
-    """What the tiles of a stage own and need of one value.
+    """The regions of one value that the tiles of a stage own, and those that they need.
 
     Attributes
     ----------
     layer
-        The module whose result is exchanged; the image itself where a stage reads it.
+        Path of the module that computes the value; "the image" where a stage reads the input.
     kind
-        Of the exchange; see `spnb.ir.exchange.Exchange`.
+        Kind of the exchange; see `spnb.ir.exchange.Exchange`.
+    team
+        The ranks of the stage.
     extent
-        Of the value, over ``(batch, *spatial)``.
+        Extent of the value over ``(batch, *spatial)``.
     has, needs
-        Spans of the tiles, axis by axis.
+        Spans that each tile owns and needs, axis by axis.
     """
 
     layer: str
@@ -40,13 +42,13 @@ class Halo:
         return region_at(self.needs, self.team.position(rank))
 
     def neighbours(self, rank: int) -> tuple[Transfer, ...]:
-        """The regions of a rank's need that other tiles of the stage own."""
+        """The regions that a rank needs and that other tiles of the stage own."""
         exchange = Exchange(0, self.layer, self.kind, self.team, self.team, self.has, self.needs, 0)
         return exchange.receives(rank)
 
     @property
     def depth(self) -> tuple[int, ...]:
-        """Largest number of positions, on each spatial axis, that a need reaches past its tile."""
+        """For each spatial axis, the most positions by which a tile's need exceeds the tile."""
         return tuple(
             max(max(a - start, stop - b) for (a, b), (start, stop) in zip(has, needs, strict=True))
             for has, needs in zip(self.has[1:], self.needs[1:], strict=True)

@@ -1,14 +1,13 @@
-"""Joins calls that one pass over memory can do: a convolution, its norm, an addition, a ReLU.
+"""Joins a convolution with its norm, an addition and an activation: one pass over memory.
 
-Outside its convolutions a network is bound by memory traffic, so what is not written and read again
-is time won::
+Outside its convolutions a network is bound by memory traffic.  A value that is neither written nor
+read again saves time::
 
     conv ─ norm ─ (+ shortcut) ─ relu          one call that reads x and the shortcut
-    norm ─ relu                                one call: a convolution of one position, channel by
-                                               channel
+    norm ─ relu                                one call: a 1×1 convolution, channel by channel
 
-A norm with fixed statistics is a factor and a term for each channel; they go into the
-convolution's weights when these are read.
+A norm with fixed statistics is a factor and a term for each channel.  Both are computed into the
+convolution's weight and bias when a rank reads its weights.
 """
 
 from __future__ import annotations
@@ -25,40 +24,48 @@ from ..ir.graph import Graph
 from ..ir.node import Node, Ref, Weight
 from ..kernels.onednn import ACTIVATIONS, AFTER_ADDITION
 from ..rules import rule_of
-from ..rules.windows import Convolution
+from ..rules.convolutions import Convolution
 
 EXACT = (torch.float32, torch.float64)
-"""Types in which a folded norm is as exact as one by itself."""
+"""Types in which a norm folded into a convolution is as exact as the norm itself."""
 
 
-def joined(graph: Graph, blocks: Sequence[int]) -> Graph:
-    """The same network in fewer calls.
+def fuse_calls(graph: Graph, blocks: Sequence[int]) -> Graph:
+    """Return the same network in fewer calls.
 
     Parameters
     ----------
+    graph
+        The network.
     blocks
-        Number of blocks in each stage: nothing is joined across stages.
+        Number of blocks in each stage: calls of different stages are not joined.
+
+    Returns
+    -------
+    Graph
+        The graph itself, if its type is not among `EXACT`.
     """
     if graph.dtype not in EXACT:
         return graph
-    pass_ = _Fusion(graph, blocks)
-    found = [Block(b.path, *pass_.kept(b)) for b in graph.blocks]
-    return replace(
-        graph,
-        nodes=tuple(pass_.nodes),
-        blocks=tuple(found),
-        constants=(*graph.constants, *pass_.constants),
-    )
+    return _Fusion(graph, blocks).result()
 
 
 class _Fusion:
-    """State of the pass: what has been joined to what, and the constants that this takes."""
+    """The state of the pass over a graph.
+
+    Attributes
+    ----------
+    graph
+        The network as it was captured.
+    constants
+        Calls that compute the weights of joined calls.
+    """
 
     def __init__(self, graph: Graph, blocks: Sequence[int]):
         self.graph = graph
         self.constants: list[Node] = []
-        self.nodes: list[Node] = []
-        self._joined: dict[str, Node | None] = {}  # None: part of another
+        # By the name of a call: the call that replaces it; None if a later one computes it.
+        self._joined: dict[str, Node | None] = {}
         self._stage = dict(_stages(graph, blocks))
         self._readers: dict[str, list[Node | None]] = {value: [None] for value in graph.outputs}
         for node in graph.nodes:
@@ -68,16 +75,21 @@ class _Fusion:
             if node.name not in self._joined:
                 self._join(node)
 
-    def kept(self, block: Block) -> tuple[int, int]:
-        """Copy a block's calls, as joined: where they lie now."""
-        start = len(self.nodes)
-        for node in self.graph.nodes_of(block):
-            if joined := self._joined.get(node.name, node):
-                self.nodes.append(joined)
-        return start, len(self.nodes)
+    def result(self) -> Graph:
+        """The graph with joined calls in place of those that they replace."""
+        nodes: list[Node] = []
+        blocks: list[Block] = []
+        for block in self.graph.blocks:
+            start = len(nodes)
+            for node in self.graph.nodes_of(block):
+                if replacement := self._joined.get(node.name, node):
+                    nodes.append(replacement)
+            blocks.append(Block(block.path, start, len(nodes)))
+        constants = (*self.graph.constants, *self.constants)
+        return replace(self.graph, nodes=tuple(nodes), blocks=tuple(blocks), constants=constants)
 
     def _join(self, first: Node) -> None:
-        """Begin with a call, and join to it what can be done with its result in hand."""
+        """Join to a call the chain of calls after it: norm, addition, activation."""
         args = self._begin(first)
         if args is None:
             return
@@ -105,23 +117,30 @@ class _Fusion:
         )
 
     def _begin(self, node: Node) -> dict[str, Any] | None:
-        """Arguments of a fused call that does what a call does, if there is one."""
-        more: dict[str, Any] = {"other": None, "activation": None, "options": {}}
-        image = len(node.shape) == {"conv2d": 4, "conv3d": 5}.get(node.kind)  # not a single one
-        if image and isinstance(node.args["weight"], Weight):
-            if type(rule_of(node)) is Convolution and not isinstance(node.args["bias"], Ref):
-                return {**node.args, **more}
-        elif _is_norm(node) and len(node.shape) in (4, 5):
-            scale, shift = self._scale_and_shift(node)
-            channels, count = node.shape[1], len(node.shape) - 2
-            weight = self._view(node, scale, len(node.shape))
-            windows = {"stride": [1] * count, "padding": [0] * count, "dilation": [1] * count}
-            named = {"input": node.args["input"], "weight": weight, "bias": shift}
-            return {**named, **windows, "groups": channels, **more}
+        """Arguments of the fused call that a convolution or a norm begins; None for other calls."""
+        nothing_joined: dict[str, Any] = {"other": None, "activation": None, "options": {}}
+        if _is_convolution(node):
+            return {**node.args, **nothing_joined}
+        if _is_norm(node) and len(node.shape) in (4, 5):
+            return {**self._convolution_of_norm(node), **nothing_joined}
         return None
 
+    def _convolution_of_norm(self, norm: Node) -> dict[str, Any]:
+        """Arguments of the 1×1 convolution, channel by channel, that equals a norm."""
+        scale, shift = self._scale_and_shift(norm)
+        count = len(norm.shape) - 2
+        return {
+            "input": norm.args["input"],
+            "weight": self._view(norm, scale, len(norm.shape)),
+            "bias": shift,
+            "stride": [1] * count,
+            "padding": [0] * count,
+            "dilation": [1] * count,
+            "groups": norm.shape[1],
+        }
+
     def _only_reader(self, node: Node) -> Node | None:
-        """The one call that reads a value, if it may be joined to the one that computes it."""
+        """The only call that reads a value, if it may be joined to the call that computes it."""
         readers = self._readers.get(node.name, [])
         if len(readers) != 1 or readers[0] is None or readers[0].name in self._joined:
             return None
@@ -130,7 +149,7 @@ class _Fusion:
         return reader if alike and self._stage[reader.name] == self._stage[node.name] else None
 
     def _with_norm(self, args: dict[str, Any], norm: Node) -> dict[str, Any]:
-        """Weight and bias of a convolution that does what a norm after it does."""
+        """Weight and bias of a convolution that includes the norm after it."""
         scale, bias = self._scale_and_shift(norm)
         weight, before = args["weight"], args["bias"]
         factor = self._view(norm, scale, len(weight.shape))
@@ -141,7 +160,7 @@ class _Fusion:
         return {"weight": weight, "bias": bias}
 
     def _scale_and_shift(self, norm: Node) -> tuple[Weight, Weight]:
-        """``norm(x)`` is ``x * scale + shift`` in each channel (torch.nn.BatchNorm2d)."""
+        """The numbers in ``norm(x) = x * scale + shift``, one of each for a channel."""
         args = norm.args
         spread = self._constant(
             norm, "add.Scalar", self=args["running_var"], other=args["eps"], alpha=1
@@ -156,17 +175,29 @@ class _Fusion:
         return scale, shift
 
     def _view(self, norm: Node, weight: Weight, rank: int) -> Weight:
-        """One number a channel, as a weight whose first dimension they are."""
+        """A weight of one number per channel, reshaped: channels first, then dimensions of 1."""
         size = [weight.shape[0], *[1] * (rank - 1)]
         return self._constant(norm, "view.default", self=weight, size=size)
 
     def _constant(self, norm: Node, call: str, /, **args: Any) -> Weight:
-        """A further call of weights alone; it has the shape of its first operand, or its size."""
+        """Add a call whose operands are weights only, and return its result as a weight.
+
+        The result has the shape ``size``, if that is an argument; else that of ``self``.
+        """
         shape = tuple(args.get("size", args["self"].shape))
         name = f"{norm.name}.{len(self.constants)}"
         axes = Axes.uncut(shape, norm.axes.rank)
         self.constants.append(Node(name, f"aten.{call}", args, axes, norm.dtype, (), norm.path))
         return Weight(f"={name}", shape)
+
+
+def _is_convolution(node: Node) -> bool:
+    """Whether a call is a convolution of a batch of images or volumes, with fixed weights."""
+    # PyTorch also takes one image without a batch dimension; that is not fused.
+    if len(node.shape) != {"conv2d": 4, "conv3d": 5}.get(node.kind):
+        return False
+    fixed = isinstance(node.args["weight"], Weight) and not isinstance(node.args["bias"], Ref)
+    return fixed and type(rule_of(node)) is Convolution
 
 
 def _is_norm(node: Node) -> bool:
@@ -179,7 +210,7 @@ def _is_norm(node: Node) -> bool:
 
 
 def _added(node: Node, result: Node) -> Ref | None:
-    """What a call adds to a result, if that is all it does."""
+    """The other operand of a call that adds it to a result; None for other calls."""
     if node.op != "aten.add.Tensor" or node.args["alpha"] != 1 or len(node.operands) != 2:
         return None
     others = [Ref(value) for value in node.operands if value != result.name]
@@ -189,12 +220,13 @@ def _added(node: Node, result: Node) -> Ref | None:
 
 
 def _is_activation(node: Node, after_addition: bool) -> bool:
+    """Whether a call is an activation that oneDNN can join."""
     known = AFTER_ADDITION if after_addition else ACTIVATIONS
     return node.op == f"aten.{node.kind}.default" and node.kind in known
 
 
 def _stages(graph: Graph, blocks: Sequence[int]) -> Iterator[tuple[str, int]]:
-    """Each call's stage."""
+    """The name of each call, and its stage."""
     stages = (stage for stage, count in enumerate(blocks) for _ in range(count))
     for block, stage in zip(graph.blocks, stages, strict=True):
         for node in graph.nodes_of(block):

@@ -20,7 +20,7 @@ from ..ir.replicas import Replicas
 from ..ir.schedule import micro_batches
 from ..ir.tags import SUM
 from .exchanges import exchanges_of
-from .fuse import joined
+from .fuse import fuse_calls
 from .lower import lowered
 from .needs import OperandRegions, StageNeeds, trace_needs
 from .rank_plans import rank_plan_of
@@ -101,7 +101,7 @@ class Plan(StagedGraph):
         patches = tuple(patches or (1,) * (len(tilings[0].grid) - 1))
         graph = lowered(graph, in_patches(tilings, patches), blocks)
         if not graph.training:
-            graph = joined(graph, blocks)
+            graph = fuse_calls(graph, blocks)
         super().__init__(graph, tilings, blocks, patches)
         batch, *extent = graph.extent(next(iter(graph.inputs)))
         self.extent = tuple(extent)

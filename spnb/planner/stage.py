@@ -19,15 +19,15 @@ class Stage:
     Attributes
     ----------
     index
-        Number of the stage.
+        Number of the stage, from 0 on.
     blocks
-        First and last (excluded) block of the graph.
+        ``(start, stop)`` of its blocks in the graph.
     nodes
         Its operator calls.
     team
         Its ranks in their grid over ``(batch, *spatial)``.
     patches
-        Grid over the same axes that cuts each tile into what its rank computes at one time.
+        Grid over the same axes that cuts each tile into patches; a rank computes one at a time.
     """
 
     index: int
@@ -43,12 +43,12 @@ class Stage:
 
     @property
     def num_patches(self) -> int:
-        """Patches of each tile."""
+        """Number of patches of each tile."""
         return math.prod(self.patches)
 
     @property
     def cuts(self) -> Tiling:
-        """What is computed at one time: the tiles, or their patches."""
+        """The tiling that cuts the image into tiles, or into the patches of all tiles."""
         return self.team.tiling.refined(self.patches)
 
     @property
@@ -63,7 +63,10 @@ class Stage:
         return [node for node in self.nodes if node.op.split(".")[0] not in known]
 
     def paths(self, graph: Graph) -> dict[str, str]:
-        """The module that each value came from which the stage computes or reads."""
+        """The path of the module that computes each value of the stage, by the value's name.
+
+        Values that the stage only reads are included; inputs of the network have no module.
+        """
         values = {value for node in self.nodes for value in (node.name, *node.operands)}
         made = graph.by_name
         return {value: made[value].path for value in values if value in made}
@@ -72,7 +75,19 @@ class Stage:
 def stages_of(
     graph: Graph, tilings: Sequence[Tiling], blocks: Sequence[int], patches: Sequence[int]
 ) -> list[Stage]:
-    """The stages of a network: consecutive blocks, on consecutive ranks."""
+    """Return the stages of a network: consecutive blocks, on consecutive ranks.
+
+    Parameters
+    ----------
+    graph
+        The network.
+    tilings
+        How each stage cuts the image; a stage has a rank for each tile.
+    blocks
+        Number of blocks in each stage.
+    patches
+        Grid over the spatial axes that cuts each tile of stage 0; other stages have no patches.
+    """
     stages, rank, block = [], 0, 0
     for index, (tiling, count) in enumerate(zip(tilings, blocks, strict=True)):
         first, last = graph.blocks[block], graph.blocks[block + count - 1]

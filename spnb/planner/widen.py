@@ -25,7 +25,7 @@ from ..ir.node import Node
 from ..ir.program import Compute, Program, Receive, Step, held_by_host
 from ..ir.region import Region
 from ..rules import Rule, rule_of
-from ..rules.windows import Convolution
+from ..rules.convolutions import Convolution
 
 
 def widened(steps: Sequence[Step], nodes: Sequence[Node]) -> list[Step]:

@@ -15,14 +15,15 @@ A window operator (convolution, pooling) that computes ``[o0, o1)`` reads, on ea
 learning*, 2016).  What falls outside the extent is *this operator's own padding* and is added
 here, at the image's border only, and not before: so fused halos stay exact.
 
-May import `spnb.ir` and `spnb.kernels`.  Begin with `base.Rule`, then `windows`.  There is one
+May import `spnb.ir` and `spnb.kernels`.  Begin with `base.Rule`, then `windows.Window`.  There is a
 module for each family of operators:
 
 =============  ====================================================================================
 elementwise    elementwise operators, with broadcasting; operators along channels
 dropout        dropout in training, by position
-windows        convolution, unfolding
+convolutions   convolution
 pools          pooling
+unfold         windows as columns, or as a dimension
 fused          a convolution with what follows it
 transposed     transposed convolution, folding
 interpolate    nearest, linear and cubic interpolation
@@ -43,8 +44,8 @@ Add an operator with `rule`; its function looks at the call and returns a `Rule`
 ... def swish(node):
 ...     return Rule(node)
 
-An operator that is not elementwise has a subclass.  This one subtracts from each row the row below,
-which the last row does not have:
+An operator that is not elementwise has a subclass.  This one subtracts from each row the row below;
+the last row has none below, so the result has one row less:
 
 >>> import torch
 >>> @torch.library.custom_op("spnb_example::below", mutates_args=())
@@ -54,8 +55,8 @@ which the last row does not have:
 ... def shape_of_below(x):
 ...     return x[..., 1:, :].clone()
 
-Its result has one row less than its operand, and a row of it reads two rows.  `Direct.apply` runs
-the operator on the rows that are needed, which is what this one wants:
+A row of the result reads two rows of the operand, and `need` says so.  `Direct.apply` calls the
+operator on the rows that are needed:
 
 >>> from spnb.ir.axes import dim
 >>> class Below(Direct):
@@ -70,7 +71,7 @@ the operator on the rows that are needed, which is what this one wants:
 ... def rule_of_below(node):
 ...     return Below(node)
 
-Now tiles exchange one row, and compute together what one process computes:
+Now tiles exchange one row, and their result equals that of one process:
 
 >>> import spnb
 >>> class Network(torch.nn.Module):
@@ -86,6 +87,7 @@ Now tiles exchange one row, and compute together what one process computes:
 # each of these modules registers its operators
 from . import (
     borders,
+    convolutions,
     dropout,
     elementwise,
     fused,
@@ -98,6 +100,7 @@ from . import (
     resize,
     slices,
     transposed,
+    unfold,
     views,
 )
 from .base import Direct, Local, Rule
@@ -115,6 +118,7 @@ __all__ = [
     "Whole",
     "Window",
     "borders",
+    "convolutions",
     "dropout",
     "elementwise",
     "fused",
@@ -133,6 +137,7 @@ __all__ = [
     "rule_of",
     "slices",
     "transposed",
+    "unfold",
     "views",
     "whole_axes",
 ]

@@ -1,18 +1,16 @@
-"""The base of all rules: which part of each operand a call needs, and how it computes.
-
-The module is long because `Rule` documents everything that a subclass may override.
-"""
+"""The base of all rules: which part of each operand a call needs, and how it computes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from ..ir.axes import Axes, aligned, axes_in, broadcast, fitted, is_image
+from ..ir.axes import Axes, axes_in, is_image
+from ..ir.broadcasting import aligned, broadcast, fitted
 from ..ir.node import Node, Weight
 from ..ir.region import Region, Span, Tiling
 from .calls import invoke
@@ -29,61 +27,32 @@ Spans = tuple[tuple[Span, ...], ...]
 Call = Callable[..., Any]
 """Computes a region of a result from its operands."""
 
-ALLOCATING = frozenset(
-    [
-        "add",
-        "cat",
-        "div",
-        "elu",
-        "gelu",
-        "hardswish",
-        "hardtanh",
-        "leaky_relu",
-        "mul",
-        "relu",
-        "sigmoid",
-        "silu",
-        "sub",
-        "tanh",
-    ]
-)
-"""Operators whose result is known never to share memory with an operand."""
-
-
-class CoreAndBoundary(NamedTuple):
-    """How windows slide over a tile without its halo, and where the result is wrong then.
-
-    Attributes
-    ----------
-    padding
-        Zeros on both sides of each spatial dimension, in place of the halo.
-    boundary
-        Regions of the result that read the halo; no two overlap.  The rest is the core.
-    """
-
-    padding: list[int]
-    boundary: list[Region]
+ALLOCATING = frozenset([
+    "add", "cat", "div", "elu", "gelu", "hardswish", "hardtanh", "leaky_relu", "mul", "relu",
+    "sigmoid", "silu", "sub", "tanh",
+])  # fmt: skip
+"""Operators that always write their result to new memory, never to an operand's."""
 
 
 @dataclass(frozen=True)
 class Rule:
     """How one operator call is tiled; the base class is the rule of elementwise operators.
 
-    Operands and weights are broadcast against each other as PyTorch does.  An elementwise operator
-    of your own takes this class as it is.  Another takes a subclass that overrides
+    Operands and weights are broadcast against each other as PyTorch does.  For an elementwise
+    operator of your own, use this class unchanged.  For another operator, override
 
     - `axes`, where the result has another shape than broadcasting gives,
     - `need`, where a position of the result reads other positions of an operand,
-    - `apply`, where a part of the result is not the operator's result on a part of its operands.
+    - `apply`, where the operator, called on parts of its operands, gives another result.
 
-    `Direct` is the class to start from where tiles exchange halos.
+    Start from `Direct` where tiles exchange halos.
 
     Parameters
     ----------
     node
         The call: its arguments, and the shapes of its operands and its result.
 
-    `spnb.rules` shows a rule of one's own from end to end.
+    `spnb.rules` shows the whole of such a rule.
     """
 
     node: Node
@@ -93,7 +62,7 @@ class Rule:
 
     @property
     def by_micro_batch(self) -> bool:
-        """Whether training takes a micro-batch for the whole batch, as a batch norm does."""
+        """Whether training treats each micro-batch as a batch of its own, as a batch norm does."""
         return False
 
     owner_computes = False
@@ -103,7 +72,7 @@ class Rule:
     def any_layout(self) -> bool:
         """Whether the memory order of the operands may differ from PyTorch's default.
 
-        Sums depend on that order by rounding, so operators that add up need the default.
+        The order changes how sums are rounded, so operators that add up need the default.
         """
         return type(self) is Rule and self.node.op.startswith("aten.")
 
@@ -172,20 +141,27 @@ class Rule:
         return invoke(self.node.op, self._arguments(tensors, region, weights))
 
     def _arguments(self, tensors: Tensors, region: Region, weights: Weights) -> dict[str, Any]:
-        """What the operator is called with."""
+        """The arguments of the operator, by name."""
         pairs = zip(tensors, self.node.operand_axes, strict=True)
         operands = [fitted(tensor, axes, self.axes, region) for tensor, axes in pairs]
         local = {w.name: self._fitted_weight(w, weights, region) for w in self.node.weights}
         return self.node.bind(operands, local)
 
     def scratch(self, given: Region, region: Region) -> tuple[Axes, Region] | None:
-        """The temporary tensor that a call for a region writes, given its first operand's region.
+        """The temporary tensor that a call for a region writes.
+
+        Parameters
+        ----------
+        given
+            The region that the first operand covers.
+        region
+            The region of the result to compute.
 
         Returns
         -------
         (Axes, Region) or None
-            Of a tensor of the result's type, whose memory may be given to `bound`; None where the
-            call needs none.
+            Axes and region of a tensor of the result's type; `bound` may be given its memory.
+            None where the call needs no temporary tensor.
         """
         return None
 
@@ -197,7 +173,9 @@ class Rule:
         weights: Weights,
         scratch: torch.Tensor | None = None,
     ) -> Call:
-        """`apply` for one region, with everything that depends on regions only worked out once.
+        """A function of the operands that does what `apply` does for one region.
+
+        What depends only on regions is computed here, once, and not in each call.
 
         Parameters
         ----------
@@ -229,7 +207,7 @@ class Rule:
 
     @property
     def result_types(self) -> tuple[torch.dtype, ...]:
-        """Types of the tensors that `into` writes, the result's first; none if it writes none.
+        """Types of the tensors that `into` writes, the result's first; empty if it writes none.
 
         A plan of buffers gives them memory (see `spnb.runtime.buffer_plan`).
         """
@@ -238,36 +216,6 @@ class Rule:
     def into(self, call: Call, results: Sequence[torch.Tensor]) -> Call:
         """A call of this rule that writes into given tensors, one for each of `result_types`."""
         return lambda *tensors: call(*tensors, out=results[0])
-
-    def core_and_boundary(self, own: Region, region: Region) -> CoreAndBoundary | None:
-        """How to compute a region before the halo of the first operand is here.
-
-        Parameters
-        ----------
-        own
-            The region of the operand that the tile owns.
-        region
-            The region of the result to compute.
-
-        Returns
-        -------
-        CoreAndBoundary or None
-            None where that gives no result of the region's size, or takes longer than to put tile
-            and halo together.
-        """
-        return None
-
-    def bound_core(self, split: CoreAndBoundary, weights: Weights) -> Call:
-        """Compute a region from what a tile owns of the first operand; its boundary is wrong then.
-
-        Parameters
-        ----------
-        split
-            As `core_and_boundary` gave it; rules that give none need not define this method.
-        weights
-            As for `apply`.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no core")
 
     def prepare(self, weights: Weights, shape: Sequence[int]) -> Weights:
         """The call's weights in the memory order that `apply` prefers; called once, before a run.
@@ -282,9 +230,9 @@ class Rule:
         return weights
 
     def against(self, weight: Weight) -> Axes | None:
-        """The axes that a weight is broadcast against: where it has space, it is cut with them.
+        """The axes that a weight is broadcast against; None for a weight that is used whole.
 
-        None for a weight that is always used whole.
+        Where these axes hold space, and the weight is larger than 1, the weight is cut with them.
         """
         return self.axes
 
@@ -304,7 +252,7 @@ class Rule:
             shift = len(result.dims) - len(weight.shape) if result else 0
             pairs = zip(weight.shape, result.dims[shift:], strict=True) if result else ()
             if any(n > 1 and 0 in axes_in(there) for n, there in pairs):
-                return False  # weights of their own for the images of a batch
+                return False  # each image of the batch has a weight of its own
         return True
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
@@ -312,13 +260,13 @@ class Rule:
         return (self.node,)
 
     def own(self, tiling: Tiling) -> Spans:
-        """What each part of a grid owns of the result, axis by axis."""
+        """The spans of the result that each part of a grid owns, axis by axis."""
         return tiling.spans(self.axes.extent)
 
 
 @dataclass(frozen=True)
 class Direct(Rule):
-    """An operator that is run unchanged on the parts that it needs, with whole weights."""
+    """An operator that is called unchanged on the needed parts, with whole weights."""
 
     def gathers(self, operand: int, axis: int) -> bool:
         return False
@@ -334,7 +282,7 @@ class Direct(Rule):
 
 @dataclass(frozen=True)
 class Local(Direct):
-    """An operator along dimensions that are never cut: each tile computes its own part.
+    """An operator along dimensions that are never cut, so a tile needs no halo.
 
     Parameters
     ----------

@@ -1,10 +1,10 @@
-"""Dropout in training: what is dropped depends on where it lies, not on who computes it.
+"""Dropout in training: the mask depends on positions, not on the rank that computes them.
 
-A generator hands out numbers in the order in which it is asked, and tiles would ask in another than
-the untiled network.  Here each number is a hash of its position in the batch, of the layer and of
-the step, so any tile makes its own part of the one mask (counter-based random numbers: Salmon et
-al., *Parallel random numbers: as easy as 1, 2, 3*, 2011; the hash is Steele, Lea and Flood's
-SplitMix64, 2014).
+PyTorch's generator gives numbers one after another, and tiles would ask for them in another order
+than the untiled network.  Here each number is a hash of its position in the batch, of the layer and
+of the step, so a tile computes its own part of the mask of the whole batch (counter-based random
+numbers: Salmon et al., *Parallel random numbers: as easy as 1, 2, 3*, 2011; the hash is Steele,
+Lea and Flood's SplitMix64, 2014).
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from .base import Rule, Tensors, Weights
 from .registry import rule
 
 DROPOUTS = ("dropout", "feature_dropout")
-"""Operators that drop what a seed says."""
+"""Operators whose mask comes from a seed."""
 
 _here = threading.local()
 
 
 @contextmanager
 def noise(seed: int, first_image: int, batch: int) -> Iterator[None]:
-    """Let networks drop what the seed says, in a micro-batch that begins at an image of a batch.
+    """Set, for this thread, the seed of dropout and the place of the micro-batch in its batch.
 
     Parameters
     ----------
     seed
-        Another one for each step.
+        A number that differs from step to step.
     first_image
-        Of the micro-batch.
+        Number of the micro-batch's first image in the batch.
     batch
-        Images of the whole batch.
+        Number of images of the whole batch.
     """
     before = getattr(_here, "noise", (0, 0, 1))
     _here.noise = (seed, first_image, batch)
@@ -53,15 +53,21 @@ def noise(seed: int, first_image: int, batch: int) -> Iterator[None]:
         _here.noise = before
 
 
-def kept(layer: str, share: float, axes: Axes, region: Region, features: bool) -> torch.Tensor:
-    """Which elements of a region of a value a dropout keeps, as ones and zeros.
+def dropout_mask(
+    layer: str, share: float, axes: Axes, region: Region, features: bool
+) -> torch.Tensor:
+    """The part of a dropout's mask that covers a region: True for elements that stay.
 
     Parameters
     ----------
     layer
-        Name of the value; another mask for each.
+        Name of the value; each has a mask of its own.
     share
-        Probability to be dropped.
+        Probability that an element is dropped.
+    axes
+        Axes of the value.
+    region
+        The region of the value.
     features
         Whether whole channels are dropped, not elements.
     """
@@ -73,11 +79,11 @@ def kept(layer: str, share: float, axes: Axes, region: Region, features: bool) -
         start, stop = (0, factor.size) if factor.axis is None else region.spans[factor.axis]
         moved, size = later if factor.axis == 0 else 0, factor.size
         along = np.arange(start + moved, stop + moved, dtype=np.uint64)
-        if features and factor.axis:  # positions of space have one number
+        if features and factor.axis:  # all positions of a channel have the same number
             along, size = np.zeros_like(along), 1
         index = index[..., None] * np.uint64(size) + along
     key = zlib.crc32(f"{layer} {seed}".encode()) << 32 | zlib.crc32(f"{seed} {layer}".encode())
-    bits = mixed(index + np.uint64(key)) >> np.uint64(40)  # 24 of them
+    bits = mixed(index + np.uint64(key)) >> np.uint64(40)  # 24 bits are left
     return torch.from_numpy(bits >= int(share * (1 << 24))).reshape(axes.local_shape(region))
 
 
@@ -91,19 +97,19 @@ class Dropout(Rule):
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
         share, features = self.node.args["p"], "feature" in self.node.kind
-        mask = kept(self.node.name, share, self.axes, region, features).to(tensors[0].device)
+        mask = dropout_mask(self.node.name, share, self.axes, region, features)
         scale = 0.0 if share >= 1 else 1 / (1 - share)
-        return tensors[0] * (mask.to(self.node.dtype) * scale)
+        return tensors[0] * (mask.to(tensors[0].device, self.node.dtype) * scale)
 
 
 @rule(*DROPOUTS)
 def dropout(node: Node) -> Rule | None:
-    """Nothing in evaluation."""
+    """The rule of dropout; in evaluation it drops nothing."""
     return Dropout(node) if node.args["train"] else Rule(node)
 
 
 @rule("rrelu", "alpha_dropout", "feature_alpha_dropout")
 def no_noise(node: Node) -> Rule | None:
-    """What is random in training, and elementwise in evaluation."""
+    """The rule of operators that are random in training, and elementwise in evaluation."""
     random = node.args.get("train") or node.args.get("training")
     return None if random else Rule(node)

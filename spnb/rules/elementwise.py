@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..ir.axes import Axes, axes_in, dim, joined_along, size_of
+from ..ir.axes import Axes, axes_in, dim, size_of
+from ..ir.broadcasting import joined_along
 from ..ir.node import Node
 from ..ir.region import Region
 from .base import ALLOCATING, Local, Rule, Tensors, Weights

@@ -17,8 +17,8 @@ from ..ir.region import Region
 from ..kernels.onednn import FusedConvolution, fuses
 from ..kernels.preallocated import written_into
 from .base import Call, Rule, Weights
+from .convolutions import Convolution, convolution
 from .registry import rule
-from .windows import Convolution, convolution
 
 
 @dataclass(frozen=True)

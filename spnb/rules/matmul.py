@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..ir.axes import Axes, Dim, axes_in, dim, fitted, size_of
+from ..ir.axes import Axes, Dim, axes_in, dim, size_of
+from ..ir.broadcasting import fitted
 from ..ir.node import Node, Ref, Weight, leaves
 from ..ir.region import Region
 from .base import Rule, Tensors, Weights

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from ..ir.axes import Axes, axes_in, dim, fitted
+from ..ir.axes import Axes, axes_in, dim
+from ..ir.broadcasting import fitted
 from ..ir.node import Node, Ref
 from ..ir.region import Region, Tiling
 from .base import Direct, Local, Rule, Tensors, Weights

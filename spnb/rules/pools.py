@@ -11,13 +11,14 @@ import torch
 
 from ..ir.node import Node, overload
 from ..ir.region import Region, Tiling
-from .base import Call, CoreAndBoundary, Rule, Weights
+from .base import Call, Rule, Weights
 from .calls import caller
+from .core_first import CoreAndBoundary, CoreFirst
 from .fallback import Whole
 from .reductions import over_last
 from .registry import rule
 from .spatial import per_dim, places
-from .windows import CoreFirst, Window
+from .windows import Window
 
 FEW = 64
 """Numbers whose sum is as exact in any order of memory."""

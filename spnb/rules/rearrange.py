@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from ..ir.axes import Axes, axes_in, dim, fitted, joined_along
+from ..ir.axes import Axes, axes_in, dim
+from ..ir.broadcasting import fitted, joined_along
 from ..ir.node import Node, Ref
 from ..ir.region import Region, Span, Tiling, intersect
 from .base import Direct, Local, Rule, Spans, Tensors, Weights
@@ -69,7 +70,7 @@ class Concatenated(Rule):
 
 @rule("cat", "concat", "concatenate")
 def joined(node: Node) -> Rule | None:
-    """Tensors one after another, along channels or along space."""
+    """The rule of a concatenation, along channels or along space."""
     number = node.args["dim"] % len(node.shape)
     operands = node.operand_axes
     if any(len(axes.dims) != len(node.shape) for axes in operands):
@@ -79,17 +80,17 @@ def joined(node: Node) -> Rule | None:
         return Joined(node, number)
     if 0 in found:
         return None
-    alone = all(len(axes.dims[number]) == len(axes.axes_of(number)) <= 1 for axes in operands)
-    if len(found) > 1 or not alone or node.weights:
+    pure = all(len(axes.dims[number]) == len(axes.axes_of(number)) <= 1 for axes in operands)
+    if len(found) > 1 or not pure or node.weights:  # pure: the dimension holds at most one axis
         return Whole(node)
     return Concatenated(node, number, found.pop())
 
 
 @dataclass(frozen=True)
 class Taken(Strided):
-    """A slice of which each tile owns the part that it owned of the operand.
+    """A slice along an axis; a tile owns those of its positions that it owned of the operand.
 
-    The part is sent from there to the tiles that need it, even at the other end of the image.
+    Tiles that need other positions receive them, even from the other end of the image.
     """
 
     owner_computes = True
@@ -104,51 +105,63 @@ class Taken(Strided):
 
 @rule("spnb.taken")
 def taken(node: Node) -> Rule:
-    """A part of a roll, or of the padding of a torus."""
+    """The rule of a slice of the operand that a roll or a circular padding moves elsewhere."""
     return Taken(node, node.args["dim"], node.args["start"], 1)
 
 
 def rearranged(node: Node, pieces: dict[int, list[Span]]) -> list[Node]:
-    """Calls that put pieces of an operand together anew, along one dimension after another.
+    """Calls that take spans of an operand and concatenate them, one dimension after another.
 
     Parameters
     ----------
+    node
+        The call that they replace; the last of them has its name.
     pieces
         For each dimension the spans to take, in their new order.
     """
     nodes: list[Node] = []
     value, axes = node.args["self"], node.operand_axes[0]
     for number, spans in pieces.items():
-        parts = []
+        slices = []
         for start, stop in spans:
-            args = {"self": value, "dim": number, "start": start, "stop": stop}
-            name, sized = f"{node.name}.{len(nodes)}", axes.resized(number, stop - start)
-            parts.append(replace(node, name=name, op="spnb.taken.default", args=args, axes=sized))
-            parts[-1] = replace(parts[-1], operand_axes=(axes,))
-            nodes.append(parts[-1])
-        sized = axes.resized(number, sum(stop - start for start, stop in spans))
-        args = {"tensors": [Ref(part.name) for part in parts], "dim": number}
-        joint = replace(node, name=f"{node.name}.{len(nodes)}", op="aten.cat.default", args=args)
-        nodes.append(replace(joint, axes=sized, operand_axes=tuple(p.axes for p in parts)))
-        value, axes = Ref(nodes[-1].name), sized
+            slices.append(
+                replace(
+                    node,
+                    name=f"{node.name}.{len(nodes) + len(slices)}",
+                    op="spnb.taken.default",
+                    args={"self": value, "dim": number, "start": start, "stop": stop},
+                    axes=axes.resized(number, stop - start),
+                    operand_axes=(axes,),
+                )
+            )
+        joint = replace(
+            node,
+            name=f"{node.name}.{len(nodes) + len(slices)}",
+            op="aten.cat.default",
+            args={"tensors": [Ref(each.name) for each in slices], "dim": number},
+            axes=axes.resized(number, sum(stop - start for start, stop in spans)),
+            operand_axes=tuple(each.axes for each in slices),
+        )
+        nodes += [*slices, joint]
+        value, axes = Ref(joint.name), joint.axes
     nodes[-1] = replace(nodes[-1], name=node.name)
     return nodes
 
 
 @dataclass(frozen=True)
 class Rolled(Whole):
-    """Positions moved around a torus (torch.roll).
+    """A roll: positions that leave a tensor at one end come in at the other (torch.roll).
 
     Parameters
     ----------
     shifts
-        By how many positions, for each dimension.
+        For each dimension the number of positions by which it moves.
     """
 
     shifts: dict[int, int]
 
     def gathers(self, operand: int, axis: int) -> bool:
-        """The first tile reads the end of the last one."""
+        """Whether an axis moves: then the first tile reads the end of the last one."""
         moved = (n for n, shift in self.shifts.items() if shift % self.axes.shape[n])
         return any(axis in self.axes.axes_of(number) for number in moved)
 
@@ -160,21 +173,21 @@ class Rolled(Whole):
         return self.axes.piece(rolled, self._held(region), region)
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
-        """Both ends change places, each sent from the tile that has it."""
+        """Two slices change places; the tiles that own them send them."""
         pieces = {}
         for number, shift in self.shifts.items():
             n = self.node.shape[number]
             if k := shift % n:
                 pieces[number] = [(n - k, n), (0, n - k)]
-        alone = all(len(self.axes.dims[number]) == 1 for number in pieces)
+        one_factor = all(len(self.axes.dims[number]) == 1 for number in pieces)
         axes = [self.axes.axes_of(number) for number in pieces]
         cut = all(axes) and any(tiling.grid[a] > 1 for (a, *_) in axes)
-        return rearranged(self.node, pieces) if alone and cut else (self.node,)
+        return rearranged(self.node, pieces) if one_factor and cut else (self.node,)
 
 
 @rule("roll")
 def rolled(node: Node) -> Rule | None:
-    """Moved around a torus."""
+    """The rule of a roll."""
     axes = node.operand_axes[0]
     numbers = [d % len(axes.dims) for d in node.args["dims"]]
     if not numbers or any(0 in axes.axes_of(n) for n in numbers):
@@ -200,7 +213,7 @@ class Flipped(Direct):
         return (n - span[1], n - span[0]) if axis in self.turned else super().need(0, axis, span)
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
-        """Each tile turns what it has; it is then sent to where it belongs."""
+        """Each tile reverses its own part, and sends it to the tiles that need it."""
         if not any(tiling.grid[axis] > 1 for axis in self.turned):
             return (self.node,)
         turned = replace(self.node, name=f"{self.node.name}.0", op="spnb.flipped.default")
@@ -211,7 +224,7 @@ class Flipped(Direct):
 
 @dataclass(frozen=True)
 class FlippedInPlace(Flipped):
-    """Each tile turns its own part, and owns the mirrored part of the result."""
+    """Each tile reverses its own part, and owns the mirrored part of the result."""
 
     owner_computes = True
 
@@ -233,7 +246,7 @@ class FlippedInPlace(Flipped):
 
 @rule("flip", "spnb.flipped")
 def flipped(node: Node) -> Rule | None:
-    """In reversed order, along channels or along space."""
+    """The rule of a flip, along channels or along space."""
     axes = node.operand_axes[0]
     factors = [axes.dims[d] for d in node.args["dims"]]
     if any(0 in axes_in(f) for f in factors):

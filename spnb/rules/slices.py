@@ -1,4 +1,4 @@
-"""Slices: of channels and of space, read and written."""
+"""Slices of channels and of space: read (slice, select, index) and written (slice_scatter)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..ir.axes import Axes, aligned, dim, fitted, joined_along
+from ..ir.axes import Axes, dim
+from ..ir.broadcasting import aligned, fitted, joined_along
 from ..ir.node import Node, Ref, Weight
 from ..ir.region import Region, Span
 from .base import Direct, Local, Rule, Tensors, Weights
@@ -27,7 +28,7 @@ def bounds(node: Node, n: int) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class Strided(Direct):
-    """Every ``step``-th position along an axis from ``first`` on.
+    """Every ``step``-th position along an axis, beginning with ``first``.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ class Strided(Direct):
     @cached_property
     def axes(self) -> Axes:
         dims = list(self.node.operand_axes[0].dims)
-        if len(dims) > len(self.node.shape):  # one position: the dimension is gone
+        if len(dims) > len(self.node.shape):  # select removes the dimension
             del dims[self.number]
         else:
             dims[self.number] = dim(self.node.shape[self.number], self.axis)
@@ -74,7 +75,7 @@ class Strided(Direct):
 
 @rule("slice", "narrow", "select")
 def sliced(node: Node) -> Rule | None:
-    """A slice, of channels or of space."""
+    """The rule of a slice, of channels or of space."""
     axes = node.operand_axes[0]
     number = node.args["dim"] % len(axes.dims)
     n = axes.shape[number]
@@ -90,14 +91,14 @@ def sliced(node: Node) -> Rule | None:
         first, step = node.args["index"] % n, 1
     else:
         first, _, step = bounds(node, n)
-    if 0 in axes.axes_of(number):  # images of the batch: those of a micro-batch are others
+    if 0 in axes.axes_of(number):  # a slice of the batch is another one in each micro-batch
         return Local(node, axes) if node.shape == axes.shape else None
     return Strided(node, number, first, step)
 
 
 @rule("index", "index_select")
 def indexed(node: Node) -> Rule | None:
-    """Channels picked by numbers that are known before the network runs."""
+    """The rule of indexing, where constants or buffers of the network say which channels."""
     axes, indices = node.operand_axes[0], node.args.get("indices")
     if indices is None:
         number, index = node.args["dim"] % len(axes.dims), node.args["index"]
@@ -117,14 +118,14 @@ def indexed(node: Node) -> Rule | None:
 
 @dataclass(frozen=True)
 class Scattered(Rule):
-    """Every ``step``-th position along a dimension, from ``first`` on, overwritten.
+    """An operand in which every ``step``-th position along a dimension is overwritten.
 
     Parameters
     ----------
     number
         The dimension.
     first, stop, step
-        Of the slice that is overwritten.
+        The slice that is overwritten.
     """
 
     any_layout = True
@@ -136,7 +137,7 @@ class Scattered(Rule):
 
     @cached_property
     def _tensors(self) -> tuple[Axes, Axes]:
-        """Axes of the tensor and of what is written into it; either may be a constant."""
+        """Axes of the tensor, and of the source written into it; either may be a constant."""
         found = iter(self.node.operand_axes)
         rank = self.node.axes.rank
         into, source = (
@@ -169,7 +170,7 @@ class Scattered(Rule):
         return super().need(operand, axis, span)
 
     def _reads(self, span: Span) -> Span:
-        """Positions of what is written that fall into a span of the result."""
+        """Positions of the source that are written into a span of the result."""
         first, last = (-((self.first - min(p, self.stop)) // self.step) for p in span)
         return first, last
 
@@ -195,8 +196,8 @@ class Scattered(Rule):
 
 @rule("slice_scatter")
 def scattered(node: Node) -> Rule | None:
-    """What an assignment to a slice becomes."""
+    """The rule of slice_scatter, to which capture turns an assignment to a slice."""
     number = node.args["dim"] % len(node.shape)
     found = Scattered(node, number, *bounds(node, node.shape[number]))
-    alone = all(len(axes.dims[number]) < 2 for axes in found._tensors)
-    return found if alone and 0 not in found.axes.axes_of(number) else None
+    one_factor = all(len(axes.dims[number]) < 2 for axes in found._tensors)
+    return found if one_factor and 0 not in found.axes.axes_of(number) else None

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from ..ir.axes import Axes, Dim, Factor, broadcast, dim, size_of
+from ..ir.axes import Axes, Dim, Factor, dim, size_of
+from ..ir.broadcasting import broadcast
 from ..ir.node import Node
 from ..ir.region import Region, Span
 from .base import Direct, Local, Rule, Tensors, Weights

@@ -24,6 +24,7 @@ from ..ir.node import Node
 from ..ir.program import Compute, Free, Keep, Program, Receive, Step, held_by_host
 from ..ir.region import Region
 from ..rules import Rule
+from ..rules.core_first import CoreFirst
 
 ALIGNMENT = 64
 """Bytes of a cache line, to which PyTorch aligns its own memory too."""
@@ -157,7 +158,7 @@ class _Lifetimes:
         if not step.clipped or step.region.empty or step.padding is not None:
             return None
         own = self._own.get(node.operands[0])
-        if own is not None and rule.core_and_boundary(own, step.region):
+        if own and isinstance(rule, CoreFirst) and rule.core_and_boundary(own, step.region):
             return None
         return rule.scratch(step.clipped[0], step.region)
 

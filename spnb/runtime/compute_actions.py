@@ -13,7 +13,8 @@ from ..ir.program import Compute
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..rules import Rule
-from ..rules.base import Call, CoreAndBoundary
+from ..rules.base import Call
+from ..rules.core_first import CoreAndBoundary, CoreFirst
 from ..rules.fused import Fused
 from ..rules.windows import Window
 from .halo_tile import Assemble, HaloTile, Put, in_order, nothing, putter
@@ -118,6 +119,7 @@ class ComputeActions:
         """The operator with its weights, for these regions of its operands."""
         weights = self._weights[step.node]
         if step.padding is not None:
+            assert isinstance(rule, CoreFirst)  # the planner widens convolutions only
             return rule.bound_core(CoreAndBoundary(list(step.padding), []), weights)
         scratch = self._places.scratch(rule, given, step.region)
         return rule.bound(given, step.needs, step.region, weights, scratch)
@@ -150,7 +152,7 @@ class ComputeActions:
             None where all of the result is computed at once.
         """
         tile = self._values.halo_tile(node.operands[0]) if node.operands else None
-        if tile is None or step.padding is not None:
+        if tile is None or step.padding is not None or not isinstance(rule, CoreFirst):
             return None
         split = rule.core_and_boundary(tile.own, step.region)
         if split is None:

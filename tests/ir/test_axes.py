@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spnb.ir.axes import Axes, Factor, broadcast, dim, fitted
+from spnb.ir.axes import Axes, Factor, dim
+from spnb.ir.broadcasting import broadcast, fitted
 from spnb.ir.region import Region
 
 LAYOUTS = {

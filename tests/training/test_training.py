@@ -24,7 +24,7 @@ from spnb.ir.schedule import SCHEDULES, Turn, all_forward_first, one_forward_one
 from spnb.ir.schedule import clock as training_clock
 from spnb.ir.weights import tensors_of
 from spnb.rules import rule_of
-from spnb.rules.dropout import kept
+from spnb.rules.dropout import dropout_mask
 from spnb.rules.dropout import noise as noise_of
 from spnb.training.loss_scale import LossScale
 from spnb.training.losses import LOSSES
@@ -341,7 +341,9 @@ def test_dropout_drops_the_same_on_all_grids(dropout, parts):
         (node,) = [node for node in plan.graph.nodes if "dropout" in node.kind]
         features = isinstance(dropout, nn.Dropout2d)
         with noise_of(0, 0, 4):
-            ones = kept(node.name, dropout.p, node.axes, Region.whole(node.axes.extent), features)
+            ones = dropout_mask(
+                node.name, dropout.p, node.axes, Region.whole(node.axes.extent), features
+            )
         net.mask = ones.double() / (1 - dropout.p)
         assert seeds[0] == pytest.approx(untiled_losses(net, x, target, 2), rel=1e-12)
 
@@ -365,8 +367,8 @@ def test_what_is_dropped_is_as_much_as_was_asked_and_differs():
     masks = {}
     for seed, layer in itertools.product((0, 1), ("a", "b")):
         with noise_of(seed, 0, 8):
-            masks[seed, layer] = kept(layer, 0.25, axes, whole, features=False)
-            features = kept(layer, 0.25, axes, whole, features=True)
+            masks[seed, layer] = dropout_mask(layer, 0.25, axes, whole, features=False)
+            features = dropout_mask(layer, 0.25, axes, whole, features=True)
         assert masks[seed, layer].double().mean() == pytest.approx(0.75, abs=0.01)
         assert bool((features == features[:, :, :1, :1]).all())
         assert 0.6 < features.double().mean() < 0.9
