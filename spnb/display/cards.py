@@ -13,6 +13,7 @@ True
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     from ..ir.exchange import Team
 
 TILE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")
-"""Colours that colour-blind eyes tell apart (Okabe & Ito, *Color universal design*, 2008)."""
+"""Colours that suit colour-blind readers (Okabe & Ito, *Color universal design*, 2008)."""
 
-MOST_CELLS = 7  # rows and columns of a grid that are drawn; of more, the middle is left out
+MOST_CELLS = 7
+"""Rows and columns of a grid that are shown; a larger grid leaves out its middle."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Table:
 
     @property
     def html(self) -> str:
-        """A table whose cells are aligned as text is."""
+        """An HTML table with its cells aligned to the left."""
 
         def row(cells: Sequence[str], tag: str) -> str:
             style = "text-align:left;padding:2px 10px 2px 0"
@@ -60,7 +62,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Grid:
-    """Labels in rows and columns, as tiles lie, under a caption.
+    """Labels in rows and columns, in the positions of tiles, under a caption.
 
     >>> print(Grid("stage 0", [["0", "1"], ["2", "3"]]).text)
     stage 0
@@ -85,7 +87,7 @@ class Grid:
 
     @property
     def html(self) -> str:
-        """Cells in the colours that pictures give tiles."""
+        """Cells in the colours that tiles have in pictures."""
         style = "border:1px solid #555;padding:4px 10px;text-align:center;color:#000;background:{}"
         rows = "".join(
             "<tr>"
@@ -114,24 +116,26 @@ class Card:
     @property
     def text(self) -> str:
         """As plain text."""
-        parts = [self.title, *(p if isinstance(p, str) else p.text for p in self.body)]
-        return "\n".join([*parts, *([beside([g.text for g in self.grids])] if self.grids else [])])
+        blocks = [self.title, *(b if isinstance(b, str) else b.text for b in self.body)]
+        if self.grids:
+            blocks.append(beside([grid.text for grid in self.grids]))
+        return "\n".join(blocks)
 
     @property
     def html(self) -> str:
         """As HTML without scripts, for notebooks."""
-        parts = [f"<b>{escape(self.title)}</b>"]
-        parts += [f"<div>{escape(p)}</div>" if isinstance(p, str) else p.html for p in self.body]
-        return f"<div>{''.join(parts)}<div>{''.join(g.html for g in self.grids)}</div></div>"
+        blocks = [f"<b>{escape(self.title)}</b>"]
+        blocks += [f"<div>{escape(b)}</div>" if isinstance(b, str) else b.html for b in self.body]
+        return f"<div>{''.join(blocks)}<div>{''.join(g.html for g in self.grids)}</div></div>"
 
 
-class Shown:
-    """An object that shows itself as a card: HTML in a notebook, the same as text elsewhere."""
+class Shown(ABC):
+    """An object that a notebook shows as a card in HTML; its ``repr`` is the card as text."""
 
     @property
+    @abstractmethod
     def card(self) -> Card:
-        """What the object shows of itself."""
-        raise NotImplementedError
+        """The card of this object."""
 
     def __repr__(self) -> str:
         return self.card.text
@@ -141,7 +145,7 @@ class Shown:
 
 
 def stage_grid(stage: int, team: Team) -> Grid:
-    """The ranks of a stage as their tiles lie."""
+    """The ranks of a stage, in the positions of their tiles."""
     shape, ranks = team.tiling.grid, team.ranks
     columns = shape[-1]
     lines = [ranks[k : k + columns] for k in range(0, len(ranks), columns)]
@@ -172,7 +176,7 @@ def beside(blocks: Sequence[str], gap: int = 3) -> str:
 
 
 def shortened(items: Sequence[Any], most: int = MOST_CELLS) -> list[Any]:
-    """Items, with ``None`` for those in the middle where there are many.
+    """Items; if there are more than ``most``, ``None`` stands for those in the middle.
 
     >>> shortened("abcdefghij", 4)
     ['a', 'b', None, 'j']
@@ -184,7 +188,7 @@ def shortened(items: Sequence[Any], most: int = MOST_CELLS) -> list[Any]:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things.
+    """A number and a noun, in the plural unless the number is 1.
 
     >>> counted(1, "image"), counted(2, "image"), counted(4096, "rank")
     ('1 image', '2 images', '4,096 ranks')

@@ -1,4 +1,4 @@
-"""Bars for what takes its time, and the output of ranks, where somebody looks."""
+"""Progress bars, and the printed output of ranks, in a notebook or a terminal."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ from typing import Any, Self
 from tqdm.auto import tqdm
 
 PATIENCE = 1.0
-"""Seconds that something takes before a bar tells of it: what is quick needs none."""
+"""Seconds after which a bar appears: work that is done sooner shows none."""
 
 
 class Bar:
-    """A progress bar in a notebook or a terminal, with the time left; none where nobody looks."""
+    """A progress bar with the time left, in a notebook or a terminal; elsewhere it shows nothing.
+
+    Parameters
+    ----------
+    shown
+        False for a bar that shows nothing anywhere.
+    """
 
     def __init__(self, shown: bool = True):
         self.shown = shown and (notebook() is not None or sys.stderr.isatty())
         self.start = time.monotonic()
         self._bar: Any = None
-        self._what = ""
+        self._task = ""
 
     def __enter__(self) -> Self:
         return self
@@ -29,44 +35,80 @@ class Bar:
     def __exit__(self, error: object, *_: object) -> None:
         self.close(failed=error is not None)
 
-    def show(self, what: str, done: float, total: float, detail: str = "") -> None:
-        """Say how much of something is done; a new bar where it is something else."""
+    def show(self, task: str, done: float, total: float, detail: str = "") -> None:
+        """Show how much of a task is done; another task has a new bar.
+
+        Parameters
+        ----------
+        task
+            Name of the task.
+        done, total
+            How much of it is done, and how much there is, in any unit.
+        detail
+            Text after the bar.
+        """
         if not self.shown or time.monotonic() - self.start < PATIENCE:
             return
-        if self._bar is None or self._what != what:
+        if self._bar is None or self._task != task:
             self.close()
             form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-            self._bar, self._what = tqdm(total=total, leave=False, desc=what, bar_format=form), what
+            self._bar, self._task = tqdm(total=total, leave=False, desc=task, bar_format=form), task
         self._bar.set_postfix_str(detail, refresh=False)
         self._bar.update(done - self._bar.n)
 
     def close(self, failed: bool = False) -> None:
-        """Take the bar away; where it failed, a notebook keeps it in red."""
+        """Remove the bar; a notebook keeps the bar of a failed task, in red."""
         if self._bar is not None:
             if not failed:
-                self._bar.n = self._bar.total  # else a notebook takes it for a failure
+                self._bar.n = self._bar.total  # a notebook shows an incomplete bar as failed
             self._bar.close()
             self._bar = None
 
 
-def show_run(bar: Bar, published: Sequence[dict], run: int, parts: int) -> None:
-    """Show how far ranks are in a run, from what each published last."""
-    told = [each if each.get("run") == run else {"share": 0.0, "done": 0} for each in published]
-    share = sum(each["share"] for each in told) / len(told)
-    detail = f", micro-batch {min(min(each['done'] for each in told) + 1, parts)} of {parts}"
-    bar.show("step", share, 1.0, detail if parts > 1 else "")
+def show_run(bar: Bar, published: Sequence[dict], run: int, micro_batches: int) -> None:
+    """Show how much of a run the ranks have done.
+
+    Parameters
+    ----------
+    bar
+        The bar that shows it.
+    published
+        The last report of each rank (`spnb.engine.progress`); it may be of an earlier run.
+    run
+        Number of the run.
+    micro_batches
+        Number of micro-batches of the run.
+    """
+    nothing_done = {"share": 0.0, "done": 0}
+    reports = [each if each.get("run") == run else nothing_done for each in published]
+    share = sum(each["share"] for each in reports) / len(reports)
+    current = min(min(each["done"] for each in reports) + 1, micro_batches)
+    detail = f", micro-batch {current} of {micro_batches}" if micro_batches > 1 else ""
+    bar.show("step", share, 1.0, detail)
 
 
 @contextmanager
-def shown_by_module(bar: Bar, what: str, module: Any, costs: Mapping[str, float]) -> Iterator[None]:
-    """Show how far a module's forward is, from the cost of each module in it, by path."""
+def shown_by_module(bar: Bar, task: str, module: Any, costs: Mapping[str, float]) -> Iterator[None]:
+    """Show how much of a module's forward is done, while the context is open.
+
+    Parameters
+    ----------
+    bar
+        The bar that shows it.
+    task
+        What the bar is called.
+    module
+        The module; it is called inside the context.
+    costs
+        The cost of each module in it, by path, in any unit.
+    """
     done, total = 0.0, sum(costs.values()) or 1.0
 
     def after(path: str) -> Callable[..., None]:
         def show(*_: object) -> None:
             nonlocal done
             done = min(done + costs.get(path, 0.0), total)
-            bar.show(what, done, total)
+            bar.show(task, done, total)
 
         return show
 
@@ -79,14 +121,14 @@ def shown_by_module(bar: Bar, what: str, module: Any, costs: Mapping[str, float]
 
 
 def show_output(rank: int, text: str, name: str) -> None:
-    """Print what a rank printed, each line with its rank."""
+    """Print the text that a rank printed, with its number before each line."""
     stream = sys.stderr if name == "stderr" else sys.stdout
     for line in text.splitlines():
         print(f"[rank {rank}] {line}", file=stream, flush=True)
 
 
 def notebook() -> Any:
-    """The IPython shell that we are in, if any."""
+    """The IPython shell that runs this process; None outside IPython."""
     if "IPython" not in sys.modules:
         return None
     from IPython import get_ipython

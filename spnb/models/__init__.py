@@ -1,7 +1,7 @@
 """Built-in networks by name.
 
-May import nothing of spnb but `spnb.errors`.  Begin with `names` below; `factories` makes each
-network from the modules beside it.  PyTorch is imported only when a network is built.
+May import nothing of spnb but `spnb.errors`.  Begin with `names` below; `factories` says which
+function of which module builds each network.  PyTorch is imported only when a network is built.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ NAMES = {
     "unet": "U-Net of four resolutions: a logit for every class at every pixel",
     "amoebanet": "AmoebaNet-D of any number of layers and filters",
     "w1": "nine 3×3 convolutions of 64 channels: a workload bound by arithmetic",
-    "w2": "the part of ResNet-29 v2 at full size: a workload bound by memory traffic",
-    "w3": "ResNet-110 v2 down to half size, the part that is tiled: a workload of many layers",
+    "w2": "the blocks of ResNet-29 v2 at full size: a workload bound by memory traffic",
+    "w3": "the blocks of ResNet-110 v2 at full and half size: a workload of many layers",
 }
-"""What each network is; ``<D>`` stands for a number, its depth."""
+"""Name and description of each network; ``<D>`` stands for its depth, a number."""
 
 
 def names() -> list[tuple[str, str]]:
-    """Names that `build` takes, ``<D>`` standing for a number, and what each builds.
+    """Return the name and the description of each network that `build` takes.
+
+    ``<D>`` in a name stands for a number, the network's depth.
 
     >>> [name for name, text in names()]          # doctest: +NORMALIZE_WHITESPACE
     ['resnet', 'resnet<D>_v1', 'resnet<D>_v2', 'resnet50', 'resnet101', 'unet', 'amoebanet', 'w1',
@@ -40,7 +42,7 @@ def names() -> list[tuple[str, str]]:
 
 
 def checked_name(name: str) -> tuple[str, dict[str, int]]:
-    """The entry of `NAMES` that a name stands for, and the depth that it gives.
+    """Return the entry of `NAMES` that a name stands for, and the depth in the name.
 
     Raises
     ------
@@ -66,16 +68,21 @@ def build(
     Parameters
     ----------
     name
-        One of `names`, with a number for ``<D>``.
+        One of `names`, with a number in place of ``<D>``.
     num_classes
-        Length of the logits that it returns for an image.
+        Number of logits for an image; in a U-Net, for each pixel.
     num_layers, num_filters
-        Size of an AmoebaNet; the other networks have none to choose.
+        Size of an AmoebaNet; other networks ignore them.
+
+    Returns
+    -------
+    torch.nn.Module
+        The network, in training mode.
 
     Raises
     ------
     ValueError
-        If there is no such name, or the network cannot have the size.
+        If there is no such name, or the network cannot have this depth or size.
 
     Examples
     --------

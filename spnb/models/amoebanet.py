@@ -1,4 +1,4 @@
-"""AmoebaNet-D: cells found by evolution, each fed by the two cells before it."""
+"""AmoebaNet-D: cells found by evolution; each reads the outputs of the two cells before it."""
 
 from __future__ import annotations
 
@@ -72,25 +72,25 @@ def _max_pool_2x2(c: int, s: int) -> nn.Module:
 
 
 class Genotype(NamedTuple):
-    """What a cell computes.
+    """The operations of a cell.
 
-    Values 0 and 1 are the outputs of the last cell and of the one before; each node adds two
-    operations on earlier values, and so makes the next value.
+    Values 0 and 1 are the outputs of the last cell and of the one before.  Each node applies two
+    operations to earlier values; the sum of their results is the next value.
 
     Attributes
     ----------
     nodes
         Two pairs for each node: the number of a value, and the operation on it.
     outputs
-        Numbers of the values that are concatenated.
+        Numbers of the values that the cell concatenates.
     """
 
     nodes: tuple[tuple[tuple[int, Operation], tuple[int, Operation]], ...]
     outputs: tuple[int, ...]
 
 
-# The outputs are those of the reference implementation, which give the numbers of parameters in the
-# GPipe paper; the figure of Real et al. concatenates 4, 5 and 6 in normal cells too.
+# The outputs are those of the reference implementation; with them, the number of parameters is that
+# of the GPipe paper.  The figure of Real et al. concatenates 4, 5 and 6 in normal cells too.
 NORMAL = Genotype(
     nodes=(
         ((1, _conv_1x1), (1, _max_pool_3x3)),
@@ -114,7 +114,7 @@ REDUCTION = Genotype(
 
 
 class FactorizedReduction(nn.Module):
-    """Halves the size: one half of the channels is read at even positions, one at odd ones."""
+    """Halves the size: half of the channels read even positions, the others odd ones."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -130,7 +130,7 @@ class FactorizedReduction(nn.Module):
 
 
 class Stem(nn.Module):
-    """3×3 convolution at stride 2; stands for both cells before the first."""
+    """3×3 convolution at stride 2; the first cell reads its output in place of both cells'."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -143,7 +143,7 @@ class Stem(nn.Module):
 
 
 class Node(nn.Module):
-    """Appends to a cell's values the sum of operations on the values of numbers `a` and `b`."""
+    """Appends a value to a cell's: ``left(values[a]) + right(values[b])``."""
 
     def __init__(self, a: int, left: nn.Module, b: int, right: nn.Module):
         super().__init__()
@@ -161,7 +161,7 @@ class Cell(nn.Module):
     last, before
         Channels of the two outputs.
     channels
-        Of each value inside the cell.
+        Channels of each value inside the cell.
     stride
         2 where the cell halves the size.
     halve
@@ -175,7 +175,7 @@ class Cell(nn.Module):
         self.last = _squeeze(last, channels)
         squeeze = FactorizedReduction if halve else _squeeze
         self.before = squeeze(before, channels)
-        # Only the cell's inputs still have the size from before the reduction.
+        # Only operations on the cell's inputs (values 0 and 1) have the cell's stride.
         strides = [stride, stride, *(1 for _ in genotype.nodes)]
         self.nodes = nn.Sequential(
             *(
@@ -192,7 +192,7 @@ class Cell(nn.Module):
 
 
 class Last(nn.Module):
-    """The output of the last cell."""
+    """Returns the output of the last cell, without that of the cell before it."""
 
     def forward(self, states: States) -> torch.Tensor:
         return states[0]
@@ -208,8 +208,10 @@ def amoebanet_d(num_classes: int, num_layers: int = 18, num_filters: int = 416) 
 
     Parameters
     ----------
+    num_classes
+        Number of logits.
     num_layers
-        Normal cells, L: a multiple of 3.
+        Number of normal cells, L: a multiple of 3.
     num_filters
         Channels of a value in the first group of cells, D; they double at each reduction.
 

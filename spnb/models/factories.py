@@ -1,4 +1,4 @@
-"""How each built-in network is made; `spnb.models.NAMES` says what it is."""
+"""The functions that build the networks of `spnb.models.NAMES`."""
 
 from __future__ import annotations
 
@@ -23,4 +23,4 @@ FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "w2": lambda **_: first_groups(29, 1),
     "w3": lambda **_: first_groups(110, 2),
 }
-"""By name; each is called with all options and the depth, and takes what it needs."""
+"""A function for each name; it is called with every option and the depth, and ignores some."""

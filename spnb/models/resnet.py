@@ -1,7 +1,7 @@
-"""Residual networks: CIFAR's, of any depth, and ImageNet's with bottlenecks.
+"""Residual networks: those for CIFAR, of any depth, and those for ImageNet, of bottlenecks.
 
-Every network is a sequence of blocks that ends in global average pooling, so it takes images of
-any size; it returns logits.
+Every network is a sequence of blocks, then global average pooling, then a linear layer.  It takes
+images of any size and returns logits.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ def conv(
     bias: bool = False,
     gain: float = 1.0,
 ) -> nn.Conv2d:
-    """Convolution that keeps the size at stride 1, with weights drawn as He et al. (2015) do.
+    """Convolution that keeps the size at stride 1, with the random weights of He et al. (2015).
 
-    Kernels are odd; `gain` is a factor on the weights: 1 keeps the scale of a signal after a ReLU.
+    Kernel sizes are odd.  `gain` is a factor on the weights; with 1, a signal keeps its scale
+    through a ReLU and the convolution.
 
     >>> conv(3, 8, (1, 7), (1, 2))
     Conv2d(3, 8, kernel_size=(1, 7), stride=(1, 2), padding=(0, 3), bias=False)
@@ -30,7 +31,7 @@ def conv(
     sizes = kernel if isinstance(kernel, tuple) else (kernel, kernel)
     padding = sizes[0] // 2, sizes[1] // 2
     layer = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=bias)
-    with torch.no_grad():  # torch drew them with variance 1/(3·fan-in); He et al. have 2/fan-in
+    with torch.no_grad():  # PyTorch draws with variance 1/(3·fan-in), He et al. with 2/fan-in
         layer.weight.mul_(gain * 6**0.5)
     return layer
 
@@ -53,9 +54,13 @@ class BasicBlock(nn.Module):
 
     Parameters
     ----------
+    inputs, outputs
+        Channels of the operand and of the result.
+    stride
+        Stride of the first convolution and of the shortcut.
     gain
-        Factor on the branch's last weights.  With one over the root of the number of blocks, the
-        signal keeps its scale at any depth, also where batch norm's statistics are fresh.
+        Factor on the weights of the branch's last convolution.  With 1/√(number of blocks) the
+        signal keeps its scale at any depth, even before training has set batch norm's statistics.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, gain: float):
@@ -75,14 +80,17 @@ class BasicBlock(nn.Module):
 
 
 class PreactivationBottleneck(nn.Module):
-    """Norm, ReLU and convolution, thrice (1×1 with the stride, 3×3, 1×1), and a shortcut.
+    """Three times norm, ReLU and convolution (1×1 with the stride, 3×3, 1×1), and a shortcut.
 
     Parameters
     ----------
-    gain
+    inputs, width, outputs
+        Channels of the operand, between the convolutions, and of the result.
+    stride, gain
         As in `BasicBlock`.
     activate
-        Whether norm and ReLU come before the first convolution: not after a stem that ends in them.
+        Whether norm and ReLU come before the first convolution; False after a stem that ends in
+        them.
     """
 
     def __init__(
@@ -107,10 +115,9 @@ class PreactivationBottleneck(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 with the stride, 1×1 to four times the width, and a shortcut.
+    """Convolutions 1×1, 3×3 (with the stride) and 1×1 to four times the width, and a shortcut.
 
-    Parameters and buffers have the names that torchvision gives them; `gain` is as in
-    `BasicBlock`.
+    Parameters and buffers have torchvision's names.  `stride` and `gain` are as in `BasicBlock`.
     """
 
     def __init__(self, inputs: int, width: int, stride: int, gain: float):
@@ -191,10 +198,11 @@ def resnet_v2(depth: int, num_classes: int) -> nn.Sequential:
 
 
 def imagenet_resnet(counts: tuple[int, int, int, int], num_classes: int) -> nn.Sequential:
-    """ResNet of bottlenecks with ImageNet's stem, in four stages of as many blocks as given.
+    """ResNet of bottlenecks with ImageNet's stem, in four stages of ``counts`` blocks.
 
-    From He et al., *Deep residual learning for image recognition*, CVPR 2016; the 3×3 convolutions
-    have the strides and the state dict has the names of torchvision's, whose checkpoints load.
+    From He et al., *Deep residual learning for image recognition*, CVPR 2016.  As in torchvision,
+    the 3×3 convolutions have the strides; the state dict has torchvision's names, so its
+    checkpoints can be loaded.
 
     Examples
     --------

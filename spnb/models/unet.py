@@ -3,8 +3,8 @@
 ::
 
     x ── encoder 0 ────────────────────── decoder 1 ── head
-             └── encoder 1 ── decoder 0 ───┘                └─ halves the resolution
-                     └── encoder 2 ──┘                      ─┘ resized to what it meets, and joined
+             └── encoder 1 ── decoder 0 ───┘                └─ half the resolution
+                     └── encoder 2 ──┘                      ─┘ resized and concatenated
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .resnet import conv
 
 
 class Encoder(nn.Module):
-    """Two 3×3 convolutions, each with norm and ReLU; after a pooling, except at the finest."""
+    """Pooling (except at the finest resolution), then two 3×3 convolutions with norm and ReLU."""
 
     def __init__(self, inputs: int, outputs: int, pooled: bool = True):
         super().__init__()
@@ -33,7 +33,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(Encoder):
-    """The same on what comes from below, resized to what comes across, and joined with it."""
+    """Two convolutions on a skip and on the coarser result, which is resized to the skip's size.
+
+    Parameters
+    ----------
+    below, across
+        Channels of the coarser result and of the skip; the result has as many as the skip.
+    """
 
     def __init__(self, below: int, across: int):
         super().__init__(below + across, across, pooled=False)
@@ -46,14 +52,16 @@ class Decoder(Encoder):
 
 
 class UNet(nn.Module):
-    """Encoders and decoders with skips between those of one resolution; dense logits.
+    """Encoders and decoders, with a skip between those of the same resolution.
+
+    The result has a logit for each class at each pixel.
 
     Parameters
     ----------
     num_classes
         Channels of the result, which has the size of the image.
     channels
-        Of each resolution, from the finest on.
+        Channels at each resolution, the finest first.
 
     Examples
     --------
@@ -71,11 +79,11 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(channels[0], num_classes, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        across = []
+        skips = []
         for encoder in self.encoders:
             x = encoder(x)
-            across.append(x)
-        across.pop()
+            skips.append(x)
+        skips.pop()  # the coarsest result goes to the first decoder directly
         for decoder in self.decoders:
-            x = decoder(x, across.pop())
+            x = decoder(x, skips.pop())
         return self.head(x)

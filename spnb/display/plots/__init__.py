@@ -1,16 +1,17 @@
 """Pictures: each function takes ``ax=`` and returns matplotlib `Axes`.
 
 Colours suit colour-blind readers (the palette of Okabe & Ito, *Color universal design*, 2008) and
-differ in lightness too, for print.  A tile has the same colour in every picture.  `style` has
-the colours; each other module has a subject.
+differ in lightness too, for print.  A tile has the same colour in every picture.  Colours are in
+`style`; every other module draws one subject.
 """
 
 from .benchmarks import halo_speed, lengths, loss, ratios, suite
+from .clock import clock
 from .difference import difference
 from .halo import halo
 from .loads import memory, traffic
 from .tiles import TilesPanel, stages, tiles
-from .timeline import clock, layers, timeline
+from .timeline import layers, timeline
 
 __all__ = [
     "TilesPanel",

@@ -1,4 +1,4 @@
-"""Figures of runs side by side: losses, ratios of benchmarks, fused halos, halo exchanges."""
+"""Runs compared with each other: losses, times of contestants, fused halos, halo exchanges."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from ..cards import time_text
 from .style import TILE, open_frame
 
+MOST_EPOCHS = 40
+"""From this number of epochs on, `loss` draws no lines between them."""
+
 MARKS = "os^DvPX*"
 """Markers of the contestants of `suite`."""
 
@@ -23,23 +26,28 @@ SPEED_STYLES = {"exchange": "o-", "ping": "s--", "copy": "^:"}
 
 
 def loss(history: pd.DataFrame, ax: Axes | None = None, **line: Any) -> Axes:
-    """Draw the loss of each step, and where epochs end.
+    """Draw the loss of each step, with a line at the end of each epoch.
 
     Parameters
     ----------
     history
         A table as `spnb.driver.training_result.Training.history`.
     ax
-        Where to draw; a new figure by default.  Several curves may be drawn into one.
+        Where to draw; a new figure by default.  Several curves may share it.
     line
-        Passed on to `matplotlib.axes.Axes.plot`: label, colour, …
+        Further arguments of `matplotlib.axes.Axes.plot`: label, colour, …
+
+    Returns
+    -------
+    matplotlib.axes.Axes
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(7.0, 3.6), layout="constrained")
     if not ax.lines:
         ends = history.index[history["epoch"].diff() > 0]
-        for end in ends if len(ends) < 40 else ():
-            ax.axvline(end + 0.5, color="#DDDDDD", linewidth=0.8, zorder=0)
+        if len(ends) < MOST_EPOCHS:
+            for end in ends:
+                ax.axvline(end + 0.5, color="#DDDDDD", linewidth=0.8, zorder=0)
     ax.plot(range(1, len(history) + 1), history["loss"], **line)
     ax.set_xlabel("step")
     ax.set_ylabel("loss, mean over the batch")
@@ -59,6 +67,10 @@ def ratios(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ``seconds`` by name.
     ax
         Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(7.0, 1.2 + 0.42 * len(table)), layout="constrained")
@@ -66,16 +78,14 @@ def ratios(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     colours = [TILE[1] if name == "spnb" else TILE[0] for name in table.index]
     ax.barh(places, table["ratio"], color=colours, height=0.7)
     ax.hlines(places, table["lowest"], table["highest"], color="black", linewidth=1.2)
-    ax.axvline(1.0, color="black", linestyle="--", linewidth=1.0)
+    _line_at_one(ax)
     for place, row in zip(places, table.itertuples(), strict=True):
         text = f"  {row.ratio:.2f}× ({time_text(row.seconds)})"
-        ax.text(
-            max(row.highest, row.ratio), place, text, va="center", fontsize=9, zorder=3
-        ).set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+        label = ax.text(max(row.highest, row.ratio), place, text, va="center", fontsize=9, zorder=3)
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     ax.set_yticks(places, table.index)
     ax.invert_yaxis()
     ax.set_xlim(0, 1.3 * table["highest"].max())
-    ax.set_xlabel("time of a step as a multiple of spnb's: right of the line is slower")
     open_frame(ax)
     return ax
 
@@ -91,6 +101,10 @@ def suite(ratios: pd.DataFrame, ax: Axes | None = None) -> Axes:
         A table as `spnb.benchmarking.suite.Suite.ratios`.
     ax
         Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
     """
     if ax is None:
         height = 1.6 + 0.32 * len(ratios)
@@ -101,26 +115,36 @@ def suite(ratios: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for number, name in enumerate(ratios.columns):
         mark = MARKS[number % len(MARKS)]
         ax.plot(ratios[name], places, mark, color=f"C{number}", label=name, markersize=6)
-    ax.axvline(1.0, color="black", linestyle="--", linewidth=1.0)
+    _line_at_one(ax)
     names = [f"{w} {size}², {tiles} tiles" for w, size, tiles in ratios.index]
     ax.set_yticks(places, names)
     ax.invert_yaxis()
-    ax.set_xscale("log", base=2)
-    low, high = ratios.min().min(), ratios.max().max()
-    ticks = [t for t in RATIOS if low <= t <= high] or [1.0]
-    ax.set_xticks(ticks, [f"{t:g}" for t in ticks], minor=False)
-    ax.minorticks_off()
-    ax.set_xlabel("time of a step as a multiple of spnb's: right of the line is slower")
+    _logarithmic_ratios(ax, ratios.min().min(), ratios.max().max())
     ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.12), ncols=4, frameon=False, fontsize=9)
     open_frame(ax)
     return ax
 
 
+def _line_at_one(ax: Axes) -> None:
+    """Draw a line at spnb's own time, and say what lies right of it."""
+    ax.axvline(1.0, color="black", linestyle="--", linewidth=1.0)
+    ax.set_xlabel("time of a step as a multiple of spnb's: right of the line is slower")
+
+
+def _logarithmic_ratios(ax: Axes, low: float, high: float) -> None:
+    """Make the x axis logarithmic, with ticks at round ratios between two."""
+    ax.set_xscale("log", base=2)
+    ticks = [t for t in RATIOS if low <= t <= high] or [1.0]
+    ax.set_xticks(ticks, [f"{t:g}" for t in ticks], minor=False)
+    ax.minorticks_off()
+
+
 def lengths(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw the time of a step over the number of fused blocks, a line for each number of tiles.
 
-    Times are relative to the first row of the same number of tiles, which as a rule has an
-    exchange before each window operator.  Dashed lines are work, redundant work included.
+    Times are relative to the first row with the same number of tiles; by default that row has an
+    exchange before each window operator.  Dashed lines are work, redundant work included.  A circle
+    marks the shortest time.
 
     Parameters
     ----------
@@ -128,18 +152,16 @@ def lengths(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         A table as `spnb.benchmarking.sweep.Sweep.table`.
     ax
         Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(7.0, 4.0), layout="constrained")
     for number, (tiles, rows) in enumerate(table.groupby(level="tiles")):
         names = rows.index.get_level_values("fused")
-        relative = rows.seconds / rows.seconds.iloc[0]
-        colour = f"C{number}"
-        ax.plot(range(len(rows)), relative, "o-", color=colour, label=f"{tiles} tiles: time")
-        work = 1 + rows.redundant
-        ax.plot(range(len(rows)), work, "--", color=colour, label=f"{tiles} tiles: work")
-        best = int(rows.best.to_numpy().argmax())
-        ax.plot([best], [relative.iloc[best]], "o", color=colour, markersize=12, fillstyle="none")
+        _draw_lengths(ax, rows, f"{tiles} tiles", f"C{number}")
         ax.set_xticks(range(len(rows)), names)
     ax.axhline(1.0, color="0.6", linewidth=0.8, zorder=0)
     ax.set_ylim(bottom=0)
@@ -148,6 +170,16 @@ def lengths(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.legend(frameon=False, ncols=2, fontsize=9)
     open_frame(ax)
     return ax
+
+
+def _draw_lengths(ax: Axes, rows: pd.DataFrame, tiles: str, colour: str) -> None:
+    """Draw time, work and the shortest time of one number of tiles."""
+    places = range(len(rows))
+    time = rows.seconds / rows.seconds.iloc[0]
+    ax.plot(places, time, "o-", color=colour, label=f"{tiles}: time")
+    ax.plot(places, 1 + rows.redundant, "--", color=colour, label=f"{tiles}: work")
+    best = int(rows.best.to_numpy().argmax())
+    ax.plot([best], [time.iloc[best]], "o", color=colour, markersize=12, fillstyle="none")
 
 
 def halo_speed(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -159,6 +191,10 @@ def halo_speed(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
         A table as `spnb.benchmarking.halo_exchange.HaloSpeed.table`.
     ax
         Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(7.0, 4.0), layout="constrained")
@@ -174,7 +210,7 @@ def halo_speed(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_yscale("log")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.set_xlabel("KiB received by the rank that receives most")
+    ax.set_xlabel("KiB received, by the rank that receives most")
     ax.set_ylabel("microseconds")
     ax.legend(frameon=False, fontsize=9)
     open_frame(ax)

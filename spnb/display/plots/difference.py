@@ -6,10 +6,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
+from matplotlib.image import AxesImage
 
 from ...ir.region import Region, Span
 
-FLOOR = 1e-9  # of the scale: what is smaller is drawn as this
+FLOOR = 1e-9
+"""Share of the scale; smaller differences are drawn in the same colour."""
+
+MOST_UNEQUAL = 40
+"""Ratio of the longer side to the shorter one from which pixels are stretched to fill the axes."""
 
 
 def difference(
@@ -24,35 +29,36 @@ def difference(
     Parameters
     ----------
     error
-        Absolute differences: ``(height, width)`` of a map, ``(batch, channels)`` of an output
-        that has no space left.
+        Absolute differences: ``(height, width)`` of a map, or ``(batch, channels)`` of an output
+        without space.
     scale
         Largest absolute value of the untiled output.
     tolerance
-        Where the colours of what does not pass begin.
+        Largest share of the scale that passes; the colour bar marks it.
     tiles
-        Regions over ``(height, width)`` whose borders are drawn, where seams would be.
+        Regions over ``(height, width)``; their borders are drawn.
     ax
         Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
     """
     height, width = error.shape
     if ax is None:
         tall = min(6.0, max(1.6, 6.4 * height / width) + 0.9)
         _, ax = plt.subplots(figsize=(7.2, tall), layout="constrained")
-    share = np.maximum(error / (scale or 1.0), FLOOR)
+    shorter, longer = sorted(error.shape)
     shown = ax.imshow(
-        share,
+        np.maximum(error / (scale or 1.0), FLOOR),
         cmap="cividis",
         norm=LogNorm(FLOOR, 1.0),
         extent=(0, width, height, 0),
-        aspect="equal"
-        if min(height, width) > 1 and max(height, width) < 40 * min(height, width)
-        else "auto",
+        aspect="equal" if shorter > 1 and longer < MOST_UNEQUAL * shorter else "auto",
         interpolation="nearest",
     )
     for region in tiles or ():
-        (top, bottom), (left, right) = region.spans
-        ax.plot(*_outline((top, bottom), (left, right)), color="white", linewidth=0.7)
+        ax.plot(*_outline(*region.spans), color="white", linewidth=0.7)
     worst = float(error.max()) / (scale or 1.0)
     verdict = "within" if worst <= tolerance else "PAST"
     ax.set_title(
@@ -61,13 +67,19 @@ def difference(
     )
     ax.set_xlabel("column" if tiles else "last axis")
     ax.set_ylabel("row" if tiles else "the others")
+    _colour_bar(ax, shown, tolerance)
+    return ax
+
+
+def _colour_bar(ax: Axes, shown: AxesImage, tolerance: float) -> None:
+    """Add a scale of the colours, with a line at the tolerance."""
     bar = ax.figure.colorbar(shown, ax=ax, shrink=0.9, ticks=[10.0**k for k in range(-9, 1, 3)])
     bar.ax.axhline(tolerance, color="white", linewidth=2)
     bar.ax.axhline(tolerance, color="black", linewidth=1)
     bar.set_label("share of the output's scale (line: tolerance)", fontsize=8)
-    return ax
 
 
 def _outline(rows: Span, columns: Span) -> tuple[list[int], list[int]]:
+    """Columns and rows of the corners of a region, in the order in which they are joined."""
     (top, bottom), (left, right) = rows, columns
     return [left, right, right, left, left], [top, top, bottom, bottom, top]

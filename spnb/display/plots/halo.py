@@ -1,8 +1,8 @@
-"""The halo of one rank, enlarged: which neighbour each part of it comes from."""
+"""The halo of one rank, enlarged, in the colours of the neighbours that own its regions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -16,10 +16,13 @@ from ...ir.region import Region, Span
 from .style import colour_of
 
 BAND = 0.22
-"""Width that a halo band is drawn with; the tile between two is drawn 1 wide."""
+"""Width of a halo band in the picture, where the tile is 1 wide."""
 
 Look = Callable[[Region], np.ndarray]
 """Pixels ``(height, width, 3)`` in [0, 1] of a region over ``(height, width)`` of the value."""
+
+Knots = Sequence[Mapping[int, float]]
+"""For rows and for columns: positions of the value, and where they are drawn."""
 
 
 class DrawnEdges(NamedTuple):
@@ -41,80 +44,97 @@ def halo(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a tile and its halo, coloured by the neighbour that owns each part.
+    """Draw a tile and its halo; each region of the halo has the colour of its owner.
 
-    The halo is drawn wider than it is, and the tile smaller: the axes tell true positions.
+    The halo is drawn wider than it is, and the tile smaller.  The axes show true positions.
 
     Parameters
     ----------
     team
-        The tiles' grid: it gives each its colour.
+        The ranks of the stage in their grid, which determines their colours.
     rank
-        Whose halo it is.
+        The rank that needs the halo.
     own, need
-        Regions over ``(height, width)`` of the value.
+        The regions that the rank owns and needs, over ``(height, width)`` of the value.
     neighbours
-        Which other rank owns which region of the need.
+        For each region of the halo its owner, another rank.
     look
         Gives the pixels under the picture.
     title
-        Of the picture.
+        Beginning of the title.
     ax
         Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(6.4, 6.4), layout="constrained")
     knots = [_knots(o, n) for o, n in zip(own.spans, need.spans, strict=True)]
-    rows, columns = (list(pairwise(known)) for known in knots)
     if look is not None:
-        for row in rows:
-            for column in columns:
-                region = Region((row, column))
-                if not region.empty:
-                    ax.imshow(
-                        look(region),
-                        extent=_extent(region, knots),
-                        aspect="auto",
-                        interpolation="nearest",
-                        zorder=0,
-                    )
+        _draw_pixels(ax, look, knots)
     _box(ax, own, knots, facecolor="none", edgecolor="black", linewidth=2.5, zorder=4)
     _text(ax, own, knots, f"rank {rank}\n{_size(own)}", colour_of(team, rank), 12)
-    by_rank: dict[int, int] = {}
-    for other, region in neighbours:
-        colour = colour_of(team, other)
-        by_rank[other] = by_rank.get(other, 0) + region.size
+    for owner, region in neighbours:
+        colour = colour_of(team, owner)
         _box(ax, region, knots, facecolor=colour, alpha=0.55, linewidth=0, zorder=2)
         _box(ax, region, knots, facecolor="none", edgecolor="black", linewidth=0.8, zorder=3)
-        _text(ax, region, knots, f"{other}\n{_size(region)}", colour, 8)
-    of_rows, of_columns = knots
-    ax.set_yticks(list(of_rows.values()), [str(position) for position in of_rows])
-    ax.set_xticks(list(of_columns.values()), [str(position) for position in of_columns])
-    ax.set_ylim(max(of_rows.values()), min(of_rows.values()))
-    ax.set_xlim(min(of_columns.values()), max(of_columns.values()))
-    ax.tick_params(axis="x", rotation=45)
-    ax.set_aspect("equal")
+        _text(ax, region, knots, f"{owner}\n{_size(region)}", colour, 8)
+    _show_positions(ax, knots)
     ax.set_title(f"{title}: {_size(need)} for a tile of {_size(own)}", fontsize=11)
-    ax.set_xlabel("column (not to scale)")
-    ax.set_ylabel("row (not to scale)")
-    handles = [
-        Patch(facecolor=colour_of(team, other), alpha=0.55, label=f"from rank {other}")
-        for other in by_rank
-    ]
-    if handles:
-        ax.legend(
-            handles=handles,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.16),
-            ncols=min(4, len(handles)),
-            frameon=False,
-            fontsize=9,
-        )
+    _legend(ax, team, list(dict.fromkeys(owner for owner, _ in neighbours)))
     return ax
 
 
+def _draw_pixels(ax: Axes, look: Look, knots: Knots) -> None:
+    """Draw the pixels under the tile and under each part of the halo, each in its own scale."""
+    rows, columns = (list(pairwise(known)) for known in knots)
+    for row in rows:
+        for column in columns:
+            region = Region((row, column))
+            if not region.empty:
+                ax.imshow(
+                    look(region),
+                    extent=_extent(region, knots),
+                    aspect="auto",
+                    interpolation="nearest",
+                    zorder=0,
+                )
+
+
+def _show_positions(ax: Axes, knots: Knots) -> None:
+    """Set limits and ticks of the axes: a tick where a tile or its halo begins or ends."""
+    rows, columns = knots
+    ax.set_yticks(list(rows.values()), [str(position) for position in rows])
+    ax.set_xticks(list(columns.values()), [str(position) for position in columns])
+    ax.set_ylim(max(rows.values()), min(rows.values()))
+    ax.set_xlim(min(columns.values()), max(columns.values()))
+    ax.tick_params(axis="x", rotation=45)
+    ax.set_aspect("equal")
+    ax.set_xlabel("column (not to scale)")
+    ax.set_ylabel("row (not to scale)")
+
+
+def _legend(ax: Axes, team: Team, owners: Sequence[int]) -> None:
+    """Put a legend of the halo's owners below the picture, if there are any."""
+    if not owners:
+        return
+    ax.legend(
+        handles=[
+            Patch(facecolor=colour_of(team, owner), alpha=0.55, label=f"from rank {owner}")
+            for owner in owners
+        ],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.16),
+        ncols=min(4, len(owners)),
+        frameon=False,
+        fontsize=9,
+    )
+
+
 def _knots(own: Span, need: Span) -> dict[int, float]:
-    """Where positions are drawn: the tile from 0 to 1, the halo in a band at each side."""
+    """Where positions are drawn: the tile from 0 to 1, the halo in a band on each side."""
     drawn = {own[0]: 0.0, own[1]: 1.0}
     if need[0] < own[0]:
         drawn[need[0]] = -BAND
@@ -123,8 +143,8 @@ def _knots(own: Span, need: Span) -> dict[int, float]:
     return dict(sorted(drawn.items()))
 
 
-def _extent(region: Region, knots: Sequence[dict[int, float]]) -> DrawnEdges:
-    """Where a region is drawn."""
+def _extent(region: Region, knots: Knots) -> DrawnEdges:
+    """Where the edges of a region are drawn."""
     (top, bottom), (left, right) = (
         np.interp(span, list(known), list(known.values()))
         for span, known in zip(region.spans, knots, strict=True)
@@ -135,7 +155,7 @@ def _extent(region: Region, knots: Sequence[dict[int, float]]) -> DrawnEdges:
 def _box(
     ax: Axes,
     region: Region,
-    knots: Sequence[dict[int, float]],
+    knots: Knots,
     *,
     facecolor: str,
     linewidth: float,
@@ -143,6 +163,7 @@ def _box(
     edgecolor: str | None = None,
     alpha: float | None = None,
 ) -> None:
+    """Draw a region as a rectangle."""
     left, right, bottom, top = _extent(region, knots)
     ax.add_patch(
         Rectangle(
@@ -158,9 +179,8 @@ def _box(
     )
 
 
-def _text(
-    ax: Axes, region: Region, knots: Sequence[dict[int, float]], text: str, colour: str, size: int
-) -> None:
+def _text(ax: Axes, region: Region, knots: Knots, text: str, colour: str, size: int) -> None:
+    """Write text into the middle of a region."""
     left, right, bottom, top = _extent(region, knots)
     ax.text(
         (left + right) / 2,

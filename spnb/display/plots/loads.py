@@ -1,4 +1,4 @@
-"""What ranks send to each other, and what they hold."""
+"""The bytes that ranks send to each other, and the memory that they need."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ..cards import size_text
 from .style import TILE, open_frame
 
-NUMBERED = 12  # ranks of a matrix whose cells have room for a number
+NUMBERED = 12
+"""Most ranks of a matrix with a number in each cell; smaller cells have no room for it."""
 
 
 def traffic(matrix: np.ndarray, borders: Sequence[int] = (), ax: Axes | None = None) -> Axes:
@@ -23,11 +25,15 @@ def traffic(matrix: np.ndarray, borders: Sequence[int] = (), ax: Axes | None = N
     Parameters
     ----------
     matrix
-        Bytes from each rank (row) to each other (column); for up to some hundred ranks.
+        Bytes from each rank (row) to each other (column); suits up to some hundred ranks.
     borders
-        First rank of each stage but stage 0: a line is drawn before it.
+        The first rank of each stage after stage 0; a line is drawn before it.
     ax
         Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
     """
     count = len(matrix)
     if ax is None:
@@ -39,33 +45,50 @@ def traffic(matrix: np.ndarray, borders: Sequence[int] = (), ax: Axes | None = N
     low, high = max(1.0, float(sent.min())), max(2.0, float(sent.max()))
     shown = ax.imshow(sent, cmap="YlGnBu", norm=LogNorm(low / 3, high), aspect="equal")
     if count <= NUMBERED:
-        for source, row in enumerate(matrix):
-            for target, size in enumerate(row):
-                if size:
-                    dark = np.log(size / low + 1) > 0.6 * np.log(high / low + 1)
-                    ax.text(
-                        target,
-                        source,
-                        size_text(size).replace(" ", "\n"),
-                        ha="center",
-                        va="center",
-                        fontsize=8 if count <= 6 else 6,
-                        color="white" if dark else "black",
-                    )
-        ax.set_xticks(range(count))
-        ax.set_yticks(range(count))
+        _number_cells(ax, matrix, low, high)
     for first in borders:
         ax.axhline(first - 0.5, color="black", linewidth=0.8)
         ax.axvline(first - 0.5, color="black", linewidth=0.8)
     ax.set_xlabel("to rank")
     ax.set_ylabel("from rank")
     ax.set_title(f"Sent in one pass: {size_text(float(matrix.sum()))}", fontsize=10)
+    _byte_scale(ax, shown, low / 3, high)
+    return ax
+
+
+def _number_cells(ax: Axes, matrix: np.ndarray, low: float, high: float) -> None:
+    """Write the bytes into each cell that is not 0; white on the dark cells of a logarithmic map.
+
+    Parameters
+    ----------
+    low, high
+        Least and most bytes of a cell.
+    """
+    count = len(matrix)
+    for source, row in enumerate(matrix):
+        for target, size in enumerate(row):
+            if size:
+                dark = np.log(size / low + 1) > 0.6 * np.log(high / low + 1)
+                ax.text(
+                    target,
+                    source,
+                    size_text(size).replace(" ", "\n"),
+                    ha="center",
+                    va="center",
+                    fontsize=8 if count <= 6 else 6,
+                    color="white" if dark else "black",
+                )
+    ax.set_xticks(range(count))
+    ax.set_yticks(range(count))
+
+
+def _byte_scale(ax: Axes, shown: AxesImage, low: float, high: float) -> None:
+    """Add a scale of the colours, with ticks at 1, 10 and 100 of each unit."""
     bar = ax.figure.colorbar(shown, ax=ax, shrink=0.8)
     ticks = [1024.0**k * 10**j for k in range(5) for j in range(3)]
-    ticks = [t for t in ticks if low / 3 <= t <= high]
+    ticks = [t for t in ticks if low <= t <= high]
     bar.set_ticks(ticks, labels=[size_text(t) for t in ticks])
     bar.minorticks_off()
-    return ax
 
 
 def memory(
@@ -75,54 +98,68 @@ def memory(
     measured: Mapping[int, int] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw what each rank holds at most, against the whole network on one device.
+    """Draw the most memory that each rank needs, with a line at the need of the untiled network.
 
     Parameters
     ----------
     weights, values
-        Bytes that each rank holds at most; what operators need beside them (workspace) and the
-        process itself are not in it.
+        The most bytes of weights and of values that each rank holds; without the workspace of
+        operators and without the process itself.
     untiled
         Bytes that the whole network needs on one device.
     measured
         Growth of each rank's process during a run, in bytes; drawn as marks.
     ax
         Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
     """
     ranks = range(len(weights))
     if ax is None:
         width = min(12.0, max(5.0, 1.6 + 0.5 * len(ranks)))
         _, ax = plt.subplots(figsize=(width, 3.6), layout="constrained")
     highest = max(untiled, (weights + values).max(), max((measured or {0: 0}).values()))
-    divisor, unit = next(
-        (1024**k, name)
-        for k, name in ((3, "GiB"), (2, "MiB"), (1, "KiB"), (0, "B"))
-        if highest >= 1024**k or k == 0
-    )
+    divisor, unit = _unit(highest)
     ax.bar(ranks, weights / divisor, color=TILE[0], width=0.7)
     ax.bar(ranks, values / divisor, bottom=weights / divisor, color=TILE[1], width=0.7)
     ax.axhline(untiled / divisor, color="black", linestyle="--", linewidth=1.2)
-    handles = [
-        Patch(facecolor=TILE[0], label="weights"),
-        Patch(facecolor=TILE[1], label="values in hand"),
-        Line2D([], [], color="black", linestyle="--", label=f"untiled need, {size_text(untiled)}"),
-    ]
     if measured:
-        heights = [measured[rank] / divisor for rank in ranks]
-        ax.plot(ranks, heights, "D", color=TILE[5], markersize=5)
-        mark = Line2D([], [], color=TILE[5], marker="D", linestyle="", label="measured growth")
-        handles.append(mark)
+        ax.plot(ranks, [measured[r] / divisor for r in ranks], "D", color=TILE[5], markersize=5)
     if len(ranks) <= 32:
         ax.set_xticks(ranks)
     ax.set_xlabel("rank")
     ax.set_ylabel(f"most memory at once ({unit})")
+    _legend(ax, untiled, measured=bool(measured), columns=4 if len(ranks) > 6 else 2)
+    open_frame(ax)
+    return ax
+
+
+def _unit(highest: float) -> tuple[int, str]:
+    """The bytes of a unit that suits a number of bytes, and the unit's name."""
+    return next(
+        (1024**k, name)
+        for k, name in ((3, "GiB"), (2, "MiB"), (1, "KiB"), (0, "B"))
+        if highest >= 1024**k or k == 0
+    )
+
+
+def _legend(ax: Axes, untiled: int, measured: bool, columns: int) -> None:
+    """Put a legend of bars, line and marks above the picture."""
+    handles: list[Patch | Line2D] = [
+        Patch(facecolor=TILE[0], label="weights"),
+        Patch(facecolor=TILE[1], label="values"),
+        Line2D([], [], color="black", linestyle="--", label=f"untiled need, {size_text(untiled)}"),
+    ]
+    if measured:
+        mark = Line2D([], [], color=TILE[5], marker="D", linestyle="", label="measured growth")
+        handles.append(mark)
     ax.legend(
         handles=handles,
         loc="lower center",
         bbox_to_anchor=(0.5, 1.0),
-        ncols=4 if len(ranks) > 6 else 2,
+        ncols=columns,
         frameon=False,
         fontsize=9,
     )
-    open_frame(ax)
-    return ax

@@ -1,4 +1,4 @@
-"""What pictures have in common: what colour stands for what, and an open frame."""
+"""The colours of all pictures, and their frame."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ KIND = {
     "wait": "#BFBFBF",
     "idle": "#EDEDED",
 }
-"""What a rank does; idle: it waits for the stage before its own."""
+"""Colour of each kind of event.  Idle: a rank waits for the stage before its own."""
 
 
 def colour_of(team: Team, rank: int) -> str:
-    """A tile's colour: neighbours in a grid get different ones."""
+    """The colour of a rank's tile; neighbours in a grid have different colours."""
     *_, row, column = (0, *team.position(rank))
     checkers = len(team.tiling.grid) > 2
     return TILE[(column % 2 + 2 * (row % 2)) if checkers else column % len(TILE)]
 
 
 def open_frame(ax: Axes) -> None:
-    """Leave only the axes that carry a scale."""
+    """Remove the frame's sides that carry no scale: top and right."""
     ax.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""Tiles and halo bands, over the image."""
+"""The tiles of a stage and their halos, drawn over the image."""
 
 from __future__ import annotations
 
@@ -17,22 +17,31 @@ from ...ir.exchange import Team
 from ...ir.halo import Halo
 from .style import TILE, colour_of
 
-SEEN = 0.012
-"""Share of the image's longer side that a halo is drawn with at least, to be seen at all."""
+VISIBLE = 0.012
+"""Least width of a halo in the picture, as a share of the image's longer side."""
+
+MOST_LABELLED = 64
+"""Tiles of a picture in which each tile is labelled."""
+
+HALO_STYLE: dict[str, Any] = {"hatch": "//////", "alpha": 0.65}
+"""Look of a halo in the picture and in the legend."""
+
+Box = Sequence[tuple[float, float]]
+"""A rectangle of the image: ``(top, bottom), (left, right)`` in pixels."""
 
 
 @dataclass(frozen=True)
 class TilesPanel:
-    """What one panel of `stages` shows.
+    """The contents of one panel of `stages`.
 
     Attributes
     ----------
     stage
         Number of the stage, for the title.
     halo
-        What the stage's tiles own and need.
+        The regions that the stage's tiles own and need.
     patches
-        Grid over ``(batch, *spatial)`` of the patches that each tile is computed in.
+        Grid over ``(batch, *spatial)`` that cuts each tile into patches.
     """
 
     stage: int
@@ -52,9 +61,9 @@ def stages(
     Parameters
     ----------
     panels
-        A stage each.
+        One for each stage.
     size, picture, name
-        As of `tiles`.
+        As for `tiles`.
     ax
         Where to draw one panel; a new figure by default.
 
@@ -74,7 +83,7 @@ def stages(
 def _panel(
     panel: TilesPanel, size: tuple[int, int], picture: np.ndarray, name: str, ax: Axes | None
 ) -> Axes:
-    """Draw one stage's tiles, and the borders of the patches that they are computed in."""
+    """Draw the tiles of one stage, and the borders of their patches."""
     ax = tiles(panel.halo, size, picture, panel.stage, name, ax)
     if math.prod(panel.patches) > 1:
         patches = panel.halo.team.tiling.refined(panel.patches)
@@ -99,21 +108,25 @@ def tiles(
 ) -> Axes:
     """Draw tiles over an image, and the halo that each tile receives.
 
-    Each band is what a tile reads outside itself, in that tile's colour.  A halo too thin to be
-    seen is drawn wider; the legend tells its true width, in pixels of the image.
+    A halo is drawn in the colour of the tile that reads it.  One that is too thin to be seen is
+    drawn wider; the legend gives the true width, in pixels of the image.
 
     Parameters
     ----------
     halo
-        What the tiles own and need (see `spnb.analysis.halos.widest_halo`).
+        The regions that the tiles own and need (see `spnb.analysis.halos.widest_halo`).
     size
         Height and width of the image in pixels.
     picture
         ``(height, width, 3)`` in [0, 1], of any size: stretched to ``size``.
     stage, name
-        For the title: the stage, and what the image is called.
+        For the title: the stage, and the name of the image.
     ax
         Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
     """
     height, width = size
     if ax is None:
@@ -122,63 +135,84 @@ def tiles(
     ax.imshow(picture, extent=(0, width, height, 0), interpolation="antialiased", aspect="equal")
     scale = [n / m for n, m in zip(size, halo.extent[1:], strict=True)]
     widest = max(d * s for d, s in zip(halo.depth, scale, strict=True))
-    widen = max(1.0, SEEN * max(size) / widest) if widest else 1.0
-    team = halo.team
-    tile_of = {rank: _tile(team, size, rank) for rank in team.ranks}
-    colours = {rank: colour_of(team, rank) for rank in team.ranks}
+    widen = max(1.0, VISIBLE * max(size) / widest) if widest else 1.0
+    tile_of = {rank: _tile(halo.team, size, rank) for rank in halo.team.ranks}
     for rank, tile in tile_of.items():
-        own, need = halo.own(rank).spans[1:], halo.need(rank).spans[1:]
-        grown = [
-            (a - (c - e) * s * widen, b + (f - d) * s * widen)
-            for (a, b), (c, d), (e, f), s in zip(tile, own, need, scale, strict=True)
-        ]
-        for box in _bands(grown, tile):
-            ax.add_patch(
-                _box(box, facecolor=colours[rank], alpha=0.65, hatch="//////", linewidth=0)
-            )
+        _draw_halo(ax, halo, rank, tile, [s * widen for s in scale])
     for rank, tile in tile_of.items():
-        ax.add_patch(_box(tile, fill=False, edgecolor="black", linewidth=1.8))
-        ax.add_patch(_box(tile, fill=False, edgecolor="white", linewidth=0.8))
-        (top, bottom), (left, right) = tile
-        if len(team.ranks) <= 64:
-            ax.text(
-                (left + right) / 2,
-                (top + bottom) / 2,
-                f"rank {rank}\n{bottom - top}×{right - left}",
-                ha="center",
-                va="center",
-                fontsize=10 if len(team.ranks) <= 9 else 8 if len(team.ranks) <= 16 else 6,
-                rotation=90 if right - left < 0.4 * (bottom - top) else 0,
-                bbox={
-                    "boxstyle": "round,pad=0.35",
-                    "facecolor": "white",
-                    "edgecolor": colours[rank],
-                    "linewidth": 2.5,
-                    "alpha": 0.9,
-                },
-            )
+        _draw_tile(ax, halo.team, rank, tile)
     grid = "×".join(map(str, halo.team.tiling.grid[1:]))
     ax.set_title(
         f"Stage {stage}: {name or 'image'}, {height}×{width} pixels, {grid} tiles", fontsize=11
     )
     ax.set_xlabel("width (pixels)")
     ax.set_ylabel("height (pixels)")
+    _legend(ax, widest, widen)
+    return ax
+
+
+def _draw_halo(ax: Axes, halo: Halo, rank: int, tile: Box, scale: Sequence[float]) -> None:
+    """Draw the bands around a tile that it reads.
+
+    Parameters
+    ----------
+    scale
+        Along height and width, the pixels of the picture for one position of the halo.
+    """
+    own, need = halo.own(rank).spans[1:], halo.need(rank).spans[1:]
+    tile_and_halo = [
+        (a - (c - e) * s, b + (f - d) * s)
+        for (a, b), (c, d), (e, f), s in zip(tile, own, need, scale, strict=True)
+    ]
+    colour = colour_of(halo.team, rank)
+    for box in _bands(tile_and_halo, tile):
+        ax.add_patch(_box(box, facecolor=colour, linewidth=0, **HALO_STYLE))
+
+
+def _draw_tile(ax: Axes, team: Team, rank: int, tile: Box) -> None:
+    """Draw the border of a tile; unless there are too many tiles, write its rank and its size."""
+    ax.add_patch(_box(tile, fill=False, edgecolor="black", linewidth=1.8))
+    ax.add_patch(_box(tile, fill=False, edgecolor="white", linewidth=0.8))
+    count = len(team.ranks)
+    if count > MOST_LABELLED:
+        return
+    (top, bottom), (left, right) = tile
+    ax.text(
+        (left + right) / 2,
+        (top + bottom) / 2,
+        f"rank {rank}\n{bottom - top}×{right - left}",
+        ha="center",
+        va="center",
+        fontsize=10 if count <= 9 else 8 if count <= 16 else 6,
+        rotation=90 if right - left < 0.4 * (bottom - top) else 0,
+        bbox={
+            "boxstyle": "round,pad=0.35",
+            "facecolor": "white",
+            "edgecolor": colour_of(team, rank),
+            "linewidth": 2.5,
+            "alpha": 0.9,
+        },
+    )
+
+
+def _legend(ax: Axes, widest: float, widen: float) -> None:
+    """Put a legend below the picture, with the true width of the widest halo."""
     text = "no halo"
     if widest:
-        wide = f"{round(widest)} pixel{'s' * (round(widest) != 1)}"
+        pixels = f"{round(widest)} pixel{'s' * (round(widest) != 1)}"
         drawn = ", drawn wider" if widen > 1 else ""
-        text = f"halo, in its reader's colour: at most {wide}{drawn}"
-    band = Patch(facecolor=TILE[1], hatch="//////", alpha=0.65, label=text)
-    edge = Line2D([], [], color="black", linewidth=2, label="tile boundary")
+        text = f"halo, in its reader's colour: at most {pixels}{drawn}"
     ax.legend(
-        handles=[edge, band],
+        handles=[
+            Line2D([], [], color="black", linewidth=2, label="tile boundary"),
+            Patch(facecolor=TILE[1], label=text, **HALO_STYLE),
+        ],
         loc="upper center",
         bbox_to_anchor=(0.5, -0.1),
         ncols=1,
         frameon=False,
         fontsize=9,
     )
-    return ax
 
 
 def _tile(team: Team, size: tuple[int, int], rank: int) -> Box:
@@ -186,19 +220,15 @@ def _tile(team: Team, size: tuple[int, int], rank: int) -> Box:
     return team.tiling.region((1, *size), team.ranks.index(rank)).spans[1:]
 
 
-Box = Sequence[tuple[float, float]]
-"""``(top, bottom), (left, right)``."""
-
-
 def _bands(outer: Box, inner: Box) -> list[Box]:
     """The frame between two boxes, as boxes that do not overlap."""
     (top, bottom), (left, right) = outer
-    (t, b), (x0, x1) = inner
+    (inner_top, inner_bottom), (inner_left, inner_right) = inner
     bands = [
-        ((top, t), (left, right)),
-        ((b, bottom), (left, right)),
-        ((t, b), (left, x0)),
-        ((t, b), (x1, right)),
+        ((top, inner_top), (left, right)),
+        ((inner_bottom, bottom), (left, right)),
+        ((inner_top, inner_bottom), (left, inner_left)),
+        ((inner_top, inner_bottom), (inner_right, right)),
     ]
     return [box for box in bands if all(stop > start for start, stop in box)]
 
