@@ -1,4 +1,4 @@
-"""A tiled output against the untiled one."""
+"""Compares a tiled output with the untiled one."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ TOLERANCES = {
     torch.float16: 2e-2,
     torch.bfloat16: 1e-1,
 }
-"""Largest error, as a share of the output's scale, that counts as equal.
+"""Largest error that counts as equal, as a share of the output's scale.
 
-In fp64 and fp32 only the order of a sum may differ.  In fp16 and bf16 that order decides the last
-of 11 and 8 bits at every layer, tiled or not, and a deep network carries it on.
+Tiled and untiled runs may add the terms of a sum in different orders, and so round differently.  In
+fp16 (11 bits) and bf16 (8 bits) the last bit then differs after each layer, and the difference
+grows with the depth of the network; hence their larger tolerances.
 """
 
 
 @dataclass(frozen=True, repr=False)
 class Check:
-    """The tiled output against the untiled one; of several outputs, the one that differs most.
+    """The difference between the tiled output and the untiled one.
+
+    A network with several outputs has the figures of the output that differs most.
 
     Attributes
     ----------
@@ -35,7 +38,7 @@ class Check:
     tolerance
         Largest ``max_abs_error / output_scale`` that passes.
     where
-        Index of the largest difference: which output, then the position in it.
+        Number of the output, then the index of the largest difference in it.
     """
 
     max_abs_error: float
@@ -45,7 +48,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the outputs are equal within the tolerance; not if either has a NaN."""
+        """Whether the outputs are equal within the tolerance; False if either has a NaN."""
         return self.max_abs_error <= self.tolerance * self.output_scale
 
     def __repr__(self) -> str:
@@ -57,16 +60,29 @@ class Check:
 
 
 def compared(tiled: Any, untiled: Any, tolerance: float) -> Check:
-    """Compare outputs as a network returns them; those without numbers are equal."""
-    found = []
+    """Compare two outputs of a network, each a tensor or a structure of tensors.
+
+    Parameters
+    ----------
+    tiled, untiled
+        The outputs.  Leaves that are no tensors, and empty tensors, are not compared.
+    tolerance
+        Largest error that passes, as a share of the untiled output's scale.
+    """
     pairs = zip(pytree.tree_leaves(tiled), pytree.tree_leaves(untiled), strict=True)
-    for number, (a, b) in enumerate(pairs):
-        if not isinstance(b, torch.Tensor) or not b.numel():
-            continue
-        error = (a.double() - b.double()).abs().nan_to_num(nan=float("inf"))
-        error = error.masked_fill(a == b, 0.0)  # an infinity, say
-        scale = float(b.double().abs().nan_to_num(posinf=0.0).max())
-        at = torch.unravel_index(error.argmax(), error.shape)
-        where = (number, *(int(k) for k in at))
-        found.append(Check(float(error.max()), scale, tolerance, where))
-    return max(found, key=lambda c: (not c.passed, c.max_abs_error / (c.output_scale or 1.0)))
+    checks = [
+        _check(number, a, b, tolerance)
+        for number, (a, b) in enumerate(pairs)
+        if isinstance(b, torch.Tensor) and b.numel()
+    ]
+    return max(checks, key=lambda c: (not c.passed, c.max_abs_error / (c.output_scale or 1.0)))
+
+
+def _check(number: int, tiled: torch.Tensor, untiled: torch.Tensor, tolerance: float) -> Check:
+    """Compare one output, of this number among all."""
+    error = (tiled.double() - untiled.double()).abs().nan_to_num(nan=float("inf"))
+    error = error.masked_fill(tiled == untiled, 0.0)  # equal infinities have a difference of NaN
+    scale = float(untiled.double().abs().nan_to_num(posinf=0.0).max())
+    position = torch.unravel_index(error.argmax(), error.shape)
+    where = (number, *(int(k) for k in position))
+    return Check(float(error.max()), scale, tolerance, where)

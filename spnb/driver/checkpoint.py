@@ -1,4 +1,4 @@
-"""A checkpoint: one file for the whole model, whatever the split it was made with.
+"""A checkpoint: one file for the whole model, for any split.
 
 Plain PyTorch reads it: ``model.load_state_dict(torch.load(file, weights_only=True)["model"])``.
 """
@@ -27,13 +27,13 @@ class Checkpoint:
     model
         The network's state dict.
     optimizer
-        Its name, and what it keeps of each parameter, by the parameter's name.
+        The optimizer's name, and its state of each parameter, by the parameter's name.
     epoch
-        Epochs that are done.
+        Number of epochs that are done.
     history
-        Loss, accuracy and more of each step that was done.
+        Loss, accuracy and other figures of each step.
     recipe
-        How it was trained.
+        Fields of the `Recipe` that the model was trained with.
     """
 
     model: Mapping[str, torch.Tensor]
@@ -43,9 +43,9 @@ class Checkpoint:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write the file as a whole or not at all: a kill in the middle leaves the old one."""
+        """Write the file; if the process is killed meanwhile, the old file remains unchanged."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}-new")  # one left by a kill is written over
+        new = path.with_name(f".{path.name}-new")  # an earlier kill may have left this file
         try:
             with new.open("wb") as file:
                 torch.save({name: getattr(self, name) for name in self.__annotations__}, file)
@@ -58,12 +58,12 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint | None:
-        """What training goes on from; None where the file has weights only.
+        """Read a checkpoint to continue training from; None if the file has only weights.
 
         Raises
         ------
         WeightsError
-            If it is no checkpoint.
+            If PyTorch cannot read the file.
         """
         state = read_file(path)
         if not isinstance(state, Mapping) or not {"model", "epoch", "optimizer"} <= set(state):
@@ -71,17 +71,18 @@ class Checkpoint:
         return cls(**{name: state[name] for name in cls.__annotations__ if name in state})
 
     def check(self, recipe: Recipe, path: Path) -> None:
-        """Refuse to go on with another recipe: the result would be neither one's nor the other's.
+        """Refuse to continue with another recipe: the result would be that of neither recipe.
 
         Raises
         ------
         WeightsError
-            Naming what differs, with both values.
+            Naming the first field that differs, with both values.
         """
         for name, value in asdict(recipe).items():
             before = self.recipe.get(name, value)
-            if before != value and name not in ("schedule", "recompute"):  # the same result
+            # The schedule and recomputing do not change the result.
+            if before != value and name not in ("schedule", "recompute"):
                 raise WeightsError(
-                    f"{path} was trained with {name} {before}, not {value}: give the same, or"
-                    " another checkpoint to begin anew"
+                    f"{path} was trained with {name} {before}, not {value}: give the same {name},"
+                    " or another checkpoint file to begin a new training"
                 )

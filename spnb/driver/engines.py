@@ -93,7 +93,7 @@ class Engines:
         self._end = weakref.finalize(self, self._launch.stop)
         try:
             client = self._launch.start(time.monotonic() + self.timeout, self._on_progress)
-            self._launch.know(self._use(client))
+            self._launch.record_processes(self._use(client))
         except BaseException:
             self.stop()
             raise

@@ -21,12 +21,16 @@ from ipyparallel.cluster.launcher import MPIEngineSetLauncher
 from ..errors import StartError
 from . import watchdog
 
-FAREWELL = 1.0  # seconds for engines to end in order before they are killed
-LOOK = 0.02  # seconds between two looks at what is starting
+GRACE = 1.0
+"""Seconds that engines have to end by themselves before they are killed."""
+
+POLL = 0.02
+"""Seconds between two looks at processes that are starting."""
 
 Progress = Callable[[str, int, int], None]
+"""Called with the name of a stage of the start, the number of engines ready, and of all."""
 
-# A quiet logger: what goes wrong is raised.
+# ipyparallel logs nothing to the user's screen: errors are raised instead.
 _log = logging.getLogger(__name__)
 _log.addHandler(logging.NullHandler())
 _log.setLevel(logging.WARNING)
@@ -34,7 +38,26 @@ _log.propagate = False
 
 
 class Launch:
-    """The processes of one start, and the folder they share."""
+    """The processes of one start, and the folder that they share.
+
+    Parameters
+    ----------
+    num_ranks
+        Number of engines.
+
+    Attributes
+    ----------
+    owner
+        Id of the process that starts them; they never outlive it.
+    folder
+        Folder of their connection files, and of the lease of `spnb.driver.watchdog`.
+    client
+        The client that is connected to them; ``None`` before the start.
+    processes, engines
+        All processes, and the engines among them, once `record_processes` was called.
+    segments
+        MPICH's files of shared memory that they use.
+    """
 
     def __init__(self, num_ranks: int):
         self.num_ranks = num_ranks
@@ -53,8 +76,9 @@ class Launch:
             cluster_file="",
             controller_ip="127.0.0.1",
             controller_location="127.0.0.1",
-            # An engine registers with a heartbeat, so the period is what its start takes.  An
-            # engine's nanny reports its death; the heartbeat may stay as patient as by default.
+            # An engine is registered at a heartbeat, so a start takes at least a period (0.5 s).
+            # ipyparallel's nanny reports the death of an engine; the heartbeat reports one only
+            # after 30 s, as by default.
             controller_args=[
                 "--nodb",
                 "--HeartMonitor.period=500",
@@ -67,35 +91,75 @@ class Launch:
         self.segments: set[str] = set()
 
     def start(self, deadline: float, on_progress: Progress) -> ipp.Client:
-        """Start controller and engines, and connect."""
-        total, cluster = self.num_ranks, self.cluster
+        """Start controller and engines, and connect.
+
+        Parameters
+        ----------
+        deadline
+            Time of `time.monotonic` at which all engines must have started.
+        on_progress
+            Called with the progress of the start.
+
+        Returns
+        -------
+        ipyparallel.Client
+
+        Raises
+        ------
+        StartError
+            If mpiexec is missing, a process ends, or the deadline passes.
+        """
         environment = _environment(self.folder)
-        guarded = [sys.executable, "-P", watchdog.__file__, str(self.owner), self.folder]
         mpiexec = shutil.which("mpiexec", path=environment["PATH"])
         if mpiexec is None:
             raise StartError(
                 f"no mpiexec beside {sys.executable} or on PATH: python -m pip install mpich"
             )
-        on_progress("starting the controller", 0, total)
-        command = [*guarded, sys.executable, "-m", "ipyparallel.controller"]
-        cluster.start_controller_sync(controller_cmd=command, environment=environment)
-        files = [Path(file) for file in cluster.controller.connection_files.values()]
+        guard = [sys.executable, "-P", watchdog.__file__, str(self.owner), self.folder]
+        on_progress("starting the controller", 0, self.num_ranks)
+        self._start_controller(guard, environment, deadline)
+        on_progress("starting engines", 0, self.num_ranks)
+        return self._start_engines([*guard, mpiexec], environment, deadline, on_progress)
+
+    def _start_controller(
+        self, guard: list[str], environment: dict[str, str], deadline: float
+    ) -> None:
+        """Start the controller under a watchdog, and wait for its connection files."""
+        command = [*guard, sys.executable, "-m", "ipyparallel.controller"]
+        self.cluster.start_controller_sync(controller_cmd=command, environment=environment)
+        controller = self.cluster.controller
+        files = [Path(file) for file in controller.connection_files.values()]
         while not all(file.exists() for file in files):
-            self._check(deadline, "the controller did not start", cluster.controller)
-        on_progress("starting engines", 0, total)
-        cluster.start_engines_sync(total, mpi_cmd=[*guarded, mpiexec], environment=environment)
+            self._wait(deadline, "the controller did not start", controller)
+
+    def _start_engines(
+        self,
+        mpiexec: list[str],
+        environment: dict[str, str],
+        deadline: float,
+        on_progress: Progress,
+    ) -> ipp.Client:
+        """Start the engines under mpiexec and a watchdog, and wait until all are registered."""
+        cluster, total = self.cluster, self.num_ranks
+        cluster.start_engines_sync(total, mpi_cmd=mpiexec, environment=environment)
         self.client = cluster.connect_client_sync(ipython_dir=self.folder)
         while (ready := len(self.client.ids)) < total:
             on_progress("starting engines", ready, total)
-            what = f"{ready} of {total} engines started"
-            self._check(deadline, what, cluster.controller, cluster.engine_set)
+            state = f"{ready} of {total} engines started"
+            self._wait(deadline, state, cluster.controller, cluster.engine_set)
         on_progress("starting engines", total, total)
         return self.client
 
-    def know(self, found: Sequence[dict[str, Any]]) -> None:
-        """Note the processes while all live: orphans are not found later."""
+    def record_processes(self, introductions: Sequence[dict[str, Any]]) -> None:
+        """Record all processes while they live; children of a dead process cannot be found later.
+
+        Parameters
+        ----------
+        introductions
+            As `spnb.driver.engine_world.introduce` returned them on each engine.
+        """
         self.processes = watchdog.family(self._leaders())
-        pids = {engine["pid"] for engine in found}
+        pids = {engine["pid"] for engine in introductions}
         self.engines = [process for process in self.processes if process.pid in pids]
         self.segments = watchdog.shared_memory(self.processes)
 
@@ -106,38 +170,42 @@ class Launch:
     def stop(self) -> None:
         """End every process, and remove the folder."""
         if os.getpid() != self.owner:
-            return  # a forked child's copy of us
+            return  # this is a copy in a forked child; the processes are its parent's
         try:
             if self.client is not None:
                 self.client.close(linger=0)
             processes = [*self.processes, *watchdog.family(self._leaders())]
             watchdog.send(signal.SIGTERM, self.engines)
-            watchdog.wait(self.engines, FAREWELL)
+            watchdog.wait(self.engines, GRACE)
             watchdog.kill(processes)
             watchdog.remove(self.segments)
         finally:
-            # Ends the lease: what an interrupt left to run here is killed by the guards.
+            # This removes the lease.  If an interrupt came before the kill, the watchdogs now
+            # kill the processes.
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _leaders(self) -> list[psutil.Process]:
+        """The watchdogs of controller and engines; all other processes are below them."""
         launchers = [self.cluster.controller, self.cluster.engine_set]
         return [each.process for each in launchers if each is not None and each.process]
 
-    def _check(self, deadline: float, what: str, *launchers: Any) -> None:
+    def _wait(self, deadline: float, state: str, *launchers: Any) -> None:
+        """Wait a moment; raise `StartError` if the deadline has passed or a launcher has ended."""
         late = time.monotonic() > deadline
         for launcher in launchers:
             if late or not watchdog.runs(launcher.process):
                 why = "and time is up" if late else f"and {launcher.name} ended"
                 tail = "\n".join(launchers[-1].get_output().splitlines()[-15:])
-                raise StartError(f"{what}, {why}; the end of its log:\n{tail or '(empty)'}")
-        time.sleep(LOOK)
+                raise StartError(f"{state}, {why}; the end of its log:\n{tail or '(empty)'}")
+        time.sleep(POLL)
 
 
 def _environment(folder: str) -> dict[str, str]:
-    """What engines get in addition to this process's environment."""
+    """Variables that engines get in addition to this process's environment."""
     package = str(Path(__file__).resolve().parents[2])
     inherited = os.environ.get("PYTHONPATH")
-    # Site-packages ahead of the standard library would shadow it.
+    # An installed package is found without PYTHONPATH; with site-packages on it, modules there
+    # would be found before those of the standard library.
     ours = [] if package == sysconfig.get_path("purelib") else [package]
     environment = {
         "IPYTHONDIR": folder,
@@ -145,7 +213,7 @@ def _environment(folder: str) -> dict[str, str]:
             [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
         ),
         "PYTHONPATH": os.pathsep.join([*ours, *([inherited] if inherited else [])]),
-        # Ranks share the cores; whoever knows better sets torch's threads later.
+        # Ranks share the cores.  A user may give torch more threads later.
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",

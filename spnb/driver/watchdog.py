@@ -1,8 +1,8 @@
-"""Runs a command that must not outlive the process it was started for.
+"""Runs a command that must not outlive its owner, the process that started it.
 
-Used as a script: ``python watchdog.py OWNER_PID FOLDER COMMAND...``.  The command and every process
-below it are killed, and the folder removed, when the owner dies, however that happens, or when the
-file ``lease`` in the folder is removed.
+Used as a script: ``python watchdog.py OWNER_PID FOLDER COMMAND...``.  When the owner dies for any
+reason, or when the file ``lease`` in the folder is removed, the script kills the command and every
+process below it, and removes the folder.
 """
 
 from __future__ import annotations
@@ -19,12 +19,17 @@ from pathlib import Path
 import psutil
 
 LEASE = "lease"
+"""File whose removal ends the command."""
+
 SEGMENT = r"/dev/shm/mpich_shm\w+"
-POLL = 0.5  # seconds between two looks at the owner
+"""Pattern of the names of MPICH's files of shared memory."""
+
+POLL = 0.5
+"""Seconds between two looks at the owner."""
 
 
 def main(owner_pid: int, folder: Path, command: list[str]) -> int:
-    """Run the command for as long as its owner lives; the command's exit code."""
+    """Run the command for as long as its owner lives, and return the command's exit code."""
     lease = folder / LEASE
     if not (psutil.pid_exists(owner_pid) and lease.exists()):
         return 1
@@ -42,7 +47,7 @@ def main(owner_pid: int, folder: Path, command: list[str]) -> int:
 
 
 def runs(process: psutil.Process) -> bool:
-    """Whether a process lives; one that only waits to be reaped by its parent does not."""
+    """Whether a process lives; a zombie, which has ended but still has an entry, does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -50,7 +55,7 @@ def runs(process: psutil.Process) -> bool:
 
 
 def family(leaders: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """These processes and all below them, whatever their session and process group."""
+    """The processes and all their descendants, in any session and process group."""
     found = []
     for leader in leaders:
         try:
@@ -61,7 +66,7 @@ def family(leaders: Iterable[psutil.Process]) -> list[psutil.Process]:
 
 
 def kill(processes: Collection[psutil.Process]) -> None:
-    """Kill those of the processes that still run, and wait until none does."""
+    """Kill the processes that still run, and wait until none does."""
     segments = shared_memory(processes)
     send(signal.SIGKILL, processes)
     wait(processes, 5.0)
@@ -69,9 +74,9 @@ def kill(processes: Collection[psutil.Process]) -> None:
 
 
 def shared_memory(processes: Iterable[psutil.Process]) -> set[str]:
-    """MPICH's files of shared memory that the processes use, where the system tells (Linux).
+    """MPICH's files of shared memory that the processes use; found on Linux only.
 
-    They outlive ranks that are killed, in what may be a small file system.
+    They remain when a rank is killed, and would fill the file system, which may be small.
     """
     found: set[str] = set()
     for process in processes:
@@ -81,15 +86,15 @@ def shared_memory(processes: Iterable[psutil.Process]) -> set[str]:
 
 
 def remove(files: Iterable[str]) -> None:
-    """Remove those of the files that still exist."""
+    """Remove the files that still exist."""
     for file in files:
         Path(file).unlink(missing_ok=True)
 
 
 def wait(processes: Collection[psutil.Process], timeout: float) -> None:
-    """Wait until none of the processes runs, for so many seconds at most.
+    """Wait until none of the processes runs, for ``timeout`` seconds at most.
 
-    Orphans may stay zombies for as long as the system's first process likes: not waited for.
+    Zombies count as ended: the system decides how long an orphan stays one.
     """
     deadline = time.monotonic() + timeout
     while any(runs(process) for process in processes) and time.monotonic() < deadline:
@@ -97,7 +102,7 @@ def wait(processes: Collection[psutil.Process], timeout: float) -> None:
 
 
 def send(number: int, processes: Iterable[psutil.Process]) -> None:
-    """Signal those of the processes that still run."""
+    """Send a signal to the processes that still run."""
     for process in processes:
         try:
             process.send_signal(number)

@@ -86,48 +86,54 @@ class OptionTable:
     split_size: int = _option(2, "number of stages", least=1)
     num_spatial_parts: int | tuple[int, ...] = _option(
         4,
-        "tiles of each tiled stage: one number for all stages, or a list as 4,2",
+        "tiles of each tiled stage: one number for all of them, or a list such as 4,2",
         one_or_more,
         "N[,N]",
     )
-    spatial_size: int = _option(1, "how many of the first stages are tiled")
+    spatial_size: int = _option(1, "number of tiled stages; these are the first ones")
     slice_method: str = _option(
         "square",
         "how an image is cut: square, vertical (cuts the width), horizontal (cuts the height),"
-        " or a grid as 2x3",
+        " or a grid of rows x columns such as 2x3",
         str,
         suggestions=("square", "vertical", "horizontal"),
     )
-    halo_D2: bool = _option(False, "exchange one halo for several blocks", bool)
+    halo_D2: bool = _option(False, "exchange one wide halo before several blocks", bool)
     fused_layers: int | str = _option(
         1,
-        "with --halo-D2: number of blocks that share one exchange, or all",
+        "with --halo-D2: number of blocks that share one halo exchange, or all",
         blocks_fused,
         "N",
         suggestions=("1", "2", "4", "all"),
     )
     patches: int = _option(
         1,
-        "patches of each tile, computed one after the other to save memory; needs one tiled"
-        " stage and --halo-D2 --fused-layers all",
+        "patches of each tile, computed one after another to save memory; needs one tiled stage"
+        " and --halo-D2 --fused-layers all",
         least=1,
     )
     balance: tuple[int, ...] | None = _option(
-        None, "blocks in each stage, as 30,9 (default: even by cost)", whole_numbers, "N,N"
+        None,
+        "blocks in each stage, such as 30,9 (default: stages of about equal cost)",
+        whole_numbers,
+        "N,N",
     )
     allow_gather: bool = _option(
         False,
-        "gather a whole value on every tile where an operator reads all of it",
+        "where an operator reads a whole value, gather that value on every tile; else such an"
+        " operator is refused",
         bool,
     )
-    local_DP: int = _option(1, "ranks of each untiled stage; they share the batch", least=1)
-    enable_evaluation: bool = _option(False, "inference (the infer verb sets it)", bool)
+    local_DP: int = _option(
+        1, "ranks of each untiled stage; each computes some images of the batch", least=1
+    )
+    enable_evaluation: bool = _option(False, "inference (the command infer sets it)", bool)
     image_size: int | tuple[int, ...] = _option(
-        32, "1024, or height x width as 1411x1411", _image_size, "N[xN]"
+        32, "side of a square image, or height x width such as 1411x1411", _image_size, "N[xN]"
     )
     input_shapes: tuple | dict | None = _option(  # noqa: RUF009 - a field, as the others
         None,
-        "shape of each input of a network with several inputs, batch and channels included, as"
+        "for a network with several inputs: the shape of each, with batch and channels, such as"
         " 1x3x64x64,1x3x64x64; the first is the image (default: one image)",
         shapes,
         "SHAPE[,SHAPE]",
@@ -143,8 +149,8 @@ class OptionTable:
     )
     device: str | None = _option(
         None,
-        "where ranks compute: cpu, or cuda (the GPUs of a host are assigned to its ranks in turn)"
-        " (default: cuda with nccl, else cpu)",
+        "where ranks compute: cpu, or cuda, where the ranks of a host take its GPUs in turn"
+        " (default: cuda with --backend nccl, else cpu)",
         str,
         choices=DEVICES,
     )
@@ -153,7 +159,7 @@ class OptionTable:
     )
     checkpoint: str | None = _option(
         None,
-        "file of weights; training continues from it and writes it (default: ./checkpoint.pth,"
+        "file of weights; training continues from it, and writes it (default: ./checkpoint.pth,"
         " if that file exists)",
         str,
         "FILE",
@@ -165,7 +171,7 @@ class OptionTable:
         training=True,
     )
     datapath: str = _option(
-        "./train", "training: folder of the images of app 1 or 2", str, "DIR", training=True
+        "./train", "training: folder of the images for --app 1 and 2", str, "DIR", training=True
     )
     num_workers: int = _option(
         0, "training: threads of each rank that read the next batch", least=0, training=True
@@ -187,28 +193,29 @@ class OptionTable:
     )
     schedule: str = _option(
         "1f1b",
-        "training: 1f1b (a micro-batch goes backward as soon as it can) or gpipe (all go forward"
-        " first)",
+        "training: 1f1b (a micro-batch goes backward as soon as it can) or gpipe (all micro-batches"
+        " go forward first)",
         str,
         choices=tuple(SCHEDULES),
         training=True,
     )
     recompute: bool = _option(
         False,
-        "training: compute values again on the way back instead of storing them: less memory, a"
-        " third more work",
+        "training: compute values again in the backward pass instead of storing them: less memory,"
+        " a third more work",
         bool,
         training=True,
     )
     replicas: int = _option(
         1,
-        "copies of the whole plan, which share the batch (default in training under mpiexec: as"
-        " many as its ranks suffice for)",
+        "copies of the whole plan; each computes some images of the batch (default in training"
+        " under mpiexec: as many as fit on its ranks)",
         least=1,
     )
     gems: bool = _option(
         False,
-        "put each rank into a second, mirrored copy of the plan too; the two take turns",
+        "add a second copy of the plan on the same ranks, with the stages in reverse order; the two"
+        " copies take turns",
         bool,
     )
     times: int = _option(1, "with --gems: turns of each of the two copies in a batch", least=1)
@@ -219,7 +226,7 @@ class OptionTable:
         bool,
         training=True,
     )
-    seed: int = _option(0, "seed of synthetic images, and of weights without a checkpoint")
+    seed: int = _option(0, "seed of synthetic images, and of weights if there is no checkpoint")
     verbose: bool = _option(False, "print figures of each rank", bool)
 
     def __post_init__(self) -> None:

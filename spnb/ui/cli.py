@@ -1,7 +1,7 @@
 """The command line: ``python -m spnb VERB …``, its verbs, flags and exit codes.
 
-PyTorch is not imported here, so that help and argument errors are answered at once;
-`spnb.ui.verbs`, which does what a verb asks for, is imported when a verb runs.
+PyTorch is not imported here, so that help and argument errors are answered at once.
+`spnb.ui.verbs`, which carries out the verbs, is imported when a verb runs.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ FAILED = (RankError, PeerFailed, WaitTimeout, RuntimeError)
 """Errors of a run; the message names rank, stage and layer, and no traceback is shown."""
 
 VERBS = {
-    "plan": "show stages, tiles, messages, bytes and memory; nothing is started",
+    "plan": "show stages, tiles, messages, bytes and memory; no rank is started",
     "infer": "run the network on MPI ranks: those of mpiexec or srun, or ranks that it starts",
     "train": "train on MPI ranks; continues from the checkpoint, and writes it after each epoch",
-    "bench": "measure a plan against plain torch and others in one process, and with no messages",
-    "suite": "measure the standard workloads, as bench does",
-    "sweep": "measure halos that are fused over more and more blocks",
-    "halo": "measure a halo exchange alone, against bare MPI messages and a copy in memory",
+    "bench": "time a plan with and without its messages, and plain torch and others in one process",
+    "suite": "time the standard workloads, as bench does",
+    "sweep": "time plans in which more and more blocks share one halo exchange",
+    "halo": "time halo exchanges only, and compare with bare MPI messages and a copy in memory",
 }
 """Each verb and its help text."""
 
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "" not in sys.path:  # as python -m does: a factory may be a module of the working folder
         sys.path.insert(0, "")
     try:
-        if args.verb not in WITHOUT_MODEL and not under_mpi():  # there, rank 0 alone refuses
+        if args.verb not in WITHOUT_MODEL and not under_mpi():  # under MPI, rank 0 checks them
             flags.check_options(args.verb, args.model, flags.given(args))
         from . import verbs
 
@@ -73,7 +73,7 @@ def _fail(error: object, code: int) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports an error in one line, without the list of all flags."""
+    """Reports an argument error in one line, without the list of all flags."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see --help)\n")

@@ -26,7 +26,7 @@ BAD_INPUT = (
     FileNotFoundError,
     ValueError,
 )
-"""Errors of what a user asks for; the message is enough, and no traceback is shown."""
+"""Errors in a user's input; their message is shown, without a traceback."""
 
 
 def flag(option: dataclasses.Field) -> str:
@@ -41,7 +41,7 @@ def flag(option: dataclasses.Field) -> str:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add every option of the table to a parser.
 
-    The namespace that the parser returns has only the options that a line gives.
+    The parsed namespace has only the options that the line gives.
     """
     for option in options():
         read, names = option.metadata["read"], [flag(option)]
@@ -72,8 +72,9 @@ def add_image(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         action="append",
         help="PNG, JPEG, TIFF, npy or zarr file, or a sample such as retina (default: a synthetic"
-        " image). Sets --image-size to the image's size and --batch-size to 1, unless they are"
-        " given; an image of another size is resized. Give it once for each input of the network",
+        " image). --image-size is then the image's size, and --batch-size 1, unless they are"
+        " given; an image of another size is resized. Give --image once for each input of the"
+        " network",
     )
 
 
@@ -107,7 +108,8 @@ def add_measuring_flags(parser: argparse.ArgumentParser, verb: str) -> None:
             "--baselines",
             metavar="NAME[,NAME]",
             type=_names,
-            help="plain, tuned, compiled, onnxruntime, openvino (default: all that are installed)",
+            help="contestants: plain, tuned, compiled, onnxruntime, openvino (default: all that"
+            " are installed)",
         )
     if verb == "suite":
         parser.add_argument(
@@ -117,26 +119,40 @@ def add_measuring_flags(parser: argparse.ArgumentParser, verb: str) -> None:
             default=list(benchmarking.WORKLOADS),
             help=f"built-in networks (default: {','.join(benchmarking.WORKLOADS)})",
         )
-        listed("--sizes", benchmarking.SIZES, "sizes of square images")
+        listed("--sizes", benchmarking.SIZES, "sides of square images, in pixels")
         listed("--tiles", benchmarking.TILES, "numbers of tiles")
     if verb == "sweep":
-        text = "numbers of fused blocks, or all; 0: an exchange before each window operator"
+        text = (
+            "numbers of blocks that share one halo exchange, or all; 0 is an exchange before each"
+            " window operator"
+        )
         listed("--lengths", benchmarking.LENGTHS, text, blocks_fused)
         listed("--tiles", benchmarking.LENGTH_TILES, "numbers of tiles")
     if verb == "halo":
-        listed("--sizes", benchmarking.HALO_SIZES, "sizes of square images")
+        listed("--sizes", benchmarking.HALO_SIZES, "sides of square images, in pixels")
         listed(
             "--halos", benchmarking.HALOS, "widths of the halo, in positions on each side of a tile"
         )
         listed("--tiles", benchmarking.TILES, "numbers of tiles")
         parser.add_argument(
-            "--slice-method", default="square", metavar="METHOD", help="as of the verb plan"
+            "--slice-method",
+            default="square",
+            metavar="METHOD",
+            help="how an image is cut, as in the command plan (default: square)",
         )
         parser.add_argument(
-            "--channels", type=int, default=64, metavar="N", help="of the tensors (default: 64)"
+            "--channels",
+            type=int,
+            default=64,
+            metavar="N",
+            help="channels of the exchanged tensors (default: 64)",
         )
         parser.add_argument(
-            "--repeats", type=int, default=50, metavar="N", help="exchanges of each (default: 50)"
+            "--repeats",
+            type=int,
+            default=50,
+            metavar="N",
+            help="measured exchanges for each size, halo and number of tiles (default: 50)",
         )
     else:
         parser.add_argument(
@@ -144,7 +160,7 @@ def add_measuring_flags(parser: argparse.ArgumentParser, verb: str) -> None:
             type=int,
             default=5,
             metavar="N",
-            help="steps of each contestant (default: 5)",
+            help="measured steps of each contestant (default: 5)",
         )
 
 
@@ -178,17 +194,17 @@ def refuse_useless(verb: str, given: Collection[str]) -> None:
     """
     for name in given:
         if verb in ("infer", "bench", "sweep") and name in training_options():
-            raise OptionError(f"{name} is for training: {verb} does without it")
+            raise OptionError(f"{name} is for training: {verb} does not use it")
         if verb in ("bench", "sweep") and name == "verbose":
-            raise OptionError(f"verbose is for plan, infer and train: {verb} does without it")
+            raise OptionError(f"verbose is for plan, infer and train: {verb} does not use it")
         if verb == "sweep" and name in ("num_spatial_parts", "halo_D2", "fused_layers"):
             raise OptionError(f"{name} is what sweep tries: give --tiles and --lengths")
 
 
 def check_options(verb: str, model: str, given: dict[str, Any]) -> None:
-    """Refuse options that a verb cannot use or that do not go together.
+    """Refuse options that a verb cannot use or that contradict each other.
 
-    What only the network or the plan can tell is refused later.
+    Errors that depend on the network or the plan are found later.
 
     Parameters
     ----------

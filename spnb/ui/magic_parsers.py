@@ -1,4 +1,4 @@
-"""The parsers of ``%spnb``: they raise in place of ending the process, which is the kernel."""
+"""The parsers of ``%spnb``: they raise an error where argparse would end the kernel's process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AddFlags = Callable[[argparse.ArgumentParser], None]
 
 
 class MagicParser(argparse.ArgumentParser):
-    """Raises an error of one line in place of ending the process, which is the kernel."""
+    """Raises an error of one line; argparse itself would end the process, the kernel."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message}")
@@ -26,7 +26,7 @@ class MagicParser(argparse.ArgumentParser):
 
 
 class HelpShown(Exception):
-    """The help was asked for, and nothing else is to be done."""
+    """Raised by ``--help``, with the help text; the line does nothing else."""
 
 
 class Help(argparse.Action):
@@ -81,7 +81,7 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loss",
         choices=tuple(LOSSES),
-        help="(default: cross_entropy for class numbers, mse for other targets)",
+        help="loss function (default: cross_entropy for class numbers, mse for other targets)",
     )
     flags.add_flags(parser)
 
@@ -100,8 +100,8 @@ def image_flag(parser: argparse.ArgumentParser) -> None:
 def rank_flags(parser: argparse.ArgumentParser) -> None:
     """Add the image, the rank and the layer of a picture of a halo."""
     parser.add_argument("image", metavar="IMAGE", nargs="?", help="a file, sample or variable")
-    parser.add_argument("--rank", type=int, help="the rank whose halo is drawn (default: 0)")
+    parser.add_argument("--rank", type=int, help="the rank that needs the halo (default: 0)")
     parser.add_argument(
         "--layer",
-        help="the layer whose result is exchanged (default: the one with the widest halo)",
+        help="the halo of this layer's result is drawn (default: the widest halo)",
     )
