@@ -1,4 +1,4 @@
-"""Plain picklable data: regions, graphs, programs, and who exchanges what with whom.
+"""Plain picklable data: regions, graphs, programs, and the exchanges between ranks.
 
 Nothing here computes, moves bytes or draws; only `spnb.errors` may be imported.  Begin with
 `region` (what is cut), then `exchange` (what moves), `graph` (the network) and `rank_plan` (one

@@ -15,11 +15,11 @@ class ClockTable:
     ticks
         For each tick and busy row, the pass (``"forward"`` or ``"backward"``) and the micro-batch.
     rows
-        Names of the rows: stages, or ranks where a mirrored replica has other stages on them.
+        Names of the rows: stages; ranks if there is a mirrored replica, as each has two stages.
     mirrored
-        The micro-batches that the mirrored replica takes.
+        The micro-batches that the mirrored replica computes.
     title
-        What goes through what, in words.
+        A sentence for the title, such as ``"3 micro-batches through 2 stages"``.
     """
 
     ticks: Sequence[Mapping[int, tuple[str, int]]]

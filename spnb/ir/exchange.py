@@ -1,8 +1,8 @@
-"""The one way data moves: what some ranks have, what others need, and the transfers between.
+"""The one way in which data moves: regions that some ranks have are sent to ranks that need them.
 
 An `Exchange` moves one value from the tiles of a team of ranks to the needs of another (or the
 same) team.  Splitting the input, a halo, a hand-over between stages, a batch slice and the
-gathering of the output are all exchanges that differ in nothing but their teams and spans::
+gathering of the output are all exchanges; they differ only in their teams and spans::
 
     has:    |  tile 0  |  tile 1  |  tile 2  |          own spans: an exact cover of the extent
     needs:  |  need 0     |
@@ -37,7 +37,7 @@ Table = list[list[tuple[int, Span]]]
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """One message: a region of a value from the rank that has it to one that needs it."""
+    """One message: a region of a value, from the rank that has it to a rank that needs it."""
 
     source: int
     target: int
@@ -45,7 +45,7 @@ class Transfer:
 
     @property
     def reversed(self) -> Transfer:
-        """The adjoint: the same region the other way (its arrivals are summed)."""
+        """The adjoint: the same region in the other direction, where arrivals are summed."""
         return Transfer(self.target, self.source, self.region)
 
 
@@ -72,12 +72,12 @@ def region_at(spans: Spans, position: Sequence[int]) -> Region:
 
 @dataclass(frozen=True)
 class Exchange:
-    """One value moved from what the source team has to what the target team needs.
+    """The movement of one value: the source team has its regions, the target team needs them.
 
     Attributes
     ----------
     tag
-        Of its messages, one of `spnb.ir.tags`; with the two ranks it identifies a message.
+        Tag of its messages, from `spnb.ir.tags`; tag and ranks together identify a message.
     value
         Name of the value.
     kind
@@ -133,7 +133,7 @@ class Exchange:
         return region_at(self.needs, self.target.position(rank))
 
     def retained(self, rank: int) -> Region | None:
-        """The region that a rank needs and has itself; None if it has none of it."""
+        """The part of its need that a rank has itself; None if it has none of it."""
         if rank not in self.source.ranks:
             return None
         own = region_at(self.has, self.source.position(rank)) & self.need(rank)

@@ -15,10 +15,10 @@ from .node import Node, Ref, Weight
 
 
 class Structure(Protocol):
-    """How nested lists, tuples and dicts are put together of their leaves."""
+    """The nesting of lists, tuples and dicts, without their leaves."""
 
     def unflatten(self, leaves: Iterable[Any]) -> Any:
-        """Put leaves in their places."""
+        """Return the nested structure with these leaves."""
         ...
 
 
@@ -33,20 +33,20 @@ class Graph:
     nodes
         Operator calls in the order of execution.
     returned
-        What the network returns, flattened: values as `Ref`, what is known before it runs as
-        `Weight`, all else unchanged.
+        The leaves of the network's output: values as `Ref`, tensors known before it runs as
+        `Weight`, everything else unchanged.
     blocks
         The module's building blocks, in order: stages are cut between them.
     structure
-        How the flattened outputs are put together again, as torch.export found it.
+        How the leaves of the output are nested, as torch.export found it.
     constants
-        Calls that read no input: computed once, with the weights.
+        Calls that read no input; they are computed once, when weights are read.
     literals
-        Tensors that the network makes of numbers in its code, by name.
+        Tensors that the network makes from numbers in its code, by name.
     training
-        Whether it was captured as it is trained: see `spnb.capture.export.capture`.
+        Whether the network was captured for training: see `spnb.capture.export.capture`.
     counted
-        How often a pass adds one to a batch norm's number of batches, by the number's name.
+        By the name of a batch norm's ``num_batches_tracked``: how often a pass adds one to it.
     """
 
     inputs: Mapping[str, Axes]
@@ -86,7 +86,7 @@ class Graph:
 
     @cached_property
     def turns(self) -> dict[str, tuple[int, int]]:
-        """In training, of each batch norm, which of how many calls that have its statistics."""
+        """In training, for each call of a batch norm, ``(k, n)``: it is call k, from 0, of n."""
         calls: dict[str, list[str]] = {}
         for node in self.nodes if self.training else ():
             running = node.args.get("running_mean")
@@ -95,12 +95,12 @@ class Graph:
         return {name: (k, len(names)) for names in calls.values() for k, name in enumerate(names)}
 
     def made_of(self, names: Iterable[str]) -> tuple[list[str], list[Node]]:
-        """Return the parameters, buffers and literals that weights are made of, and the calls.
+        """Return the parameters, buffers and literals that weights depend on, and the calls.
 
         Parameters
         ----------
         names
-            Of weights, constants among them.
+            Names of weights, constants included.
         """
         wanted = dict.fromkeys(names)
         calls: list[Node] = []
@@ -112,7 +112,7 @@ class Graph:
         return list(wanted), calls
 
     def shape(self, value: str) -> tuple[int, ...]:
-        """Shape of a value, whole."""
+        """Shape of a whole value."""
         return self.axes[value].shape
 
     def extent(self, value: str) -> Extent:

@@ -13,7 +13,7 @@ import torch
 from .axes import Axes
 
 GETITEM = "_operator.getitem.default"
-"""How a part of a tuple is taken, written like an ATen overload."""
+"""The operator that takes an element of a tuple, written like an ATen overload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Ref:
 class Weight:
     """A tensor that is known before the network runs: a parameter, a buffer or a constant.
 
-    Parameters and buffers are named as in the module's ``state_dict``; what the network computes
-    of them and of nothing else is a constant, whose name begins with ``=``.
+    Parameters and buffers are named as in the module's ``state_dict``.  A constant is computed from
+    them and from no input; its name begins with ``=``.
     """
 
     name: str
@@ -42,20 +42,20 @@ class Node:
     Attributes
     ----------
     name
-        Name of the value it computes.
+        Name of the value that it computes.
     op
         Qualified ATen overload, as ``"aten.conv2d.default"``.
     args
         Every argument by its name in the operator's schema, defaults included; values appear
         as `Ref`, parameters and buffers as `Weight`.
     axes, dtype
-        Of the result; of its first part where the result is a tuple.
+        Axes and type of the result; of its first element if the result is a tuple.
     operand_axes
         Axes of each `Ref` in ``args``, in order.
     path
-        Module it came from, as ``"layer1.0.conv2"``.
+        Path of the module that it came from, such as ``"layer1.0.conv2"``.
     parts
-        Shape of each part of the result, where it is a tuple.
+        Shape of each element of the result, if it is a tuple; else empty.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Node:
 
     @cached_property
     def cache(self) -> dict[type, Any]:
-        """What other folders derive from the call once, such as its rule; it is not pickled."""
+        """Objects that other folders derive from the call once, such as its rule; not pickled."""
         return {}
 
     @property
@@ -107,7 +107,7 @@ class Node:
 
     @property
     def flops(self) -> int:
-        """Multiply-adds counted as two; an elementwise operator as one for each element."""
+        """Operations: two for a multiply-add, one per element for an elementwise operator."""
         positions = math.prod(self.shape)
         if self.kind.startswith(("conv", "linear")) and self.weights:
             return 2 * positions * math.prod(self.weights[0].shape[1:])
@@ -150,11 +150,11 @@ def map_leaves(function: Callable[[Any], Any], arg: Any) -> Any:
 
 
 class Overload(Protocol):
-    """One overload of an operator of PyTorch, whose class has no public name."""
+    """One overload of an operator of PyTorch; PyTorch has no public name for its class."""
 
     @property
     def tags(self) -> Collection[torch.Tag]:
-        """What PyTorch says of it: that it makes random numbers, say."""
+        """Properties that PyTorch states, such as that it makes random numbers."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 

@@ -1,4 +1,4 @@
-"""What one rank does for one micro-batch: a short list of steps, as plain picklable data."""
+"""The program of one rank for one micro-batch: a short list of steps, as plain picklable data."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .region import Region
 
 @dataclass(frozen=True, slots=True)
 class Receive:
-    """Collect the needed region of a value: what this rank has, and what others send.
+    """Collect the needed region of a value: its own part, and the parts that others send.
 
     Attributes
     ----------
     tag, value, kind
-        Of the exchange.
+        Tag, value and kind of the exchange.
     region
-        The region needed; afterwards the value is held on it.
+        The needed region; afterwards the rank holds the value on it.
     retained
-        The part of it that this rank computed itself.
+        The part of the region that this rank computed itself.
     transfers
-        What arrives.
+        The messages that arrive.
     axes
         Where the axes of the image lie in the value.
     """
@@ -42,7 +42,7 @@ class Receive:
 
 
 def receive_step(exchange: Exchange, rank: int, axes: Axes, dtype: torch.dtype) -> Receive:
-    """What a rank does to receive its share of an exchange of a value of this type."""
+    """Return the step by which a rank receives its part of an exchange."""
     return Receive(
         exchange.tag,
         exchange.value,
@@ -70,11 +70,11 @@ class Send:
 class Compute:
     """Compute a region of a node's value from the needed regions of its operands.
 
-    ``needs`` are as the rule gave them (they may run past the extent), ``clipped`` the part inside.
-    ``overwrites`` is whether the result may take the place of what is added to it (see
-    `spnb.rules.fused`), which no later step reads.  ``padding``, if given, is what windows are to
-    add on both sides by themselves: the region is then more than is needed, and what of it reads
-    beyond the needs is wrong (see `spnb.planner.widen`).
+    ``needs`` are regions as the rule gave them, which may run past the extent; ``clipped`` are
+    their parts inside.  ``overwrites`` says whether the result may overwrite the operand that is
+    added to it (see `spnb.rules.fused`); no later step reads that operand.  ``padding``, if given,
+    is the number of zeros that PyTorch's operator adds on both sides.  The region is then larger
+    than what is needed, and its other positions are wrong (see `spnb.planner.widen`).
     """
 
     node: int
@@ -94,18 +94,18 @@ class Free:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Copy what a patch computed of a value to its place in the tile, and drop it.
+    """Copy a value of a patch to its place in the tile, and drop the patch's value.
 
     Attributes
     ----------
     value
-        Which.
+        Name of the value.
     own, whole
-        What the patch owns, and what the tile does.
+        The regions that the patch and the tile own.
     axes, dtype
-        Of the value.
+        Axes and type of the value.
     last
-        Whether the tile is complete then, and is the value from now on.
+        Whether this patch completes the tile; the tile is then the value of this name.
     """
 
     value: str
@@ -129,8 +129,8 @@ class Program:
 def without_exchange(program: Program) -> Program:
     """Return a program that does the same work and exchanges no message with other ranks.
 
-    Its time is what the program would take if messages cost nothing.  What would have arrived is
-    zeros, so its result is wrong.
+    Its time is that of the program if messages cost nothing.  Zeros stand for everything that would
+    have arrived, so its result is wrong.
     """
 
     def silent(step: Step) -> Step:
@@ -144,7 +144,7 @@ def without_exchange(program: Program) -> Program:
 
 
 def held_by_host(program: Program, nodes: Sequence[Node]) -> list[str]:
-    """Return the values whose memory the host holds: outputs, and what they overwrote."""
+    """Return the values in memory that the host holds: outputs, and values that they overwrote."""
     found = [
         step.value
         for step in program.steps

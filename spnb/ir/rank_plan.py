@@ -17,12 +17,12 @@ from .replicas import Replicas
 
 @dataclass(frozen=True)
 class Shared:
-    """Weights that some ranks have in common.
+    """Weights that a group of ranks has in common.
 
     Attributes
     ----------
     number
-        Number of the first of the names among all weights of the plan; the others follow.
+        Number of the first of these weights among all weights of the plan; the others follow it.
     ranks
         Ranks of the world that have them, in all copies of the plan.
     names
@@ -36,26 +36,26 @@ class Shared:
 
 @dataclass(frozen=True, repr=False)
 class RankPlan:
-    """All that one rank needs to know: its own share of a plan, and nothing of other ranks.
+    """One rank's share of a plan: everything that it needs to know, and nothing of other ranks.
 
     Attributes
     ----------
     rank, num_ranks
-        This rank of the plan, and how many take part, those of all copies.
+        Number of this rank in the plan, and the number of ranks in all copies of the plan.
     stage, tile
         Number of its stage, and of its tile there.
     team
         The stage's ranks in their grid.
     extent, region
-        Of the stage's first input: the whole, and the tile of it that this rank owns.
+        Extent of the stage's first input, and the region of it that this rank owns.
     entry_needs
-        What the stage's tiles need of the network's input; ``None`` where they do not read it.
+        Spans of the network's input that the stage's tiles need; ``None`` if they do not read it.
     nodes
-        Its stage's operator calls.
+        Operator calls of its stage.
     weights
-        Names of the parameters and buffers that they read.
+        Names of the parameters and buffers that these calls read.
     paths
-        Module that each value came from which they compute or read.
+        For each value that the calls compute or read, the path of the module it came from.
     micro_batch_sizes
         Images in each micro-batch.
     programs
@@ -65,21 +65,21 @@ class RankPlan:
     ruled
         Custom operators that the plan has rules for.
     dtype
-        Floating type that the network is run in.
+        Floating type of the network's values.
     num_stages
-        Stages of the plan.
+        Number of stages of the plan.
     outputs
-        Shape of each of the network's outputs, whole: a mean over it divides by its size.
+        Shape of each whole output of the network; the mean of a loss divides by its size.
     constants
-        Calls that make weights of others.
+        Calls that compute weights from other weights.
     shared
-        Weights that ranks have in common with this one.
+        Groups of weights that this rank has in common with others.
     turns
-        Of each batch norm, which of how many calls it is that have its running statistics.
+        For each call of a batch norm, ``(k, n)``: it is call k, from 0, of n calls.
     training
         Whether the plan is for training.
     threads
-        Threads that it computes with; by default its share of its host's cores.
+        Number of threads that it computes with; by default its share of its host's cores.
     replicas, replica
         The copies of the plan, and the number of the replica that this rank is in.
     mirror
@@ -126,7 +126,7 @@ class RankPlan:
 
     @property
     def with_mirror(self) -> tuple[RankPlan, ...]:
-        """The rank's share in each of its pipelines: this, and its mirror if there is one."""
+        """The rank's share in each of its pipelines: this one, and its mirror if there is one."""
         return (self,) if self.mirror is None else (self, self.mirror)
 
     @property
@@ -141,18 +141,22 @@ class RankPlan:
         return [step for step in steps if isinstance(step, Receive) and step.kind == kind]
 
     def in_batch(self, region: Region, axes: Axes, first_image: int) -> Region:
-        """A region of a micro-batch's value, of that of the whole batch.
+        """A region of a micro-batch's value as a region of the whole batch's value.
 
         Parameters
         ----------
+        region
+            The region of the micro-batch's value.
+        axes
+            Axes of the value.
         first_image
-            Of the micro-batch, in the batch.
+            Number in the batch of the micro-batch's first image.
         """
         images, batch = axes.extent[0], sum(self.micro_batch_sizes)
         return region.moved(0 if images % batch else first_image * (images // batch))
 
     def grown(self, halo: int | Sequence[int]) -> Spans:
-        """What the stage's tiles are when they grow inside the image, on each spatial axis alike.
+        """Spans of the stage's tiles with a halo around each, clipped to the image.
 
         Parameters
         ----------
@@ -170,9 +174,9 @@ class RankPlan:
 
     @property
     def at_once(self) -> int:
-        """Ranks that may compute at the same time as this one, itself included.
+        """Number of ranks that may compute at the same time, this one included.
 
-        With a single micro-batch one stage computes after the other.
+        With a single micro-batch, one stage computes after another.
         """
         if self.replicas.micro_batches == 1 and not self.replicas.times:
             return len(self.team.ranks) * self.replicas.count

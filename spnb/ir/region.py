@@ -1,6 +1,6 @@
 """Regions of a tensor and the tilings that cut an extent into them.
 
-Everything that moves data in spnb is an intersection of the region one rank *has* and the region
+All data that moves in spnb is the intersection of a region that one rank *has* and a region that
 another rank *needs*.  A region is an integer box over ``(batch, *spatial)``; channels are never
 cut, so they do not appear here.
 
@@ -26,7 +26,7 @@ def intersect(a: Span, b: Span) -> Span:
 
 
 def join(a: Span, b: Span) -> Span:
-    """Smallest span that holds both; an empty span adds nothing."""
+    """Smallest span that contains both; an empty span adds nothing."""
     if a[0] >= a[1]:
         return b
     if b[0] >= b[1]:
@@ -93,7 +93,7 @@ class Region:
         return Region((*self.spans[:axis], span, *self.spans[axis + 1 :]))
 
     def moved(self, images: int) -> Region:
-        """The same box further on in the batch.
+        """The same box, moved by a number of images in the batch.
 
         >>> Region(((0, 2), (3, 5))).moved(4)
         Region(4:6, 3:5)
@@ -102,7 +102,7 @@ class Region:
         return Region(((start + images, stop + images), *space))
 
     def slices_in(self, outer: Region) -> tuple[slice, ...]:
-        """Where this region lies in an array that holds ``outer``.
+        """Index of this region in an array that covers ``outer``.
 
         Raises
         ------
@@ -125,8 +125,8 @@ class Tiling:
     """A grid of tiles over ``(batch, *spatial)``.
 
     Ownership depends only on a tensor's extent: along an axis of extent ``n`` with weights ``w``,
-    the k-th cut lies at ``n * sum(w[:k]) // sum(w)``.  So every tensor of one extent is cut alike,
-    and an extent of any size can be cut.
+    the k-th cut lies at ``n * sum(w[:k]) // sum(w)``.  So all tensors of one extent are cut in the
+    same way, and an extent of any size can be cut.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ class Tiling:
 
 
 def shape_text(shape: Sequence[int]) -> str:
-    """Return a shape as messages write it.
+    """Return a shape as text, for messages.
 
     >>> shape_text((97, 131))
     '97×131'
@@ -217,7 +217,7 @@ def shape_text(shape: Sequence[int]) -> str:
 
 
 def in_patches(tilings: Sequence[Tiling], patches: Sequence[int]) -> list[Tiling]:
-    """Tilings of stages, of which each tile of the first is cut into a grid over space."""
+    """Return tilings of stages in which each tile of the first stage is cut into patches."""
     first, *others = tilings
     return [first.refined((1, *patches)), *others]
 
@@ -249,7 +249,7 @@ def grid_of(method: str, tiles: int, axes: int) -> tuple[int, ...]:
     ----------
     method
         ``"vertical"`` cuts the width (last axis), ``"horizontal"`` the height (last but one),
-        ``"square"`` takes the grid nearest to a square (cube); ``"2x3"`` names a grid outright.
+        ``"square"`` takes the grid nearest to a square (cube); ``"2x3"`` is itself a grid.
     tiles
         Number of tiles.
     axes

@@ -84,7 +84,7 @@ class Replicas:
         Pairs of turns in a step, one of a replica and one of its mirrored pipeline; 0 without
         mirrored pipelines.
     overlapped
-        Whether gradients are summed as soon as they are known, rather than at the end of a step.
+        Whether gradients are summed as soon as they are computed, not at the end of a step.
 
     Examples
     --------

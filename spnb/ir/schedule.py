@@ -38,7 +38,7 @@ class Pass(NamedTuple):
     kind
         ``"forward"`` or ``"backward"``.
     number
-        Of the micro-batch.
+        Number of the micro-batch.
     """
 
     kind: str
@@ -46,7 +46,7 @@ class Pass(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What a rank does for one of its pipelines before it changes to another.
+    """The micro-batches that a rank computes in one of its pipelines before it changes to another.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Turn(NamedTuple):
     stage
         The stage that the rank has there.
     numbers
-        Of the micro-batches.
+        Numbers of the micro-batches.
     """
 
     pipeline: int
@@ -71,7 +71,7 @@ class RankPass(NamedTuple):
     pipeline
         Number of the pipeline among those of the rank.
     kind, number
-        As of a `Pass`.
+        As in a `Pass`.
     """
 
     pipeline: int
@@ -80,7 +80,8 @@ class RankPass(NamedTuple):
 
 
 Order = Callable[[int, int, int], list[Pass]]
-"""Passes of a stage in order; of the numbers of micro-batches and stages, and the stage's own."""
+"""Gives the passes of a stage in order, from the number of micro-batches, of stages, and the
+stage's own."""
 
 
 def forward_only(count: int, stages: int, stage: int) -> list[Pass]:
@@ -157,8 +158,9 @@ def in_turns(order: Order, stages: int, turns: Sequence[Turn]) -> list[RankPass]
     """Return the passes of a rank in training, turn after turn.
 
     A rank finishes the backward passes of one turn before it begins the next, so it never holds
-    micro-batches of two pipelines.  Mirrored pipelines lose little time by that: a turn begins on
-    the rank where the turn before it ended its forward passes last, and its backward passes first.
+    micro-batches of two pipelines.  Mirrored pipelines lose little time by this: a turn begins on
+    the rank with the last stage of the turn before, which was the first to finish that turn's
+    backward passes.
     Two stages on two ranks, two micro-batches in each turn; 2 and 3 belong to the mirrored
     pipeline, whose first stage is on rank 1::
 
@@ -180,11 +182,11 @@ def in_turns(order: Order, stages: int, turns: Sequence[Turn]) -> list[RankPass]
 
 
 def at_once(turns: Sequence[Turn]) -> list[Turn]:
-    """Return the turns of a rank in inference, a micro-batch each, its pipelines interleaved.
+    """Return the turns of a rank in inference: one micro-batch in each, pipelines interleaved.
 
-    The order is that of the ticks at which passes would run if all pipelines began together.  All
-    ranks have the same order, so no two wait for each other.  Two stages on two ranks; 2 and 3
-    belong to the mirrored pipeline, whose first stage is on rank 1::
+    Turns are ordered by the ticks at which their passes would run if all pipelines began together.
+    This order is the same on all ranks, so no two ranks wait for each other.  In this example with
+    two stages on two ranks, 2 and 3 belong to the mirrored pipeline; its first stage is on rank 1::
 
         tick      0   1   2   3
         rank 0    0   1   2   3
@@ -203,7 +205,7 @@ def at_once(turns: Sequence[Turn]) -> list[Turn]:
 
 
 class _Task(NamedTuple):
-    """A pass, and where it runs."""
+    """A pass, its stage and its pipeline."""
 
     pipeline: int
     stage: int
@@ -211,10 +213,10 @@ class _Task(NamedTuple):
 
 
 def clock(order: Order, stages: int, rows: Sequence[Sequence[Turn]]) -> list[dict[int, Pass]]:
-    """Return the ticks of a training step, or of an inference run: by row, the pass there.
+    """Return the ticks of a training step or of an inference run; each maps a row to its pass.
 
     Each pass takes one tick.  It runs as soon as the pass that it depends on is over, and all rows
-    that share it are free.
+    of its stage are free.
 
     Parameters
     ----------
@@ -223,7 +225,7 @@ def clock(order: Order, stages: int, rows: Sequence[Sequence[Turn]]) -> list[dic
     stages
         Number of stages.
     rows
-        The turns of each rank, or of one rank that stands for its stage.
+        The turns of each rank, or of one rank per stage.
 
     Examples
     --------
@@ -264,15 +266,15 @@ def _head(queue: deque[RankPass], stage_of: Mapping[int, int]) -> _Task | None:
 
 
 def _may_begin(task: _Task, stages: int, done: set[tuple[int, Pass]]) -> bool:
-    """Whether the stage that comes before, forward or backward, has done its pass."""
+    """Whether the pass that a task depends on is done."""
     before = task.stage - 1 if task.work.kind == "forward" else task.stage + 1
     return not 0 <= before < stages or (before, task.work) in done
 
 
 def _sharers(task: _Task, stage_of: Sequence[Mapping[int, int]]) -> list[int]:
-    """Rows that have the stage of a task in its pipeline."""
+    """The rows that compute a task's stage."""
     return [row for row, known in enumerate(stage_of) if known.get(task.pipeline) == task.stage]
 
 
 SCHEDULES: dict[str, Order] = {"gpipe": all_forward_first, "1f1b": one_forward_one_backward}
-"""Orders of passes in training, by the name that ``schedule`` takes."""
+"""Orders of passes in training, by the value of the option ``schedule``."""

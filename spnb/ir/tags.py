@@ -1,15 +1,15 @@
-"""Every message tag: ranges of numbers that tell apart the messages from one rank to another.
+"""Every message tag: a number that distinguishes the messages from one rank to another.
 
 The messages of one tag arrive in the order in which they were sent, so a tag is one stream from
-rank to rank.  A pipeline has the tags below `MIRROR_SHIFT`; the pipeline that runs the other way on
-the same ranks (GEMS) adds `MIRROR_SHIFT` to them.  The other tags belong to all ranks together::
+rank to rank.  A pipeline has the tags below `MIRROR_SHIFT`; the mirrored pipeline on the same ranks
+(GEMS) adds `MIRROR_SHIFT` to them.  The other tags belong to all ranks together::
 
     0         8,192      16,384    16,392     24,584      32,776   32,784            65,535
     │ FORWARD │ BACKWARD │ SAVE …  │ FORWARD  │ BACKWARD  │ SAVE … │ BARRIER SUM …   │ FAILURE
     │ a pipeline                   │ its mirrored pipeline         │ all ranks
 
-When a call fails, ranks begin a new *generation*: the same tags again, `GENERATION` higher, so that
-a message of the failed call is never taken for one of a later call.
+When a call fails, ranks begin a new *generation*: all tags are `GENERATION` higher.  So a message
+of the failed call is never received in place of one of a later call.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from ..errors import PlanError
 
 GENERATION = 1 << 16
-"""Tags between the beginnings of two generations."""
+"""Number of tags of a generation."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class TagRange:
     count
         Number of tags.
     messages
-        What the tags are numbered by, in the plural, as an error message names it.
+        Name of the numbered things, in the plural, for error messages.
     advice
-        What the user can do where the tags do not suffice.
+        Advice to the user if there are too few tags, for error messages.
 
     Examples
     --------
@@ -54,7 +54,7 @@ class TagRange:
         return self.first + self.count
 
     def tag(self, number: int = 0) -> int:
-        """Return the tag of a number.
+        """Return the tag with a number in this range.
 
         Raises
         ------
@@ -67,12 +67,12 @@ class TagRange:
         return self.first + number
 
     def require(self, count: int) -> None:
-        """Refuse more numbers than the range has tags.
+        """Refuse a plan that needs more tags than the range has.
 
         Raises
         ------
         PlanError
-            If there are more; with the number of tags and a way out.
+            If it needs more; the message has the number of tags and the advice.
         """
         if count > self.count:
             advice = f": {self.advice}" if self.advice else ""
@@ -82,7 +82,7 @@ class TagRange:
             )
 
 
-# --- of a pipeline, and once more of its mirrored pipeline ----------------------------------------
+# --- a pipeline's; its mirrored pipeline has each once more ---------------------------------------
 
 FORWARD = TagRange(0, 1 << 13, "exchanges", "fuse halos (halo_D2 and fused_layers)")
 """Exchanges of a plan, by their number."""
@@ -94,24 +94,24 @@ SAVE = TagRange(BACKWARD.stop, 1, "saved outputs")
 """Pieces of an output, from the ranks that computed them to those that write their chunk."""
 
 CELL = TagRange(SAVE.stop, 1, "exchanges in a cell")
-"""A halo that a notebook's cell exchanges by hand."""
+"""A halo that a cell of a notebook exchanges."""
 
 TIMED = TagRange(CELL.stop, 1, "timed exchanges")
-"""A halo whose exchange is timed, and the messages that it is compared with."""
+"""A halo exchange that is timed, and the messages that it is compared with."""
 
 PIPELINE = (FORWARD, BACKWARD, SAVE, CELL, TIMED)
-"""Ranges that a mirrored pipeline has once more, `MIRROR_SHIFT` higher."""
+"""Ranges that a mirrored pipeline has too, `MIRROR_SHIFT` higher."""
 
 MIRROR_SHIFT = (1 << 14) + 8
 """Added to each tag of a mirrored pipeline."""
 
-# --- of all ranks ---------------------------------------------------------------------------------
+# --- all ranks' -----------------------------------------------------------------------------------
 
 BARRIER = TagRange(2 * MIRROR_SHIFT, 1, "barriers")
-"""Tokens by which ranks wait for each other."""
+"""Messages without content, by which ranks wait for each other."""
 
 OVERFLOW = TagRange(BARRIER.stop, 1, "sums of overflows")
-"""The sum that tells every rank whether any gradient is infinite."""
+"""A sum over all ranks from which each learns whether any gradient is infinite."""
 
 _FIRST_SUM = 2 * MIRROR_SHIFT + 8
 _LAST = GENERATION - 1
@@ -125,19 +125,19 @@ SUM = TagRange(
 """Sums of gradients and statistics over ranks, by the number of the first weight in the sum."""
 
 FAILURE = TagRange(_LAST, 1, "failures")
-"""News that a rank has failed; of the first generation always, for any generation to receive."""
+"""Reports that a rank has failed; they have the tags of generation 0 in every generation."""
 
 WORLD = (BARRIER, OVERFLOW, SUM, FAILURE)
-"""Ranges of all ranks together."""
+"""Ranges that all ranks have together, not each pipeline."""
 
 
 def backward(tag: int) -> int:
-    """Return the tag of the gradients of what an exchange moved.
+    """Return the tag for the gradients of the value that an exchange moved.
 
     Parameters
     ----------
     tag
-        Of the exchange, in `FORWARD`.
+        Tag of the exchange, in `FORWARD`.
 
     Examples
     --------
@@ -148,5 +148,5 @@ def backward(tag: int) -> int:
 
 
 def in_generation(generation: int, tag: int) -> int:
-    """Return a tag as messages have it after so many failures."""
+    """Return the tag of messages in a generation."""
     return generation * GENERATION + tag

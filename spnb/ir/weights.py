@@ -1,4 +1,4 @@
-"""The tensors of a network by name: parameters, buffers, and constants made of them."""
+"""The tensors of a network by name: parameters, buffers, and constants computed from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def equal(module: nn.Module, state: Mapping[str, torch.Tensor]) -> bool:
 
 
 def named(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Every parameter and buffer, by each name that it has."""
+    """Every parameter and buffer, under each of its names."""
     return {
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
@@ -38,9 +38,10 @@ def tensors_of(
     module
         The network with its weights.
     names
-        As in its ``state_dict``; of constants, as in the graph.
+        Names of the tensors: parameters and buffers as in its ``state_dict``, constants as in the
+        graph.
     graph
-        Tells how constants are computed.
+        The captured network; it has the calls that compute constants.
     """
     every: dict[str, Any] = named(module)
     if graph is not None:
@@ -51,7 +52,7 @@ def tensors_of(
 
 
 def add_constants(known: dict[str, Any], calls: Sequence[Node]) -> None:
-    """Add to weights what calls make of them, by its names."""
+    """Add to known weights, under their names, the results of calls that read only weights."""
     for node in calls:
         args = node.bind([], known)
         is_item = node.op == GETITEM

@@ -1,4 +1,4 @@
-"""Cuts a network into stages between blocks: where that is possible, and where it is even."""
+"""Cuts a network into stages between blocks, so that ranks have about the same work."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def stage_blocks(
     cut_batch
         Whether batches are cut into micro-batches or slices.
     given
-        The user's own numbers; ``None`` for an even balance: the contiguous split with the
-        smallest largest cost per rank, among those that can run.
+        The user's own numbers; ``None`` for an even balance.  Among the splits that can run, the
+        even one has the least work on its busiest rank.
     allow_gather
-        Whether a tile may gather the whole of a value that an operator looks at whole.
+        Whether a tile may gather a whole value that an operator reads.
     patches
-        How many tiles of the first stage's grid one rank computes.
+        Number of tiles of the first stage's grid that one rank computes.
 
     Raises
     ------
@@ -99,7 +99,7 @@ class _Balancer:
             start += count
 
     def even(self, patches: int) -> list[int]:
-        """Return the numbers of blocks with the smallest largest cost per rank."""
+        """Return the numbers of blocks that give the busiest rank the least work."""
         stages, blocks = len(self.tilings), len(self.graph.blocks)
         costs = [self._running_costs(tiling) for tiling in self.tilings]
         costs[0] = [cost * patches for cost in costs[0]]
@@ -118,16 +118,16 @@ class _Balancer:
 
     @staticmethod
     def _with_stage(best: dict[int, _Cuts], costs: Sequence[float], last: int) -> dict[int, _Cuts]:
-        """The best cuts with one more stage, which ends at most at a block.
+        """The best cuts with one more stage, for each number of blocks up to ``last``.
 
         Parameters
         ----------
         best
             By number of blocks, the best cuts into the stages before.
         costs
-            Cost of the first blocks on a rank of the stage, by their number.
+            By number of blocks, the cost of the first of them on a rank of the stage.
         last
-            The block before which the stage ends at the latest.
+            The largest number of blocks.
         """
         extended: dict[int, _Cuts] = {}
         for start, (largest, counts) in best.items():
@@ -139,7 +139,7 @@ class _Balancer:
         return extended
 
     def _running_costs(self, tiling: Tiling) -> list[float]:
-        """Seconds of the first blocks, by their number, on the rank that has the most to do."""
+        """By number of blocks, the seconds of the first of them on the rank with the most work."""
         sums = [0.0]
         for block in self.graph.blocks:
             seconds = (
@@ -165,7 +165,7 @@ class _Balancer:
         return PlanError(f"stage {stage}, {node.label}: {reason}: {advice}")
 
     def _hint(self, block: int) -> str:
-        """Where the tiled stages could end, if one block cannot be tiled."""
+        """Advice for the error message: where tiled stages could end if a block cannot be tiled."""
         tiled, blocks = sum(tiling.spatial for tiling in self.tilings), len(self.graph.blocks)
         if block == 0:
             return (

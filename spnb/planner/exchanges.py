@@ -1,4 +1,4 @@
-"""The exchanges of a plan: what moves between teams of ranks for one micro-batch."""
+"""The exchanges of a plan between teams of ranks, for one micro-batch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def exchanges_of(
     network
         The stages.
     needs
-        By number of the stage, what its tiles own and need.
+        By number of the stage, the spans that its tiles own and need.
     images
-        Images in the micro-batch.
+        Number of images in the micro-batch.
 
     Raises
     ------
@@ -41,11 +41,11 @@ def exchanges_of(
 def _kind(
     network: StagedGraph, needs: Mapping[int, StageNeeds], value: str, reader: int
 ) -> str | None:
-    """What an exchange of a value to a stage, or to the host, is for; None where nothing moves."""
+    """The kind of the exchange of a value to a stage or to the host; None if nothing moves."""
     if reader == HOST:
         return "output"
     if value not in needs[reader].need:
-        return None  # nobody needs the results of the calls that read it
+        return None  # no result of the calls that read it is needed
     producer = network.producer[value]
     if producer == HOST:
         return "input"
@@ -55,7 +55,7 @@ def _kind(
 
 
 def _kind_within(network: StagedGraph, value: str, stage: int) -> str:
-    """What an exchange among the tiles of one stage is for."""
+    """The kind of an exchange among the tiles of one stage."""
     if network.graph.by_name[value].op.startswith(("spnb.partial", "spnb.combined")):
         return "merge"
     return "gather" if (stage, value) in network.gathered else "halo"

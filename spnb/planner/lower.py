@@ -13,10 +13,12 @@ from ..rules import rule_of
 
 
 def lowered(graph: Graph, tilings: Sequence[Tiling], blocks: Sequence[int]) -> Graph:
-    """The same network, each call as the stage that it runs in can run it.
+    """Return the same network with calls that each stage's tiles can compute.
 
     Parameters
     ----------
+    graph
+        The network.
     tilings
         Grid of each stage.
     blocks

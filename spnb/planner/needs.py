@@ -1,10 +1,10 @@
-"""What each tile of a stage owns, computes and needs of every value.
+"""The spans of every value that each tile of a stage owns, computes and needs.
 
 Needs are traced backwards, one operator at a time, axis by axis: a grid of 64 × 64 tiles costs
-128 spans a value, not 4,096 regions.
+128 spans per value, not 4,096 regions.
 
-Where a need reaches past what a tile owns there are two ways to meet it.  Either the value is an
-*exchange point*: each tile computes what it owns, and an exchange brings the rest of its need.  Or
+A need may be larger than the region that the tile owns.  Then either the value is an *exchange
+point*: each tile computes the region that it owns, and an exchange brings the rest of its need.  Or
 it is not: each tile computes its whole need, some of it redundantly, and so needs more of the
 operands::
 
@@ -36,14 +36,14 @@ class StageNeeds:
     Attributes
     ----------
     own
-        What a tile owns: together an exact cover of the value's extent, in even cuts for nearly
-        every operator.
+        Spans that a tile owns.  Those of all tiles are an exact cover of the value's extent, cut
+        evenly for nearly every operator.
     computed
-        What a tile computes; values that nobody reads are absent.
+        Spans that a tile computes; values that no call reads are absent.
     need
-        What the calls of a tile read, owned or not: the smallest spans that hold all of it.
+        The smallest spans that contain everything that the calls of a tile read, owned or not.
     points
-        Exchange points: values of which a tile computes what it owns, and receives the rest.
+        Exchange points: of these values a tile computes what it owns, and receives the rest.
     """
 
     own: Mapping[str, Spans]
@@ -52,12 +52,12 @@ class StageNeeds:
     points: frozenset[str]
 
     def merged(self, grid: Sequence[int]) -> StageNeeds:
-        """The needs of tiles that are each a grid of the patches of this one.
+        """The needs of tiles, from these needs of their patches.
 
         Parameters
         ----------
         grid
-            Patches of a tile along each axis of ``(batch, *spatial)``.
+            Number of patches of a tile along each axis of ``(batch, *spatial)``.
         """
 
         def merge(values: Mapping[str, Spans]) -> dict[str, Spans]:
@@ -101,10 +101,11 @@ def trace_needs(
     batch
         Images in the micro-batch.
     exported
-        Values that other stages or the user need: every tile computes what it owns of them.
+        Values that other stages or the user need; every tile computes the region of them that it
+        owns.
     groups
-        With fused halos, the group of blocks that computes each value: only values that cross
-        into another group are exchanged.  ``None``: every value may be.
+        With fused halos, the group of blocks that computes each value; only values that another
+        group reads are exchanged.  ``None``: every value may be exchanged.
     """
     own: dict[str, Spans] = {}
     computed: dict[str, Spans] = {}
@@ -139,10 +140,10 @@ def trace_needs(
 def _rounded_up(
     graph: Graph, node: Node, wanted: Spans, own: Spans, tiling: Tiling, batch: int
 ) -> Spans:
-    """What tiles compute of a value: what is wanted, or all they own if that is hardly more.
+    """Spans of a value that tiles compute: the wanted ones, or all they own if that is little more.
 
-    Under a stride, the last row or column of some tiles may not be wanted.  To compute it keeps
-    tiles alike.  That is done only if it needs no operand that another tile owns.
+    With a stride, the last row or column of some tiles may not be wanted.  Computing it keeps the
+    tiles equal in shape.  It is done only if it needs nothing of an operand that other tiles own.
     """
     if not _nearly(wanted, own):
         return wanted
@@ -170,9 +171,9 @@ def needed(rule: Rule, operand: int, axis: int, span: Span) -> Span:
 
 
 class OperandRegions:
-    """Which region of its operands each region of a call reads.
+    """The regions of its operands that a region of a call reads.
 
-    Each span is asked of a rule once: ranks in one row or column of a grid share it.
+    A rule is asked once for each span; ranks in one row or column of a grid share the answer.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What keeps an operator call out of a stage: it needs more than a tile or a micro-batch has."""
+"""Operator calls that cannot run in a stage, since they need a whole extent or a whole batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Obstacle:
 def obstacle(
     graph: Graph, node: Node, tiling: Tiling, cut_batch: bool, allow_gather: bool = False
 ) -> Obstacle | None:
-    """Return what keeps a node out of a stage with this grid; ``None`` where nothing does.
+    """Return why a node cannot run in a stage with this grid; ``None`` if it can.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def obstacle(
     cut_batch
         Whether batches are cut into micro-batches or slices.
     allow_gather
-        Whether a tile may gather the whole of a value that an operator looks at whole.
+        Whether a tile may gather a whole value that an operator reads.
     """
     found = None
     if tiling.spatial and not allow_gather:
@@ -44,7 +44,7 @@ def obstacle(
 
 
 def _obstacle_in_space(node: Node, tiling: Tiling) -> Obstacle | None:
-    """What needs the whole extent of an operand, in a stage whose tiles have parts of it."""
+    """The obstacle if a node needs the whole extent of an operand, and tiles have parts of it."""
     for call in rule_of(node).lower(tiling):
         rule = rule_of(call)
         whole = [k for k in range(len(call.operands)) if whole_axes(rule, k, tiling)]
@@ -68,7 +68,7 @@ def _obstacle_in_space(node: Node, tiling: Tiling) -> Obstacle | None:
 
 
 def _obstacle_in_batch(graph: Graph, node: Node) -> Obstacle | None:
-    """What may treat the images of a batch together."""
+    """The obstacle if a node may mix the images of a batch."""
     rule = rule_of(node)
     if rule.keeps_images_apart and _of_images(graph, node):
         return None
@@ -83,7 +83,7 @@ def _obstacle_in_batch(graph: Graph, node: Node) -> Obstacle | None:
 
 
 def _of_images(graph: Graph, node: Node) -> bool:
-    """Whether the result has whole images; a view may cut a batch into a few clips of images."""
+    """Whether the result consists of whole images; a view may divide a batch into clips."""
     images = [axes.extent[0] for axes in (node.axes, *node.operand_axes)]
     return images[0] % graph.batch == 0 or all(n % graph.batch for n in images)
 

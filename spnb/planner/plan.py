@@ -1,8 +1,8 @@
-"""From a captured network and a split to every rank's program: plain data, nothing started.
+"""From a captured network and a split to every rank's program: plain data, no rank is started.
 
 A `Plan` holds the stages, each with a team of ranks in a grid, and the exchanges between them.
-What one rank does is derived when asked for (`Plan.rank_plan`), so a plan for thousands of ranks
-takes seconds and little memory, and a rank is sent its own share only.
+The share of one rank is derived on demand (`Plan.rank_plan`), so a plan for thousands of ranks
+takes seconds and little memory, and each rank is sent its own share only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .staged_graph import StagedGraph
 
 
 class Plan(StagedGraph):
-    """Who computes what, and what moves between whom.
+    """The regions that each rank computes, and the exchanges between ranks.
 
     Parameters
     ----------
@@ -41,24 +41,25 @@ class Plan(StagedGraph):
     blocks
         Number of blocks in each stage (see `spnb.planner.balance.stage_blocks`).
     parts
-        Micro-batches, of each turn of each copy.
+        Number of micro-batches in each turn of each copy.
     fused
-        Exchange once for this many consecutive blocks; 0 for one exchange before each window op.
+        Number of consecutive blocks that share one exchange; 0 for an exchange before each window
+        operator.
     network_module
         The module that defines the network: ranks import it for its custom operators.
     patches
-        Grid over the spatial axes that cuts each tile of the first stage into what its rank
-        computes at one time; with halos fused over all blocks.
+        Grid over the spatial axes that cuts each tile of the first stage into patches; a rank
+        computes one at a time.  Needs halos fused over all blocks.
     schedule, recompute
-        In training, to foresee memory: a key of `spnb.ir.schedule.SCHEDULES`, and whether values
-        are computed anew in the backward pass.
+        In training, to estimate memory: a key of `spnb.ir.schedule.SCHEDULES`, and whether values
+        are computed again in the backward pass.
     replicas, times, overlapped
         Copies of the plan that share the batch: see `spnb.ir.replicas.Replicas`.
 
     Attributes
     ----------
     captured
-        The network as it was captured; ``graph`` is the network as ranks run it.
+        The network as it was captured; ``graph`` is the network that ranks run.
     extent
         Spatial extent of the network's first input.
     replicas
@@ -66,11 +67,11 @@ class Plan(StagedGraph):
     micro_batch_sizes
         Images in each micro-batch of a step.
     stage_needs
-        What each tile owns, computes and needs, by stage and images in the micro-batch.
+        What each tile owns, computes and needs, by stage and number of images in the micro-batch.
     patch_needs
-        The same of the patches of the first stage, by images; empty where there are none.
+        The same for the patches of the first stage, by number of images; empty without patches.
     exchanges
-        What moves between teams, by images in the micro-batch.
+        Exchanges between teams, by number of images in the micro-batch.
 
     Raises
     ------
@@ -147,7 +148,7 @@ class Plan(StagedGraph):
                 )
 
     def _trace_needs(self, stage: Stage, images: int) -> StageNeeds:
-        """What each tile of a stage needs for a micro-batch; that of its patches is noted too."""
+        """The needs of a stage's tiles for a micro-batch; records those of its patches too."""
         needs = trace_needs(
             self.graph,
             stage.nodes,
@@ -172,7 +173,7 @@ class Plan(StagedGraph):
         }
 
     def _require_independent_patches(self, stage: Stage, needs: StageNeeds) -> None:
-        """Refuse patches that need what other patches compute, of the same rank or of others."""
+        """Refuse patches that need results of other patches, of the same rank or of others."""
         whole = [reader for (index, _), reader in self.gathered.items() if index == stage.index]
         found = whole + [node for node in stage.nodes if node.name in needs.points]
         if found:
@@ -198,11 +199,11 @@ class Plan(StagedGraph):
         return rank // self.replicas.ranks_each
 
     def stages_on(self, rank: int) -> tuple[int, ...]:
-        """Numbers of the stages whose weights a rank has: its own, and its mirror image's."""
+        """Stages of which a rank has weights: its own, and that of its mirror if there is one."""
         return tuple(sorted({self.stage_of(each).index for each in self.plan_ranks_of(rank)}))
 
     def plan_ranks_of(self, rank: int) -> tuple[int, ...]:
-        """The rank of the plan that a rank of the world is, and its mirror image if it has one."""
+        """The rank of the plan that a rank of the world is, and its mirror if there is one."""
         own, last = rank % self.replicas.ranks_each, self.replicas.ranks_each - 1
         return (own, last - own) if self.replicas.times else (own,)
 
@@ -217,13 +218,13 @@ class Plan(StagedGraph):
         return stage.team.tiling.region(extent, self.tile_of(rank))
 
     def rank_plan(self, rank: int) -> RankPlan:
-        """All that a rank needs to know, as plain picklable data."""
+        """A rank's share of the plan, as plain picklable data."""
         replica = self.replica_of(rank)
         own, *mirror = (self._rank_plan(each, replica) for each in self.plan_ranks_of(rank))
         return replace(own, mirror=mirror[0]) if mirror else own
 
     def _rank_plan(self, plan_rank: int, replica: int) -> RankPlan:
-        """What a rank of the plan needs to know, in the pipeline that is not mirrored."""
+        """The share of a rank of the plan, in the pipeline that is not mirrored."""
         stage, sizes = self.stage_of(plan_rank), self.micro_batch_sizes
         return rank_plan_of(
             network=self,
@@ -238,7 +239,7 @@ class Plan(StagedGraph):
         )
 
     def programs(self, rank: int, images: int) -> tuple[Program, ...]:
-        """What a rank runs for a micro-batch of this many images, one program after the other."""
+        """The programs that a rank runs for a micro-batch of this many images, in order."""
         stage = self.stage_of(rank)
         builder = RankProgramBuilder(
             graph=self.graph,
@@ -249,8 +250,8 @@ class Plan(StagedGraph):
             patch_needs=self.patch_needs[images] if stage.num_patches > 1 else None,
             exchanges=self.exchanges[images],
             regions=self._regions,
-            # Without fused halos, what was computed too much would be cut off again, in order to
-            # exchange the value.
+            # Without fused halos the value is exchanged, and the extra positions would have to be
+            # cut off again.
             widens=bool(self.fused) and not self.graph.training,
         )
         return builder.programs()

@@ -1,4 +1,4 @@
-"""The share of a plan that one rank is sent: all that it needs to know, and nothing of others."""
+"""The share of a plan that one rank is sent; it has nothing of other ranks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rank_plan_of(
     programs: Mapping[int, tuple[Program, ...]],
     network_module: str | None,
 ) -> RankPlan:
-    """Return what a rank of the pipeline that is not mirrored needs to know.
+    """Return the share of a rank in the pipeline that is not mirrored.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ def rank_plan_of(
     micro_batch_sizes
         Images in each micro-batch.
     needs
-        What the tiles of the stage need for the first micro-batch.
+        The needs of the stage's tiles for the first micro-batch.
     programs
-        For each size of a micro-batch, what the rank runs.
+        For each size of a micro-batch, the programs that the rank runs.
     network_module
         The module that defines the network, if it has one.
     """
@@ -84,7 +84,7 @@ def _entry_needs(network: StagedGraph, entry: str, needs: StageNeeds) -> Spans |
 
 
 def _shared(network: StagedGraph, stage: Stage, replicas: Replicas) -> tuple[Shared, ...]:
-    """In training, weights of a stage by the ranks that have them; numbered alike on all ranks."""
+    """In training, weights of a stage by the ranks that have them, with the same numbers on all."""
     found, number = [], 0
     for users, names in network.users.items():
         if stage.index in users and network.graph.training:

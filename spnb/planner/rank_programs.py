@@ -1,8 +1,8 @@
 """From the needs of a stage and the exchanges of a plan to the programs of one rank.
 
-A rank computes its tile at once, or in patches, one after the other.  Each patch reads its own
-region of the image, so the rank holds the values of one patch only, and of the whole tile what
-others need of it::
+A rank computes its tile at once, or in patches, one after another.  Each patch reads its own region
+of the image, so the rank holds the values of one patch only, and those values of the whole tile
+that other stages need::
 
     at once      read    compute …  send
     in patches   read  compute … keep │ read  compute … keep │ … │ send
@@ -32,18 +32,18 @@ from .widen import widened
 
 @dataclass(frozen=True)
 class _Tile:
-    """What is computed at one time, a tile or a patch of it, and what surrounds its computation.
+    """A tile or a patch of it, computed at one time, and the steps around its computation.
 
     Attributes
     ----------
     needs, position
-        Regions of every value, and which of them are this tile's.
+        Regions of every value, and the position of this tile in the grid.
     receives
-        By value, how it arrives; before it is read for the first time.
+        By value, the step that receives it; it comes before the value is first read.
     sends
-        By value, what follows as soon as it is computed.
+        By value, the steps that follow as soon as it is computed.
     foreign
-        Values that others hold too: the host, another stage, or the whole tile.
+        Values that are also held elsewhere: by the host, another stage, or the whole tile.
     moved
         Values that an exchange moves.
     held
@@ -61,7 +61,7 @@ class _Tile:
 
 @dataclass(frozen=True)
 class RankProgramBuilder:
-    """Writes what one rank runs for a micro-batch.
+    """Writes the programs of one rank for a micro-batch.
 
     Parameters
     ----------
@@ -70,13 +70,13 @@ class RankProgramBuilder:
     images
         Images in the micro-batch.
     needs
-        What each tile of the stage owns, computes and needs.
+        The spans that each tile of the stage owns, computes and needs.
     patch_needs
-        The same of each patch; None where the stage has no patches.
+        The same for each patch; None if the stage has no patches.
     exchanges
         Every exchange of the micro-batch.
     regions
-        Which region of its operands each region of a call reads.
+        Gives the regions of its operands that a region of a call reads.
     widens
         Whether calls may compute more than is needed, in place of a copy: see
         `spnb.planner.widen`.
@@ -93,7 +93,7 @@ class RankProgramBuilder:
     widens: bool
 
     def programs(self) -> tuple[Program, ...]:
-        """Return what the rank runs, one program after the other: one, or one a patch and one."""
+        """Return the programs in order: a single one, or one for each patch and then the tile's."""
         if self.patch_needs is not None:
             to_send = tuple(step for steps in self._sends.values() for step in steps)
             return (*self._patches(self.patch_needs), Program(to_send))
@@ -140,7 +140,7 @@ class RankProgramBuilder:
     # --- patches ----------------------------------------------------------------------------
 
     def _patches(self, needs: StageNeeds) -> Iterator[Program]:
-        """A program for each patch of the tile: from the image to what others need of the tile."""
+        """A program for each patch: from its region of the image to its regions of the tile."""
         pairs = zip(self._position, self.stage.patches, strict=True)
         ranges = [range(k * n, (k + 1) * n) for k, n in pairs]
         sent = list(self._sends)
@@ -159,7 +159,7 @@ class RankProgramBuilder:
             yield Program((*self._steps(tile), *keeps))
 
     def _patch_input(self, exchange: Exchange, needs: StageNeeds, patch: Sequence[int]) -> Receive:
-        """How a patch reads its region of the image, halo included."""
+        """The step that reads a patch's region of the image, halo included."""
         value, region = exchange.value, region_at(needs.need[exchange.value], patch)
         return Receive(
             tag=exchange.tag,
@@ -173,7 +173,7 @@ class RankProgramBuilder:
         )
 
     def _keep(self, value: str, needs: StageNeeds, patch: Sequence[int], is_last: bool) -> Keep:
-        """How a patch's region of a value comes to its place in the tile."""
+        """The step that copies a patch's region of a value to its place in the tile."""
         return Keep(
             value=value,
             own=region_at(needs.own[value], patch),
@@ -226,11 +226,11 @@ class RankProgramBuilder:
         return Compute(self._number[node.name], region, needs, clipped, overwrites)
 
     def _overwritten(self, node: Node, live: Sequence[Node], tile: _Tile) -> str | None:
-        """What is added to a convolution, if the result may take its place after its last use.
+        """The operand added to a convolution, if the result may overwrite it after its last use.
 
-        That is safe if the value was computed here, if no one else holds it or a view of it, and
-        if the convolution does not read a value that is moved: where the halo of a tile arrives
-        later, a part of the result is computed twice.
+        That is safe if this rank computed the operand, if it is held nowhere else (nor a view of
+        it), and if the convolution does not read a value that is moved: when the halo of such a
+        value arrives, a part of the result is computed a second time.
         """
         if not isinstance(rule_of(node), Fused) or node.args["other"] is None:
             return None

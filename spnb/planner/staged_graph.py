@@ -33,7 +33,7 @@ class StagedGraph:
     stages
         The stages, in order.
     host
-        The team of the host alone, which holds the inputs and receives the outputs.
+        The team with only the host, which holds the inputs and receives the outputs.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class StagedGraph:
 
     @cached_property
     def gathered(self) -> dict[tuple[int, str], Node]:
-        """The calls that need a value whole in a stage that is cut, by stage and value."""
+        """By stage and value, the call that needs the whole value in a stage that is cut."""
         return {
             (stage.index, value): node
             for stage in self.stages
@@ -91,7 +91,7 @@ class StagedGraph:
         return dict(sorted(found.items()))
 
     def team_of(self, stage: int) -> Team:
-        """The ranks of a stage; of `HOST`, the host alone."""
+        """The ranks of a stage; for `HOST`, the host."""
         return self.host if stage == HOST else self.stages[stage].team
 
     def maker_of(self, value: str) -> Stage:

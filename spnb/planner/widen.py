@@ -1,16 +1,16 @@
 """Computes a little more than is needed, where that saves a copy of the tile.
 
-PyTorch's convolutions pad both sides alike.  A tile at the border of the image, with a fused halo,
-needs padding on one side only, so it would be copied into a padded tensor first.  And if a rank
-holds more columns of a value than are needed, the needed ones are not one run of memory, so they
-would be copied as well.  Instead everything that is held is convolved, padded on both sides::
+PyTorch's convolutions pad both sides by the same number.  A tile at the border of the image, with a
+fused halo, needs padding on one side only, so it would be copied into a padded tensor first.  If a
+rank holds more columns of a value than are needed, the needed ones are not one run of memory, so
+they would be copied as well.  Instead, all that the rank holds is convolved, padded on both sides::
 
       image's border │┌────── held of x ──────┐                 ┌── computed of y ──┬───────┐
                     0 │   needed     │  more  │ 0     ─►        │  right: needed    │ wrong │
                      │└───────────────────────┘                 └───────────────────┴───────┘
 
-A result is wrong where it reads zeros in place of positions of x that other ranks have.  No one
-uses it: later calls need of y only what they needed before.
+The result is wrong where it reads zeros in place of positions of x that other ranks have.  Those
+positions are never used: later calls need the same region of y as before.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def widened(steps: Sequence[Step], nodes: Sequence[Node]) -> list[Step]:
     nodes
         Calls of its stage.
     """
-    # The host receives what it needs and no more, and a halo is put beside what a tile owns.
+    # Not widened: values that the host receives, and values with a halo stored beside the tile.
     fixed = set(held_by_host(Program(tuple(steps)), nodes))
     fixed |= {step.value for step in steps if isinstance(step, Receive)}
     held: dict[str, Region] = {}
-    core: dict[str, Region] = {}  # of values whose halo has its own memory, what is no halo
+    core: dict[str, Region] = {}  # for values with a halo in memory of its own: the tile
     found: list[Step] = []
     for step in steps:
         if isinstance(step, Receive):
@@ -71,7 +71,7 @@ def _widened(
     held
         Region of each operand that lies in one run of memory.
     core
-        Of values whose halo has its own memory, what is no halo.
+        For values with a halo in memory of its own: the region of the tile without the halo.
     """
     rule = rule_of(node)
     if not node.operands or not all(map(is_image, (node.axes, *node.operand_axes))):
@@ -96,24 +96,25 @@ def _widened(
 
 
 def _convolved(step: Compute, rule: Convolution, held: Sequence[Region]) -> Compute | None:
+    """A convolution of all that is held in one run of memory; None if that is not possible."""
     node = rule.node
-    needed, at_hand = step.clipped[0], held[0]
-    given, region = list(_in_one_run(at_hand, needed).spans), list(step.region.spans)
+    needed, available = step.clipped[0], held[0]
+    given, region = list(_in_one_run(available, needed).spans), list(step.region.spans)
     if Region(tuple(given)) == needed and not rule.scratch(needed, step.region):
         return None  # nothing would be copied
     for number, axis in enumerate(rule.places):
         assert axis is not None  # `_widened` asks for convolutions over axes of the image only
         s, p = rule.stride[number], rule.padding[number]
         (low, high), first = given[axis], needed.spans[axis][0]
-        # The first window of what is given must be one of the whole image's windows.
-        low -= low % s if low - low % s >= at_hand.spans[axis][0] else low % s - s
+        # The first window of the given region must be one of the whole image's windows.
+        low -= low % s if low - low % s >= available.spans[axis][0] else low % s - s
         start, count = low // s, rule.count(number, high - low + 2 * p)
         wanted = region[axis]
         if low > first or start > wanted[0] or start + count < wanted[1]:
             return None
         given[axis], region[axis] = (low, high), (start, start + count)
     wider, clipped = Region(tuple(region)), [Region(tuple(given))]
-    if len(node.operands) > 1:  # what is added to it
+    if len(node.operands) > 1:  # an operand is added to the result
         clipped.append(wider)
     if any(c not in region for c, region in zip(clipped, held, strict=True)):
         return None
@@ -123,10 +124,11 @@ def _convolved(step: Compute, rule: Convolution, held: Sequence[Region]) -> Comp
 
 
 def _elementwise(step: Compute, node: Node, held: Sequence[Region]) -> Compute | None:
+    """An elementwise call on the region that all operands hold in one run of memory."""
     if any(axes.extent != node.axes.extent for axes in node.operand_axes):
         return None
     pairs = zip(held, step.clipped, strict=True)
-    common, *others = {_in_one_run(at_hand, needed) for at_hand, needed in pairs}
+    common, *others = {_in_one_run(available, needed) for available, needed in pairs}
     if others or common == step.region:
         return None
     regions = (common,) * len(node.operands)
@@ -134,7 +136,7 @@ def _elementwise(step: Compute, node: Node, held: Sequence[Region]) -> Compute |
 
 
 def _in_one_run(held: Region, needed: Region) -> Region:
-    """The smallest region in one run of memory that holds what is needed of a value.
+    """The smallest region in one run of memory that contains the needed region of a value.
 
     Positions lie row by row, so the rows of a single image may be cut, but no columns.
     """

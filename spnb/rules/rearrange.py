@@ -122,7 +122,7 @@ def rearranged(node: Node, pieces: dict[int, list[Span]]) -> list[Node]:
     nodes: list[Node] = []
     value, axes = node.args["self"], node.operand_axes[0]
     for number, spans in pieces.items():
-        slices = []
+        slices: list[Node] = []
         for start, stop in spans:
             slices.append(
                 replace(
