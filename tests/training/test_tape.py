@@ -10,6 +10,7 @@ from running import planned_for_training as planned
 from tiled import noise
 from torch import nn
 from torch.utils import _pytree as pytree
+from training_steps import grid
 
 from spnb.errors import CaptureError, PlanError
 from spnb.ir.region import Region, Tiling
@@ -126,3 +127,29 @@ def test_batch_norm_takes_the_statistics_of_all_tiles_of_a_micro_batch(fused, pa
 def test_images_of_a_batch_are_shared_by_ranks():
     net = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU(), conv(), nn.BatchNorm2d(4)).double()
     check(net, noise(4, 4, 9, 8), [Tiling.even((1, 2, 1)), Tiling.even((2, 1, 1))])
+
+
+def test_recomputing_holds_what_arrived_and_no_more():
+    net = nn.Sequential(*(conv() for _ in range(4)), nn.ReLU()).double()
+    x = noise(1, 4, 16, 16)
+    plan = planned(net, tuple(x.shape), [grid(1, 2)])
+
+    def bytes_held(transport, recompute):
+        rank_plan = plan.rank_plan(transport.rank)
+        weights = tensors_of(net, rank_plan.weights, plan.graph)
+        (program,) = rank_plan.programs[1]
+        rules = [rule_of(node) for node in rank_plan.nodes]
+        tape = Tape(rank_plan, rules, program, weights, transport, 0, recompute)
+        whole = Region.whole(plan.graph.extent(*plan.graph.inputs))
+        tape.forward(lambda value, region: plan.graph.axes[value].piece(x, whole, region))
+        transport.flush()
+        kept = [t for call in tape._calls.values() for each in call.inputs for t in each]
+        kept += [t for each in tape._arrived.values() for t in each]
+        return sum(t.numel() for t in kept)
+
+    held, again = (
+        World(2, deadline=30).run(lambda t, r=r: bytes_held(t, r))[0] for r in (False, True)
+    )
+    tile, row = 4 * 16 * 8, 4 * 16
+    assert again == tile + 4 * row  # the tile of the image with its halo, and three halos
+    assert held >= 5 * tile
