@@ -1,6 +1,7 @@
 """Memory of plans: figures that a change of the model must not change unseen."""
 
 import pytest
+from trained_sessions import job
 
 import spnb
 from spnb.analysis.memory import held_value_bytes, memory
@@ -67,3 +68,13 @@ def test_bytes_of_stages_and_ranks(name):
     plan = spnb.plan(spnb.Job("resnet20_v1", **options), training=training)
     assert memory(plan) == of_stages
     assert [held_value_bytes(plan, rank) for rank in range(plan.num_ranks)] == of_ranks
+
+
+def test_memory_is_foreseen_by_schedule():
+    def held(**options):
+        each = job(image_size="64x48", batch_size=8, parts=4, balance=(3, 4), **options)
+        return spnb.plan(each, training=True).memory_bytes
+
+    one, all_first, again = held(), held(schedule="gpipe"), held(recompute=True)
+    small = spnb.plan(job(image_size="64x48", batch_size=8, parts=4, balance=(3, 4))).memory_bytes
+    assert small[0] < again[0] < one[0] < all_first[0]

@@ -1,0 +1,89 @@
+"""A checkpoint: training goes on from it, whatever ended it, in any split and precision."""
+
+import numpy as np
+import pytest
+import torch
+from trained_sessions import assert_same, examples, job, network, trained
+
+import spnb
+from spnb.driver.checkpoint import Checkpoint
+from spnb.errors import WeightsError
+from spnb.job.options import OptionError
+
+
+def test_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(tmp_path):
+    images, labels = examples()
+    whole = trained(job(num_epochs=4, checkpoint=str(tmp_path / "whole.pth")), images, labels)
+    file = tmp_path / "half.pth"
+    trained(job(num_epochs=2, checkpoint=str(file)), images, labels)
+    # Another split goes on where the first one stopped.
+    split = {"num_spatial_parts": 4, "slice_method": "square", "parts": 2}
+    rest = trained(job(num_epochs=4, checkpoint=str(file), **split), images, labels)
+    assert_same(rest.module.state_dict(), whole.module.state_dict(), 1e-9)
+    assert rest.history["loss"].tolist() == pytest.approx(whole.history["loss"].tolist(), rel=1e-9)
+    state = torch.load(file, weights_only=True)
+    assert state["epoch"] == 4
+    plain = network().double()
+    plain.load_state_dict(state["model"])
+    assert int(plain[1].num_batches_tracked) == 4 * 2 * 2
+    again = trained(job(num_epochs=4, checkpoint=str(file)), images, labels)
+    assert len(again.history) == 8
+    with pytest.raises(WeightsError, match=r"learning_rate 0.05, not 0.1"):
+        trained(job(num_epochs=4, checkpoint=str(file), learning_rate=0.1), images, labels)
+
+
+def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    file = tmp_path / "model.pth"
+    Checkpoint({"a": torch.zeros(2)}, epoch=1).save(file)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Checkpoint({"a": torch.ones(2)}, epoch=2).save(file)
+    assert Checkpoint.read(file).epoch == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_an_interrupted_session_goes_on_where_the_file_is(tmp_path):
+    images, labels = examples(8)
+    path = tmp_path / "net.pth"
+    whole = trained(job(num_epochs=3), images, labels)
+    plan = spnb.plan(job(num_epochs=3, checkpoint=str(path)), training=True)
+    with spnb.InProcess(plan, progress=False) as session:
+        run = session.train_epoch
+
+        def interrupted(shares, epoch):
+            if epoch == 2:
+                raise KeyboardInterrupt
+            return run(shares, epoch)
+
+        session.train_epoch = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            session.train(images, labels)
+        session.train_epoch = run
+        found = session.train(images, labels)
+    assert found.history["loss"].tolist() == whole.history["loss"].tolist()
+    assert_same(found.module.state_dict(), whole.module.state_dict(), 0)
+
+
+def test_training_goes_on_in_another_precision(tmp_path):
+    images, labels = examples(8)
+    path = str(tmp_path / "net.pth")
+    trained(job(checkpoint=path, precision="fp32"), images, labels)
+    found = trained(job(checkpoint=path, precision="fp64", num_epochs=2), images, labels)
+    wanted = trained(job(precision="fp64", num_epochs=2), images, labels)
+    assert found.history["loss"].tolist() == pytest.approx(
+        wanted.history["loss"].tolist(), rel=1e-4
+    )
+
+
+def test_numbers_of_any_library_are_plain_in_the_file(tmp_path):
+    images, labels = examples(8)
+    path = tmp_path / "net.pth"
+    rate, epochs = np.logspace(-3, -2, 2)[0], np.int64(1)
+    trained(job(checkpoint=str(path), learning_rate=rate, num_epochs=epochs), images, labels)
+    assert torch.load(path, weights_only=True)["recipe"]["learning_rate"] == rate
+    with pytest.raises(OptionError, match=r"learning_rate must be a number, not '0\.1'"):
+        job(learning_rate="0.1")
