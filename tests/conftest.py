@@ -10,10 +10,15 @@ from xdist.scheduler import LoadScopeScheduling
 # threads than cores wait for each other actively, and triple the time of the whole suite.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# These helpers check by `assert`: pytest shows both values where one fails.
+pytest.register_assert_rewrite("image_regions", "trained_sessions", "training_steps")
+
 SHARED_ENGINES = (
     "tests/benchmarking/test_commands.py",
     "tests/driver/test_cluster.py",
+    "tests/driver/test_cluster_failures.py",
     "tests/driver/test_train.py",
+    "tests/engine/test_here_on_engines.py",
     "tests/test_guide.py::test_a_command_that_runs_on_shared_engines",
     "tests/transport/test_gloo.py",
     "tests/ui/test_cli.py::test_infer_checks",
@@ -21,6 +26,7 @@ SHARED_ENGINES = (
 """Where tests use the `cluster` of this file: one worker runs them all, so it starts once."""
 OWN_ENGINES = (
     "tests/driver/test_engines.py",
+    "tests/driver/test_processes.py",
     "tests/driver/test_restart.py",
     "tests/engine/test_cells.py",
     "tests/ui/test_browser.py",

@@ -1,42 +1,21 @@
-"""Plans on real MPI engines: exact, interruptible, and fit for the next run after any failure."""
+"""Plans on real MPI engines: exact, with images and outputs of every kind."""
 
-import os
-import signal
 import subprocess
 import sys
-import threading
-import time
 
 import numpy as np
-import psutil
 import pytest
 import torch
-from networks import dense, randomize
+from networks import randomize
+from on_engines import planned, remote
 from saved import read
-from tiled import Call
 from torch import nn
 from torch.nn import functional as F
 
 import spnb
 from spnb.analysis.traffic import traffic
-from spnb.driver.engine_calls import PATIENCE
-from spnb.errors import RunError
-from spnb.rules import Rule
 
 pytestmark = pytest.mark.mpi
-
-
-def remote(function):
-    """Sent by its code: engines cannot import the tests."""
-    function.__module__ = "__main__"
-    return function
-
-
-def planned(image_size="97x131", batch_size=1, **given):
-    given.setdefault("precision", "fp64")
-    return spnb.plan(spnb.Job(dense(), image_size=image_size, batch_size=batch_size, **given))
-
-
 CASES = [
     {"slice_method": method, "num_spatial_parts": tiles}
     for method, tiles in [
@@ -150,100 +129,6 @@ def test_files_that_engines_do_not_see_are_sent(cluster):
         cluster.shares_files = True
 
 
-def test_here_on_each_engine(cluster):
-    cluster.load(planned(image_size="64x80", batch_size=2, precision="fp32"))
-    view = cluster.view
-    view.execute("me = (spnb.here.rank, spnb.here.stage, spnb.here.tile, repr(spnb.here))")
-    told = view["me"]
-    assert [t[:3] for t in told[:5]] == [(0, 0, 0), (1, 0, 1), (2, 0, 2), (3, 0, 3), (4, 1, 0)]
-    assert told[3][3].startswith("spnb.here: rank 3 of 5, stage 0, tile 3 of 2×2, owns Region(")
-    assert told[9][:3] == (None, None, None)
-    assert "no plan is loaded" in repr(cluster.client[cluster.engines.ids[9]].apply_sync(_me))
-    image = torch.rand(2, 3, 64, 80)
-    tiles = [image[:, :, a : a + 32, b : b + 40] for a in (0, 32) for b in (0, 40)]
-    grown = cluster._call(_exchange, [(tile,) for tile in tiles])
-    assert torch.equal(grown[0], image[:, :, :34, :43])
-    assert torch.equal(grown[3], image[:, :, 30:, 37:])
-    pieces = cluster._call(_forward, [(tile,) for tile in tiles] + [(None,)])
-    with torch.inference_mode():
-        expected = cluster.plan.job.module(image)
-    assert torch.allclose(pieces[4][0].tensor, expected, atol=1e-5)
-
-
-@remote
-def _me():
-    import spnb
-
-    return repr(spnb.here)
-
-
-@remote
-def _exchange(tile):
-    import spnb
-
-    return spnb.here.exchange(tile, halo=(2, 3))
-
-
-@remote
-def _forward(tile):
-    import spnb
-
-    return spnb.here.forward(tile)
-
-
-NO_CHANNELS = """
-worker = spnb.here.worker
-infer = worker.infer
-worker.infer = lambda read, tell: infer(lambda name, region: torch.zeros(1, 1, 2, 2), tell)
-"""
-
-
-def test_a_failing_rank_is_one_error_and_the_next_run_works(cluster):
-    cluster.load(planned())
-    cluster.client[cluster.engines.ids[2]].execute(NO_CHANNELS, block=True)
-    start = time.monotonic()
-    with pytest.raises(RunError) as caught:
-        cluster.infer()
-    assert time.monotonic() - start < PATIENCE  # the others were freed, not given up
-    assert str(caught.value).startswith("rank 2, stage 0, 0 (conv2d): RuntimeError")
-    cluster.load(planned())
-    assert cluster.infer().check().passed
-
-
-STUCK = "import time\nspnb.here.worker.infer = lambda *args: time.sleep(60)"
-
-
-def test_an_interrupt_frees_every_rank(cluster):
-    cluster.load(planned())
-    cluster.client[cluster.engines.ids[0]].execute(STUCK, block=True)
-    threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        cluster.infer()
-    cluster.load(planned())
-    assert cluster.infer().check().passed
-
-
-def test_a_waiting_rank_leaves_the_core_alone(cluster):
-    cluster.load(planned(num_spatial_parts=8))
-    pids = cluster.view.apply_sync(os.getpid)
-    cluster.client[cluster.engines.ids[0]].execute(STUCK, block=True)
-    shares = []
-
-    def measure():
-        waiting = [psutil.Process(pid) for pid in pids[1:9]]
-        time.sleep(1.0)
-        before = [sum(p.cpu_times()[:2]) for p in waiting]
-        time.sleep(3.0)
-        shares.extend(sum(p.cpu_times()[:2]) - b for p, b in zip(waiting, before))
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=measure).start()
-    with pytest.raises(KeyboardInterrupt):
-        cluster.infer()
-    assert max(shares) / 3.0 < 0.05, shares
-    cluster.load(planned())
-
-
 class Everything(nn.Module):
     """Merged figures, windows of attention, two inputs, outputs of every kind."""
 
@@ -286,23 +171,6 @@ def test_ranks_write_their_tiles_themselves(cluster, tmp_path, suffix):
     path = result.save(tmp_path / f"out.{suffix}")
     assert np.array_equal(read(path).squeeze(), result.output.numpy().squeeze())
     result.check()
-
-
-def test_a_rule_that_the_ranks_do_not_have_is_told(cluster):
-    torch.library.define("spnbhere::twice", "(Tensor x) -> Tensor")
-    torch.library.impl("spnbhere::twice", "CompositeExplicitAutograd")(lambda x: x * 2)
-    torch.library.register_fake("spnbhere::twice")(lambda x: torch.empty_like(x))
-
-    @remote
-    def own_rule(node):
-        return Rule(node)
-
-    spnb.rule("spnbhere.twice")(own_rule)
-    net = Call(torch.ops.spnbhere.twice)
-    plan = spnb.plan(spnb.Job(net, input_shapes=[(1, 3, 16, 16)], split_size=1))
-    with pytest.raises(RunError, match=r"no rule for the operator spnbhere\.twice.*%%px --local"):
-        cluster.load(plan)
-    cluster.load(planned())
 
 
 def test_a_client_of_ones_own(cluster):

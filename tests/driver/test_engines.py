@@ -1,8 +1,7 @@
+"""Engines in one MPI world: called, interrupted, killed, started anew."""
+
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from concurrent.futures import Future
@@ -12,7 +11,6 @@ import ipyparallel as ipp
 import pytest
 from processes import processes_of
 
-from spnb.driver import processes
 from spnb.driver.engine_calls import PATIENCE
 from spnb.driver.engines import Engines
 from spnb.errors import EngineDied, EngineError, EngineTimeout, StartError
@@ -218,90 +216,3 @@ def test_engines_of_no_common_world_are_refused(tmp_path):
     )
     with cluster as client, pytest.raises(StartError, match=r"MPI worlds of \[1, 1\] ranks"):
         Engines.adopt(client)
-
-
-@pytest.fixture
-def folders(monkeypatch):
-    made = []
-    real = processes.tempfile.mkdtemp
-
-    def mkdtemp(**kwargs):
-        made.append(real(**kwargs))
-        return made[-1]
-
-    monkeypatch.setattr(processes.tempfile, "mkdtemp", mkdtemp)
-    yield made
-    assert not any(Path(folder).exists() or processes_of(folder) for folder in made)
-
-
-def test_a_failed_start_shows_why_and_leaves_nothing(folders, monkeypatch, tmp_path):
-    mpiexec = tmp_path / "mpiexec"
-    mpiexec.write_text("#!/bin/sh\necho no slots left\nexit 3\n")
-    mpiexec.chmod(0o755)
-    real = processes._environment
-    monkeypatch.setattr(processes, "_environment", lambda f: real(f) | {"PATH": f"{tmp_path}:/bin"})
-    with pytest.raises(StartError, match=r"0 of 2 engines started, and .* ended[^$]*no slots left"):
-        Engines(2).start()
-    mpiexec.unlink()
-    with pytest.raises(StartError, match="no mpiexec beside"):
-        Engines(2).start()
-
-
-def test_ctrl_c_and_too_short_a_time_during_the_start(folders):
-    def interrupt(stage, done, total):
-        raise KeyboardInterrupt if stage == "starting engines" else StopIteration
-
-    with pytest.raises(StopIteration):
-        Engines(2, on_progress=interrupt).start()
-    timer = threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        Engines(2).start()
-    timer.join()
-    with pytest.raises(StartError, match="time is up"):
-        Engines(2, timeout=1.0).start()
-
-
-def test_nothing_survives_a_killed_owner():
-    script = """
-        import time
-        from spnb.driver.engines import Engines
-        engines = Engines(2)
-        engines.start()
-        print(engines._launch.folder, flush=True)
-        time.sleep(600)
-    """
-    root = str(Path(processes.__file__).parents[2])
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    environment = {**os.environ, "PYTHONPATH": root}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as owner:
-        folder = owner.stdout.readline().strip()
-        assert len(processes_of(folder)) > 4
-        owner.send_signal(signal.SIGKILL)
-        # Not reaped here: a zombie must count as dead.
-        deadline = time.monotonic() + 12
-        while left := [p for p in processes_of(folder) if p.pid != owner.pid]:
-            assert time.monotonic() < deadline, left
-            time.sleep(0.2)
-        assert not Path(folder).exists()
-
-
-def test_the_end_of_the_process_stops_its_engines():
-    script = """
-        from spnb.driver.engines import Engines
-        engines = Engines(1)
-        engines.start()
-        print(engines._launch.folder)
-    """
-    root = str(Path(processes.__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": root},
-    )
-    folder = done.stdout.strip()
-    assert (done.returncode, done.stderr) == (0, "")
-    assert not Path(folder).exists()
-    assert not processes_of(folder)

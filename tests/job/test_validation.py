@@ -1,10 +1,12 @@
 """Options that cannot be, alone or together, are refused in one line."""
 
 import pytest
+from torch import nn
 from trained_sessions import job
 
 import spnb
-from spnb.job.options import OptionError
+from spnb.errors import OptionError
+from spnb.job.job import Job
 
 
 def test_options_that_training_does_not_take_are_refused():
@@ -19,3 +21,63 @@ def test_options_that_training_does_not_take_are_refused():
             spnb.plan(job(**options), training=True)
     with pytest.raises(OptionError, match="num_epochs is for training"):
         job(num_epochs=2, enable_evaluation=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"precision": "fp8"}, "unknown precision 'fp8': use fp32, fp64, fp16, bf16"),
+        ({"backend": "gloom"}, "unknown backend 'gloom': use mpi, gloo, nccl"),
+        ({"backend": "nccl", "device": "cpu"}, "carries tensors between GPUs, but device is cpu"),
+        ({"device": "tpu"}, "unknown device 'tpu': use cpu, cuda"),
+        ({"spatial_size": 3}, "spatial_size is 3, but there are 2 stages (split_size)"),
+        ({"spatial_size": -1}, "spatial_size is -1"),
+        ({"num_spatial_parts": "4,2"}, "lists 2 numbers for 1 tiled stages (spatial_size)"),
+        ({"num_spatial_parts": 0}, "num_spatial_parts is 0, but must be at least 1"),
+        ({"spatial_size": 0, "num_spatial_parts": 2}, "have no tiled stage to cut"),
+        ({"spatial_size": 0, "slice_method": "vertical"}, "have no tiled stage to cut"),
+        ({"spatial_size": 2, "local_DP": 2}, "local_DP is 2, but all 2 stages are tiled"),
+        ({"spatial_size": 0, "halo_D2": True}, "halo_D2 has no tiled stage to serve"),
+        ({"parts": 33}, "33 parts of a batch of 32: a micro-batch needs an image"),
+        ({"parts": 0}, "parts is 0, but must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number, not 2.5"),
+        ({"image_size": 0}, "image_size is 0, but must be at least 1"),
+        ({"image_size": "big"}, "cannot read image_size 'big'"),
+        ({"balance": "3;4"}, "cannot read balance '3;4'"),
+        ({"fused_layers": 2}, "fused_layers is 2, which needs halo_D2"),
+        ({"fused_layers": 0, "halo_D2": True}, "fused_layers is 0: use 1 or more, or all"),
+        ({"patches": 0}, "patches is 0, but must be at least 1"),
+        (
+            {"patches": 4},
+            "patches is 4, which needs one tiled stage (spatial_size is 1)",
+        ),
+        (
+            {"patches": 4, "halo_D2": True, "fused_layers": "all", "spatial_size": 2},
+            "which needs one tiled stage (spatial_size is 2)",
+        ),
+        ({"num_filters": 64}, "num_layers and num_filters are AmoebaNet's"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_in_one_line(given, message):
+    with pytest.raises(OptionError) as caught:
+        Job("resnet", **given)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_only_the_network_can_tell_is_refused_later():
+    with pytest.raises(OptionError, match="has 3 numbers, but resnet20_v1 takes images of 2 axes"):
+        _ = Job("resnet20_v1", image_size="8x8x8").input_shape
+    with pytest.raises(OptionError, match="unknown slice method 'round'"):
+        _ = Job("resnet20_v1", slice_method="round").tilings
+    with pytest.raises(OptionError, match="num_classes is for the built-in networks"):
+        Job(nn.Conv2d(3, 3, 1), num_classes=3)
+    with pytest.raises(TypeError, match="time"):
+        Job("resnet", time=2)
+
+
+def test_a_class_is_no_network():
+    with pytest.raises(OptionError, match=r"not <class .*Conv2d'>: make one, as Conv2d\(…\)"):
+        Job(nn.Conv2d)

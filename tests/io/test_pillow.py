@@ -1,0 +1,44 @@
+"""Formats that Pillow decodes, and the samples of scikit-image."""
+
+import numpy as np
+import pytest
+from image_regions import GREY16, RGB, reads_like
+from PIL import Image
+
+from spnb.io.open import open_source
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [
+        *((mode, "png") for mode in ("RGB", "RGBA", "L", "LA", "P", "1")),
+        *((mode, "jpg") for mode in ("RGB", "L", "CMYK")),
+        *(("RGB", suffix) for suffix in ("bmp", "webp", "JPEG")),
+    ],
+)
+def test_pillow_formats(mode, suffix, tmp_path):
+    image = Image.fromarray(RGB)
+    image = image.quantize(16) if mode == "P" else image.convert(mode)
+    image.save(tmp_path / f"a.{suffix}")
+    with Image.open(tmp_path / f"a.{suffix}") as saved:
+        pixels = np.asarray(saved.convert("RGB"))
+    source = open_source(str(tmp_path / f"a.{suffix}"))
+    assert source.name == f"a.{suffix}"
+    reads_like(source, np.moveaxis(pixels, -1, 0)[None] / np.float32(255), examples=5)
+
+
+@pytest.mark.parametrize("suffix", ["png", "pgm"])
+def test_sixteen_bits(suffix, tmp_path):
+    Image.fromarray(GREY16).save(tmp_path / f"a.{suffix}")
+    reads_like(
+        open_source(tmp_path / f"a.{suffix}", channels=1), GREY16[None, None] / np.float32(65535)
+    )
+
+
+def test_samples():
+    assert open_source("retina").shape == (1, 3, 1411, 1411)
+    assert open_source("retina").name == "retina"
+    assert open_source("astronaut", batch_size=4).shape == (4, 3, 512, 512)
+    assert open_source("camera", channels=1).shape == (1, 1, 512, 512)
+    for name in ("coffee", "hubble_deep_field", "immunohistochemistry", "logo", "cat"):
+        assert open_source(name).shape[:2] == (1, 3)
