@@ -12,10 +12,10 @@ import torch
 
 from ..display import plots
 from ..display.progress import Bar, shown_by_module
-from ..engine.rank import read_tensor
 from ..engine.report import Report
 from ..errors import CheckFailed
 from ..io.sources import Source
+from ..io.tensors import read_tensor
 from ..io.writers import Store
 from ..ir.axes import Axes as ValueAxes
 from ..ir.cost import CORE

@@ -6,19 +6,15 @@ Its methods answer what a session asks: see `spnb.engine.service.RankService`.
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 
 from ..io.examples import Examples
 from ..io.sources import Source
+from ..io.tensors import read_tensor
 from ..io.writers import Store
-from ..ir.exchange import Exchange, region_at
 from ..ir.rank_plan import RankPlan
-from ..ir.region import Region
-from ..ir.tags import SAVE
 from ..kernels.devices import CPU, compute_exactly, device_of
 from ..rules import has_rule
 from ..runtime import process_memory
@@ -31,32 +27,13 @@ from ..training.recipe import Recipe
 from ..training.step import TrainingWorker
 from ..transport import Transport
 from ..transport.host_staging import staged_for
+from .output_saving import save_regions
 from .progress import Publish, Throttled
 from .report import Report
 from .service import RankWeights
 
 SMALL = 1 << 20
 """Output pieces of a rank up to this many bytes are sent with its report."""
-
-
-def read_tensor(source: Source, region: Region, dtype: torch.dtype) -> torch.Tensor:
-    """A region of an image, as the network takes it."""
-    array = np.require(source.read(region), requirements="W")  # torch warns of what is read-only
-    return torch.from_numpy(array).to(dtype)
-
-
-def share_cores(rank_plan: RankPlan, ranks_here: int) -> None:
-    """Let this process compute with its share of the cores.
-
-    Parameters
-    ----------
-    rank_plan
-        Its share of the plan.
-    ranks_here
-        Ranks on this host.
-    """
-    share = max(1, (os.cpu_count() or 1) // min(ranks_here, rank_plan.at_once))
-    torch.set_num_threads(rank_plan.threads or share)
 
 
 class Rank:
@@ -240,42 +217,11 @@ class Rank:
     def save(self, run: int, value: str, store: Store) -> None:
         """Write this rank's regions of an output; every rank that has one must be called.
 
-        Each chunk of the file is written by one rank.  Values in a chunk that another rank writes
-        are sent there first.
+        See `spnb.engine.output_saving.save_regions`.
         """
         worker = self._worker()
-        pieces = {p.region: p.tensor for p in self.outputs_of(run) if p.value == value}
-        for replica, stage in enumerate(worker.stages):
-            if any(node.name == value for node in stage.rank_plan.nodes):
-                for number in stage.pipeline_stage.pipeline.numbers:
-                    self._save(replica, number, pieces, value, store)
-
-    def _save(
-        self,
-        replica: int,
-        number: int,
-        pieces: Mapping[Region, torch.Tensor],
-        value: str,
-        store: Store,
-    ) -> None:
-        """Write what this rank has of a micro-batch's output, in one replica of the plan."""
-        worker = self._worker()
-        rank_plan = worker.stages[replica].rank_plan
-        # An output may have several rows along the batch for each image.
-        rows_each = store.axes.extent[0] // sum(rank_plan.micro_batch_sizes)
-        rows = rank_plan.micro_batch_sizes[number] * rows_each or 1
-        first = sum(rank_plan.micro_batch_sizes[:number]) * rows_each
-        has = rank_plan.team.tiling.spans((rows, *store.axes.extent[1:]))
-        own, needs = region_at(has, rank_plan.position), store.spans(has)
-        if own.empty:
-            return
-        x = pieces[own.moved(first)]
-        if needs != has:
-            team = rank_plan.team
-            exchange = Exchange(SAVE.tag(), value, "save", team, team, has, needs, 0)
-            x = worker.exchange(exchange, x, store.axes, replica)
-        if not (aligned := region_at(needs, rank_plan.position)).empty:
-            store.write(aligned.moved(first), x)
+        tensors = {p.region: p.tensor for p in self.outputs_of(run) if p.value == value}
+        save_regions(worker, tensors, value, store)
 
     def outputs_of(self, run: int) -> list[Piece]:
         """The regions of a run's outputs that this rank computed.

@@ -7,6 +7,7 @@ the ranks: a notebook's own process is no MPI rank.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,6 @@ from ..io.stage_weights import read_weights
 from ..ir.rank_plan import RankPlan
 from ..runtime.process_memory import give_back, keep_blocks
 from .here import here
-from .rank import share_cores
 from .service import Answer, Call, answer_of
 
 if TYPE_CHECKING:
@@ -93,6 +93,20 @@ def load(
     tensors = read_weights(weights) if isinstance(weights, Path) else weights
     here.load(rank_plan, tensors, transport, transport.local_rank)
     here.publish({"loaded": 1})
+
+
+def share_cores(rank_plan: RankPlan, ranks_here: int) -> None:
+    """Let this process compute with its share of the cores.
+
+    Parameters
+    ----------
+    rank_plan
+        Its share of the plan.
+    ranks_here
+        Ranks on this host.
+    """
+    share = max(1, (os.cpu_count() or 1) // min(ranks_here, rank_plan.at_once))
+    torch.set_num_threads(rank_plan.threads or share)
 
 
 def answer(call: Call[T] | None) -> Answer[T] | None:

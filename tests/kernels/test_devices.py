@@ -15,10 +15,10 @@ from running import planned
 from torch import nn
 
 import spnb
-from spnb.engine.rank import read_tensor
 from spnb.errors import CaptureError, DeviceError, PlanError
 from spnb.io.examples import matched
 from spnb.io.sources import ArraySource
+from spnb.io.tensors import read_tensor
 from spnb.ir.region import Region
 from spnb.ir.weights import tensors_of
 from spnb.kernels.devices import CPU, computing_on, device_of

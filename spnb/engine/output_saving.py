@@ -1,0 +1,65 @@
+"""How a rank writes its regions of an output to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from ..io.writers import Store
+from ..ir.exchange import Exchange, region_at
+from ..ir.region import Region
+from ..ir.tags import SAVE
+from ..runtime.worker import Worker
+
+
+def save_regions(
+    worker: Worker, tensors: Mapping[Region, torch.Tensor], value: str, store: Store
+) -> None:
+    """Write what a rank has of an output; every rank that has a region of it must be called.
+
+    Each chunk of the file is written by one rank.  Values in a chunk that another rank writes
+    are sent there first.
+
+    Parameters
+    ----------
+    worker
+        The rank's worker, which sends and receives.
+    tensors
+        The regions that the rank computed, over ``(batch, *spatial)``.
+    value
+        Name of the output in the graph.
+    store
+        The file.
+    """
+    for replica, stage in enumerate(worker.stages):
+        if any(node.name == value for node in stage.rank_plan.nodes):
+            for number in stage.pipeline_stage.pipeline.numbers:
+                _save_micro_batch(worker, replica, number, tensors, value, store)
+
+
+def _save_micro_batch(
+    worker: Worker,
+    replica: int,
+    number: int,
+    tensors: Mapping[Region, torch.Tensor],
+    value: str,
+    store: Store,
+) -> None:
+    """Write what the rank has of a micro-batch's output, in one replica of the plan."""
+    rank_plan = worker.stages[replica].rank_plan
+    # An output may have several rows along the batch for each image.
+    rows_each = store.axes.extent[0] // sum(rank_plan.micro_batch_sizes)
+    rows = rank_plan.micro_batch_sizes[number] * rows_each or 1
+    first = sum(rank_plan.micro_batch_sizes[:number]) * rows_each
+    has = rank_plan.team.tiling.spans((rows, *store.axes.extent[1:]))
+    own, needs = region_at(has, rank_plan.position), store.spans(has)
+    if own.empty:
+        return
+    x = tensors[own.moved(first)]
+    if needs != has:
+        team = rank_plan.team
+        exchange = Exchange(SAVE.tag(), value, "save", team, team, has, needs, 0)
+        x = worker.exchange(exchange, x, store.axes, replica)
+    if not (aligned := region_at(needs, rank_plan.position)).empty:
+        store.write(aligned.moved(first), x)
