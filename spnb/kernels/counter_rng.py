@@ -1,4 +1,4 @@
-"""Random numbers by position: each tile makes its own, and no other."""
+"""Random numbers by position: each tile computes its own, independently of other tiles."""
 
 from __future__ import annotations
 

@@ -58,11 +58,10 @@ def computing_on(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def compute_exactly() -> None:
-    """Have GPUs compute in full fp32, and with the same algorithms in every run.
+    """Make GPUs compute in full fp32, with the same algorithms in every run.
 
-    By default PyTorch rounds the operands of fp32 convolutions on a GPU to 10 bits (TF32), and
-    chooses the algorithm that it measures to be the fastest: a tile's result would then differ from
-    that of the whole image.
+    By default PyTorch rounds the operands of fp32 convolutions on a GPU to 10 bits (TF32), and may
+    choose another algorithm for a tile than for the whole image.  Their results would then differ.
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

@@ -1,9 +1,10 @@
 """Results of convolutions, written into memory that was allocated for them before.
 
-PyTorch's convolutions cannot be told where to write.  They make an empty tensor of no size with
-``aten::empty``, and oneDNN gives it its size and writes into its memory.  While `writing_in_place`
-lasts, ``aten::empty`` is replaced: a call of `written_into` finds its result's memory there, and
-everything else gets new memory as always.  Where PyTorch does not work so, the result is copied.
+PyTorch's convolutions take no argument for their result's memory.  They make an empty tensor of
+size 0 with ``aten::empty``; oneDNN then sets its size and writes into its memory.  Inside the
+context `writing_in_place`, ``aten::empty`` is replaced.  A call of `written_into` then gets the
+memory of its result from it, and every other call gets new memory as usual.  If a version of
+PyTorch works in another way, the result is copied.
 """
 
 from __future__ import annotations
@@ -21,30 +22,30 @@ from .onednn import FusedConvolution, fuses
 
 
 class _Expected(threading.local):
-    """The memory that a thread's next empty tensor lies in."""
+    """The memory for the next empty tensor of a thread."""
 
     result: torch.Tensor | None = None
 
 
 class _Replacement:
-    """The replacement of ``aten::empty``, as long as somebody in the process wants it."""
+    """The replacement of ``aten::empty``, while at least one context in the process needs it."""
 
     def __init__(self) -> None:
         self._lock, self._users = threading.Lock(), 0
         self._library: Any = None
 
     def begin(self) -> None:
-        """Replace the operator, unless that is done already."""
+        """Replace the operator, unless it is already replaced."""
         with self._lock:
             if self._users == 0:
                 self._library = torch.library.Library("aten", "IMPL")
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # PyTorch warns of the replacement itself
+                    warnings.simplefilter("ignore")  # PyTorch warns that an operator is replaced
                     self._library.impl("empty.memory_format", _empty, "CPU")
             self._users += 1
 
     def end(self) -> None:
-        """Give PyTorch its operator back, if nobody else wants the replacement."""
+        """Restore PyTorch's operator, if no other context needs the replacement."""
         with self._lock:
             self._users -= 1
             if self._users == 0:
@@ -59,13 +60,13 @@ _replacement = _Replacement()
 
 @contextmanager
 def writing_in_place(wanted: bool = True) -> Iterator[None]:
-    """Let calls of `written_into` write into their memory, as long as this lasts.
+    """A context in which calls of `written_into` write into their memory.
 
     Parameters
     ----------
     wanted
-        Whether there are such calls: ``aten::empty`` is replaced in the whole process, which only
-        they are worth.
+        Whether there are such calls.  If not, nothing is done: the replacement of ``aten::empty``
+        affects the whole process.
     """
     if not (wanted and _works()):
         yield
@@ -79,7 +80,7 @@ def writing_in_place(wanted: bool = True) -> Iterator[None]:
 
 @cache
 def _works() -> bool:
-    """Whether a convolution takes the memory that the replacement gives it."""
+    """Whether a convolution writes into the memory that the replacement returns."""
     x, weight = torch.ones(1, 1, 2, 2, device="cpu"), torch.ones(1, 1, 1, 1, device="cpu")
     if not fuses(weight):
         return False
@@ -100,14 +101,14 @@ def _works() -> bool:
 def written_into(
     call: Callable[..., torch.Tensor], memory: torch.Tensor
 ) -> Callable[..., torch.Tensor]:
-    """A call whose result lies in a given tensor: written there, or copied if that did not work.
+    """A call that writes its result into a given tensor, or copies it there if that fails.
 
     Parameters
     ----------
     call
         Computes a tensor of the shape and type of ``memory``.
     memory
-        Where the result shall lie.
+        The tensor for the result.
 
     Examples
     --------
@@ -121,7 +122,7 @@ def written_into(
         result = _call_into(call, memory, operands)
         if result.data_ptr() != memory.data_ptr():
             memory.copy_(result)
-        elif _order(result) != order:  # it lies there, but its numbers are in another order
+        elif _order(result) != order:  # written there, but in another memory order
             memory.copy_(result.clone())
         return memory
 
@@ -131,7 +132,7 @@ def written_into(
 def _call_into(
     call: Callable[..., torch.Tensor], memory: torch.Tensor, operands: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """The result of a call, whose first empty tensor lies in the memory."""
+    """The result of a call; its first empty tensor gets the given memory."""
     _expected.result = memory
     try:
         return call(*operands)
@@ -152,7 +153,7 @@ def _empty(
     pin_memory: bool | None = None,
     memory_format: torch.memory_format | None = None,
 ) -> torch.Tensor:
-    """`torch.empty`; but an expected result of no size yet lies in the memory that is its."""
+    """Like `torch.empty`; but the expected result, of size 0, gets the memory meant for it."""
     memory = _expected.result
     if memory is not None and tuple(size) == (0,) and dtype == memory.dtype:
         _expected.result = None

@@ -1,6 +1,6 @@
-"""One rank at work: its program is made ready once, and run forward for each micro-batch.
+"""One rank at work: its program is compiled once, and run forward for each micro-batch.
 
-May import `spnb.rules`, `spnb.transport` and what lies below.  Begin with `worker` (a run), then
-`compiled_program` (its actions), `halo_tile` and `local_values` (what they compute with),
-`buffer_plan`, `arena` and `result_places` (where results lie).
+May import `spnb.rules`, `spnb.transport` and the floors below.  Begin with `worker` (a run), then
+`compiled_program` (its actions), `halo_tile` and `local_values` (the values that actions read),
+`buffer_plan`, `arena` and `result_places` (the memory of results).
 """

@@ -1,4 +1,4 @@
-"""Runs of memory that results lie in, and are used again when nobody holds what lay there."""
+"""Arenas: runs of memory for results, which are reused when no tensor lies in them any more."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 
 
 class Arena:
-    """A run of memory that values lie in; the system gets it back when no tensor lies there.
+    """A run of memory for values; it is freed when no tensor lies in it any more.
 
     Parameters
     ----------
     size
-        In bytes.
+        Number of bytes.
     memory
-        To use in place of new memory.
+        Memory to use; new memory by default.
     """
 
     def __init__(self, size: int, memory: mmap.mmap | None = None):
@@ -36,14 +36,14 @@ class Arena:
 
 
 class ArenaPool:
-    """Arenas whose memory is used again, once no tensor lies in it any more.
+    """Makes arenas, and reuses their memory once no tensor lies in it any more.
 
-    The system maps new memory page by page as it is written, which can take longer than to compute
-    what is written.
+    The system maps new memory page by page when it is first written.  That can take longer than to
+    compute the values written there.
     """
 
     SPARE = 2
-    """Runs of memory of each size that wait for their next use; more go back to the system."""
+    """Number of free runs of memory of each size that are held for reuse; others are freed."""
 
     def __init__(self) -> None:
         self._spare: dict[int, list[mmap.mmap]] = defaultdict(list)

@@ -1,15 +1,16 @@
-"""Where results lie in a rank's memory: planned once from their lifetimes, and reused.
+"""Plans the places of results in a rank's memory, once, from their sizes and lifetimes.
 
-An allocator that is asked for blocks of many sizes, one after the other, ends with a heap of holes
-two or three times as large as what it holds.  A plan knows every size and lifetime beforehand::
+An allocator that gives out blocks of many sizes, one after another, ends with many holes between
+them: its heap is two or three times as large as the blocks.  A plan knows every size and lifetime
+beforehand::
 
     step      0   1   2   3   4   5          bytes
     x        ├───────────┤                   0      ┐
     y            ├───────────────┤           │ x │ y │      x and y live together, z begins when
     z                        ├───────┤       │ z │          x has ended: it takes its place
 
-A value whose halo is rows above and below it lies between them from the start: its operator writes
-into the middle, messages arrive at the ends, and nothing is copied to put them together.
+If the halo of a tile consists of rows above and below it, one buffer holds all three: the operator
+writes the tile into the middle, messages arrive at both ends, and nothing is copied to join them.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a value lies.
+    """The place of a value in memory.
 
     Attributes
     ----------
     offset
         First byte of the buffer.
     region
-        The region that the buffer covers: that of the value, or also that of its halo.
+        The region that the buffer covers: the value's own, or that of the value and its halo.
     """
 
     offset: int
@@ -73,15 +74,15 @@ class _Buffer:
 def plan_buffers(program: Program, nodes: Sequence[Node], rules: Sequence[Rule]) -> Buffers:
     """Give places to the results of a program that can be written into given memory.
 
-    A value has none if the host gets it, or if another value may share its memory: then it must
-    stay as long as those do.
+    A value has no place if the host receives it, or if other values may share its memory; these
+    may live longer than the value.
 
     Parameters
     ----------
     program
         A rank's steps.
     nodes, rules
-        Of the rank's stage.
+        The calls of the rank's stage, and their rules.
     """
     lifetimes = _Lifetimes(program, nodes, rules)
     for number, step in enumerate(program.steps):
@@ -90,7 +91,7 @@ def plan_buffers(program: Program, nodes: Sequence[Node], rules: Sequence[Rule])
 
 
 class _Lifetimes:
-    """The buffers that a program needs, as far as its steps were taken."""
+    """The buffers of a program; it is given the steps one after another."""
 
     def __init__(self, program: Program, nodes: Sequence[Node], rules: Sequence[Rule]):
         self._nodes, self._rules = nodes, rules
@@ -98,10 +99,10 @@ class _Lifetimes:
         self._buffers: list[_Buffer] = []
         self._of_value: dict[str, _Buffer] = {}
         self._computed: dict[str, Region] = {}
-        self._own: dict[str, Region] = {}  # of values whose halo lies beside them, without it
+        self._own: dict[str, Region] = {}  # for values with a halo: the region without it
 
     def take(self, number: int, step: Step) -> None:
-        """Take the next step of the program."""
+        """Add the next step of the program."""
         if isinstance(step, Compute):
             self._compute(number, step)
         elif isinstance(step, Receive):
@@ -141,7 +142,7 @@ class _Lifetimes:
         self._of_value[name] = buffer
 
     def _receive(self, step: Receive) -> None:
-        """Let a buffer grow by the rows of a halo."""
+        """Enlarge a buffer by the rows of a halo."""
         if step.value in self._computed:
             self._own[step.value] = self._computed[step.value]
         buffer = self._of_value.get(step.value)
@@ -149,7 +150,7 @@ class _Lifetimes:
             buffer.region = buffer.region | step.region
 
     def _in_use(self, value: str, number: int) -> None:
-        """A value's buffer is in use until this step at least."""
+        """Record that a value's buffer is in use until this step at least."""
         if value in self._of_value:
             self._of_value[value].last = number
 
@@ -164,7 +165,7 @@ class _Lifetimes:
 
 
 def result_names(rule: Rule) -> list[str]:
-    """Names of the tensors that a rule writes: of its value, and of what comes with it."""
+    """Names of the tensors that a rule writes: its value, and further results of the same call."""
     return [rule.node.name, *(f"{rule.node.name}, {k}" for k in range(1, len(rule.result_types)))]
 
 
@@ -176,7 +177,7 @@ def scratch_name(rule: Rule) -> str:
 def _candidates(
     program: Program, nodes: Sequence[Node], rules: Sequence[Rule]
 ) -> dict[str, Region]:
-    """The region of each value that may have a place."""
+    """The values that may have a place, with their regions."""
     made: dict[str, Region] = {}
     for step in program.steps:
         if isinstance(step, Compute):
@@ -192,10 +193,10 @@ def _candidates(
 
 
 def _offsets(buffers: Iterable[_Buffer]) -> list[tuple[_Buffer, int]]:
-    """Places for buffers, so that none overlap which are in use at the same time.
+    """Offsets of buffers, such that no two overlap that are in use at the same time.
 
-    The largest first, each at the lowest offset that is free as long as it lives: greedy by size
-    (Pisarchyk and Lee, *Efficient memory management for deep neural net inference*, 2020).
+    Buffers are placed by size, the largest first, each at the lowest offset that is free during its
+    life (Pisarchyk and Lee, *Efficient memory management for deep neural net inference*, 2020).
     """
     placed: list[tuple[_Buffer, int]] = []
     for buffer in sorted(buffers, key=lambda b: (-b.bytes, b.first)):

@@ -1,7 +1,7 @@
-"""A rank's program made ready to run: a list of actions in which only the numbers are missing.
+"""A rank's program, compiled to a list of actions that only need the values of tensors.
 
-Every region, slice and argument is known from the plan, so all of it is worked out once, when the
-plan is loaded; a step of a run takes little more than the operator's own time.
+Every region, slice and argument follows from the plan, so they are computed once, when the plan is
+loaded.  A step of a run then takes little more than the operator's own time.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class CompiledProgram:
     rank_plan
         The rank's share of the plan.
     rules, weights
-        Of each node of the rank's stage.
+        The rule and the weights of each node of the rank's stage.
     held
         Regions of values that earlier programs of the rank left.
     places, arena
-        The place of each result that has one, and the memory that it is in.  Without an arena,
+        The place of each result that has one, and the memory of these places.  Without an arena,
         PyTorch allocates every result.
 
     Attributes

@@ -1,4 +1,4 @@
-"""A rank's pipeline stage made ready to run: its weights in order, and its programs compiled."""
+"""A rank's pipeline stage, compiled: its weights in their best memory order, and its programs."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from .state import Action
 
 @dataclass(frozen=True)
 class CompiledExchange:
-    """One exchange of one value, ready to be done.
+    """One exchange of one value, compiled.
 
     Attributes
     ----------
     send, receive
         Its two steps; `receive` does not wait for the messages.
     values
-        What the rank holds of the value once `receive` has begun.
+        The pieces of the value that the rank holds once `receive` has begun.
     """
 
     send: Action
@@ -43,7 +43,7 @@ class CompiledExchange:
 
 
 class CompiledStage:
-    """What a rank does in one of its pipelines, with all worked out but the numbers.
+    """The work of a rank in one of its pipelines, compiled.
 
     Parameters
     ----------
@@ -52,14 +52,14 @@ class CompiledStage:
     weights
         The parameters and buffers that the stage reads, by name, in the plan's dtype.
     device
-        Where the rank computes.
+        The device that the rank computes on.
 
     Attributes
     ----------
     compiled_programs
-        By the number of images of a micro-batch: the programs that it takes, one after the other.
+        By the number of images of a micro-batch: the programs to run, one after another.
     writes_in_place
-        Whether a fused convolution writes its result into memory that was allocated before.
+        Whether a convolution writes its result into memory that was allocated before.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class CompiledStage:
         self.compile_programs()
 
     def _reorder_weights(self) -> None:
-        """Bring weights into the memory order that kernels prefer, where that is another."""
+        """Store weights in the memory order that kernels prefer, where it differs."""
         reordered = False
         for step in self._programs[0].steps:
             if isinstance(step, Compute) and not step.region.empty:
@@ -90,7 +90,7 @@ class CompiledStage:
                 shape = axes.local_shape(step.clipped[0])
                 self.weights[step.node] = self.rules[step.node].prepare(known, shape)
                 reordered |= self.weights[step.node] is not known
-        if reordered:  # copies of the others let go of the file that all were mapped from
+        if reordered:  # all weights are mapped from one file, which is closed once all are copied
             plain = [(n, w) for each in self.weights for n, w in each.items() if not w.is_mkldnn]
             copies = {name: weight.clone() for name, weight in dict(plain).items()}
             self.weights = [
@@ -100,7 +100,7 @@ class CompiledStage:
 
     def compile_programs(self) -> None:
         """Compile the programs of every micro-batch size, with a new arena for all of them."""
-        on_host = self.device == CPU  # a GPU's allocator of PyTorch caches its blocks itself
+        on_host = self.device == CPU  # on a GPU, PyTorch's allocator already reuses its blocks
         buffers = {
             images: [
                 plan_buffers(program, self.rank_plan.nodes, self.rules) if on_host else Buffers()
@@ -129,24 +129,24 @@ class CompiledStage:
 
     @property
     def _programs(self) -> tuple[Program, ...]:
-        """Of the largest micro-batch."""
+        """The programs for the largest micro-batch."""
         return self.rank_plan.programs[max(self.rank_plan.micro_batch_sizes)]
 
     @cached_property
     def costs(self) -> list[float]:
-        """About the seconds that each node takes, to report how far a run is."""
+        """Estimated seconds of each node, for reports of progress."""
         return [CORE.seconds(node) for node in self.rank_plan.nodes]
 
     @cached_property
     def cost(self) -> float:
-        """About the seconds that a micro-batch takes."""
+        """Estimated seconds of a micro-batch."""
         steps = (step for program in self._programs for step in program.steps)
         return sum(self.costs[step.node] for step in steps if isinstance(step, Compute))
 
     def compile_exchange(
         self, exchange: Exchange, axes: Axes, dtype: torch.dtype
     ) -> CompiledExchange:
-        """Make an exchange of a value ready, of which the rank holds its tile.
+        """Compile an exchange of a value; the rank holds its own tile of it.
 
         Parameters
         ----------

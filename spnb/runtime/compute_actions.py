@@ -25,14 +25,14 @@ from .state import Action, RunState
 
 @dataclass(frozen=True)
 class BoundaryStrip:
-    """A strip of a result that reads the halo: how it is computed once the halo is here.
+    """How a strip of a result that reads the halo is computed, once the halo is here.
 
     Attributes
     ----------
     assemble
-        Puts together what the strip reads of the first operand.
+        Assembles the region of the first operand that the strip reads.
     others
-        Each gives what the strip reads of one further operand.
+        Each gives the region of one further operand that the strip reads.
     call
         Computes the strip.
     put
@@ -53,11 +53,11 @@ class ComputeActions:
     rank_plan
         The rank's share of the plan.
     rules, weights
-        Of each node of the rank's stage.
+        The rule and the weights of each node of the rank's stage.
     values
         The values that the rank holds at this point of the program; each action adds its result.
     places
-        Where results lie.
+        The memory of results.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class ComputeActions:
         self._values, self._places = values, places
 
     def action(self, step: Compute) -> Action:
-        """What computes a call and reports that it did."""
+        """The action that computes a call and reports that it is done."""
         node, rule = self._nodes[step.node], self._rules[step.node]
-        if step.region.empty:  # only padding is read here further on, or nothing at all
+        if step.region.empty:  # later calls read no position of the result, or only padding
             apply = self._nothing(step, node)
         else:
             apply = self._overlap_halo(step, node, rule) or self._whole(step, node, rule)
@@ -125,18 +125,18 @@ class ComputeActions:
         return rule.bound(given, step.needs, step.region, weights, scratch)
 
     def _given(self, step: Compute, node: Node, rule: Rule) -> list[Region]:
-        """The region of each operand to hand over: what is needed, or a little more of it."""
+        """The region of each operand that the call is given: its need, or a little more."""
         given = list(step.clipped)
         if step.padding is not None or not isinstance(rule, Window):
             return given
         if self._values.halo_tile(node.operands[0]) is None:
             longer = rule.left_over(self._values.region(node.operands[0]), given[0])
-            if not rule.scratch(longer, step.region):  # what is copied is cut as well
+            if not rule.scratch(longer, step.region):  # a copy into padding cuts it as well
                 given[0] = longer
         return given
 
     def _may_write(self, node: Node, region: Region) -> bool:
-        """Whether a region of the last operand is one run of memory, which may be written into."""
+        """Whether a region of the last operand is one run of memory, and may be overwritten."""
         value, axes = node.operands[-1], node.operand_axes[-1]
         own = self._values.own(value)
         return own == region or rows_beside(own, region, axes)
@@ -144,12 +144,12 @@ class ComputeActions:
     # --- the core first, the boundary once the halo is here -------------------------------------
 
     def _overlap_halo(self, step: Compute, node: Node, rule: Rule) -> Action | None:
-        """Compute the core while the halo is on its way, and the boundary once it is here.
+        """The action that computes the core before the halo is here, and the boundary afterwards.
 
         Returns
         -------
         Action or None
-            None where all of the result is computed at once.
+            None if the whole result is computed at once.
         """
         tile = self._values.halo_tile(node.operands[0]) if node.operands else None
         if tile is None or step.padding is not None or not isinstance(rule, CoreFirst):
@@ -175,7 +175,8 @@ class ComputeActions:
         return apply
 
     def _core(self, node: Node, call: Call, others: Sequence[Action]) -> Action:
-        """Compute the result from what the tile owns; its boundary is wrong then."""
+        """The action that computes the result from the tile without its halo; its boundary is
+        wrong."""
         value, name, path, kind = node.operands[0], node.name, node.path, node.kind
 
         def compute_core(run: RunState) -> None:
@@ -201,7 +202,7 @@ class ComputeActions:
     def _boundary(
         self, node: Node, tile: HaloTile, strips: Sequence[BoundaryStrip]
     ) -> Callable[[RunState, Sequence[torch.Tensor | None]], None]:
-        """Compute the strips of the boundary anew, and write them into the result."""
+        """The action that computes the strips of the boundary again, and writes them."""
         name, path, kind = node.name, node.path, node.kind
         layer = self._values.layer(node.operands[0])
 
@@ -221,12 +222,12 @@ class ComputeActions:
 
 
 def _needs(rule: Rule, strip: Region, held: Sequence[Region]) -> tuple[list[Region], list[Region]]:
-    """What a strip of a result reads of each operand, with its padding and without.
+    """The region of each operand that a strip of a result reads, with its padding and without.
 
     Parameters
     ----------
     held
-        What all of the result reads: strips are of the same images of the batch.
+        The regions that the whole result reads; the strip reads the same images of the batch.
     """
     needs, clipped = [], []
     for number, (axes, region) in enumerate(zip(rule.node.operand_axes, held, strict=True)):

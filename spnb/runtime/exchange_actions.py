@@ -22,14 +22,14 @@ class ExchangeActions:
     values
         The values that the rank holds at this point of the program; the actions change them.
     places
-        Where results lie.
+        The memory of results.
     """
 
     def __init__(self, rank_plan: RankPlan, values: LocalValues, places: ResultPlaces):
         self._rank_plan, self._values, self._places = rank_plan, values, places
 
     def send(self, step: Send) -> Action:
-        """What sends regions of a value to other ranks, or holds them for the host."""
+        """The action that sends regions of a value to other ranks, or holds them for the host."""
         layer = self._values.layer(step.value)
         takes = [
             (t.target, t.region, self._values.operand(step.value, t.region, step.axes))
@@ -51,7 +51,7 @@ class ExchangeActions:
         return send
 
     def receive(self, step: Receive) -> Action:
-        """What reads a region of the image, or receives what other ranks send of a value."""
+        """The action that reads a region of the image, or receives a value from other ranks."""
         if any(t.source == HOST for t in step.transfers):
             return self._read(step)
         return self._receive(step)
@@ -92,7 +92,7 @@ class ExchangeActions:
         return begin
 
     def _halo_tile(self, step: Receive) -> HaloTile:
-        """In which pieces a value comes, and whether they lie side by side from the start."""
+        """The pieces in which a value arrives; framed, if one buffer holds them all."""
         tile = HaloTile(
             region=step.region,
             own=self._values.own(step.value),
@@ -107,8 +107,8 @@ class ExchangeActions:
         return tile if whole is None else FramedHaloTile.of(tile, whole)
 
     def free(self, step: Free) -> Action:
-        """What forgets values that nothing reads any more."""
-        # A halo that nobody read must come first: a later receive might take it for its own.
+        """The action that drops values after their last use."""
+        # A halo that no call has read is awaited first: a later receive might take its message.
         arrivals = self._values.free(step.values)
 
         def free(run: RunState) -> None:
@@ -120,7 +120,7 @@ class ExchangeActions:
         return free
 
     def keep(self, step: Keep) -> Action:
-        """What writes a patch into the tile of a value, which later programs read."""
+        """The action that writes a patch into the tile of a value, for later programs."""
         layer = self._values.layer(step.value)
         take = self._values.operand(step.value, step.own, step.axes)
         put = putter(step.axes, step.whole, step.own)

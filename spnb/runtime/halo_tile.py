@@ -1,17 +1,17 @@
-"""A tile and its halo, in the pieces in which they come.
+"""A tile and its halo: the pieces of a value that a rank holds.
 
-A halo is a few rows around a tile of millions of positions.  To put both into one tensor would copy
-the whole tile; so they stay in separate tensors until an operator needs both in one::
+A halo is a few rows around a tile of millions of positions.  To join both in one tensor would copy
+the whole tile, so they stay in separate tensors until an operator needs them in one::
 
     ┌─────────────── from above ───────────────┐
     ├──────────────────────────────────────────┤
-    │        computed here: never moved        │       a convolution computes all of its result
-    │                                          │       from this alone, and then, once they are
-    ├──────────────────────────────────────────┤       here, the rows that read what others sent
+    │      computed here, never copied         │       a convolution first computes its result
+    │                                          │       from this piece, and computes the rows at
+    ├──────────────────────────────────────────┤       the border again once the halo is here
     └─────────────── from below ───────────────┘
 
-Images lie in memory with their channels last, position by position: convolutions on CPUs are
-fastest so, and the rows of a halo are runs of memory.
+Images are stored with channels last, position by position: convolutions on CPUs are fastest in this
+order, and the rows of a halo are runs of memory.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ Put = Callable[[torch.Tensor, torch.Tensor], None]
 """Writes a piece, its second argument, into a tensor."""
 
 Assemble = Callable[[Sequence[torch.Tensor | None]], torch.Tensor]
-"""Puts a region of a value together from all of its pieces, this rank's own first."""
+"""Assembles a region of a value from all of its pieces; this rank's own is the first."""
 
 
 @dataclass(frozen=True)
 class HaloTile:
-    """The regions in which the pieces of a value come.
+    """The regions of the pieces of a value.
 
     Parameters
     ----------
     region
-        The part of it that the rank needs.
+        The region that the rank needs.
     own
-        The part that the rank computes; it may be empty.
+        The region that the rank computes; it may be empty.
     halo
-        The parts that other ranks send; where no piece lies, the value is zero.
+        The regions that other ranks send.  The value is zero where no piece lies.
     axes, dtype
         Where the axes of the image lie in the value, and its type.
     kind
-        What the exchange is for.
+        Kind of the exchange.
     """
 
     region: Region
@@ -63,7 +63,7 @@ class HaloTile:
     kind: str
 
     def assembly(self, region: Region) -> Assemble:
-        """How a region is put together from the pieces."""
+        """The function that assembles a region from the pieces."""
         axes, dtype = self.axes, self.dtype
         held = (self.own, *self.halo)
         shared = [(number, piece & region) for number, piece in enumerate(held)]
@@ -80,7 +80,7 @@ class HaloTile:
 
         def assemble(pieces: Sequence[torch.Tensor | None]) -> torch.Tensor:
             found = room(axes, region, dtype)
-            if not full:  # nothing comes: see spnb.ir.program.without_exchange
+            if not full:  # no halo arrives: see spnb.ir.program.without_exchange
                 found.zero_()
             for number, take, put in moves:
                 put(found, take(pieces[number]))
@@ -95,12 +95,12 @@ class HaloTile:
 
 @dataclass(frozen=True)
 class FramedHaloTile(HaloTile):
-    """A value that lies between the rows of its halo from the start.
+    """A value that is stored between the rows of its halo, in one buffer.
 
     Parameters
     ----------
     whole
-        The memory of all of it: the rank's own results and what arrives are written there.
+        The buffer; the rank's own results and the arriving rows are written there.
     """
 
     whole: torch.Tensor
@@ -126,9 +126,9 @@ class Pieces:
     Attributes
     ----------
     tensors
-        One for each piece; None in place of an own piece that the rank does not have.
+        One for each piece; the first is None if the rank computes no piece itself.
     arrivals
-        Of the other pieces.
+        The messages that bring the other pieces.
     """
 
     tensors: list[torch.Tensor | None]
@@ -136,7 +136,7 @@ class Pieces:
 
 
 def taker(axes: Axes, held: Region, region: Region) -> Take:
-    """What takes a region out of a value, or of each part of one, that covers ``held``."""
+    """The function that takes a region out of a value, or a tuple of values, over ``held``."""
     if held == region:
         return lambda value: value
     if not axes.plain:
@@ -152,7 +152,7 @@ def taker(axes: Axes, held: Region, region: Region) -> Take:
 
 
 def putter(axes: Axes, held: Region, region: Region) -> Put:
-    """What writes the piece that covers a region into a tensor that covers ``held``."""
+    """The function that writes a piece over a region into a tensor over ``held``."""
     if not axes.plain:
         return lambda target, piece: axes.put(target, held, region, piece)
     index = axes.within(held, region)
@@ -164,7 +164,7 @@ def putter(axes: Axes, held: Region, region: Region) -> Put:
 
 
 def cut(value: Any, held: Region, region: Region, axes: Axes) -> Any:
-    """The part of a value over ``held`` that covers a region; of a tuple, that of each part."""
+    """The part of a value over ``held`` that covers a region; for a tuple, of each element."""
     return taker(axes, held, region)(value)
 
 
@@ -185,7 +185,7 @@ def message(axes: Axes, region: Region, dtype: torch.dtype) -> tuple[torch.Tenso
     Returns
     -------
     (torch.Tensor, torch.Tensor)
-        The same memory twice: in one run, as it travels, and in the shape of the value.
+        The same memory twice: flat, as it is sent, and in the shape of the value.
     """
     shape = axes.local_shape(region)
     if not is_image(axes):
@@ -197,7 +197,7 @@ def message(axes: Axes, region: Region, dtype: torch.dtype) -> tuple[torch.Tenso
 
 
 def packed(piece: torch.Tensor, axes: Axes) -> torch.Tensor:
-    """A copy of a piece of a value in one run of memory, as it travels.
+    """A copy of a piece of a value in one run of memory, as it is sent.
 
     The value's own memory may be used for another value before the piece is sent.
     """
@@ -206,10 +206,10 @@ def packed(piece: torch.Tensor, axes: Axes) -> torch.Tensor:
 
 
 def channels_last(piece: torch.Tensor, axes: Axes) -> torch.Tensor:
-    """A piece of a value; if it is one of an image, its channels are last in memory."""
+    """A piece of a value; that of an image has its channels last in memory."""
     return piece.movedim(1, -1).contiguous().movedim(-1, 1) if is_image(axes) else piece
 
 
 def in_order(value: Any) -> Any:
-    """A piece of a value, or each part of it, as PyTorch lays out tensors by default."""
+    """A piece of a value, or of each element of a tuple, in PyTorch's default memory order."""
     return map_leaves(torch.Tensor.contiguous, value)

@@ -1,4 +1,4 @@
-"""The values that a rank holds at a point of its program, and how an action takes them in a run."""
+"""The values that a rank holds at a point of its program, and how an action reads them."""
 
 from __future__ import annotations
 
@@ -16,48 +16,48 @@ NOTHING = Region(((0, 0),))
 
 
 class LocalValues:
-    """The values that a rank holds while its program is made ready, step by step.
+    """The values that a rank holds at each step, while its program is compiled.
 
     Parameters
     ----------
     held
         Region of each value that earlier programs left.
     paths
-        The module that each value came from.
+        By value, the path of the module that computes it.
     """
 
     def __init__(self, held: Mapping[str, Region], paths: Mapping[str, str]):
         self._held, self._paths = dict(held), paths
-        self._tiles: dict[str, HaloTile] = {}  # values whose halo lies beside them
+        self._tiles: dict[str, HaloTile] = {}  # values with a halo in separate tensors
         self._arrivals: dict[str, Action] = {}  # halos that no action has waited for yet
 
     def layer(self, value: str) -> str:
-        """The module that a value came from, or the name of an input."""
+        """Path of the module that computes a value; for an input, its name."""
         return self._paths.get(value, value)
 
     def hold(self, value: str, region: Region) -> None:
-        """From here on, the rank holds a value in one piece over a region."""
+        """Record that the rank now holds a value over a region, in one piece."""
         self._held[value] = region
 
     def hold_tile(self, value: str, tile: HaloTile, arrive: Action | None) -> None:
-        """From here on, the rank holds a value in pieces.
+        """Record that the rank now holds a value in pieces.
 
         Parameters
         ----------
         arrive
-            Waits for the pieces that are on their way, if there are any.
+            Waits for the pieces that other ranks send, if there are any.
         """
         self._held[value], self._tiles[value] = tile.region, tile
         if arrive is not None:
             self._arrivals[value] = arrive
 
     def free(self, values: Iterable[str]) -> list[Action]:
-        """From here on, the rank holds values no more.
+        """Record that the rank does not hold these values any more.
 
         Returns
         -------
         list of Action
-            Each waits for a halo of theirs that no action has waited for.
+            Each waits for a halo of these values that no earlier action has waited for.
         """
         values = list(values)
         for value in values:
@@ -65,29 +65,29 @@ class LocalValues:
         return [self._arrivals.pop(value) for value in values if value in self._arrivals]
 
     def halo_tile(self, value: str) -> HaloTile | None:
-        """A value's pieces, as long as its halo lies beside it."""
+        """The pieces of a value; None if it is in one piece."""
         return self._tiles.get(value)
 
     def region(self, value: str) -> Region:
-        """Over which region the rank holds a value, its halo included."""
+        """The region over which the rank holds a value, halo included."""
         return self._held[value]
 
     def own(self, value: str) -> Region:
-        """Over which region a value is in one piece: without its halo while that lies beside it."""
+        """The region over which a value is in one piece: without a halo in separate tensors."""
         tile = self._tiles.get(value)
         return tile.own if tile else self._held.get(value, NOTHING)
 
     def arrival(self, value: str) -> Action:
-        """What waits for the halo of a value; it does nothing if an earlier action has waited."""
+        """The action that waits for the halo of a value, unless an earlier action has waited."""
         return self._arrivals.pop(value, lambda run: None)
 
     def operands(self, node: Node, regions: Sequence[Region], first: int = 0) -> list[Action]:
-        """What gives each operand of a call over a region, from operand number ``first`` on."""
+        """Actions that return the operands of a call over regions, from number ``first`` on."""
         operands = list(zip(node.operands, regions, node.operand_axes, strict=True))
         return [self.operand(*operand) for operand in operands[first:]]
 
     def operand(self, value: str, region: Region, axes: Axes) -> Action:
-        """What gives a value over a region; it is put together from its pieces if it must be."""
+        """The action that returns a value over a region, assembled from its pieces if needed."""
         tile = self._tiles.get(value)
         if tile is None:
             take = taker(axes, self._held[value], region)
@@ -100,7 +100,7 @@ class LocalValues:
         return self._assembled(value, tile, region, axes)
 
     def _assembled(self, value: str, tile: HaloTile, region: Region, axes: Axes) -> Action:
-        """What puts a value together, for this action and all later ones, and gives a region."""
+        """The action that assembles a value, for later actions too, and returns a region."""
         arrive, assemble = self.arrival(value), tile.assembly(tile.region)
         take, layer = taker(axes, tile.region, region), self.layer(value)
         del self._tiles[value]

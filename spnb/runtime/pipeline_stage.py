@@ -23,9 +23,9 @@ class PipelineStage:
     rank_plan
         The rank's share of the plan in this pipeline.
     rules
-        Of the nodes of the stage.
+        The rules of the stage's nodes.
     pipeline
-        The ranks of the world that work in it, and the micro-batches that they take.
+        The ranks of the world that the pipeline runs on, and its micro-batches.
     """
 
     rank_plan: RankPlan
@@ -34,11 +34,11 @@ class PipelineStage:
 
     @property
     def records_statistics(self) -> bool:
-        """Whether this rank, alone of its stage, records the statistics of batch norms."""
+        """Whether this rank records the statistics of batch norms; one rank of a stage does."""
         return self.rank_plan.rank == self.rank_plan.team.ranks[-1]
 
     def view(self, transport: Transport) -> RankView:
-        """The pipeline's own messages on a carrier of all ranks."""
+        """The messages of this pipeline, on a carrier that serves all ranks."""
         shift = MIRROR_SHIFT if self.pipeline.mirrored else 0
         return RankView(transport, self.pipeline.ranks, shift)
 

@@ -19,12 +19,12 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def resident_bytes(device: torch.device = CPU) -> int:
-    """Bytes of physical memory that the process holds now (its peak, where that is not known).
+    """Bytes of physical memory that the process holds now; its peak, if the system hides that.
 
     Parameters
     ----------
     device
-        On a GPU, the memory of its tensors is meant; else that of the process.
+        For a GPU, bytes of the tensors in its memory; else of the process.
     """
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
@@ -32,7 +32,7 @@ def resident_bytes(device: torch.device = CPU) -> int:
 
 
 def restart_peak(device: torch.device = CPU) -> None:
-    """Measure `peak_bytes` from now on, where the system can (Linux)."""
+    """Measure `peak_bytes` from now on; only Linux can."""
     if device.type == "cuda":
         return torch.cuda.reset_peak_memory_stats(device)
     try:
@@ -49,9 +49,9 @@ def peak_bytes(device: torch.device = CPU) -> int:
 
 
 def keep_blocks() -> None:
-    """Have the allocator of glibc keep large blocks of memory from one operation to the next.
+    """Let glibc's allocator keep large blocks of memory from one operation to the next.
 
-    By default it returns each to the system, and the system maps the memory of every new
+    By default it returns each block to the system.  The system then maps the memory of every new
     activation page by page again, which takes longer than to compute the activation.
     """
     mallopt = _of_libc("mallopt")
@@ -66,7 +66,7 @@ def keep_blocks() -> None:
 
 
 def give_back() -> None:
-    """Return unused memory to the system, also that of the allocator where it allows so (glibc)."""
+    """Return unused memory to the system; that of the allocator too, if it is glibc's."""
     gc.collect()
     if trim := _of_libc("malloc_trim"):
         trim(0)

@@ -1,4 +1,4 @@
-"""Where a program's results lie: in the plan of buffers, in memory of their own, or on the heap."""
+"""The memory of a program's results: planned buffers, memory of their own, or the heap."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .buffer_plan import Place, result_names, scratch_name
 from .halo_tile import room
 
 LARGE = 1 << 20
-"""Bytes of a result of the network that lies in memory of its own: on the heap it leaves a hole."""
+"""Least bytes of an output with memory of its own; on the heap it would leave a hole."""
 
 
 class ResultPlaces:
@@ -26,10 +26,10 @@ class ResultPlaces:
     Parameters
     ----------
     places, arena
-        The place of each value that has one, and the memory that it is in.  Without an arena,
+        The place of each value that has one, and the memory of these places.  Without an arena,
         PyTorch allocates every result.
     held_by_host
-        Values that the host gets, and may hold for any time.
+        Values that the host receives, and may hold for any time.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ResultPlaces:
     def tensor(
         self, value: str, axes: Axes, region: Region, dtype: torch.dtype
     ) -> torch.Tensor | None:
-        """The part of a value's place that covers a region; None if the place does not."""
+        """The part of a value's place that covers a region; None if it has no such place."""
         place = self._places.get(value)
         if place is None or self._arena is None or region not in place.region:
             return None
@@ -52,12 +52,12 @@ class ResultPlaces:
         return axes.piece(whole, place.region, region)
 
     def scratch(self, rule: Rule, given: Sequence[Region], region: Region) -> torch.Tensor | None:
-        """Memory for what a call writes on the way, if it has a place."""
+        """Memory for the temporary tensor of a call, if that tensor has a place."""
         found = rule.scratch(given[0], region) if given else None
         return found and self.tensor(scratch_name(rule), *found, rule.node.dtype)
 
     def placed(self, call: Call, node: Node, rule: Rule, region: Region) -> Call:
-        """A call whose result is written to its place; the call itself where it has none."""
+        """A call that writes its result to its place; the unchanged call if it has none."""
         if node.name in self._places:
             names = zip(result_names(rule), rule.result_types, strict=True)
             results = [self.tensor(name, node.axes, region, dtype) for name, dtype in names]
@@ -74,7 +74,7 @@ class ResultPlaces:
         return into_own_memory
 
     def own_memory(self, axes: Axes, region: Region, dtype: torch.dtype) -> torch.Tensor:
-        """Memory for a tensor that its reader may hold for any time."""
+        """New memory for a tensor that the host may hold for any time."""
         size = axes.local_bytes(region, dtype.itemsize)
         if size <= LARGE or not is_image(axes) or self._arena is None:
             return room(axes, region, dtype)

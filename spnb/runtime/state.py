@@ -40,14 +40,14 @@ class RunState:
     recorder
         Collects the events of the pass.
     values
-        The values that the rank holds: each a tensor, or a tuple of them, or `Pieces` while its
-        halo lies beside it.
+        The values that the rank holds: each a tensor, a tuple of tensors, or `Pieces` if its halo
+        is in separate tensors.
     tiles
-        Values of a tile that is computed in patches, as far as the patches are computed.
+        Values of a tile that is computed in patches; patches still to come are missing.
     pieces
-        Of the network's outputs, as far as the rank has computed them.
+        The regions of the network's outputs that the rank has computed so far.
     at
-        What the rank does now, for the message of an error.
+        The operation that the rank is at, for the message of an error.
     first_image
         Number of the micro-batch's first image in the batch.
     """
@@ -64,4 +64,4 @@ class RunState:
 
 
 Action = Callable[[RunState], Any]
-"""A step of a program that is ready to be done; those that take a value return it."""
+"""A compiled step of a program; an action that reads a value returns it."""

@@ -1,4 +1,4 @@
-"""The events of a rank: what it did from when to when, and tables of them."""
+"""The events of a rank, with the times at which they began and ended, and tables of events."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KINDS = ("compute", "read", "pack", "wait", "unpack")
-"""What a rank does: run an operator, read its part of the image, pack a region into a message, wait
+"""Kinds of events: run an operator, read a part of the image, pack a region into a message, wait
 for messages of other ranks, unpack them."""
 
 
@@ -28,7 +28,7 @@ class Event(NamedTuple):
     micro_batch
         Number of the micro-batch.
     layer
-        Path of the module whose operator is computed, or whose result is exchanged.
+        Path of the module that the operator or the exchanged value belongs to.
     kind
         One of `KINDS`.
     what
@@ -36,7 +36,7 @@ class Event(NamedTuple):
     start, stop
         Seconds since the step began on all ranks.
     bytes
-        Sent, received or read.
+        Number of bytes that were sent, received or read.
     """
 
     stage: int
@@ -68,27 +68,27 @@ class Recorder:
         self.start()
 
     def start(self) -> None:
-        """Count the time from now on."""
+        """Set the time to zero."""
         self.origin: Any = time.perf_counter()
 
     def now(self) -> Any:
-        """The time as `note` takes it: seconds since the start."""
+        """The current time, for `note`: seconds since the start."""
         return time.perf_counter() - self.origin
 
     def note(self, start: Any, kind: str, layer: str, what: str, size: int = 0) -> None:
-        """Record what began at ``start`` and ends now."""
+        """Record an event that began at ``start`` and ends now."""
         now, place = self.now(), (self.stage, self.micro_batch)
         self.events.append(Event(*place, layer, kind, what, start, now, size))
 
     def finish(self) -> list[Event]:
-        """All events, once nothing more is computed."""
+        """All events; called when the computation has ended."""
         return self.events
 
 
 class DeviceRecorder(Recorder):
-    """Collects the events of a rank whose device computes later than operators are called.
+    """Collects the events of a rank on a device that computes some time after it is called.
 
-    Each time is a mark in the device's queue; when the device reached it is known at the end.
+    Each time is a mark in the device's queue.  At the end, the device knows when it reached it.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ class DeviceRecorder(Recorder):
         return self._mark()
 
     def finish(self) -> list[Event]:
-        """All events, once nothing more is computed, with their marks turned into seconds."""
+        """All events, with seconds in place of marks; called when the computation has ended."""
         if self.events:
             last: Any = self.events[-1].stop
             last.synchronize()
@@ -155,7 +155,7 @@ def table(events: Iterable[tuple[int, Iterable[Event]]]) -> pd.DataFrame:
 def to_chrome(timings: pd.DataFrame, path: str | Path) -> Path:
     """Write events in the Trace Event Format, which Perfetto and Chrome's tracing read.
 
-    A stage is a process there and a rank a thread of it; times are in microseconds.
+    In the file, a stage is a process, and a rank is a thread of it; times are in microseconds.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""One rank at work: it runs its programs, and reports how far it is and what failed."""
+"""One rank at work: it runs its programs, and reports its progress and its failure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Outcome:
     pieces
         The regions of the network's outputs that the rank computed, on the CPU.
     events
-        What the rank did from when to when.
+        The rank's operations with their times.
     """
 
     pieces: list[Piece]
@@ -80,7 +80,7 @@ class Worker:
 
     @property
     def turns(self) -> list[tuple[CompiledStage, int]]:
-        """The number of each of its micro-batches, in order, and the stage that it goes through."""
+        """For each of its micro-batches, in order, the stage that computes it and its number."""
         turns = at_once(turns_in([stage.pipeline_stage for stage in self.stages]))
         return [(self.stages[replica], number) for replica, _, turn in turns for number in turn]
 
@@ -100,16 +100,16 @@ class Worker:
         Raises
         ------
         RankError
-            If an operator fails here; the other ranks get the message too.
+            If an operator fails here; the other ranks receive the message too.
         PeerFailed
             If another rank fails.
         """
         transport = self._connected()
         if self._failed_before:
-            # Messages of the run that failed may still arrive in the memory that it used.
+            # Messages of the failed run may still arrive in the memory that it used.
             for stage in self.stages:
                 stage.compile_programs()
-        self._failed_before = True  # unless this run gets to its end
+        self._failed_before = True  # reset when this run has ended without a failure
         run = RunState(transport, self._reader(read), recorder=recorder_on(self.device))
         run.recorder.stage = self.rank_plan.stage
         failures = share_failures(transport, lambda: f"stage {run.recorder.stage}, {run.at}")
@@ -126,7 +126,7 @@ class Worker:
     def _run_all(
         self, run: RunState, transport: Transport, report_progress: ReportProgress
     ) -> None:
-        """Do all actions of all micro-batches, and report after each operator."""
+        """Run all actions of all micro-batches, and report after each operator."""
         batches, turns, cost = self.rank_plan.micro_batch_sizes, self.turns, 0.0
         cost_of_all = sum(stage.cost for stage, _ in turns) or 1.0
         for done, (stage, number) in enumerate(turns):
@@ -148,7 +148,7 @@ class Worker:
         report_progress(len(turns), 1.0)
 
     def _reader(self, read: Read) -> Read:
-        """Read inputs to the device."""
+        """A function that reads inputs to the device."""
         return lambda value, region: read(value, region).to(self.device)
 
     def _connected(self) -> Transport:
@@ -160,18 +160,18 @@ class Worker:
     def exchange(
         self, exchange: Exchange, x: torch.Tensor, axes: Axes, replica: int = 0
     ) -> torch.Tensor:
-        """Take part in an exchange of a tensor, and return all that this rank needs of it.
+        """Take part in an exchange of a tensor, and return the region that this rank needs.
 
         Parameters
         ----------
         exchange
-            What each rank has of the tensor, and what it needs.
+            The regions of the tensor that each rank has and needs.
         x
-            What this rank has.
+            The region that this rank has.
         axes
             Where the axes of the image lie in the whole tensor.
         replica
-            Number of the pipeline, among those of this rank, whose ranks take part.
+            Number, among the pipelines of this rank, of the one that exchanges.
         """
         transport, stage = self._connected(), self.stages[replica]
         view = stage.pipeline_stage.view(transport)
@@ -190,12 +190,16 @@ class Worker:
 
 @contextmanager
 def share_failures(transport: Transport, at: Callable[[], str]) -> Iterator[None]:
-    """Have every other rank fail with `PeerFailed` if this one fails; forget earlier failures.
+    """If this rank fails in the context, make every other rank fail with `PeerFailed`.
+
+    Failures of earlier calls are forgotten first.
 
     Parameters
     ----------
+    transport
+        Carries the report of the failure.
     at
-        Says in which stage the rank is, and what it does there.
+        Returns the stage and the operation that the rank is at.
 
     Raises
     ------
@@ -216,5 +220,5 @@ def share_failures(transport: Transport, at: Callable[[], str]) -> Iterator[None
 
 
 def no_image(name: str, region: Region) -> torch.Tensor:
-    """Refuse to read an input: the run of a bare exchange has none."""
+    """Refuse to read an input: a single exchange reads no image."""
     raise AssertionError("an exchange reads no image")

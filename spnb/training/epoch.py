@@ -21,7 +21,7 @@ from .recipe import OPTIMIZERS, Recipe
 from .step import TrainingWorker
 
 OptimizerState = Mapping[str, Mapping[str, Any]]
-"""The optimizer's state of each parameter (Adam's moments, say), by the parameter's name."""
+"""The optimizer's state of each parameter, such as Adam's moments, by the parameter's name."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class EpochReport:
     Attributes
     ----------
     losses
-        Its share of the loss in each step: the shares of all ranks add up to the loss.
+        Its share of the loss in each step; the shares of all ranks add up to the loss.
     right
-        In each step, the number of positions whose class it got right.
+        In each step, the number of positions at which its class is the right one.
     seconds
-        Of each step.
+        Seconds of each step.
     peak_memory_bytes
-        Growth of its process above its size before any network.
+        Growth of its process above its size before a network was loaded.
     loss_scale
         The scale of the loss in the next step, in fp16.
     """
@@ -104,10 +104,10 @@ class Trainer:
         examples
             Images and their targets.
         epoch
-            Its number.  The order of the examples, the learning rate and dropout depend on it, and
-            on no earlier epoch.
+            Number of the epoch.  The order of the examples, the learning rate and dropout depend on
+            it, and on nothing of earlier epochs.
         idle_bytes
-            Memory of the process before any network.
+            Memory of the process before a network was loaded.
         after_step
             Called after each step with its number and this rank's share of its loss.
         """
@@ -142,7 +142,7 @@ class Trainer:
         return EpochReport(losses, right, seconds, peak, self.worker.loss_scale)
 
     def _step(self, ahead: Ahead, epoch: int, step: int) -> tuple[float, int]:
-        """Train on a batch; this rank's share of the loss, and the positions that it got right."""
+        """Train on a batch; return this rank's share of the loss, and of the right classes."""
         dtype, device, targets = self.worker.rank_plan.dtype, self.worker.device, {}
 
         def read(value: str, region: Region) -> torch.Tensor:
@@ -162,7 +162,7 @@ class Trainer:
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
-        """Parameters and buffers as they are now, by name."""
+        """The current parameters and buffers, by name."""
         return {
             name: weight.detach().to(CPU, copy=True)
             for name, weight in self.worker.weights.items()
@@ -194,7 +194,7 @@ def _like(parameter: torch.Tensor, state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _right(output: torch.Tensor, wanted: torch.Tensor) -> int:
-    """The number of positions whose class is the wanted one."""
+    """The number of positions at which the class of the highest score is the wanted one."""
     if wanted.is_floating_point():
         return 0
     return int((output.argmax(1) == wanted).sum())

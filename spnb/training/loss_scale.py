@@ -1,4 +1,4 @@
-"""The scale of a loss in fp16, whose range is too small for gradients."""
+"""The scale of a loss in fp16: the range of fp16 is too small for unscaled gradients."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class LossScale:
     Attributes
     ----------
     factor
-        What the loss is multiplied with.
+        Factor on the loss.
     good
-        Steps in a row whose gradients were finite.
+        Number of steps in a row with finite gradients.
 
     Examples
     --------
@@ -33,7 +33,7 @@ class LossScale:
     patience: ClassVar[int] = 2000
 
     def after(self, finite: bool) -> LossScale:
-        """The scale of the next step, after one whose gradients were finite or not."""
+        """The scale of the next step, from whether the gradients of this one were finite."""
         if not finite:
             return LossScale(self.factor / 2)
         if self.good + 1 == self.patience:

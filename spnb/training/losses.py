@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 Loss = Callable[[torch.Tensor, torch.Tensor, Sequence[int]], torch.Tensor]
-"""From a piece of an output, what it should be, and the shape of the whole output: its share.
+"""A loss: gives a piece's share from the piece, its target, and the shape of the whole output.
 
 The shares of all pieces add up to PyTorch's own loss of the whole batch, with ``reduction="mean"``.
 """
@@ -31,7 +31,7 @@ def differences(output: torch.Tensor, wanted: torch.Tensor, shape: Sequence[int]
 
 
 def positions(shape: Sequence[int]) -> int:
-    """How many positions have a class, in class scores of shape ``(batch, classes, …)``.
+    """Number of positions that have a class, in class scores of shape ``(batch, classes, …)``.
 
     >>> positions((2, 10, 8, 8))
     128
@@ -40,4 +40,4 @@ def positions(shape: Sequence[int]) -> int:
 
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "mse": squares, "l1": differences}
-"""Losses by name, each averaged over the whole batch as PyTorch's own is."""
+"""Losses by name; each is a mean over the whole batch, as in PyTorch."""

@@ -18,7 +18,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "adagrad": torch.optim.Adagrad,
 }
-"""Optimizers by name; what no option sets has PyTorch's default."""
+"""Optimizers by name; settings without an option have PyTorch's defaults."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class Recipe:
     optimizer
         A key of `OPTIMIZERS`.
     learning_rate, weight_decay
-        Of the optimizer; the learning rate is that of epoch 0.
+        Settings of the optimizer; the learning rate is that of epoch 0.
     learning_rate_decay
         Factor on the learning rate after each epoch.
     schedule
         A key of `spnb.ir.schedule.SCHEDULES`.
     seed
-        Of the random numbers of dropout.
+        Seed of dropout's random numbers.
     recompute
-        Whether values are computed again on the way back, in place of being held.
+        Whether values are computed again in the backward pass, not held.
     """
 
     loss: str

@@ -1,4 +1,4 @@
-"""Sums of gradients over the ranks that share parameters, begun while others are computed."""
+"""Sums of gradients over ranks; a sum begins while other gradients are still computed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ..transport import Transport
 from ..transport.allreduce import AllReduce
 
 BUCKET = 1 << 22
-"""Bytes of gradients that are summed together."""
+"""Bytes of gradients that are summed in one message."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Gradients that are summed over some ranks in one message, or moves of running statistics.
+    """Gradients, or changes of running statistics, that some ranks sum in one message.
 
     Attributes
     ----------
     number
-        Of its sum; the same on all of its ranks.
+        Number of the sum; the same on all of its ranks.
     ranks
         The ranks that share the weights.
     names
@@ -54,7 +54,7 @@ def buckets_of(
     parameters, running_stats
         Names of the weights that have gradients, and of running statistics.
     weights
-        By name.
+        Weights by name.
     """
     found = []
     for number, each in sorted({each.number: each for each in shared}.items()):
@@ -88,22 +88,22 @@ def completed_by_step(
     stages: Sequence[PipelineStage],
     parameters: Iterable[str],
 ) -> dict[tuple[int, int], list[str]]:
-    """When gradients are complete on this rank.
+    """The point of a step at which each gradient is complete on this rank.
 
     Parameters
     ----------
     passes
         The rank's passes of a step in their order, as `spnb.ir.schedule.in_turns` gives them.
     stages
-        What the rank is in each of its pipelines.
+        The rank's stage in each of its pipelines.
     parameters
         Names of the weights that have gradients.
 
     Returns
     -------
     dict
-        By the index of a pass and the number of a step of its program: the parameters that no
-        later step has a gradient of.  Parameters that constants are made of are left out, since
+        By the index of a pass and the number of a step of its program: the parameters to which no
+        later step adds a gradient.  Parameters that constants are computed from are left out;
         their gradients are complete only after the last pass.
     """
     last: dict[str, tuple[int, int]] = {}
@@ -133,7 +133,7 @@ class Reducer:
     Parameters
     ----------
     buckets
-        What is summed together, as `buckets_of` gives it.
+        The groups of gradients, as `buckets_of` gives them.
     like
         A tensor of the same shape and dtype for each name.
     transport
@@ -142,7 +142,7 @@ class Reducer:
     Attributes
     ----------
     sums
-        By name, zeros at first.  The sums of a bucket are views of one tensor, which is sent.
+        By name; zeros at first.  The sums of a bucket are views of one tensor, which is sent.
     started
         The sums over ranks that have begun.
     """
@@ -164,7 +164,7 @@ class Reducer:
                 self.sums[name] = section.view(like[name].shape)
 
     def mark_ready(self, names: Sequence[str]) -> None:
-        """Note that nothing more will be added to these sums; sums that have begun go on."""
+        """Record that these sums are complete on this rank, and advance the sums over ranks."""
         for each in self.started.values():
             each.advance()
         for bucket in (self._bucket_of[name] for name in names if name in self._bucket_of):
@@ -181,7 +181,7 @@ class Reducer:
         )
 
     def finish(self) -> None:
-        """Begin the sums that have not begun, and wait for all; the same order on all ranks."""
+        """Begin the remaining sums, and wait for all, in the same order on all ranks."""
         for bucket in self.buckets:
             if bucket not in self.started:
                 self._start(bucket)

@@ -1,8 +1,9 @@
-"""Running statistics of batch norms, as one rank would compute them from all micro-batches.
+"""Running statistics of batch norms, equal to those of one rank that has all micro-batches.
 
-PyTorch moves a statistic ``r`` by each micro-batch's figure ``s``: ``r ← (1 − m) r + m s``, with
-the momentum ``m``.  After ``n`` moves the ``k``-th figure has the weight ``m (1 − m)ⁿ⁻¹⁻ᵏ``.  So
-each rank adds up the weighted figures that it has, and these sums are added over the ranks.
+PyTorch updates a statistic ``r`` with each micro-batch's figure ``s``: ``r ← (1 − m) r + m s``,
+with the momentum ``m``.  After ``n`` updates the ``k``-th figure has the weight
+``m (1 − m)ⁿ⁻¹⁻ᵏ``.  So each rank sums its own figures with their weights, and these sums are
+added over the ranks.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class RunningStats:
     Attributes
     ----------
     moves
-        By name: the momentum, and how often a step moves the statistic.
+        By name: the momentum, and the number of updates of the statistic in a step.
     """
 
     def __init__(self, rank_plans: Sequence[RankPlan]):
@@ -54,13 +55,13 @@ class RunningStats:
         node
             The call.
         operands
-            Its operands: of a batch norm the values, and the figures of the micro-batch.
+            Its operands; those of a batch norm are the values, and the micro-batch's figures.
         rank_plan
             The share of the plan that the call is in.
         number
-            Of the micro-batch.
+            Number of the micro-batch.
         sums
-            By name; the weighted figures are added to them.
+            Sums by name; the weighted figures are added to them.
         """
         if not _has_running_stats(node):
             return
@@ -73,7 +74,7 @@ class RunningStats:
             sums[found].add_(figure.to(sums[found].dtype), alpha=momentum * (1 - momentum) ** later)
 
     def update(self, weights: Mapping[str, torch.Tensor], sums: Mapping[str, torch.Tensor]) -> None:
-        """Move the statistics by the sums over all ranks of a step."""
+        """Update the statistics with a step's sums over all ranks."""
         for name, (momentum, moves) in self.moves.items():
             weights[name].mul_((1 - momentum) ** moves).add_(sums[name])
 

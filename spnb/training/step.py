@@ -31,12 +31,12 @@ from .step_weights import StepWeights
 from .tape import Tape
 
 Wanted = Callable[[str, Region], torch.Tensor]
-"""From an output's name and a region of the whole batch: what the output should be there."""
+"""Gives the targets of an output, by its name, for a region of the whole batch."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a rank returns from one step.
+    """The results of one step on a rank.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Step:
     most_held
         The largest number of micro-batches that it held at once.
     overlapped_sums
-        How many sums of gradients over ranks began before the last pass ended.
+        Number of sums of gradients over ranks that began before the last pass ended.
     finite
         Whether the gradients of all ranks are finite; if not, parameters have no gradient.
     """
@@ -60,32 +60,32 @@ class Step:
 
 
 class TrainingWorker:
-    """One rank of a training plan, as `spnb.runtime.worker.Worker` is one of inference.
+    """One rank of a training plan; its counterpart in inference is `spnb.runtime.worker.Worker`.
 
     Parameters
     ----------
     rank_plan
         Its share of the plan.
     weights
-        Parameters, buffers and literals that its stage's weights are made of; they are copied.
+        Parameters, buffers and literals that its stage's weights depend on; they are copied.
     trained
         Names of the weights that are trained.
     transport
         Carries its messages.
     loss
-        Gives the share of the loss that a piece of an output has.
+        Computes a piece's share of the loss.
     schedule
         A key of `spnb.ir.schedule.SCHEDULES`.
     recompute
-        Whether values are computed again on the way back, in place of being held.
+        Whether values are computed again in the backward pass, not held.
     device
-        Where it computes.
+        The device that it computes on.
 
     Attributes
     ----------
     parameters
-        By name; each has its gradient, over all ranks and micro-batches, after a `step`.  In half
-        precision they are fp32, and rounded for each step.
+        By name.  After a `step`, each has its gradient over all ranks and micro-batches.  If the
+        plan's precision is a half one, parameters are in fp32, and are rounded for each step.
     loss_scale
         The scale of the loss in fp16; ``None`` in other precisions.
     """
@@ -130,9 +130,9 @@ class TrainingWorker:
         read
             Reads a region of the image.
         wanted
-            Gives what the outputs should be.
+            Gives the targets.
         seed
-            Of the random numbers of dropout.
+            Seed of dropout's random numbers.
 
         Raises
         ------
@@ -185,11 +185,11 @@ class TrainingWorker:
 
     @cached_property
     def complete_after(self) -> Mapping[tuple[int, int], Sequence[str]]:
-        """By pass and step of its program: parameters whose gradients are complete after it."""
+        """By pass and step of its program: the parameters with complete gradients after it."""
         return completed_by_step(self.passes, self.stages, self.parameters)
 
     def _set_gradients(self, sums: Mapping[str, torch.Tensor]) -> bool:
-        """Move running statistics, and give each parameter its gradient if all are finite."""
+        """Update running statistics, and give each parameter its gradient if all are finite."""
         self.running_stats.update(self.weights, sums)
         finite, factor = True, 1.0
         if self.loss_scale is not None:
@@ -213,7 +213,7 @@ class TrainingWorker:
 
 
 class _Passes:
-    """The forward and backward passes of one step, and what they add up to."""
+    """The forward and backward passes of one step, and the sums over them."""
 
     def __init__(
         self,
@@ -233,7 +233,7 @@ class _Passes:
         self._output_gradients: dict[int, list[torch.Tensor]] = {}
 
     def forward(self, stage: PipelineStage, micro_batch: int) -> None:
-        """Run a micro-batch forward, and take its share of the loss."""
+        """Run a micro-batch forward, and add its share of the loss."""
         (program,) = stage.rank_plan.programs[self.sizes[micro_batch]]
         tape = self.tapes[micro_batch] = Tape(
             rank_plan=stage.rank_plan,
@@ -254,7 +254,7 @@ class _Passes:
 
     def backward(self, index: int, micro_batch: int) -> None:
         """Run a micro-batch backward, as the pass of this index."""
-        with self._dropout(micro_batch):  # for values that are computed again
+        with self._dropout(micro_batch):  # values that are computed again need the same mask
             self.tapes[micro_batch].backward(
                 self._output_gradients.pop(micro_batch), self._add, partial(self._passed, index)
             )
@@ -275,12 +275,12 @@ class _Passes:
         self.reducer.sums[name] += gradient
 
     def _passed(self, index: int, step: int) -> None:
-        """After a step of the backward pass: its parameters may be summed over ranks."""
+        """After a step of a backward pass, begin the sums over ranks that it completes."""
         if self.worker.rank_plan.replicas.overlapped:
             self.reducer.mark_ready(self.worker.complete_after.get((index, step), ()))
 
     def _share(self, piece: Piece) -> tuple[float, torch.Tensor]:
-        """The share of the loss that a piece of an output has, and the gradient of that share."""
+        """A piece's share of the loss, and the gradient of that share."""
         worker = self.worker
         output = piece.tensor.detach()
         output = (output.float() if output.dtype in HALVES else output).requires_grad_()

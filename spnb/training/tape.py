@@ -1,19 +1,19 @@
-"""One micro-batch on a rank in training: the forward pass, and the way back.
+"""One micro-batch on a rank in training: the forward pass and the backward pass.
 
-Each call is differentiated by itself.  Each transfer between ranks happens again in the other
-direction, and what arrives is summed.  So the backward pass is the program read from its end::
+Each call is differentiated by itself.  Each transfer between ranks is repeated in the opposite
+direction, and the arriving gradients are summed.  So the backward pass is the program, read from
+its end::
 
-    forward     compute x    send x ──►     receive x (grown by its halo)    compute y of x
-    backward    of x's call  ◄── + what     what lies in others' tiles ──►   of y's call: x's
-                             comes back     goes back to them                gradient, halo too
-                                            (and the own part stays)
+    forward     compute x    send x    ──►  receive x (tile and halo)  ──►  compute y from x
+    backward    gradient of  add what  ◄──  send the halo's gradient,  ◄──  gradient of x, halo
+                x's operands arrives        keep the tile's                 included
 
-A tape that recomputes holds only what it read or received: the image and the halos.  Before the
-backward pass it runs the program once more, with no message (Chen et al., *Training deep nets with
-sublinear memory cost*, 2016).
+A tape that recomputes holds only the values that it read or received: the image and the halos.
+Before the backward pass it runs the program once more, without messages (Chen et al., *Training
+deep nets with sublinear memory cost*, 2016).
 
-The backward pass waits for its messages in the reversed order of the forward pass.  In that order
-no two ranks wait for each other, so none do on the way back.
+The backward pass waits for its messages in the reverse order of the forward pass.  In the order of
+the forward pass no two ranks wait for each other; so they do not in the reverse order either.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from .tape_values import TapedValues, parts_of
 
 @dataclass
 class _Call:
-    """A call that was computed, with what it takes to differentiate it."""
+    """A computed call, with the tensors that its derivative needs."""
 
     inputs: list[list[torch.Tensor]]
     results: list[torch.Tensor]
@@ -55,20 +55,20 @@ class Tape:
     program
         The program that it runs.
     weights
-        Parameters, buffers and constants by name; gradients are taken of those that require one.
+        Parameters, buffers and constants by name; those that require a gradient get one.
     transport
         Carries its messages.
     first_image
         Index in the batch of the micro-batch's first image.
     recompute
-        Whether to compute values again on the way back, in place of holding them.
+        Whether to compute values again in the backward pass, not to hold them.
 
     Attributes
     ----------
     pieces
         The regions of the network's outputs that this rank computed.
     values
-        The values at hand, and their gradients.
+        The values that it holds, and their gradients.
     at
         The operation that it is at, for the message of an error.
     """
@@ -90,7 +90,7 @@ class Tape:
         self.at = "start"
         self.values = TapedValues()
         self._calls: dict[str, _Call] = {}
-        self._own: dict[int, Region] = {}  # what the rank owned before each receiving step
+        self._own: dict[int, Region] = {}  # the region that the rank had before a receiving step
         self._arrived: dict[int, list[torch.Tensor]] = {}  # by receiving step, to recompute
 
     # --- forward ----------------------------------------------------------------------------
@@ -125,7 +125,7 @@ class Tape:
             self.values.free_all()
 
     def _forward_again(self) -> None:
-        """Run the program once more, from what was read and received; nothing is sent."""
+        """Run the program once more, from the values read and received; nothing is sent."""
         self.values.regions.clear()
         for number, step in enumerate(self.program.steps):
             if isinstance(step, Compute):
@@ -180,7 +180,7 @@ class Tape:
         return pieces
 
     def _assemble(self, number: int, step: Receive, arrived: list[torch.Tensor]) -> None:
-        """Hold a value that is made of the rank's own region and the pieces that arrived."""
+        """Assemble a value from the rank's own region and the pieces that arrived, and hold it."""
         if number not in self._own:
             self.values.hold(step.value, step.region, arrived[0])
             return
@@ -197,7 +197,7 @@ class Tape:
         add: Callable[[str, torch.Tensor], None],
         passed: Callable[[int], None] = lambda number: None,
     ) -> None:
-        """Run the program from its end.
+        """Run the program backward, from its end.
 
         Parameters
         ----------
@@ -288,5 +288,5 @@ class Tape:
 
 
 def _leaf(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor that gradients are taken of, if it has floating numbers."""
+    """The tensor as a leaf of autograd; it requires a gradient if its type is a floating one."""
     return tensor.detach().requires_grad_(tensor.is_floating_point())

@@ -1,4 +1,4 @@
-"""The values that a tape has at hand for one micro-batch, and their gradients."""
+"""The values that a tape holds for one micro-batch, and their gradients."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..ir.region import Region
 from ..runtime.halo_tile import cut
 
 Gradient = list[torch.Tensor | None]
-"""The gradient of a value, as far as it is summed up: one tensor for each part of the value."""
+"""The sum of the gradients of a value so far: one tensor for each element of the value."""
 
 
 def parts_of(value: Any) -> list[torch.Tensor]:
-    """The tensors of a value: of a tuple its members, else the value itself."""
+    """The tensors of a value: the elements of a tuple, or the value itself."""
     return list(value) if isinstance(value, (tuple, list)) else [value]
 
 
@@ -28,7 +28,7 @@ class TapedValues:
     regions
         The region over which each value is held.
     gradients
-        The gradient of each value, as far as it is summed up on the way back.
+        For each value, the sum of its gradients so far in the backward pass.
     """
 
     def __init__(self) -> None:
@@ -43,15 +43,15 @@ class TapedValues:
         self.expect(value, region, [tuple(part.shape) for part in parts_of(tensor)])
 
     def expect(self, value: str, region: Region, shapes: list[tuple[int, ...]]) -> None:
-        """Let gradients of a value be summed over a region; its parts have these shapes."""
+        """Prepare the sum of a value's gradients over a region; its elements have these shapes."""
         self.regions[value], self._shapes[value] = region, shapes
 
     def get(self, value: str) -> Any:
-        """A value as it is held, or ``None``."""
+        """A value, over its whole region; ``None`` if it is not held."""
         return self._tensors.get(value)
 
     def piece(self, value: str, region: Region, axes: Axes) -> Any:
-        """A region of a value that is held."""
+        """A region of a value."""
         return cut(self._tensors[value], self.regions[value], region, axes)
 
     def free(self, values: Iterable[str]) -> None:
@@ -66,7 +66,7 @@ class TapedValues:
     def add_gradient(
         self, value: str, axes: Axes, region: Region, parts: Sequence[torch.Tensor | None]
     ) -> None:
-        """Add a gradient over a region to that of a value, if anything depends on the value."""
+        """Add a gradient over a region to a value's, if the value is expected to have one."""
         if all(part is None for part in parts) or value not in self._shapes:
             return
         held = self.regions[value]

@@ -1,4 +1,4 @@
-"""Sums over several ranks, made of the messages that every carrier has."""
+"""Sums over several ranks, by the messages that every carrier has."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from .base import Arrival, Transport
 
 
 class AllReduce:
-    """A sum of one tensor from each of some ranks; the same on all of them to the last bit.
+    """The sum of one tensor from each of several ranks; all of them get the same bits.
 
-    Chunks travel around a ring twice, first to be summed and then to be spread, so that each rank
-    sends less than two times the tensor however many they are (Patarasuk and Yuan, *Bandwidth
-    optimal all-reduce algorithms for clusters of workstations*, 2009)::
+    Chunks travel around a ring twice: the first time they are summed, the second time the sums are
+    distributed.  With any number of ranks, each sends less than twice the size of the tensor
+    (Patarasuk and Yuan, *Bandwidth optimal all-reduce algorithms for clusters of workstations*,
+    2009)::
 
         rank 0    a0 b0 c0          a0 B  c01          A B C
         rank 1    a1 b1 c1    ──►   a01 b1 C    ──►    A B C        A = a0 + a1 + a2, …
         rank 2    a2 b2 c2          A  b12 c2          A B C
 
-    It begins when the object is made, and goes on whenever `advance` is called, between other work.
+    The sum begins when the object is made, and continues at each call of `advance`, between other
+    work.
 
     Parameters
     ----------
     tensor
-        Contiguous, of one shape and type on all ranks; becomes the sum.
+        A contiguous tensor, of the same shape and type on all ranks; it becomes the sum.
     ranks
         The ranks that take part, in the same order on all of them.
     tag
-        Of its messages: sums that are under way at once have different ones.
+        Tag of its messages; sums at the same time have different tags.
 
     Examples
     --------
@@ -53,7 +55,7 @@ class AllReduce:
         self._awaited = next(self._messages, None)
 
     def _go_around(self) -> Iterator[Arrival]:
-        """Send and receive the chunks; yields each message to wait for."""
+        """Send and receive the chunks; yield each message to wait for."""
         count = len(self.ranks)
         chunks = self._tensor.view(-1).tensor_split(count)
         here = self.ranks.index(self.transport.rank)

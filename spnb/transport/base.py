@@ -1,7 +1,7 @@
-"""The contract between a rank's program and whatever carries its messages.
+"""The contract between a rank's program and a carrier of its messages.
 
-Every carrier keeps four promises.  A wait can be interrupted, has a deadline, ends when another
-rank fails, and leaves the processor to the ranks that compute.
+Every carrier promises four things.  A wait can be interrupted, has a deadline, ends when another
+rank fails, and leaves the processor to ranks that compute.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Arrival(Protocol):
 
 
 class Messages(Protocol):
-    """What a rank's program asks of a carrier: tensors to and from the other ranks."""
+    """The part of a carrier that a rank's program uses: tensors to and from other ranks."""
 
     @property
     def rank(self) -> int:
@@ -35,7 +35,7 @@ class Messages(Protocol):
         """Start to receive into a contiguous tensor; messages of one tag arrive in order."""
 
     def wait(self, arrivals: Sequence[Arrival]) -> None:
-        """Wait until all have arrived; between two looks the processor is free for others.
+        """Wait until all have arrived; meanwhile the processor is free for other ranks.
 
         Raises
         ------
@@ -47,29 +47,29 @@ class Messages(Protocol):
 
 
 class Transport(Messages, Protocol):
-    """What a rank's worker asks of a carrier: its messages, and calls of all ranks together."""
+    """All of a carrier, as a rank's worker uses it: messages, and calls of all ranks together."""
 
     def begin_call(self) -> None:
-        """Begin a call of all ranks: messages of an earlier call that failed are left behind.
+        """Begin a call of all ranks; messages of an earlier, failed call are ignored from now on.
 
         Raises
         ------
         PeerFailed
-            If another rank has already failed in this very call.
+            If another rank has already failed in the same call.
         """
 
     def supports(self, device: torch.device) -> bool:
-        """Whether it carries tensors that lie in the memory of such a device."""
+        """Whether it carries tensors in the memory of a device."""
 
     def flush(self) -> None:
-        """Wait until everything that was sent has left its buffers."""
+        """Wait until all tensors that were sent may be changed again."""
 
     def barrier(self) -> None:
         """Wait until every rank of the plan has called this."""
 
     def fail(self, reason: str) -> None:
-        """Send every other rank word that this one has failed, and why; the reason names it.
+        """Report to every other rank that this one has failed, with the reason.
 
-        A rank that waits raises `PeerFailed`.  A rank that does not wait leaves the messages of
-        the failed call behind when it begins its next call.
+        A rank that waits raises `PeerFailed`.  A rank that does not wait ignores the messages of
+        the failed call when it begins its next call.
         """

@@ -16,14 +16,14 @@ from ..kernels.devices import device_of
 
 
 class Work:
-    """A message on its way over a channel, and whether it is complete.
+    """A message on a channel, and whether it is complete.
 
     Attributes
     ----------
     peer
         The rank at the other end.
     buffer
-        The tensor that is sent, or received into; it must live as long as this.
+        The tensor that is sent, or received into; it must live as long as this object.
     ready
         The GPU's event after which the memory may be used, as `Carrier.mark` gives it.
     """
@@ -34,7 +34,7 @@ class Work:
         self._error: Exception | None = None
 
     def finish(self, error: Exception | None) -> None:
-        """Note that it is complete, or has failed."""
+        """Record that it is complete, or has failed."""
         self._error = error
         self._finished.set()
 
@@ -78,11 +78,11 @@ class Carrier(ABC):
         """Send or receive a message, and wait until that is done."""
 
     def close(self, group: distributed.ProcessGroup) -> None:
-        """End a group: it will carry nothing more."""
+        """End a group; it carries no further message."""
         return None
 
     def mark(self) -> Any:
-        """The event after which the memory of a message that is made now may be used."""
+        """An event after which the memory of a message may be used, if the message is made now."""
         return None
 
     def memory(self, size: int) -> torch.Tensor:
@@ -96,7 +96,7 @@ class Gloo(Carrier):
     Parameters
     ----------
     address
-        Address of this host by which others reach it.
+        Address of this host for connections from other hosts.
     """
 
     def __init__(self, deadline: float, address: str):

@@ -1,4 +1,4 @@
-"""Tensors in a device's memory, over a carrier that reads only the host's memory."""
+"""Sends tensors in a device's memory over a carrier that only reads the host's memory."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class _StagedArrival:
 
 
 class HostStaged:
-    """A carrier whose messages go through the host's memory.
+    """A carrier for a device's tensors; messages are copied through the host's memory.
 
     Parameters
     ----------
     transport
         The carrier.
     device
-        The device whose memory the tensors lie in.
+        The device that has the tensors in its memory.
     """
 
     def __init__(self, transport: Transport, device: torch.device):

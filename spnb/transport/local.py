@@ -1,4 +1,4 @@
-"""All ranks as threads of one process: for tests, and to try a plan."""
+"""All ranks as threads of one process, for tests and to try a plan."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class World:
         self._barrier = threading.Barrier(num_ranks)
 
     def run(self, work: Callable[[LocalTransport], T]) -> list[T]:
-        """Do the work of every rank, each in its own thread; the results in rank order.
+        """Do the work of every rank in a thread of its own, and return the results in rank order.
 
         Raises
         ------
         Exception
-            The failure that came first, if any rank fails.
+            The first failure, if any rank fails.
         """
         with ThreadPoolExecutor(self.num_ranks) as pool:
             futures = [pool.submit(work, LocalTransport(self, r)) for r in range(self.num_ranks)]

@@ -1,10 +1,10 @@
 """Ranks as MPI processes, through mpi4py; gloo or NCCL may carry their tensors.
 
-A wait is one of `spnb.transport.waiting`: it can be interrupted, sees its deadline, and receives
-the message by which another rank reports its failure.
+Ranks wait by `spnb.transport.waiting`: a wait can be interrupted, ends at its deadline, and
+receives the message by which another rank reports its failure.
 
-A call that failed leaves messages behind, on some ranks more than on others.  Each failure begins a
-new generation, and a message is only received in its own::
+After a failed call, some of its messages have not been received.  Each failure begins a new
+generation of tags, and a message is only received in its own generation::
 
     rank 0   exchange, interrupted ──┐ "generation 0 failed"    sends it          ──► generation 1
     rank 1   (was not called)        └────────────────────────► receives it later ──► generation 1
@@ -29,7 +29,7 @@ from .rendezvous import rendezvous
 from .torch_dist import Channels
 from .waiting import politely
 
-_PROBES = 20  # MPI may see a message that has arrived at a later probe only
+_PROBES = 20  # MPI may find a message only some probes after its arrival
 
 
 @dataclass(eq=False)
@@ -60,23 +60,22 @@ class MPITransport:
     Parameters
     ----------
     comm
-        Communicator to duplicate: messages on the original stay with their own receivers.
-        Collective.
+        Communicator to duplicate, so that other messages on it do not interfere.  Collective.
     num_ranks
-        Ranks that take part in the plan: the first of the communicator.
+        Number of ranks of the plan; they are the first ones of the communicator.
     deadline
         Seconds that a rank waits for another before it gives up.
 
     Attributes
     ----------
     backend
-        What carries tensors, ``"mpi"``, ``"gloo"`` or ``"nccl"``; from the next `reset` on.
+        The library that carries tensors, ``"mpi"``, ``"gloo"`` or ``"nccl"``, from the next `reset`
+        on.
     local_rank, local_size
-        Number of the rank among those of its host, and how many these are.
+        Number of this rank among the ranks of its host, and the number of these ranks.
     call
-        Name of the call that this rank is in, the same on all ranks; "" if it has none.  A rank
-        that begins late, and finds that another has failed in this very call, need not wait
-        for it.
+        Name of the call that this rank is in, the same on all ranks; "" if it has none.  By the
+        name, a rank that begins late finds that another has already failed in this call.
     """
 
     def __init__(self, comm: MPI.Comm, num_ranks: int | None = None, deadline: float = 3600.0):
@@ -100,11 +99,11 @@ class MPITransport:
         return self.comm.rank
 
     def reset(self) -> None:
-        """Change to a new communicator, with no message left over. Collective.
+        """Change to a new communicator, after receiving every message of the old one. Collective.
 
-        After a failure, messages may be on their way still.  MPI gives the number of a communicator
-        that was freed to a later one, which would take them for its own.  So all that was sent is
-        received first.  A reset that was interrupted is completed by the next.
+        After a failure, messages may still arrive.  MPI reuses the number of a freed communicator,
+        and the later communicator would receive them.  So every message that was sent is received
+        first.  An interrupted reset is completed by the next one.
         """
         self._finish_reset()
         self._steps, self._awaited = self._renew(), lambda: True
@@ -119,7 +118,7 @@ class MPITransport:
             self._awaited = next(self._steps, None)
 
     def _renew(self) -> Iterator[Callable[[], bool]]:
-        """Make the new communicator; yields each condition to wait for."""
+        """Make the new communicator; yield each condition to wait for."""
         for arrival in self._posted:
             if not arrival.done():
                 arrival.request.Cancel()
@@ -152,13 +151,13 @@ class MPITransport:
             )
 
     def _drained(self) -> int:
-        """Receive what is left over, and return how many messages have been received in all."""
+        """Receive remaining messages; return the number of messages received since the start."""
         while self._next_message(MPI.ANY_TAG) is not None:
             pass
         return self._received
 
     def _next_message(self, tag: int) -> bytes | None:
-        """Content of a message for which no receive was posted, if there is one."""
+        """Content of a message that has arrived without a posted receive; None if there is none."""
         status = MPI.Status()
         if not self.comm.Iprobe(MPI.ANY_SOURCE, tag, status):
             return None
@@ -247,12 +246,12 @@ class MPITransport:
             raise WaitTimeout(f"nothing from {awaited()} for {self.deadline:g} s")
 
     def _raise_failure(self) -> None:
-        """Raise if another rank says that it failed."""
+        """Raise if another rank has reported a failure."""
         if failure := self._next_failure():
             raise PeerFailed(failure.text)
 
     def _next_failure(self) -> _Failure | None:
-        """A failure of this generation, or of this call; after the former the next one begins."""
+        """A reported failure of this generation, which ends the generation, or of this call."""
         while content := self._next_message(FAILURE.tag()):
             failure = pickle.loads(content)
             new = failure.generation >= self._generation

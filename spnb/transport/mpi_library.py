@@ -1,4 +1,4 @@
-"""What the MPI library offers: hosts, GPUs, and tensors as memory that it reads."""
+"""The MPI library: ranks on a host, whether it reads GPUs, and tensors as memory for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mpi4py import MPI
 
 
 def memory_of(tensor: torch.Tensor) -> Any:
-    """A contiguous tensor's memory, as MPI takes it; in bytes, since numpy has no bfloat16."""
+    """The memory of a contiguous tensor, for MPI; as bytes, since numpy has no bfloat16."""
     flat = tensor.reshape(-1).view(torch.uint8)
     if tensor.is_cpu:
         return flat.numpy()
@@ -22,7 +22,7 @@ def memory_of(tensor: torch.Tensor) -> Any:
 
 @cache
 def reads_gpus() -> bool:
-    """Whether the MPI library says that it moves tensors between GPUs itself."""
+    """Whether the MPI library reports that it moves tensors between GPUs itself."""
     library, answer = ctypes.CDLL(MPI.__file__), ctypes.c_int(0)
     if hasattr(library, "MPIX_Query_cuda_support"):  # Open MPI
         return bool(library.MPIX_Query_cuda_support())
@@ -32,7 +32,7 @@ def reads_gpus() -> bool:
 
 
 def place_on_host(comm: MPI.Comm) -> tuple[int, int]:
-    """Number of this rank among those of its host, and how many these are. Collective."""
+    """Number of this rank among the ranks of its host, and the number of these. Collective."""
     host = comm.Split_type(MPI.COMM_TYPE_SHARED)
     found = host.rank, host.size
     host.Free()

@@ -1,4 +1,4 @@
-"""A carrier as one of several replicas of a plan sees it."""
+"""The part of a carrier that belongs to one of several replicas of a plan."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .base import Arrival, Transport
 
 
 class RankView:
-    """One replica's messages on a carrier that serves several; ranks are numbered as in its plan.
+    """One replica's messages on a carrier that serves several; ranks have the plan's numbers.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from .carriers import NCCL, Gloo, nccl_device
 from .torch_dist import Channels
 
 _TEXT_BYTES = 512
-"""Bytes of text that each rank sends to all others."""
+"""Most bytes of the text that each rank sends to all others."""
 
 
 def rendezvous(
@@ -24,7 +24,7 @@ def rendezvous(
 ) -> Generator[Callable[[], bool], None, Channels]:
     """Connect all ranks of a communicator, at a free port of rank 0's host. Collective.
 
-    Yields each condition to wait for.
+    It yields each condition to wait for.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def rendezvous(
 
 
 def _allgather_text(comm: MPI.Comm, text: str) -> Generator[Callable[[], bool], None, list[str]]:
-    """Give every rank the texts of all ranks, in rank order; this rank's own is one of them."""
+    """Send this rank's text to all ranks; return the texts of all ranks, in rank order."""
     mine, gathered = np.zeros(_TEXT_BYTES, np.uint8), np.zeros((comm.size, _TEXT_BYTES), np.uint8)
     content = text.encode()[:_TEXT_BYTES]
     mine[: len(content)] = np.frombuffer(content, np.uint8)
@@ -79,7 +79,7 @@ def _allgather_text(comm: MPI.Comm, text: str) -> Generator[Callable[[], bool], 
 
 
 def refuse(hosts: Sequence[str], devices: Sequence[str], problems: Sequence[str]) -> None:
-    """Refuse ranks that have no GPU, or the same GPU of one host as another.
+    """Refuse ranks without a GPU, and ranks that share a GPU.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Messages over torch.distributed's gloo or NCCL, between ranks that MPI has connected.
 
-MPI still carries barriers and reports of failures.  NCCL knows no tags: what one rank sends to
-another arrives in the order in which it was sent, and a receive out of turn would wait for ever.
+MPI still carries barriers and reports of failures.  NCCL has no tags: messages from one rank to
+another arrive in the order in which they were sent, and a receive in another order would never end.
 Neither gloo nor NCCL can say whether a message has arrived.  So each message is announced over MPI,
 and received as soon as its announcement is read: into the buffer that waits for it, or into new
 memory::
@@ -16,8 +16,8 @@ memory::
 A channel is one direction between two ranks: a group of these two, made when it is first used, and
 a thread that waits for its messages.  So no message on one channel ever waits for another channel.
 
-What opens and uses such a group, gloo or NCCL, is in `spnb.transport.carriers`: the two modules
-together would have over 350 lines.
+The groups of gloo and of NCCL are in `spnb.transport.carriers`: the two modules together would have
+over 350 lines.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Channel:
         self._thread.start()
 
     def put(self, work: Work) -> None:
-        """Carry a message, after all that were put before it."""
+        """Carry a message, after all earlier ones."""
         self._queue.put(work)
 
     def _run(self) -> None:
@@ -64,7 +64,7 @@ class _Channel:
             self._carrier.close(group)
 
     def close(self) -> None:
-        """End the thread, after the messages that were put before."""
+        """End the thread, after all earlier messages."""
         self._queue.put(None)
 
     @property
@@ -113,9 +113,9 @@ class Channels:
     Parameters
     ----------
     comm
-        Of all ranks, for announcements; freed by `close`.
+        A communicator of all ranks, for announcements; freed by `close`.
     store
-        Where the two ranks of a channel find each other; it lives as long as they do.
+        The store through which the two ranks of a channel connect; it lives as long as they do.
     carrier
         Carries tensors.
     """
@@ -148,7 +148,7 @@ class Channels:
         return receipt
 
     def receive_announced(self) -> None:
-        """Start to receive every message that is announced by now."""
+        """Start to receive every message that has been announced."""
         status = MPI.Status()
         while self.comm.Iprobe(status=status):
             announcement, source = np.empty(2, np.int64), status.Get_source()
@@ -182,13 +182,13 @@ class Channels:
         return all(work.done() for work in self._works)
 
     def forget(self) -> None:
-        """Drop all messages that are on their way, and all buffers that wait for one."""
+        """Drop all incomplete messages, and all buffers that wait for one."""
         self._posted.clear()
         self._unclaimed.clear()
         self._works = []
 
     def close(self, comm: MPI.Comm) -> Iterator[Callable[[], bool]]:
-        """End all channels, on all ranks. Collective; yields each condition to wait for."""
+        """End all channels, on all ranks. Collective; yield each condition to wait for."""
         expected = np.zeros_like(self._sent_to)
         yield comm.Ialltoall(self._sent_to, expected).Test
         yield lambda: self._has_read(int(expected.sum()))

@@ -1,8 +1,8 @@
-"""A wait that leaves the processor to others.
+"""A wait that leaves the processor to other ranks.
 
-More ranks than cores is the normal case in a notebook.  MPI's own waits spin, and take the core
-from a rank that computes.  Here a wait tests, and sleeps between two tests: at first briefly, so
-that a halo that is about to arrive is not missed, later longer.
+In a notebook there are usually more ranks than cores.  MPI's own waits use a core all the time,
+which a rank that computes then lacks.  Here a wait tests, and sleeps between two tests: at first
+briefly, since most halos arrive soon, and later longer.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import os
 import time
 from collections.abc import Callable
 
-_SPIN = 2e-4  # seconds of testing without sleep: most halos arrive within
+_SPIN = 2e-4  # seconds of testing without sleep, in which most halos arrive
 _SHORTEST, _LONGEST = 2e-5, 1e-3  # seconds of sleep between two tests
 
 
 def politely(done: Callable[[], bool], check: Callable[[], None], timeout: float) -> bool:
-    """Test until done, and sleep ever longer between two tests: a 20th of the time waited so far.
+    """Test until done; between two tests, sleep for a 20th of the time waited so far.
 
     Parameters
     ----------
     done
-        Tells whether the wait is over.
+        Whether the wait is over.
     check
         Called before each sleep; an exception that it raises ends the wait.
     timeout
