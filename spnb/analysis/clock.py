@@ -12,7 +12,7 @@ from ..planner.plan import Plan
 def clock_table(plan: Plan) -> ClockTable:
     """Return the passes of every stage; of every rank if the plan has mirrored replicas.
 
-    One replica is shown: the others do the same.
+    Only one replica is in the table; the others do the same.
 
     Examples
     --------

@@ -1,7 +1,8 @@
-"""How many bytes each rank holds at most, by following its program; nothing is run.
+"""The most bytes that each rank holds, computed from its program; nothing is run.
 
-`MemoryModel` follows a rank in inference, step by step, as `spnb.runtime` would hold the values.
-Training is counted in one sum, since nearly every value is held until its micro-batch comes back.
+In inference, `MemoryModel` follows a rank's program step by step, with the memory that
+`spnb.runtime` would use.  In training, nearly every value is held until the backward pass of its
+micro-batch, so values are simply summed.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from ..rules.core_first import CoreFirst
 from ..runtime.buffer_plan import Place, plan_buffers
 
 PROCESS = 24 << 20
-"""Bytes that an engine takes for any plan: its program, oneDNN's kernels, messages (measured)."""
+"""Bytes of an engine for any plan: its program, oneDNN's kernels, messages (measured)."""
 
 TRAINER = 76 << 20
-"""Bytes that PyTorch's optimizers load into an engine, when the first is made (measured)."""
+"""Bytes of PyTorch's optimizers, loaded into an engine with the first of them (measured)."""
 
 
 def memory(plan: Plan) -> list[tuple[int, int]]:
-    """Return what the rank of each stage that holds most needs: bytes of weights, and of values.
+    """Return, for each stage, the bytes of weights and of values of the rank that holds most.
 
-    Values are those that the rank holds at once.  What operators (workspace) and the process
-    itself need besides is not counted.
+    Values are those that the rank holds at one time.  The workspace of operators and the process
+    itself are not counted.
     """
     return [
         (
@@ -69,12 +70,12 @@ def activation_bytes(plan: Plan, rank: int) -> int:
 
 
 class MemoryModel:
-    """The values that a rank holds in inference, followed through the steps of its program.
+    """The values that a rank holds in inference, step by step of its program.
 
-    A value is in one of three places.  Results of convolutions are in the *arena*, whose size is
-    fixed (see `spnb.runtime.buffer_plan`).  Outputs have memory that the host keeps.  All others
-    are on the *heap*, which never shrinks: its largest size counts.  What an operator needs
-    besides its operands and its result (workspace) is not counted.
+    A value is in one of three places.  Results of convolutions are in the *arena*, which has a
+    fixed size (see `spnb.runtime.buffer_plan`).  Outputs have memory that the host holds.  All
+    other values are on the *heap*, which never shrinks: its largest size counts.  The workspace of
+    operators is not counted.
 
     Parameters
     ----------
@@ -95,8 +96,8 @@ class MemoryModel:
         self.outputs: dict[str, int] = {}
         self.heap_peak = 0
         self.computed: dict[str, Region] = {}
-        # Values whose halo is stored beside the tile, and the region of tile and halo together:
-        # see `spnb.runtime.halo_tile`.
+        # Values with a halo stored beside the tile, and the region of tile and halo together: see
+        # `spnb.runtime.halo_tile`.
         self.halo_beside: dict[str, Region] = {}
         self.places: Mapping[str, Place] = {}
 
@@ -113,7 +114,7 @@ class MemoryModel:
         return arena + self.heap_peak + sum(self.outputs.values())
 
     def follow(self, step: Step) -> None:
-        """Take account of one step of the program."""
+        """Account for one step of the program."""
         match step:
             case Compute():
                 self._compute(step)
@@ -128,7 +129,7 @@ class MemoryModel:
         self._note_peak()
 
     def _compute(self, step: Compute) -> None:
-        """An operator makes a result, after the halos that it cannot read beside its tile join."""
+        """An operator computes a result; halos that it cannot read separately are joined first."""
         node = self.nodes[step.node]
         for number, value in enumerate(node.operands):
             beside = self.halo_beside.get(value)
@@ -143,26 +144,26 @@ class MemoryModel:
         self.computed[node.name] = step.region
 
     def _send(self, step: Send) -> None:
-        """A value that goes to the host is an output from now on, one for each micro-batch."""
+        """A value that is sent to the host is now an output; each micro-batch has its own."""
         if any(t.target == HOST for t in step.transfers):
             size = value_bytes(self.plan, step.value, self.computed[step.value])
             self.outputs[step.value] = size * len(self.plan.micro_batch_sizes)
             self.heap.pop(f"tile {step.value}", None)
 
     def _keep(self, step: Keep) -> None:
-        """A patch is copied into its tile, whose memory is there from the first patch on."""
+        """A patch is copied into its tile; the tile's memory is allocated at the first patch."""
         self.heap[f"tile {step.value}"] = value_bytes(self.plan, step.value, step.whole)
         self.computed[step.value] = step.whole
         self.heap.pop(step.value, None)
 
     def _receive(self, step: Receive) -> None:
-        """Messages arrive in the arena, or on the heap, beside the tile if it is there already."""
+        """Messages arrive in the arena, or on the heap; there beside the tile, if it is held."""
         place = self.places.get(step.value)
         if place is not None and step.region in place.region:
             return
         arriving = sum(value_bytes(self.plan, step.value, t.region) for t in step.transfers)
         if any(t.source == HOST for t in step.transfers):
-            # An image is held three times for a moment: mapped, read, and laid out.
+            # For a moment an image is held three times: mapped, read, and with channels last.
             self._note_peak(3 * arriving)
         self.heap[step.value] = self.heap.get(step.value, 0) + arriving
         if step.value in self.computed:
@@ -174,7 +175,7 @@ class MemoryModel:
             self.halo_beside.pop(value, None)
 
     def _make(self, value: str, region: Region) -> None:
-        """Give memory to a region of a value; what it had before is freed afterwards."""
+        """Allocate memory for a region of a value; its earlier memory is freed afterwards."""
         size = value_bytes(self.plan, value, region)
         if value in self.given_to_host:
             self.outputs[value] = size * len(self.plan.micro_batch_sizes)
@@ -198,11 +199,11 @@ def _reads_beside(node: Node, number: int, own: Region, step: Compute) -> bool:
 
 
 def _training_bytes(plan: Plan, rank: int) -> int:
-    """Return the most bytes that a rank holds in training: values, and what parameters need.
+    """Return the most bytes that a rank holds in training: values, gradients and optimizer states.
 
-    A parameter has its gradient, that of the micro-batch, and two moments of the optimizer.
+    A parameter has its gradient, the gradient of a micro-batch, and two moments of the optimizer.
     """
-    # Of the two pipelines that a mirrored rank is in, it holds values of one at a time.
+    # A mirrored rank is in two pipelines, and holds values of one of them at a time.
     values = max(_training_value_bytes(plan, plan_rank) for plan_rank in plan.plan_ranks_of(rank))
     # In half precision there are fp32 parameters too, and gradients and moments are fp32.
     return values + (9 if plan.graph.dtype in HALVES else 4) * held_weight_bytes(plan, rank)
@@ -211,9 +212,9 @@ def _training_bytes(plan: Plan, rank: int) -> int:
 def _training_value_bytes(plan: Plan, rank: int) -> int:
     """Return the bytes of values that a rank of the plan holds in training.
 
-    A micro-batch that went forward is held until it comes back: results, what was received, put
-    together, and what was padded for a window.  Gradients are held of one micro-batch at a time,
-    of about two values at once.
+    A micro-batch is held from its forward to its backward pass: results, received pieces, assembled
+    values and padded operands.  Gradients are held for one micro-batch at a time, and for about two
+    values at once.
     """
     stage = plan.stage_of(rank)
     (program,) = plan.programs(rank, max(plan.micro_batch_sizes))
@@ -241,7 +242,7 @@ def value_bytes(plan: Plan, value: str, region: Region) -> int:
 
 
 def sample_ranks(plan: Plan, stage: int) -> list[int]:
-    """Return ranks that stand for all of a stage: first, middle and last along each axis."""
+    """Return typical ranks of a stage: the first, the middle and the last along each axis."""
     team = plan.stages[stage].team
     corners: list[tuple[int, ...]] = [()]
     for n in team.tiling.grid:

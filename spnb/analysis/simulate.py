@@ -1,7 +1,7 @@
-"""A plan on a clock: what each rank would do, and when, on a machine that a few numbers describe.
+"""Simulates a plan: the operations of each rank with their times, on a machine of a few numbers.
 
-Every rank's program runs with durations in place of tensors.  A rank that waits goes on when its
-message arrives, so the simulation is also a proof: it ends only if every receive has its send, and
+Every rank's program runs with durations in place of tensors.  A rank that waits continues when its
+message arrives.  So the simulation is also a proof: it ends only if every receive has its send, and
 if no two ranks wait for each other.
 """
 
@@ -38,16 +38,17 @@ Key = tuple[int, int, int, int]
 
 @dataclass(frozen=True, eq=False)
 class Simulation:
-    """How long a plan would take, and what each rank would do when.
+    """The time that a plan would take, and the operations of each rank with their times.
 
     Attributes
     ----------
     plan
         The plan that was simulated.
     machine
-        The cost model: what each rank has to itself.
+        The cost model: the device that each rank has for itself, and the links.
     events
-        Of each rank, in order of time, as a run records them; times in seconds from the start.
+        Events of each rank, in order of time, as a run records them; times are in seconds since the
+        start.
 
     Examples
     --------
@@ -119,9 +120,10 @@ def simulate(plan: Plan, machine: Machine = CORE) -> Simulation:
     Parameters
     ----------
     plan
-        A plan of any number of ranks: a thousand take some seconds.
+        A plan of any number of ranks; a thousand ranks take some seconds.
     machine
-        What each rank has to itself.  Ranks that share cores take longer than simulated.
+        The device that each rank has for itself, and the links.  Ranks that share cores take longer
+        than simulated.
 
     Returns
     -------
@@ -149,24 +151,24 @@ def simulate(plan: Plan, machine: Machine = CORE) -> Simulation:
             if needed is not None:
                 waiting[needed] = rank
                 break
-    assert not waiting, f"ranks {sorted(set(waiting.values()))} wait for messages nobody sends"
+    assert not waiting, f"ranks {sorted(set(waiting.values()))} wait for messages no rank sends"
     assert not arrivals, f"no rank receives the messages {sorted(arrivals)[:3]}"
     return Simulation(plan, machine, tuple(tuple(rank.events) for rank in ranks))
 
 
 class _Task(NamedTuple):
-    """What a step of a program does that takes time.
+    """An operation of a program that takes time.
 
     Attributes
     ----------
     kind, layer, what
-        As of `spnb.runtime.trace.Event`.
+        As in `spnb.runtime.trace.Event`.
     seconds
-        How long it takes; a wait takes until its messages are there.
+        Its duration; a wait lasts until its messages have arrived.
     bytes
-        What it moves.
+        Number of bytes that it moves.
     messages
-        Of a pack the target, of a wait each source: rank of the plan, and tag.
+        Rank of the plan and tag: of a pack the target, of a wait each source.
     """
 
     kind: str
@@ -178,7 +180,7 @@ class _Task(NamedTuple):
 
 
 class _Rank:
-    """One rank on its clock."""
+    """One simulated rank, with its current time."""
 
     def __init__(self, plan: Plan, rank: int, machine: Machine):
         self.plan, self.rank, self.machine = plan, rank, machine
@@ -187,7 +189,7 @@ class _Rank:
         self.stage = self.number = 0
 
     def run(self, arrivals: dict[Key, float]) -> Iterator[tuple[Key | None, Key | None]]:
-        """Yield each message that is sent, and each that must have arrived before going on."""
+        """Run the program; yield each message sent, and each message to wait for."""
         plan, sizes = self.plan, set(self.plan.micro_batch_sizes)
         plan_ranks = plan.plan_ranks_of(self.rank)
         pipelines = plan.replicas.of(plan.replica_of(self.rank))
@@ -208,7 +210,7 @@ class _Rank:
     def _wait(
         self, task: _Task, world: Sequence[int], arrivals: dict[Key, float]
     ) -> Iterator[tuple[None, Key]]:
-        """Yield every message that has not arrived, and go on when the last one has."""
+        """Yield each message that has not arrived, and continue when the last one has."""
         latest = self.now
         for source, tag in task.messages:
             key = (world[source], self.rank, tag, self.number)
@@ -218,7 +220,7 @@ class _Rank:
         self._note(task, self.now, latest)
 
     def _send(self, task: _Task, world: Sequence[int], arrivals: dict[Key, float]) -> Key:
-        """Send a message that was packed, after those that the link still carries."""
+        """Send a packed message, after the messages that the link still carries."""
         ((target, tag),) = task.messages
         self.link_free = max(self.now, self.link_free) + task.bytes / self.machine.link
         key = (self.rank, world[target], tag, self.number)
@@ -234,7 +236,7 @@ class _Rank:
         self.now = stop
 
     def _tasks(self, rank: int, images: int) -> list[_Task]:
-        """Return what takes time in the program of a rank of the plan."""
+        """Return the operations that take time in the program of a rank of the plan."""
         stage = self.plan.stage_of(rank)
         paths = stage.paths(self.plan.graph)
         tasks: list[_Task] = []
@@ -264,7 +266,7 @@ class _Rank:
         return _Task(kind, layer, what, size / self.machine.memory, size)
 
     def _pack(self, step: Send, layer: str) -> list[_Task]:
-        """Return a task for each message; what goes to the host is no message."""
+        """Return a task for each message; values that the host receives are not messages."""
         return [
             self._copy("pack", layer, step.kind, step.value, t.region)._replace(
                 messages=((t.target, step.tag),)
@@ -274,7 +276,7 @@ class _Rank:
         ]
 
     def _receive(self, step: Receive, layer: str) -> list[_Task]:
-        """Return reading a part of the image, or waiting for messages and unpacking them."""
+        """Return tasks that read a part of the image, or wait for messages and unpack them."""
         whole = self._copy("unpack", layer, step.kind, step.value, step.region)
         if any(t.source == HOST for t in step.transfers):
             return [whole._replace(kind="read")]

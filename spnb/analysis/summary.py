@@ -31,7 +31,7 @@ def rows(plan: Plan) -> list[tuple[str, ...]]:
 
 
 def _row(plan: Plan, number: int, weights: int, values: int) -> tuple[str, ...]:
-    """Return the row of a stage whose ranks hold so many bytes of weights and of values."""
+    """Return the row of a stage, from the bytes of weights and of values that its ranks hold."""
     stage = plan.stages[number]
     first, last = stage.team.ranks[0], stage.team.ranks[-1]
     sends = [traffic(plan, rank) for rank in sample_ranks(plan, number)]
@@ -90,7 +90,7 @@ def _sums_text(plan: Plan) -> str:
 
 
 def replicas_text(plan: Plan) -> str:
-    """Return how many replicas there are, in words; an empty text for one."""
+    """Return the number of replicas as a text; an empty one for a single replica."""
     replicas = plan.replicas
     texts = [f"{replicas.count} replicas"] if replicas.count > 1 else []
     if replicas.times:
@@ -99,7 +99,7 @@ def replicas_text(plan: Plan) -> str:
 
 
 def patches_text(plan: Plan) -> list[str]:
-    """Return a line for each stage whose tiles are computed in patches."""
+    """Return a line for each stage that computes its tiles in patches."""
     return [
         f"stage {stage.index}: each tile in {'×'.join(map(str, stage.patches[1:]))} patches, one"
         " after the other"

@@ -15,14 +15,14 @@ from ..planner.plan import Plan
 
 @dataclass(frozen=True)
 class Totals:
-    """Figures of one pass over the batch, of all ranks together.
+    """Figures of one pass over the batch, for all ranks together.
 
     Attributes
     ----------
     exchanges
-        How often ranks wait for each other: halos, merges, gathers and hand-overs.
+        Number of exchanges between ranks: halos, merges, gathers and hand-overs.
     messages, bytes
-        What they send to each other in these exchanges.
+        Number of messages in these exchanges, and their bytes.
     flops
         Floating-point operations of all ranks.
     untiled_flops
@@ -70,7 +70,7 @@ def _flops(plan: Plan, images: int) -> tuple[float, float]:
             needs = plan.patch_needs[images]
         for node in stage.nodes:
             share = node.flops / math.prod(node.axes.extent)
-            # Operators that the planner adds, as merges of figures of tiles, are no network's work.
+            # Operators that the planner adds, such as merges of figures, are not in the network.
             if node.op.startswith(("aten.", "spnb.conv")):
                 untiled += share * math.prod(extent_in(plan.graph, node.name, images))
             if node.name in needs.computed:

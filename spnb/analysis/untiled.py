@@ -1,4 +1,4 @@
-"""What a plan is compared with: its network, untiled, on one rank."""
+"""The untiled counterpart of a plan: the same network on one rank."""
 
 from __future__ import annotations
 

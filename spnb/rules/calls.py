@@ -57,7 +57,7 @@ def invoke(op: str, args: Mapping[str, Any]) -> Any:
 def caller(
     node: Node, weights: Mapping[str, torch.Tensor], op: str | None = None, **changed: Any
 ) -> Callable[..., Any]:
-    """Return a node's call as a function of its operands alone; all else is looked up here.
+    """Return a node's call as a function of its operands; everything else is looked up once, here.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Operators that compute every position for itself: elementwise, and along what is never cut."""
+"""Operators that compute each position separately: elementwise, or along dimensions never cut."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ ELEMENTWISE = """
 
 @rule(*ELEMENTWISE.split(), *(f"__{name}__" for name in ["and", "or", "xor", "lshift", "rshift"]))
 def elementwise(node: Node) -> Rule | None:
-    """Every element for itself, with broadcasting."""
+    """The rule of elementwise operators, with broadcasting."""
     return Rule(node)
 
 
 @rule("prelu", "channel_shuffle")
 def of_channels(node: Node) -> Rule | None:
-    """A slope for each channel; channels in another order.  They are in the second dimension."""
+    """The rule of PReLU and of channel shuffles: operators on the second dimension, channels."""
     axes = node.operand_axes[0]
     found = axes.axes_of(1) if len(axes.dims) > 1 else ()
     return None if 0 in found else Whole(node) if found else Local(node, axes)
@@ -44,7 +44,7 @@ def of_channels(node: Node) -> Rule | None:
 
 @dataclass(frozen=True)
 class OneResult(Rule):
-    """One of several results; they may differ in what is never cut."""
+    """One of several results; results may differ in size in dimensions that are never cut."""
 
     any_layout = True
 
@@ -64,7 +64,7 @@ class OneResult(Rule):
 
 @rule("getitem")
 def one_result(node: Node) -> Rule | None:
-    """One of several results."""
+    """The rule of taking one of several results."""
     return OneResult(node)
 
 
@@ -79,7 +79,7 @@ def uncut(axes: Axes, numbers: Sequence[int]) -> bool:
 
 
 def along_one(node: Node) -> Rule | None:
-    """An operator along one dimension, where that is never cut; it may change its size."""
+    """The rule of operators along one dimension that is never cut; its size may change."""
     axes, shape = node.operand_axes[0], node.shape
     number = node.args["dim"] % max(1, len(axes.dims))
     if axes.dims and not uncut(axes, [number]):

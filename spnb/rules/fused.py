@@ -1,4 +1,4 @@
-"""A convolution with what follows it, in one call: an addition, an activation.
+"""A convolution, an addition and an activation in one call.
 
 The calls ``spnb.conv2d`` and ``spnb.conv3d`` are made by `spnb.planner.fuse`, and computed by
 `spnb.kernels.onednn`.
@@ -69,11 +69,11 @@ class Fused(Convolution):
 
 @rule("spnb.conv2d", "spnb.conv3d")
 def fused(node: Node) -> Rule | None:
-    """As the convolution alone; of the tensor that is added, the region of the result is needed."""
+    """The rule of a fused call: that of its convolution; ``other`` is read where the result is."""
     plain = convolution(node)
     return Fused(**fields_of(plain)) if type(plain) is Convolution else None
 
 
 def fields_of(rule: Convolution) -> dict[str, Any]:
-    """The arguments that make a rule like this one."""
+    """The arguments with which a rule like this one is made."""
     return {field.name: getattr(rule, field.name) for field in fields(rule)}

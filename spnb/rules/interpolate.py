@@ -19,12 +19,12 @@ from .registry import rule
 from .spatial import Spatial, places
 
 BAND = 1 << 20
-"""Bytes of a result that are summed at once: they stay in the processor's cache."""
+"""Bytes of a result that are summed at once, so that they stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
 class Taps:
-    """Which positions each position of a result is a sum of, along one dimension.
+    """The positions that each position of a result is a weighted sum of, along one dimension.
 
     Attributes
     ----------
@@ -44,12 +44,12 @@ class Taps:
 def taps_of(
     kind: str, n: int, m: int, align_corners: bool | None, scale: float | None, dtype: torch.dtype
 ) -> Taps:
-    """Find which of ``n`` positions an interpolation sums for each of ``m``, and their weights.
+    """Find the taps of an interpolation from ``n`` positions to ``m``.
 
-    Weights depend on where a position lies in the whole image, in floating-point numbers that grow
-    with it; a tile's own numbers would differ.  So the operator itself is run on a few lines of
-    zeros and ones: every ``period``-th position of a line is one, and a tap shows its weight on
-    the line that it lies on.
+    A weight depends on the position in the whole image, with rounding errors that grow with it; a
+    tile with positions of its own would have other errors.  So PyTorch's operator itself is run on
+    a few lines of zeros and ones as long as the image.  Every ``period``-th position of a line is
+    one, so the result on a line shows the weights of the taps at its ones.
 
     >>> taps = taps_of("upsample_linear1d", 3, 6, False, None, torch.float32)
     >>> taps.shares[:, 1], taps.sources[:, 1]
@@ -76,7 +76,7 @@ def taps_of(
 def _sources(
     kind: str, n: int, m: int, align_corners: bool | None, scale: float | None
 ) -> torch.Tensor:
-    """About where each position lies in the operand (torch.nn.functional.interpolate)."""
+    """Approximate position in the operand of each position (torch.nn.functional.interpolate)."""
     at = torch.arange(m, dtype=torch.float64, device="cpu")
     if align_corners:
         return at * ((n - 1) / (m - 1) if m > 1 else 0.0)
@@ -93,9 +93,9 @@ class Interpolation(Spatial):
     Parameters
     ----------
     align_corners
-        As in torch.nn.functional.interpolate; None where the method has none.
+        As in torch.nn.functional.interpolate; None for methods without this argument.
     scales
-        The factors that were given, per dimension; None where the sizes say them.
+        The given factors, per dimension; None where sizes were given.
     """
 
     any_layout = True
@@ -117,9 +117,9 @@ class Interpolation(Spatial):
 
     @cached_property
     def doublings(self) -> list[int] | None:
-        """How many times as large each dimension becomes, where those are powers of two.
+        """The factor of each dimension, if all are powers of two; else None.
 
-        Then a position's weights do not depend on where in the image it lies, not even by rounding.
+        With such factors the weights have no rounding errors, so they are the same in every tile.
         """
         found = []
         for number, (n, m) in enumerate(zip(self.sizes(), self.result_sizes(), strict=True)):
@@ -142,7 +142,7 @@ class Interpolation(Spatial):
         return None if grown == region else (self.node.axes, grown)
 
     def _grown(self, region: Region) -> Region:
-        """What the operator itself makes of all that a region reads."""
+        """The region that PyTorch's operator computes from everything that a region reads."""
         factors = self.doublings or ()
         for number, (axis, factor) in enumerate(zip(self.places, factors, strict=True)):
             if axis is not None:
@@ -165,7 +165,7 @@ class Interpolation(Spatial):
         sizes = axes.local_shape(grown)[-len(self.places) :]
 
         def call(x: torch.Tensor, memory: torch.Tensor | None = None) -> torch.Tensor:
-            # Scratch memory is used again after this call: only a copy of it may be returned.
+            # Scratch memory is reused after this call, so only a copy of it may be returned.
             out = memory if grown == region or memory is None else scratch
             if out is None:
                 whole = overload(f"{operator}.default")(x, sizes, *corners)
@@ -186,7 +186,7 @@ class Interpolation(Spatial):
     def _in_bands(
         self, x: torch.Tensor, region: Region, memory: torch.Tensor | None
     ) -> torch.Tensor:
-        """The sum, band after band along the first dimension: what a band takes stays in cache."""
+        """The sum, band by band along the first dimension; a band's operands stay in the cache."""
         spans = self.spans(region)
         starts = [
             0 if place is None else self.reads(number, spans[number])[0]
@@ -212,9 +212,9 @@ class Interpolation(Spatial):
     def _summed(
         self, x: torch.Tensor, spans: Sequence[Span], starts: Sequence[int]
     ) -> torch.Tensor:
-        """The sum of what each tap reads, along one dimension after another."""
+        """The weighted sum of the taps, along one dimension after another."""
         channels_last = self.node.axes.plain and x.ndim == len(self.places) + 2
-        if channels_last:  # then what is picked is a run of memory
+        if channels_last:  # then the picked positions are runs of memory
             x = x.movedim(1, -1)
         for number in reversed(range(len(spans))):
             span, taps = slice(*spans[number]), self.taps(number)
@@ -242,7 +242,7 @@ INTERPOLATIONS = """
 
 @rule(*INTERPOLATIONS.split())
 def interpolation(node: Node) -> Rule | None:
-    """Nearest, linear and cubic, by size or by factor (torch.nn.functional.interpolate)."""
+    """The rule of nearest, linear and cubic interpolation, by size or by factor."""
     count, args = int(node.kind[-2]), node.args
     where = places(node.operand_axes[0], count)
     if where is None:

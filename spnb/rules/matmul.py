@@ -23,17 +23,18 @@ Labels = tuple[str, ...]
 class Product(Rule):
     """A product that sums over the dimensions that the result does not have.
 
-    A result's dimension is cut as that of the first operand that has it.  What is summed over must
-    be whole, and so must what another operand has cut otherwise: the keys and values of attention.
+    A dimension of the result is cut like that of the first operand that has it.  Dimensions that
+    are summed must be whole; so must dimensions that another operand has cut in another way, such
+    as the keys and values of attention.
 
     Parameters
     ----------
     labels
-        Of each operand, in order.
+        Labels of each operand's dimensions, in order.
     weight_labels
-        Of each weight, by name.
+        Labels of each weight's dimensions, by name.
     result_labels
-        Of the result.
+        Labels of the result's dimensions.
     """
 
     labels: tuple[Labels, ...]
@@ -57,7 +58,7 @@ class Product(Rule):
         return Axes(tuple(dims[label] for label in self.result_labels), rank)
 
     def _target(self, labels: Labels, axes: Axes) -> Axes:
-        """The dimensions of an operand as the result has them."""
+        """Axes in which an operand's dimensions are cut like the result's."""
         there = dict(zip(self.result_labels, self.axes.dims, strict=True))
         pairs = zip(labels, axes.dims, strict=True)
         return axes.with_dims(
@@ -93,7 +94,7 @@ class Product(Rule):
 
 
 def product(node: Node, labels: Sequence[Labels | None], result: Labels) -> Rule:
-    """A product whose tensors, in the order of its arguments, have these labels."""
+    """The rule of a product, from the labels of its tensors in the order of its arguments."""
     tensors = [leaf for leaf in leaves(node.args) if isinstance(leaf, (Ref, Weight))]
     pairs = list(zip(tensors, labels, strict=True))
     operands = tuple(names or () for tensor, names in pairs if isinstance(tensor, Ref))
@@ -156,7 +157,7 @@ def einsum(node: Node) -> Rule | None:
 
 @rule("scaled_dot_product_attention")
 def attention(node: Node) -> Rule | None:
-    """Every query for itself; it reads all keys and values (Vaswani et al., 2017)."""
+    """The rule of attention: a query reads all keys and values (Vaswani et al., 2017)."""
     ranks = _ranks(node)
     if node.args["is_causal"] or node.args["dropout_p"] or len(set(ranks[:3])) > 1:
         return None

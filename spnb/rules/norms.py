@@ -1,4 +1,4 @@
-"""Normalization and softmax over space: merged statistics, then every position for itself."""
+"""Normalization and softmax over space: merged statistics, then an elementwise call."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .registry import rule
 
 @dataclass(frozen=True)
 class OverSpace(Whole):
-    """An operator whose every result reads a statistic over whole dimensions.
+    """An operator in which each position of the result reads a statistic over whole dimensions.
 
     Parameters
     ----------
     groups
-        Channels are taken in so many groups, each with a statistic of its own; None where
-        the statistic is over dimensions as they are.
+        Number of groups of channels, each with a statistic of its own; None where channels are not
+        grouped.
     dims
-        The dimensions of the statistic, of the tensor whose channels are split into groups.
+        The dimensions of the statistic, counted after channels are split into groups.
     statistic
-        Its name.
+        Name of the statistic.
     """
 
     groups: int | None
@@ -60,7 +60,7 @@ class OverSpace(Whole):
         return any(axis in self.grouped.axes_of(d) for d in self.dims)
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
-        """Statistics of each tile, merged; then every position for itself."""
+        """Each tile's statistics are merged; then each position is computed separately."""
         node = self.node
         cut = cut_axes(self.grouped, self.dims, tiling)
         if not (cut or self.by_micro_batch) or not node.dtype.is_floating_point:
@@ -84,7 +84,7 @@ NORMALIZED = {"softmax": "exponential", "log_softmax": "exponential"}
 
 @dataclass(frozen=True)
 class Normalized(Direct):
-    """Every position by the merged statistics: ``(x - mean) / sqrt(variance + eps)``."""
+    """Normalization with merged statistics: ``(x - mean) / sqrt(variance + eps)``."""
 
     any_layout = True
 
@@ -114,7 +114,8 @@ class Normalized(Direct):
     def _grouped(
         self, x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, args: Mapping[str, Any]
     ) -> torch.Tensor:
-        """A factor and a term for each channel, as in PyTorch; no large tensor is kept but x."""
+        """A factor and a term for each channel, as in PyTorch; autograd holds no large tensor
+        except x."""
         each = x.shape[1] // args["groups"]
         spread = (variance + args["eps"]).rsqrt()
         factor, term = (
@@ -134,7 +135,7 @@ class Normalized(Direct):
 
 @dataclass(frozen=True)
 class Exponential(Direct):
-    """Softmax by the merged largest value and sum of exponentials."""
+    """Softmax with the merged maximum and sum of exponentials."""
 
     @cached_property
     def axes(self) -> Axes:
@@ -151,7 +152,7 @@ class Exponential(Direct):
 
 
 def grouped_norm(node: Node, groups: int, batch_too: bool = False) -> Rule | None:
-    """A norm of channels in groups, over space, and over the batch where so asked."""
+    """A norm over space of channels in groups; with ``batch_too`` also over the batch."""
     axes = node.operand_axes[0]
     if len(axes.dims) < 2 or axes_in(axes.dims[1]):
         return None
@@ -161,13 +162,13 @@ def grouped_norm(node: Node, groups: int, batch_too: bool = False) -> Rule | Non
 
 @rule("group_norm")
 def group_norm(node: Node) -> Rule | None:
-    """Wu and He, *Group Normalization*, 2018."""
+    """The rule of group norm (Wu and He, *Group Normalization*, 2018)."""
     return grouped_norm(node, node.args["num_groups"])
 
 
 @rule("instance_norm")
 def instance_norm(node: Node) -> Rule | None:
-    """Each channel of each image for itself; with running statistics, elementwise."""
+    """The rule of instance norm; with running statistics it is elementwise."""
     axes = node.operand_axes[0]
     if not node.args["use_input_stats"]:
         return Local(node, axes) if uncut(axes, [1]) else None
@@ -176,7 +177,7 @@ def instance_norm(node: Node) -> Rule | None:
 
 @rule("batch_norm")
 def batch_norm(node: Node) -> Rule | None:
-    """With running statistics elementwise, else over the batch and space."""
+    """The rule of batch norm: elementwise with running statistics, else over batch and space."""
     axes = node.operand_axes[0]
     if not node.args["training"]:
         return Local(node, axes) if uncut(axes, [1]) else None
@@ -185,7 +186,7 @@ def batch_norm(node: Node) -> Rule | None:
 
 @rule("layer_norm", "rms_norm")
 def norm_over_last(node: Node) -> Rule | None:
-    """Over the last dimensions: channels, space or both."""
+    """The rule of layer norm and RMS norm, over the last dimensions: channels, space or both."""
     axes, count = node.operand_axes[0], len(node.args["normalized_shape"])
     last = tuple(range(len(axes.dims) - count, len(axes.dims)))
     if uncut(axes, last):
@@ -195,7 +196,7 @@ def norm_over_last(node: Node) -> Rule | None:
 
 @rule("softmax", "log_softmax")
 def softmax(node: Node) -> Rule | None:
-    """Over channels at each position for itself; over space by a merged sum."""
+    """The rule of softmax: over channels at each position; over space with merged sums."""
     axes = node.operand_axes[0]
     number = node.args["dim"] % max(1, len(axes.dims))
     if not axes.dims or uncut(axes, [number]):

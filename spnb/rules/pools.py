@@ -21,7 +21,7 @@ from .spatial import per_dim, places
 from .windows import Window
 
 FEW = 64
-"""Numbers whose sum is as exact in any order of memory."""
+"""Most numbers of a window for which PyTorch's sum has the same rounding in any memory order."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Pool(Window):
 
     @property
     def plain(self) -> dict[str, Any]:
-        """Arguments as numbers, where ceil_mode has nothing left to do."""
+        """Arguments of a call on a padded operand, where ceil_mode adds no window."""
         return {"kernel_size": self.kernel, "stride": self.stride, "ceil_mode": False}
 
 
 @dataclass(frozen=True)
 class MaxPool(Pool, CoreFirst):
-    """Max pooling: with ceil_mode the last window may run past the padding, onto ``-inf``."""
+    """Max pooling; with ceil_mode, the last window may run past the padding and reads ``-inf``."""
 
     any_layout = True
 
@@ -47,7 +47,7 @@ class MaxPool(Pool, CoreFirst):
         if split is None:
             return None
         pairs = zip(split.padding, self.kernel, strict=True)
-        return split if all(2 * p <= k for p, k in pairs) else None  # as far as PyTorch pads
+        return split if all(2 * p <= k for p, k in pairs) else None  # PyTorch pads no further
 
     @property
     def result_types(self) -> tuple[torch.dtype, ...]:
@@ -55,7 +55,7 @@ class MaxPool(Pool, CoreFirst):
         return (self.node.dtype, torch.int64) if image and not self.node.parts else ()
 
     def into(self, call: Call, results: Sequence[torch.Tensor]) -> Call:
-        largest, where = results  # PyTorch notes where each maximum lies, whether asked for or not
+        largest, where = results  # PyTorch always writes the indices of the maxima, too
         return lambda x: call(x, out=largest, indices=where)[0]
 
     def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
@@ -76,13 +76,13 @@ class MaxPool(Pool, CoreFirst):
     def _in_image(
         self, flat: torch.Tensor, local: Sequence[int], padding: list[int], region: Region
     ) -> torch.Tensor:
-        """Where each maximum lies in the image, from where it lies in what the window slid over."""
+        """Indices of the maxima in the image, from their indices in the padded operand."""
         sizes, position = self.sizes(), torch.zeros_like(flat)
         inner = math.prod(local[-len(sizes) :])
         for number, ((start, _), n) in enumerate(zip(self.needed(region), sizes, strict=True)):
             width = local[len(local) - len(sizes) + number]
             inner //= width
-            # padding that the operator adds itself is not part of what it slid over
+            # indices do not count padding that PyTorch's operator adds itself
             first = max(start, 0) if padding[number] else start
             position = position * n + flat // inner % width + first
         return position
@@ -90,10 +90,11 @@ class MaxPool(Pool, CoreFirst):
 
 @dataclass(frozen=True)
 class AvgPool(Pool):
-    """Average pooling: at the border the divisor depends on where the window lies.
+    """Average pooling; the divisor of a window at the border depends on its position.
 
-    PyTorch divides by the window's positions inside the image, or inside image and padding with
-    ``count_include_pad``; positions that only ``ceil_mode`` reaches count in neither case.
+    PyTorch divides by the number of the window's positions inside the image; with
+    ``count_include_pad``, inside the image and its padding.  Positions that only ``ceil_mode``
+    reaches are never counted.
     """
 
     allocates = True
@@ -121,7 +122,7 @@ class AvgPool(Pool):
         return divided
 
     def _divisors(self, region: Region) -> list[torch.Tensor]:
-        """What makes means over whole windows means over what counts of them."""
+        """Factors that turn means over whole windows into means over their counted positions."""
         sizes, spans, found = self.sizes(), self.spans(region), []
         for number, (span, n) in enumerate(zip(spans, sizes, strict=True)):
             k, s, p = self.kernel[number], self.stride[number], self.padding[number]
@@ -134,7 +135,7 @@ class AvgPool(Pool):
         return found
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
-        """One window over all of space is a mean over space: computed in part by each tile."""
+        """A single window over all of space becomes a mean: each tile computes its share."""
         sizes = self.sizes()
         if self.kernel != sizes or any(self.padding) or self.node.args.get("divisor_override"):
             return (self.node,)
@@ -148,7 +149,7 @@ POOLS = {"max_pool": MaxPool, "avg_pool": AvgPool}
     ("max_pool", ""), ("max_pool", "_with_indices"), ("avg_pool", "")
 )))  # fmt: skip
 def pool(node: Node) -> Rule | None:
-    """Windows over ``-inf`` (max) or zeros (average) where they leave the image."""
+    """The rule of pooling; windows read ``-inf`` (max) or zeros (average) outside the image."""
     count = int(node.kind[8])
     where = places(node.operand_axes[0], count)
     if where is None:

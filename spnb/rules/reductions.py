@@ -2,14 +2,14 @@
 
 A sum over space is one call for a user, and several for the tiles of a stage::
 
-    x  (1, 64, 97, 131)      each tile's own pixels
-    partial    (1, 64, 2, 3)      one position for each tile of a 2×3 grid: its own sum
-    combined   (1, 64, 2, 1)      one for each row, computed by the last tile of the row
-    combined   (1, 64, 1, 1)      one in all, computed by the last tile
+    x          (1, 64, 97, 131)   the operand, in tiles
+    partial    (1, 64, 2, 3)      one position for each tile of a 2×3 grid: the tile's sum
+    combined   (1, 64, 2, 1)      one for each row of tiles, computed by the last tile of the row
+    combined   (1, 64, 1, 1)      one for all tiles, computed by the last tile
     finish     (1, 64, 1, 1)      the result, such as a mean; sent to the tiles that read it
 
-A partial is a value like any other, whose extent is that of the grid, so merging needs no mechanism
-of its own.  All tiles read the same merged numbers, to the last bit.
+A partial is an ordinary value; its extent is the grid.  So figures are merged by ordinary
+exchanges, and all tiles read the same bits.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from .statistics import REDUCTIONS, STATISTICS, order_of
 
 
 def _precise(dtype: torch.dtype) -> torch.dtype:
-    """The type of the figures: sums would overflow in half precision."""
+    """The type of the figures: fp32 for half precision, in which sums would overflow."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def merged(
     node: Node, operand: Ref, axes: Axes, dims: list[int], kind: str, tiling: Tiling
 ) -> list[Node]:
-    """Calls that take a statistic over dimensions of a value, tile by tile, and merge it.
+    """Calls that compute a statistic over dimensions of a value, tile by tile, and merge it.
 
     Parameters
     ----------
     node
-        The call they stand for; it gives them their names.
+        The call that they replace; their names begin with its name.
     operand, axes
         The value, and where the axes of the image lie in it.
     kind
@@ -52,7 +52,7 @@ def merged(
     """
     spans, cut = tiling.spans(axes.extent), cut_axes(axes, dims, tiling)
     images = [d for d in dims if axes.axes_of(d) == (0,)] if 0 in cut else []
-    if images:  # each has its own figures until all are merged: micro-batches differ in number
+    if images:  # figures are per image until the end, as micro-batches may differ in size
         dims, cut = [d for d in dims if d not in images], [a for a in cut if a]
     parts = {axis: spans[axis] for axis in cut}
     args = {"self": operand, "dims": dims, "kind": kind, "parts": parts, "options": _options(node)}
@@ -76,7 +76,7 @@ def merged(
 
 
 def _options(node: Node) -> dict[str, Any]:
-    """The arguments of a call that are no tensors."""
+    """The arguments of a call that are not tensors."""
     return {k: v for k, v in node.args.items() if isinstance(v, (int, float, str, bool))}
 
 
@@ -91,14 +91,14 @@ def cut_axes(axes: Axes, dims: Sequence[int], tiling: Tiling) -> list[int]:
 
 
 def reduced_axes(axes: Axes, dims: Collection[int], keepdim: bool) -> Axes:
-    """Without what lies in some dimensions; these stay as single positions, or go."""
+    """Axes after a reduction over some dimensions, which then have size 1, or are removed."""
     left = [() if k in dims else d for k, d in enumerate(axes.dims) if keepdim or k not in dims]
     return axes.with_dims(left)
 
 
 @dataclass(frozen=True)
 class Partial(Direct):
-    """The figures of each tile: one position for each part of the grid."""
+    """The figures of each tile; the extent of the result is the grid."""
 
     owner_computes = True
 
@@ -138,7 +138,7 @@ class Partial(Direct):
 
 
 def one_each(tiling: Tiling, axes: Axes, parts: Sequence[int]) -> Spans:
-    """Ownership where each part of the grid has one position along some axes."""
+    """Spans of ownership where each part of the grid owns one position along some axes."""
     spans = list(tiling.spans(axes.extent))
     for axis in parts:
         spans[axis] = tuple((k, k + 1) for k in range(tiling.grid[axis]))
@@ -173,7 +173,7 @@ class Combined(Direct):
         sizes = [f.size if f.axis is None else here[f.axis] for f in factors]
         sizes[at] = -1
         if not operand.dims[-1]:
-            sizes.append(1)  # a single figure has no factor
+            sizes.append(1)  # a dimension of size 1 has no factor
         figures = list(tensors[0].reshape(sizes).unbind(-1))
         joint = STATISTICS[self.node.args["statistic"]].merge(figures, at)
         return torch.stack(joint, dim=-1).reshape(self.axes.local_shape(region))
@@ -208,7 +208,7 @@ class Reduction(Direct):
     dims
         The dimensions that are reduced.
     keepdim
-        Whether they stay, with size 1.
+        Whether the result has them too, with size 1.
     """
 
     kind: str
@@ -224,7 +224,7 @@ class Reduction(Direct):
         return any(axis in axes.axes_of(d) for d in self.dims)
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
-        """Each tile's own part, merged along one axis of the grid after another."""
+        """Each tile computes its share; the shares are merged along one axis after another."""
         node, axes = self.node, self.node.operand_axes[0]
         if not cut_axes(axes, self.dims, tiling) or not self._merges:
             return (node,)
@@ -247,14 +247,14 @@ class Reduction(Direct):
 
 
 def over_last(node: Node, kind: str, count: int) -> Reduction:
-    """A reduction over the last dimensions, these kept, for a call that says it in another way."""
+    """The reduction over the last ``count`` dimensions, with ``keepdim``, that equals a call."""
     rank = len(node.shape)
     return Reduction(node, kind, tuple(range(rank - count, rank)), True)
 
 
 @rule("amax", "amin", "linalg_vector_norm", "logsumexp", "mean", "norm", "std", "sum", "var")
 def reduction(node: Node) -> Rule | None:
-    """Over channels at each position for itself; over space tile by tile."""
+    """The rule of reductions: over channels at each position; over space tile by tile."""
     rank, dims = len(node.operand_axes[0].dims), node.args.get("dim")
     if dims is None or dims == []:
         dims = list(range(rank))
@@ -265,7 +265,7 @@ def reduction(node: Node) -> Rule | None:
 
 @rule("all", "any", "argmax", "argmin", "max", "min", "median", "prod", "var_mean", "count_nonzero")
 def reduction_without_merging(node: Node) -> Rule | None:
-    """Over channels at each position for itself; over space of all of it."""
+    """The rule of reductions that cannot be merged: over space they read the whole extent."""
     axes, dims = node.operand_axes[0], node.args.get("dim")
     if len(node.operands) > 1:
         return Rule(node)  # the larger of two tensors

@@ -1,4 +1,4 @@
-"""The registry of rules: which function makes the rule of an operator's calls."""
+"""The registry of rules: for each operator, the function that makes the rules of its calls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..ir.node import Node
 from .base import Rule
 
 RuleFactory = Callable[[Node], Rule | None]
-"""Makes the rule of a call; None where the operator, called like this, has none."""
+"""Makes the rule of a call; returns None if the operator has no rule for such a call."""
 
 _registry: dict[str, RuleFactory] = {}
 _registrations = 0
@@ -47,18 +47,18 @@ def rule(*kinds: str) -> Callable[[RuleFactory], RuleFactory]:
 
 
 def registered() -> int:
-    """A number that changes with every rule that is registered: what was ruled before is stale."""
+    """The number of registrations so far; rules that were made at a lower number are outdated."""
     return _registrations
 
 
 def factory_of(op: str) -> RuleFactory | None:
-    """What makes the rules of an operator, named as ``"aten.conv2d.default"``."""
+    """The function that makes the rules of an operator, named as ``"aten.conv2d.default"``."""
     namespace, kind, _ = op.split(".")
     return _registry.get(kind if namespace in ("aten", "_operator") else f"{namespace}.{kind}")
 
 
 def module_of_rule(node: Node) -> str | None:
-    """The module that gave the rule of a call to an operator outside ATen; ranks import it."""
+    """The module that registered the rule of a call, if outside ATen; ranks import it."""
     factory = factory_of(node.op)
     return factory.__module__ if factory else None
 

@@ -20,7 +20,7 @@ from .spatial import Spatial, places
 
 @dataclass(frozen=True)
 class AdaptivePool(Spatial):
-    """Windows that share the operand as evenly as whole positions allow.
+    """Windows of nearly equal sizes that cover the operand.
 
     Position ``o`` of ``m`` reads ``[floor(o*n/m), ceil((o+1)*n/m))`` (torch.nn.AdaptiveAvgPool2d).
 
@@ -33,7 +33,7 @@ class AdaptivePool(Spatial):
     largest: bool
 
     def window(self, number: int, position: int) -> Span:
-        """What a position of the result reads."""
+        """The span of the operand that a position of the result reads."""
         n, m = self.sizes()[number], self.result_sizes()[number]
         return (position * n // m, -(-(position + 1) * n // m))
 
@@ -54,7 +54,7 @@ class AdaptivePool(Spatial):
         return x
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
-        """One window over all of space: computed in part by each tile."""
+        """A single window over all of space becomes a reduction: each tile computes its share."""
         if any(n > 1 for n in self.result_sizes()):
             return (self.node,)
         kind = "amax" if self.largest else "mean"
@@ -63,7 +63,7 @@ class AdaptivePool(Spatial):
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "spnb.adaptive_max")
 def adaptive(node: Node) -> Rule | None:
-    """Even windows, averaged; or their largest numbers, where their places are not asked for."""
+    """The rule of adaptive pooling: averages, or maxima without their indices."""
     largest = node.op.startswith("spnb")
     count = int(node.op[-2] if largest else node.kind[-2])
     where = places(node.operand_axes[0], count)
@@ -76,12 +76,12 @@ def adaptive(node: Node) -> Rule | None:
 
 @dataclass(frozen=True)
 class Shuffle(Spatial):
-    """Channels become positions (torch.nn.PixelShuffle), or positions channels, ``factor`` fold.
+    """Moves channels to positions (torch.nn.PixelShuffle), or positions to channels.
 
     Parameters
     ----------
     factor
-        Positions of the result for one of the operand; below 1 for the way back.
+        Number of positions of the result for one of the operand; below 1 for PixelUnshuffle.
     """
 
     factor: int
@@ -106,7 +106,7 @@ class Shuffle(Spatial):
 
 @rule("pixel_shuffle", "pixel_unshuffle")
 def shuffle(node: Node) -> Rule | None:
-    """Between channels and positions."""
+    """The rule of pixel shuffle and unshuffle."""
     operand, back = node.operand_axes[0], node.kind == "pixel_unshuffle"
     where = places(operand, 2)
     if where is None or axes_in(operand.dims[-3]):

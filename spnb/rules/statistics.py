@@ -1,4 +1,4 @@
-"""Figures of a set of numbers: how they are taken, merged, and made into a result."""
+"""Statistics of a set of numbers: their figures, how figures merge, and the result from them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import torch
 
 @dataclass(frozen=True)
 class Statistic:
-    """Figures of a set of numbers, such as count and sum, and how those of two sets are merged.
+    """The figures of a set of numbers, such as a sum, and how the figures of sets are merged.
 
     Attributes
     ----------
     neutral
         The figures of an empty set.
     of
-        Takes a tensor and dimensions.  Returns one tensor for each figure, over these dimensions,
-        which stay with size 1.
+        Takes a tensor and dimensions.  Returns a tensor for each figure, in which these dimensions
+        have size 1.
     merge
-        Takes figures and the dimension along which those of several sets lie side by side.  Returns
-        the figures of all sets together; the dimension stays with size 1.
+        Takes figures, and the dimension along which they belong to different sets.  Returns the
+        figures of the union; in them the dimension has size 1.
     """
 
     neutral: tuple[float, ...]
@@ -32,7 +32,7 @@ class Statistic:
 
 
 class _Moments(torch.autograd.Function):
-    """Mean and squared deviations; for the way back nothing is held but the numbers themselves."""
+    """Mean and squared deviations; autograd holds only the numbers themselves."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, dims: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,7 +44,7 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, of_mean: torch.Tensor, of_squares: torch.Tensor) -> tuple:
         x, mean = ctx.saved_tensors
-        # The mean's own part in the squares cancels: deviations sum up to nothing.
+        # The squares' derivative by the mean is zero, since deviations sum up to zero.
         return torch.addcmul(of_mean / ctx.count, 2 * of_squares, x - mean), None
 
 
@@ -100,16 +100,16 @@ STATISTICS = {
 
 @dataclass(frozen=True)
 class Reduced:
-    """One reduction: a statistic of prepared numbers, and what is made of its figures.
+    """One reduction: a statistic of prepared numbers, and the function that gives the result.
 
     Attributes
     ----------
     statistic
         A key of `STATISTICS`.
     finish
-        From the figures, the number of elements and the call's arguments: the result.
+        Computes the result from the figures, the number of elements and the call's arguments.
     prepare
-        From the tensor and the arguments: what the statistic is taken of.
+        Computes the numbers of the statistic from the tensor and the arguments.
     """
 
     statistic: str

@@ -28,7 +28,7 @@ from .spatial import Spatial, clipped, per_dim, places, uncut_weight, window_cou
 
 @dataclass(frozen=True)
 class Spread(Spatial):
-    """An operator that spreads positions over windows, and adds where these overlap.
+    """An operator that spreads positions over windows, and adds windows where they overlap.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Spread(Spatial):
         return (start, max(start, (span[1] - 1 + p) // s + 1))
 
     def trimmed(self, spread: torch.Tensor, region: Region) -> torch.Tensor:
-        """The region, cut out of the windows of all operand positions; zero outside of them."""
+        """The region, cut out of the windows of all operand positions; zero outside them."""
         held = clipped(self.needed(region), self.sizes())
         around = []
         for number, ((first, _), (a, b)) in enumerate(zip(held, self.spans(region), strict=True)):
@@ -60,7 +60,7 @@ class Spread(Spatial):
 
 @dataclass(frozen=True)
 class TransposedConvolution(Spread):
-    """Transposed convolution; what output_padding adds is reached by no window."""
+    """Transposed convolution; no window reaches the positions that output_padding adds."""
 
     any_layout = True
 
@@ -81,7 +81,7 @@ class TransposedConvolution(Spread):
 
 @dataclass(frozen=True)
 class Fold(Spread):
-    """Folding: columns are added up where their windows lie (torch.nn.functional.fold)."""
+    """Folding: each column is added to the positions of its window (torch.nn.functional.fold)."""
 
     counts: tuple[int, ...] = ()
 
@@ -109,7 +109,7 @@ class Fold(Spread):
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def transposed_convolution(node: Node) -> Rule | None:
-    """Every position, times the kernel, is added to the result (torch.nn.ConvTranspose2d)."""
+    """The rule of transposed convolution: each position times the kernel is added to the result."""
     shape, operand = uncut_weight(node, "weight"), node.operand_axes[0]
     if shape is None:
         return None
@@ -124,7 +124,7 @@ def transposed_convolution(node: Node) -> Rule | None:
 
 @rule("col2im")
 def fold(node: Node) -> Rule | None:
-    """Columns, one for each window in row-major order, become an image again."""
+    """The rule of folding: columns, one per window in row-major order, become an image."""
     names = ("kernel_size", "stride", "dilation", "padding")
     kernel, stride, dilation, padding = (per_dim(node.args[name], 2) for name in names)
     counts = window_counts(node.args["output_size"], kernel, stride, dilation, padding)

@@ -1,4 +1,4 @@
-"""Operators that give a tensor another shape: views, permutations, new and dropped dimensions."""
+"""Operators that change a tensor's shape: views, permutations, new and removed dimensions."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .registry import rule
 
 
 def reshaped(axes: Axes, shape: Sequence[int]) -> Axes | None:
-    """Where the axes of the image lie after a reshape; None where they do not fit the shape.
+    """Axes after a reshape; None if the axes of the image do not fit the shape.
 
-    Factors are handed out in order.  A dimension that needs fewer positions than the next factor
-    has takes the slower part of it, and with it the axis; the faster part stays inside::
+    Dimensions take factors in order.  A dimension that is smaller than the next factor takes the
+    slower part of it, with the axis; the faster part becomes positions that are never cut::
 
         height 56 | width 56  ->  height 8 | 7 | width 8 | 7         windows of 7×7
         height 8 | 2 | width 8 | 2  ->  height 16 | width 16         pixel shuffle
@@ -53,7 +53,7 @@ def reshaped(axes: Axes, shape: Sequence[int]) -> Axes | None:
 
 
 def _joined(factors: Sequence[Factor]) -> Dim:
-    """Neighbouring factors as one, where the faster one is not an axis of its own."""
+    """Factors with neighbours joined, if the faster of two is no axis of its own."""
     found: list[Factor] = []
     for factor in factors:
         if found and factor.axis is None:
@@ -70,7 +70,7 @@ class Reshape(Direct):
     Parameters
     ----------
     result
-        Where the axes of the image lie afterwards.
+        Axes of the result.
     """
 
     result: Axes
@@ -96,30 +96,30 @@ class Reshape(Direct):
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze",
       "_reshape_alias", "ravel", "view_as", "reshape_as")  # fmt: skip
 def reshape(node: Node) -> Rule | None:
-    """A view of another shape; the whole is needed where axes of the image would be mixed."""
+    """The rule of a view; it reads the whole operand if it would mix axes of the image."""
     found = reshaped(node.operand_axes[0], node.shape)
     return Whole(node) if found is None else Reshape(node, found)
 
 
 @rule("permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "mT", "numpy_T")
 def permute(node: Node) -> Rule | None:
-    """Dimensions in another order: the axes of the image go with them."""
+    """The rule of a permutation; the axes of the image move with their dimensions."""
     axes = node.operand_axes[0]
-    sizes = list(range(2, 2 + len(axes.dims)))  # different: each shows where it went
+    sizes = list(range(2, 2 + len(axes.dims)))  # all different, so the result shows the order
     moved = invoke(node.op, node.bind([torch.empty(sizes, device="meta")], {}))
     return Local(node, axes.with_dims([axes.dims[n - 2] for n in moved.shape]))
 
 
 @dataclass(frozen=True)
 class Expand(Rule):
-    """Copies along dimensions of size 1; in space, each tile makes its own."""
+    """Copies along dimensions of size 1; in space, each tile makes its own copies."""
 
     @cached_property
     def axes(self) -> Axes:
         shape, operand = self.node.shape, self.node.operand_axes[0]
         found = broadcast(shape, [operand], operand.rank)
         dims, taken = list(found.dims), set(found.present)
-        if len(shape) == operand.rank + 1:  # as an image: new positions take its axes
+        if len(shape) == operand.rank + 1:  # the shape of an image: new positions get its axes
             before = len(shape) - len(operand.dims)
             for number in (0, *range(2, len(shape))):
                 axis = max(0, number - 1)
