@@ -1,11 +1,11 @@
-"""How fast spnb is, against what a user would run instead; all in one run, as ratios.
+"""Compares spnb's time with that of other ways to run a network, in one run, as ratios.
 
-May import `spnb.driver` and what lies below.  Begin with `benchmark` (one plan), then `measure`
-(who takes turns), `baselines` (the others) and `suite` (the standard workloads).
+May import `spnb.driver` and the floors below.  Begin with `benchmark` (one plan), then `measure`
+(contestants in turns), `baselines` (the other ways) and `suite` (the standard workloads).
 """
 
 WORKLOADS = ("w1", "w2", "w3", "resnet50")
-"""Bound by arithmetic, by memory traffic, by the number of layers; and a mixture of them."""
+"""Networks bound by arithmetic, by memory traffic and by their number of layers; and a mixture."""
 
 SIZES, TILES = (512, 1024), (2, 4)
 """Sides of the square images that workloads are measured on, and numbers of tiles."""
@@ -14,4 +14,4 @@ LENGTHS, LENGTH_TILES = (0, 1, 2, 3, 4, 5, 6, 7, 8), (2, 4, 9)
 """Numbers of blocks that share an exchange (0: one before each window operator), and of tiles."""
 
 HALO_SIZES, HALOS = (512, 1024, 2048), (1, 2, 4, 8)
-"""Sides of images and widths of halos that are exchanged alone."""
+"""Sides of images, and widths of halos, of the timed halo exchanges."""

@@ -1,8 +1,8 @@
-"""What a user with one machine would run instead: one process, timed step by step.
+"""Baselines: other ways to run a network on one machine, each in a process that is timed.
 
-``python -m spnb.benchmarking.baselines`` is that process.  It reads, pickled, the name of a
-baseline and a job, and then lines from its standard input: each ``step`` is answered with the
-seconds of one pass over a batch.
+``python -m spnb.benchmarking.baselines`` is such a process.  From its standard input it reads the
+pickled name of a baseline and a job, and then lines: it answers each ``step`` with the seconds of
+one pass over a batch.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Baseline:
     Attributes
     ----------
     make
-        Returns, for a network and its inputs, a function that runs them once.
+        Returns, for a network and its inputs, a function that runs the network once.
     keeps_memory
-        Whether the allocator shall keep large blocks from one operator to the next.
+        Whether the allocator is set to keep large blocks from one operator to the next.
     """
 
     make: Callable[[nn.Module, Sequence[torch.Tensor]], Step]
@@ -49,7 +49,7 @@ class Baseline:
 
 
 def plain(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
-    """Run the network as a user writes it."""
+    """Run the network with PyTorch's default settings."""
 
     def step() -> Any:
         with torch.no_grad():
@@ -68,12 +68,12 @@ def tuned(network: nn.Module, inputs: Sequence[torch.Tensor]) -> Step:
 
     try:
         network = fuse(network)
-    except Exception as error:  # torch.fx cannot trace it: it is run unfolded
+    except Exception as error:  # torch.fx cannot trace it, so norms stay unfolded
         print(f"not folded: {type(error).__name__}", file=sys.stderr)
     candidates = [(network, inputs)]
     if inputs[0].ndim == 4:
         last = torch.channels_last
-        # The network is copied: the tensors of the other candidate keep their layout.
+        # The network is copied, since the other candidate's tensors must keep their layout.
         copied = pickle.loads(pickle.dumps(network)).to(memory_format=last)
         laid_out = [x.to(memory_format=last) if x.ndim == 4 else x for x in inputs]
         candidates.append((copied, laid_out))
@@ -141,7 +141,7 @@ BASELINES = {
 
 
 class BaselineProcess:
-    """A baseline in a process of its own, which waits between two steps.
+    """A baseline in a process of its own; it sleeps between two steps.
 
     Raises
     ------
@@ -177,7 +177,7 @@ class BaselineProcess:
         return float(self._answer()["seconds"])
 
     def peak_bytes(self) -> int:
-        """Return the most bytes that the process took for a step, above its idle state."""
+        """Return the most bytes of the process in a step, above its idle state."""
         self._write(b"peak\n")
         return int(self._answer()["peak"])
 
@@ -215,7 +215,7 @@ def _seconds(step: Step, times: int) -> float:
 def serve() -> None:
     """Answer on standard output the requests on standard input."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # output of libraries must not be mistaken for an answer
+    os.dup2(2, 1)  # libraries print to the error stream, so their output is not read as an answer
 
     def answer(**fields: Any) -> None:
         answers.write(json.dumps(fields) + "\n")

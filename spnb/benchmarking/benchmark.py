@@ -1,7 +1,7 @@
-"""How fast a split network is, against what a user with one machine would run instead.
+"""Compares the time of a split network with that of other ways to run it on one machine.
 
-All contestants take turns (see `spnb.benchmarking.measure`), and a ratio is the median of the
-rounds' ratios.
+All contestants take turns (see `spnb.benchmarking.measure`).  A ratio is the median of the ratios
+of all rounds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Bench(Shown):
-    """What a benchmark measured: seconds of a step of each contestant, round by round.
+    """The figures of a benchmark: seconds of a step of each contestant, round by round.
 
     Attributes
     ----------
@@ -41,15 +41,15 @@ class Bench(Shown):
     seconds
         By contestant: seconds of a step, in each round; ``"spnb"`` is the plan.
     prepare
-        By baseline: seconds that it took to get ready, its compilation included.
+        By baseline: seconds of its preparation, compilation included.
     peak_bytes
         By contestant: most bytes of a baseline's process above its idle state, or of spnb's
         largest rank.
     skipped
-        By baseline: why it could not be measured.
+        By baseline: the reason why it was not measured.
     exchange
-        Share of a step that ranks pack, wait and unpack: of the rank for which it is largest, and
-        the median over the rounds.
+        Share of a step in which a rank packs, waits and unpacks: that of the rank with the largest
+        share; the median over the rounds.
     sent
         Bytes that ranks sent each other in a step.
     """
@@ -71,7 +71,7 @@ class Bench(Shown):
         planned
             The plan.
         found
-            What was measured.
+            The measured figures.
         name, limit
             Names, in ``found``, of the plan and of the same plan without messages.
         """
@@ -189,14 +189,14 @@ def bench(
     rounds: int = 5,
     progress: bool = True,
 ) -> Bench:
-    """Measure a job against baselines in one process, and against its ranks without messages.
+    """Compare the time of a job with that of baselines, and of its ranks without messages.
 
     Engines are started, and stopped at the end.
 
     Parameters
     ----------
     job
-        What to run; its input is random numbers.
+        The job to run; its input is random numbers.
     baselines
         Names in `spnb.benchmarking.baselines.BASELINES`; all of them by default.  A baseline that
         cannot run here is skipped, and the result says why.

@@ -1,4 +1,4 @@
-"""The plans of spnb that take turns in a benchmark: as planned, without messages, on one rank."""
+"""The plans of a benchmark: the job's plan, the same without messages, one for a single rank."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from ..job.job import Job
 from ..job.job_plan import JobPlan
 
 LIMIT = "no exchange"
-"""Name of the plan whose ranks send no messages."""
+"""Name of the plan without messages between ranks."""
 
 SOLO = "one rank, one thread"
-"""Name of the plan that has the whole image on one rank with one thread."""
+"""Name of the plan with the whole image on one rank with one thread."""
 
 
 def contestants(plan: JobPlan, name: str, limit: str) -> dict[str, JobPlan]:
-    """Return a plan, and the same without messages, by their names."""
+    """Return a plan, and the same plan without messages, by their names."""
     return {name: plan, limit: without_messages(plan)}
 
 
 def without_messages(plan: JobPlan) -> JobPlan:
-    """Return a plan whose ranks compute the same and send each other nothing.
+    """Return a plan in which ranks compute the same, but send each other no messages.
 
-    Its output is wrong; its time is the limit of what a faster exchange could reach.
+    Its output is wrong.  Its time is a limit: no faster exchange could make the plan faster.
     """
     return plan.derived(_without_exchanges)
 

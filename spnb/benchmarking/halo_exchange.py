@@ -1,4 +1,4 @@
-"""How long a halo exchange takes by itself, against bare MPI messages and a copy in memory."""
+"""Times halo exchanges, and compares them with bare MPI messages and a copy in memory."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class HaloSpeed(Shown):
-    """What the exchanges of halos took.
+    """The times of halo exchanges.
 
     Attributes
     ----------
     table
-        A row for each number of tiles, image size and width of the halo.  ``bytes`` are those
-        that the busiest rank receives, in so many ``messages``.  Times are in seconds: of an
+        A row for each number of tiles, image size and width of the halo.  ``bytes`` and
+        ``messages`` are those that the busiest rank receives.  Times are in seconds: of an
         ``exchange``; of a ``ping``, which sends the same bytes in the same number of messages to
         a neighbour and back, by bare mpi4py; and of a ``copy`` of the same bytes in memory.
     channels
@@ -102,7 +102,7 @@ def halo_speed(
     channels
         Channels of the tensors, in fp32.
     repeats
-        Exchanges of each kind; their median is taken.
+        Number of measured exchanges for each row; the table has their median.
     progress
         Whether to show a progress bar.
 

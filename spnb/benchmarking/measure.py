@@ -1,7 +1,7 @@
-"""Lets plans and baselines take turns on this machine, and notes what each step takes.
+"""Times the steps of plans and baselines, which take turns on this machine.
 
-Everything is measured in one run, round after round (A B C A B C …), so that other work of the
-machine slows all contestants alike.
+Everything is measured in one run, round after round (A B C A B C …), so that other load of the
+machine slows all contestants equally.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class Measured:
     seconds
         Seconds of a step, in each round.
     exchange
-        Share of a step that a plan's ranks pack, wait and unpack, in each round; of the rank for
-        which it is largest.
+        Share of a step in which a rank of a plan packs, waits and unpacks, in each round; that of
+        the rank with the largest share.
     sent
-        Bytes that a plan's ranks sent each other in a step.
+        Bytes that the ranks of a plan sent each other in a step.
     prepare
-        Seconds that a baseline took to get ready, its compilation included.
+        Seconds of a baseline's preparation, compilation included.
     peaks
-        Most bytes that a baseline's process took above its idle state; of a plan, most bytes of
-        its largest rank.
+        Most bytes of a baseline's process above its idle state; for a plan, most bytes of its
+        largest rank.
     skipped
-        Why a baseline could not be measured.
+        The reason why a baseline was not measured.
     """
 
     seconds: dict[str, list[float]]
@@ -57,15 +57,15 @@ def measure(plans: Mapping[str, JobPlan], names: Sequence[str], rounds: int, bar
     Parameters
     ----------
     plans
-        By their names; all take turns on the same engines.
+        The plans by name; all take turns on the same engines.
     names
-        Baselines.
+        Names of the baselines.
     rounds
-        Steps of each contestant.
+        Number of measured steps of each contestant.
     bar
         Shows the progress.
     """
-    from ..driver.cluster import Cluster  # starts engines; a plan alone does not need it
+    from ..driver.cluster import Cluster  # imported late: to plan needs no engines
 
     largest = max(plans.values(), key=lambda plan: plan.num_ranks)
     found = Measured({name: [] for name in plans}, {name: [] for name in plans}, {}, {}, {}, {})
@@ -77,7 +77,7 @@ def measure(plans: Mapping[str, JobPlan], names: Sequence[str], rounds: int, bar
             bar.show("rounds", number, rounds)
             for name, plan in plans.items():
                 cluster.load(plan)
-                cluster.infer(image)  # warms the ranks: the baselines are warm too
+                cluster.infer(image)  # a warm-up; the baselines had theirs
                 _note(found, name, cluster.infer(image))
             for name, process in processes.items():
                 found.seconds[name].append(process.step())
@@ -89,7 +89,7 @@ def measure(plans: Mapping[str, JobPlan], names: Sequence[str], rounds: int, bar
 def _start_baselines(
     names: Sequence[str], plan: JobPlan, found: Measured, stack: ExitStack, bar: Bar
 ) -> dict[str, BaselineProcess]:
-    """Start a process for each baseline that can run here; note why the others cannot."""
+    """Start a process for each baseline that can run here; record why the others cannot."""
     processes: dict[str, BaselineProcess] = {}
     for number, name in enumerate(names):
         bar.show("prepare", number, len(names), name)
@@ -104,7 +104,7 @@ def _start_baselines(
 
 
 def _image_in_memory(plan: JobPlan) -> ArraySource | None:
-    """Return the synthetic image as an array, as baselines have it; None for several inputs."""
+    """Return the synthetic image as an array, as for baselines; None for several inputs."""
     if len(plan.graph.inputs) > 1:
         return None
     extent = Region.whole(plan.graph.extent(*plan.graph.inputs))

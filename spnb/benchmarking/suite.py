@@ -1,7 +1,7 @@
-"""The standard benchmarks: workloads × image sizes × tiles, each against the baselines.
+"""The standard benchmarks: workloads × image sizes × tiles, each compared with the baselines.
 
-All contestants of one workload and size take turns in the same rounds, so that each ratio is
-between steps that were measured side by side.
+All contestants of one workload and size take turns in the same rounds, so each ratio compares steps
+of the same round.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ Key = tuple[str, int, int]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Suite(Shown):
-    """What the standard benchmarks measured.
+    """The figures of the standard benchmarks.
 
     Attributes
     ----------
     benches
-        By workload, image size and number of tiles.
+        The benchmark of each workload, image size and number of tiles.
     """
 
     benches: Mapping[Key, Bench]
@@ -58,8 +58,8 @@ class Suite(Shown):
     def table(self) -> pd.DataFrame:
         """The ratios, and the figures of spnb itself.
 
-        Columns: ``seconds`` of a step; ``exchange``, the share of a step that ranks pack, wait and
-        unpack; ``planned`` and ``peak`` bytes of the largest rank.
+        Columns: ``seconds`` of a step; ``exchange``, the share of a step in which ranks pack, wait
+        and unpack; ``planned`` and ``peak`` bytes of the largest rank.
         """
         benches, found = self.benches.values(), self.ratios
         found.insert(0, "seconds", [bench.table.seconds["spnb"] for bench in benches])
@@ -117,7 +117,7 @@ def suite(
     rounds: int = 5,
     progress: bool = True,
 ) -> Suite:
-    """Measure workloads, tiled from the first layer to the last, with all else at its default.
+    """Measure workloads that are tiled from the first layer to the last, with default options.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What fused halos cost and save: messages, bytes, redundant work and time, by fused blocks."""
+"""Measures plans with fused halos: messages, bytes, redundant work and time, by fused blocks."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Key = tuple[int, int | str]
-"""Number of tiles, and of blocks that share an exchange.
+"""Number of tiles, and number of blocks that share an exchange.
 
-The second is 0 for an exchange before each window operator.
+The second number is 0 for an exchange before each window operator.
 """
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Sweep(Shown):
-    """Plans of one job that differ in tiles and fused blocks, measured side by side.
+    """The figures of plans of one job that differ in tiles and fused blocks.
 
     Attributes
     ----------
     job
-        The job that all plans share but for tiles and fused blocks.
+        The job; the plans differ from it only in tiles and fused blocks.
     plans
-        By number of tiles and of fused blocks.
+        The plans by number of tiles and of fused blocks.
     seconds
         Seconds of a step in each round, by number of tiles and of fused blocks.
     """
@@ -48,7 +48,8 @@ class Sweep(Shown):
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row for each number of tiles and length; ``best`` marks the fastest for its tiles."""
+        """A row for each number of tiles and of fused blocks; ``best`` marks the fastest row for
+        a number of tiles."""
         rows = []
         for (tiles, length), each in self.plans.items():
             totals = each.totals
@@ -108,15 +109,15 @@ def sweep(
     rounds: int = 5,
     progress: bool = True,
 ) -> Sweep:
-    """Measure a job with halos fused over some numbers of blocks, and on some numbers of tiles.
+    """Measure a job for several numbers of fused blocks, and of tiles.
 
     Parameters
     ----------
     job
-        What to run.
+        The job to run.
     lengths
-        Blocks that share an exchange (``--fused-layers``), ``"all"``, or 0 for an exchange before
-        each window operator.
+        Numbers of blocks that share an exchange (``--fused-layers``), ``"all"``, or 0 for an
+        exchange before each window operator.
     tiles
         Numbers of tiles.
     rounds

@@ -1,6 +1,6 @@
 """The user's process: starts engines, sends plans and images, collects results.
 
-May import `spnb.engine`, `spnb.job` and what lies below; ipyparallel is imported here only.
-Begin with `session` (what is common), then `cluster` (ipyparallel engines) or `mpi_launch`
-(under mpiexec).
+May import `spnb.engine`, `spnb.job` and the floors below; ipyparallel is imported here and in
+`spnb.engine` only.  Begin with `session` (common to all sessions), then `cluster` (ipyparallel
+engines) or `mpi_launch` (under mpiexec).
 """

@@ -29,7 +29,7 @@ from .engines import Engines
 from .session import Session
 
 OWN_ERRORS = ("RankError", "PeerFailed", "WaitTimeout")
-"""Remote errors whose messages name the rank themselves."""
+"""Remote errors with the number of the rank in their message."""
 
 T = TypeVar("T")
 
@@ -37,8 +37,8 @@ T = TypeVar("T")
 class Cluster(Shown, Session):
     """A plan on MPI engines.
 
-    The engines start when the object is made, and stop at the end of a ``with`` block, by `stop`,
-    or with this process, however that ends.
+    The engines start when the object is made.  They stop at the end of a ``with`` block, by `stop`,
+    or when this process ends for any reason.
 
     Parameters
     ----------
@@ -46,15 +46,16 @@ class Cluster(Shown, Session):
         As `spnb.plan` returns it.  ``plan.num_ranks`` engines are started; `load` takes another
         plan later.
     client
-        An ipyparallel client of your own, whose engines are ranks of one MPI world (on Slurm, by
-        a host file, of a profile).  Nothing is started then, and `stop` leaves them running.
+        An ipyparallel client of your own.  Its engines must be the ranks of one MPI world, however
+        you started them (on Slurm, with a host file, from a profile).  No engine is started then,
+        and `stop` leaves them running.
     timeout
         Seconds to wait for engines to start.
     deadline
-        Seconds that a rank waits for a message of another before it gives up.  A rank that fails
-        or dies is noticed at once: this is the last resort.
+        Seconds that a rank waits for another rank's message before it fails.  A rank that fails or
+        dies is found at once, without this deadline.
     progress
-        Show bars while engines start and while a run takes longer than a second.
+        Whether to show bars while engines start, and while a run takes longer than a second.
 
     Raises
     ------
@@ -92,7 +93,7 @@ class Cluster(Shown, Session):
         super().__init__(plan)
         self.deadline, self.progress = deadline, progress
         self._failed = False
-        self._offered: Any = None  # the client that is called `rc` in the notebook
+        self._offered: Any = None  # the client that the notebook's variable `rc` holds
         bar = Bar(progress)
         self.engines = Engines(plan.num_ranks, timeout=timeout, on_progress=bar.show)
         try:
@@ -112,7 +113,7 @@ class Cluster(Shown, Session):
 
     @property
     def client(self) -> Any:
-        """The ipyparallel client; its ids need not be ranks.  The class has an example."""
+        """The ipyparallel client; engine ids may differ from ranks.  The class has an example."""
         return self.engines.client
 
     @property
@@ -124,7 +125,7 @@ class Cluster(Shown, Session):
         return self.engines.view
 
     def load(self, plan: JobPlan) -> None:
-        """Load another plan; engines are started only if it needs more than there are.
+        """Load another plan; more engines are started if it needs more than there are.
 
         The class has an example.
 
@@ -141,11 +142,11 @@ class Cluster(Shown, Session):
         self._require_open()
         if self.engines.ensure(plan.num_ranks):
             self._prepare()
-        self._recover(plan)  # also from cells that were interrupted
+        self._recover(plan)  # an interrupted cell may have left messages
         super().load(plan)
 
     def restart(self) -> None:
-        """Start new engines, after one died, and load the plan again.
+        """Start new engines and load the plan again, for instance after an engine died.
 
         The class has an example.
 
@@ -160,9 +161,9 @@ class Cluster(Shown, Session):
         self.load(self.plan)
 
     def stop(self) -> None:
-        """Stop the engines (not those of a client of your own); safe to call again.
+        """Stop the engines, except those of a client of your own; safe to call again.
 
-        A ``with`` block does it at its end; the class has an example.
+        A ``with`` block calls it at its end; the class has an example.
         """
         self.engines.stop()
         super().stop()
@@ -202,7 +203,7 @@ class Cluster(Shown, Session):
         if shell := notebook():
             self.view.block = True
             self.view.activate()
-            # New engines have a new client; an `rc` of the user's own stays theirs.
+            # New engines have a new client; a variable `rc` that the user has set stays unchanged.
             if shell.user_ns.get("rc") in (None, self._offered):
                 shell.user_ns["rc"] = self._offered = self.client
 
@@ -236,7 +237,7 @@ class Cluster(Shown, Session):
             return self._ask(calls, lambda published: show_run(bar, published, run, count))
 
     def share(self, examples: Examples) -> list[Examples]:
-        """The examples as each rank can read them; an image in memory is written to a file once."""
+        """The examples in a form that each rank can read; an image in memory becomes a file."""
         images = self._resident(examples.source)
         if self.shares_files:
             examples = examples.filed(self.scratch)
@@ -248,7 +249,7 @@ class Cluster(Shown, Session):
         return shares
 
     def train_epoch(self, shares: Sequence[Examples], epoch: int) -> list[EpochReport]:
-        """Train on all examples once, with a bar: see `spnb.driver.session.Session.train_epoch`."""
+        """Train on all examples once; show a bar: see `spnb.driver.session.Session.train_epoch`."""
         steps = len(shares[0]) // self.plan.job.batch_size
         with Bar(self.progress) as bar:
 
@@ -262,7 +263,7 @@ class Cluster(Shown, Session):
     def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
         if self.shares_files:
             return super()._save(run, ranks, value, store)
-        for rank in ranks:  # the caller writes, after each other, so as to hold one rank's regions
+        for rank in ranks:  # this process writes, and holds the regions of one rank at a time
             (pieces,) = self._fetch(run, [rank])
             for piece in pieces:
                 if piece.value == value:
@@ -270,7 +271,7 @@ class Cluster(Shown, Session):
         return None
 
     def _for_rank(self, sources: dict[str, Source], rank_plan: RankPlan) -> dict[str, Source]:
-        """The inputs of a rank: our files if it sees them, else the regions that it needs."""
+        """The inputs of a rank: files, if it sees this process's; else the regions it needs."""
         needs: dict[str, Region] = {}
         for step in rank_plan.received("input"):
             needs[step.value] = needs.get(step.value, step.region) | step.region
@@ -297,7 +298,7 @@ class Cluster(Shown, Session):
 
 
 def _runs(hosts: Sequence[str]) -> list[tuple[int, int, str]]:
-    """First and last rank of each run of ranks on one host.
+    """First and last rank of each run of ranks on one host, and the host.
 
     >>> _runs(["a", "a", "b"])
     [(0, 1, 'a'), (2, 2, 'b')]

@@ -1,4 +1,4 @@
-"""Calls of a function on all engines at once: sent, watched, interrupted."""
+"""Sends, watches and interrupts calls of a function on all engines at once."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .engine_world import EngineWorld, introduce
 T = TypeVar("T")
 
 SECONDARY = frozenset({"PeerFailed", "KeyboardInterrupt"})
-"""Names of exceptions that follow from another rank's: not the cause, if any other was raised."""
+"""Names of exceptions that follow from another rank's exception, and so are not the cause."""
 
 POLL = 0.02  # seconds between two looks at the engines during a call
 GRACE = 0.5  # seconds for the other ranks to notice by themselves that one failed
 PATIENCE = 10.0  # seconds for an interrupted rank to stop; a native call cannot be interrupted
 
 Poll = Callable[[list[dict]], None]
-"""Receives what each rank published last."""
+"""Receives the data that each rank published last."""
 
 Output = Callable[[int, str, str], None]
 """Receives a rank, the text that it printed, and ``"stdout"`` or ``"stderr"``."""
@@ -37,8 +37,8 @@ class EngineCalls:
     Attributes
     ----------
     results
-        The result of each rank's call, pending or not.  Those of a call that could not be
-        interrupted are still here when the next call begins.
+        The result of each rank's call, pending or not.  If a call could not be interrupted, its
+        results are still here when the next call begins.
     """
 
     def __init__(self, world: EngineWorld):
@@ -88,7 +88,7 @@ class EngineCalls:
         output: Output | None,
         printed: dict[tuple[int, str], int],
     ) -> list[int]:
-        """Wait until all ranks have answered or one has failed; the ranks that failed."""
+        """Wait until all ranks have answered or one has failed; return the ranks that failed."""
         deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
         failed: list[int] = []
         while not failed and (pending := [r for r in self.results if not r.done()]):
@@ -107,7 +107,7 @@ class EngineCalls:
         return failed or _failed(self.results)
 
     def _finish_earlier(self) -> None:
-        """Interrupt what is left of an earlier call.
+        """Interrupt an earlier call, if ranks are still at work on it.
 
         Raises
         ------
@@ -119,19 +119,20 @@ class EngineCalls:
         self.results = []
 
     def _interrupt(self) -> str:
-        """Interrupt the ranks that are at work and wait for them; in words, which do not stop."""
+        """Interrupt the ranks at work, and wait for them; return a text on those that go on."""
         deadline = time.monotonic() + PATIENCE
         client, ids = self.world.client, self.world.ids
         probes: dict[int, ipp.AsyncResult] = {}
         while (ranks := self._unanswered(probes)) and self.world.ailment() is None:
             if time.monotonic() > deadline:
                 return f" (ranks {ranks} have not stopped for {PATIENCE:g} s: cluster.restart())"
-            # Through the nannies: a signal to mpiexec would end the engines.  An engine that dies
-            # just now is not among the client's engines any more.
+            # Their nannies send the signal: a signal to mpiexec would end the engines.  An engine
+            # that has just died is no longer among the client's engines.
             with contextlib.suppress(KeyError):
                 client.send_signal(signal.SIGINT, [ids[rank] for rank in ranks], block=False)
             wait([self.results[rank] for rank in ranks], 1.0)
-            # A probe's answer may be lost as well: new ones each time, and no signal meanwhile.
+            # The interrupt may lose a probe's answer too, so each round sends new probes, and no
+            # signal is sent while they are answered.
             with contextlib.suppress(KeyError, IndexError, ipp.error.NoEnginesRegistered):
                 probes = {
                     rank: client[ids[rank]].apply_async(introduce) for rank in self._pending()
@@ -140,9 +141,9 @@ class EngineCalls:
         return ""
 
     def _unanswered(self, probes: Mapping[int, ipp.AsyncResult]) -> list[int]:
-        """Ranks that are at work.
+        """Ranks that are still at work.
 
-        A rank that answered a later probe has finished its call: the interrupt lost the answer.
+        A rank that answered a later probe has ended its call, and the interrupt lost its answer.
         """
         for rank, probe in probes.items():
             if probe.done() and not self.results[rank].done():
@@ -159,7 +160,7 @@ def _pass_on(
     output: Output,
     last: bool = False,
 ) -> None:
-    """Pass on what ranks printed since the last look, in whole lines."""
+    """Pass on the text that ranks have printed since the last call, in whole lines."""
     for rank, result in enumerate(results):
         for name in ("stdout", "stderr"):
             text, start = getattr(result, name) or "", printed.get((rank, name), 0)

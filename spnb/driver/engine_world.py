@@ -1,4 +1,4 @@
-"""The ipyparallel engines that run now, as the ranks of one MPI world."""
+"""The running ipyparallel engines, as the ranks of one MPI world."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EngineWorld:
     hosts
         The host name of each rank.
     launch
-        The processes, where they were started from here; ``None`` for a client of the user's own.
+        The processes, if this process started them; ``None`` for a client of the user's own.
     """
 
     client: ipp.Client
@@ -45,7 +45,7 @@ class EngineWorld:
         Parameters
         ----------
         introductions
-            What `introduce` returned on each engine, in the order of `ids`.
+            The result of `introduce` on each engine, in the order of `ids`.
 
         Raises
         ------
@@ -67,7 +67,7 @@ class EngineWorld:
         )
 
     def ailment(self) -> str | None:
-        """Which process died, and what the user can do; ``None`` if all live."""
+        """The processes that died, and advice, as a text; ``None`` if all live."""
         if self.launch is not None and not self.launch.has_controller():
             return "the ipyparallel controller died: cluster.restart()"
         living = self.client.ids
@@ -94,7 +94,7 @@ class EngineWorld:
 
 
 def introduce() -> dict[str, Any]:
-    """On an engine: its rank and world size in MPI, its host and its process id."""
+    """On an engine: return its rank and world size in MPI, its host and its process id."""
     import os
     import socket
 
@@ -105,4 +105,5 @@ def introduce() -> dict[str, Any]:
     return {"rank": world.rank, "size": world.size, "host": host, "pid": os.getpid()}
 
 
-introduce.__module__ = "__main__"  # else the engines import this package, and so torch, for it
+# Else the engines would import the function's module, and with it torch, to call it.
+introduce.__module__ = "__main__"

@@ -1,6 +1,6 @@
-"""N ipyparallel engines in one MPI world: started, called, stopped.
+"""Starts, calls and stops N ipyparallel engines in one MPI world.
 
-Nothing here knows of plans, tiles or models.
+This module is independent of plans, tiles and models.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Engines:
     Parameters
     ----------
     num_ranks
-        Engines to start.
+        Number of engines to start.
     timeout
-        Seconds for all of them to have started.
+        Seconds in which all of them must start.
     on_progress
-        Called with a stage's name, how many engines are ready, and of how many.
+        Called with the progress of a start: see `spnb.driver.processes.Progress`.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class Engines:
         Raises
         ------
         StartError
-            If they do not start; nothing is left running then.
+            If they do not start; no process is left running then.
         """
         if self.client is not None:
             return
@@ -99,20 +99,20 @@ class Engines:
             raise
 
     def stop(self) -> None:
-        """Stop what was started; safe to call again."""
+        """Stop the engines that were started here; safe to call again."""
         self._forget()
         if self._launch is not None:
             self._launch = None
             self._end()
 
     def restart(self) -> None:
-        """Stop the engines that are left, and start new ones."""
+        """Stop the remaining engines, and start new ones."""
         self._require_own(self.num_ranks)
         self.stop()
         self.start()
 
     def ensure(self, num_ranks: int) -> bool:
-        """Restart with more engines if fewer than ``num_ranks`` live; whether that was needed."""
+        """Restart with more engines if fewer than ``num_ranks`` live; return whether it did."""
         if self.alive and len(self.ids) >= num_ranks:
             return False
         self._require_own(num_ranks)
@@ -134,10 +134,10 @@ class Engines:
         poll: Poll | None = None,
         output: Output | None = None,
     ) -> list[T]:
-        """Call a function on the first ranks, each with its arguments; the results in rank order.
+        """Call a function on the first ranks; return the results in rank order.
 
-        However the call ends, no rank is left at work: ranks that wait for one that failed are
-        interrupted, and all are interrupted by Ctrl-C.
+        When the call ends, no rank is left at work: ranks that wait for a failed one are
+        interrupted, and Ctrl-C interrupts all.
 
         Parameters
         ----------
@@ -146,18 +146,18 @@ class Engines:
         args_by_rank
             A tuple of arguments for each rank from 0 on.
         timeout
-            Seconds for all to answer.
+            Seconds in which all must answer.
         poll
-            Called every 20 ms or so with what each rank published last (`publish_data` of
+            Called about every 20 ms with the data that each rank published last (`publish_data` of
             ipyparallel), to show progress.
         output
-            Called with rank, text, and "stdout" or "stderr", where a rank printed something.
+            Called with rank, text, and "stdout" or "stderr", when a rank has printed.
 
         Raises
         ------
         EngineError
-            The first exception of any rank that is not secondary (a `PeerFailed` or a
-            `KeyboardInterrupt`), else the first.
+            The first exception of a rank that does not follow from another rank's, as a
+            `PeerFailed` or a `KeyboardInterrupt` does; if all do, the first of them.
         EngineDied
             If an engine's process ended.
         EngineTimeout
@@ -189,7 +189,7 @@ class Engines:
         return self._calls.world if self._calls else None
 
     def _use(self, client: ipp.Client) -> list[dict[str, Any]]:
-        """Ask each engine of a client for its rank: the hub does not promise that ids are ranks."""
+        """Use a client's engines in the order of their ranks; engine ids may differ from ranks."""
         unordered = EngineWorld.unordered(client, self._launch)
         self._calls = EngineCalls(unordered)
         introductions = self.call(introduce, [()] * len(self.ids), timeout=self.timeout)

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class InProcess(Session):
-    """All ranks of a plan as threads of this process: to try a plan, and for tests.
+    """All ranks of a plan as threads of this process, to try a plan and for tests.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class InProcess(Session):
         As `spnb.plan` returns it, for one replica or more; its job's backend must be ``"mpi"``, the
         default, since threads exchange tensors in memory.
     deadline
-        Seconds that a rank waits for a message of another before it gives up.
+        Seconds that a rank waits for another rank's message before it fails.
     progress
         Whether texts and bars are shown.
 
@@ -98,7 +98,7 @@ class InProcess(Session):
 
     def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
         reports = super()._infer(sources, run, released)
-        # Outputs need not stay behind in one process, of which all ranks share the memory.
+        # All ranks share this process's memory, so outputs are returned and not left on ranks.
         return [
             replace(report, pieces=here.outputs_of(run), peak_memory_bytes=0)
             for report, here in zip(reports, self._ranks, strict=True)
@@ -110,7 +110,8 @@ class InProcess(Session):
         Parameters
         ----------
         work
-            Called with each rank's `spnb.engine.here.Here`, what `spnb.here` is on an engine.
+            Called with each rank's `spnb.engine.here.Here`, the object that is `spnb.here` on an
+            engine.
 
         Returns
         -------
@@ -120,7 +121,7 @@ class InProcess(Session):
         Raises
         ------
         Exception
-            The exception that a rank raised first.
+            The first exception that a rank raised.
 
         Examples
         --------

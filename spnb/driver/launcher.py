@@ -1,6 +1,6 @@
 """Whether an MPI launcher started this process.
 
-Neither torch nor mpi4py is imported here: the command line asks before it loads them.
+Neither torch nor mpi4py is imported here: the command line calls this before it loads them.
 """
 
 from __future__ import annotations

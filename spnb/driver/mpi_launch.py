@@ -1,7 +1,7 @@
-"""The ranks that ``mpiexec`` or ``srun`` launched, each a process that runs this same program.
+"""The ranks that ``mpiexec`` or ``srun`` launched; each is a process that runs this same program.
 
-Rank 0 plans, calls functions on all ranks and shows the result.  The others carry out what rank 0
-calls, and leave the processor free while they wait.
+Rank 0 plans, calls functions on all ranks and shows the result.  The others run the functions that
+rank 0 calls, and leave the processor free while they wait.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class MPISession(Session):
-    """A plan on the ranks of a launcher, as rank 0 sees them.
+    """A plan on the ranks of a launcher; this object exists on rank 0.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class MPISession(Session):
 
 
 class MPIRanks:
-    """All ranks of the launcher: rank 0 calls functions on them, the others serve."""
+    """All ranks of the launcher: rank 0 calls functions on them, the others run the functions."""
 
     def __init__(self) -> None:
         from mpi4py import MPI
@@ -74,12 +74,12 @@ class MPIRanks:
         remote.use_transport(self.transport)
 
     def call(self, function: Callable[..., T], args_by_rank: Sequence[tuple]) -> list[T]:
-        """On rank 0: call a function of a module on every rank; the results in rank order.
+        """On rank 0: call a function of a module on every rank; return the results in rank order.
 
         Raises
         ------
         Exception
-            The exception that a rank raised; where others failed in consequence, its cause.
+            The exception that a rank raised; if several failed, the one that caused the others.
         """
         self._barrier()
         self.comm.scatter([(function, args) for args in args_by_rank])
@@ -90,7 +90,7 @@ class MPIRanks:
         return [answer for answer in answers if not isinstance(answer, Exception)]
 
     def serve(self) -> None:
-        """On the other ranks: carry out calls until rank 0 releases them."""
+        """On the other ranks: run the functions that rank 0 calls, until it releases them."""
         while True:
             self._barrier()
             call = self.comm.scatter(None)
@@ -104,7 +104,7 @@ class MPIRanks:
         self.comm.scatter([None] * self.comm.size)
 
     def _answer(self, function: Callable[..., T], args: tuple) -> list[T | Exception]:
-        """Call a function here; on rank 0, what it returned or raised on each rank, else empty."""
+        """Call a function here; on rank 0, return the result or the exception of each rank."""
         answer: T | Exception
         try:
             answer = function(*args)
@@ -114,13 +114,13 @@ class MPIRanks:
         return self.comm.gather(answer) or []
 
     def _barrier(self) -> None:
-        """Wait for all ranks without taking the core of one that still computes."""
+        """Wait for all ranks, and leave the processor to those that still compute."""
         request = self.comm.Ibarrier()
         politely(request.Test, lambda: None, float("inf"))
 
 
 def run_launched(drive: Callable[[MPIRanks], int]) -> int:
-    """Run a program that rank 0 drives while the others serve; the exit code."""
+    """Run a program on rank 0 while the other ranks serve it; return the exit code."""
     ranks, code = MPIRanks(), 0
     try:
         if ranks.comm.rank > 0:
@@ -131,5 +131,5 @@ def run_launched(drive: Callable[[MPIRanks], int]) -> int:
             finally:
                 ranks.release()
     finally:
-        remote.reset("mpi")  # nothing is left on its way
+        remote.reset("mpi")  # receive all remaining messages
     return code

@@ -1,4 +1,4 @@
-"""What the ranks recorded of a run: when each did what, how many bytes it sent, what it held."""
+"""The ranks' records of a run: operations with their times, bytes sent, and memory."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class RunRecord(Shown):
     source
         The first of them.
     seconds
-        Wall-clock seconds: ``"infer"`` as seen by the caller, ``"step"`` on the ranks, from the
-        moment that all were ready to the last event.
+        Wall-clock seconds: ``"infer"`` of the caller's call, ``"step"`` on the ranks, from the
+        moment at which all were ready to the last event.
     reports
         The report of each rank, in rank order.
     """
@@ -52,7 +52,7 @@ class RunRecord(Shown):
 
     @cached_property
     def timings(self) -> pd.DataFrame:
-        """Every event of every rank, a row each.
+        """A table with a row for every event of every rank.
 
         Returns
         -------
@@ -72,7 +72,7 @@ class RunRecord(Shown):
 
     @cached_property
     def per_rank(self) -> pd.DataFrame:
-        """Messages, bytes, seconds of each kind and peak memory, a row for each rank.
+        """A table with a row for each rank: messages, bytes, seconds of each kind, peak memory.
 
         Returns
         -------
@@ -92,7 +92,7 @@ class RunRecord(Shown):
 
     @property
     def images_per_second(self) -> float:
-        """Images per second of ``seconds["step"]``.
+        """Images per second, from ``seconds["step"]``.
 
         Examples
         --------
@@ -105,7 +105,7 @@ class RunRecord(Shown):
         return self.source.shape[0] / self.seconds["step"]
 
     def plot_timeline(self, ax: Axes | None = None) -> Axes:
-        """Draw what each rank did when: see `spnb.display.plots.timeline`.
+        """Draw the operations of each rank over time: see `spnb.display.plots.timeline`.
 
         Parameters
         ----------
@@ -149,7 +149,7 @@ class RunRecord(Shown):
         return plots.layers(self.timings, ax=ax)
 
     def plot_memory(self, ax: Axes | None = None) -> Axes:
-        """Draw the peak memory of each rank, as planned and, where it is known, as measured.
+        """Draw the peak memory of each rank: planned, and measured if it is known.
 
         Parameters
         ----------
@@ -173,7 +173,7 @@ class RunRecord(Shown):
         return self.plan.plot_memory(ax, measured=known)
 
     def to_chrome_trace(self, path: str | Path) -> Path:
-        """Write every event as JSON that Perfetto (ui.perfetto.dev) and Chrome's tracing open.
+        """Write every event to a JSON file for Perfetto (ui.perfetto.dev) or Chrome's tracing.
 
         Parameters
         ----------
@@ -239,7 +239,7 @@ class RunRecord(Shown):
 
     @property
     def card(self) -> Card:
-        """The summary, and the figures of each rank (of many, the first and the last), for display.
+        """The summary, and a row of figures for each rank; of many ranks, the first and the last.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""What training returns: the network, the loss of each step, and the memory of each rank."""
+"""The result of training: the network, the loss of each step, and the memory of each rank."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Training(Shown):
-    """What training returns.
+    """The result of training.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Training(Shown):
         A row for each step since the first epoch: ``epoch``, ``step``, ``loss`` (the mean over the
         batch), ``accuracy`` (of classes; else NaN), ``learning_rate``, ``seconds``.
     checkpoint
-        The file that was written, if any.
+        The checkpoint file, if one was written.
     peak_memory_bytes
         Peak memory of each rank in training, above that of an idle engine; 0 if not known.
 
@@ -86,7 +86,7 @@ class Training(Shown):
         ax
             Where to draw; by default a new figure.
         **line
-            Properties of the line, as matplotlib has them.
+            Properties of the line: arguments of `matplotlib.axes.Axes.plot`.
 
         Returns
         -------

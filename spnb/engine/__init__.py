@@ -1,5 +1,5 @@
-"""The process of a rank: what a session asks of it, and what a `%%px` cell sees of it.
+"""The process of a rank: the calls of a session to it, and its face in a `%%px` cell.
 
-May import `spnb.training` and what lies below.  Begin with `service` (what may be asked) and
-`rank` (what answers); `remote` is called from elsewhere, `here` is `spnb.here`.
+May import `spnb.training` and the floors below.  Begin with `service` (the calls) and `rank` (their
+implementation); a session calls the functions of `remote`; `here` is `spnb.here`.
 """

@@ -1,7 +1,7 @@
 """Makes ``%%px`` cells safe: one may be interrupted, or fail on one rank, and be run again.
 
-The notebook gives each cell a name.  By it a rank knows whether another rank failed in the cell
-that it is in itself, so that it need not wait for the other any more, or in an earlier one.
+The notebook gives each cell a name.  When another rank reports a failure, a rank sees by the name
+whether the other failed in the same cell, so that waiting for it is useless, or in an earlier one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from ..errors import PeerFailed
 
 
 def name_cells(view: Any) -> Any:
-    """Have an ipyparallel view give each cell that it sends a name; returns the view."""
+    """Make an ipyparallel view give a name to each cell that it sends; return the view."""
     execute = view.execute
 
     def named(
         code: str,
-        silent: bool = False,  # ipyparallel's default is True: then no cell event is triggered
+        silent: bool = False,  # with ipyparallel's default, True, IPython triggers no cell events
         targets: Any = None,
         block: bool | None = None,
         label: str | None = None,
@@ -32,7 +32,7 @@ def name_cells(view: Any) -> Any:
 
 
 def watch_cells(shell: Any, transport: Any) -> None:
-    """On an engine: tell a transport which cell runs, and other ranks when the cell fails.
+    """On an engine: name the running cell to the transport, and report a failure to other ranks.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def watch_cells(shell: Any, transport: Any) -> None:
     def end(result: Any) -> None:
         error = result.error_before_exec or result.error_in_exec
         if isinstance(error, PeerFailed):
-            transport.fail(str(error))  # a rank that waits for this one may not know it yet
+            transport.fail(str(error))  # a rank may still wait for this one
         elif error:
             transport.fail(f"rank {transport.rank}: {type(error).__name__}: {error}")
         transport.call = ""
@@ -59,16 +59,16 @@ def watch_cells(shell: Any, transport: Any) -> None:
 
 
 def run_cells_after_a_failure(kernel: Any) -> None:
-    """Have a kernel run the cells that are queued behind one that failed.
+    """Make a kernel run the cells that are queued behind a failed one.
 
-    By default a kernel drops them.  But the other ranks run theirs, and would wait for this one.
+    By default a kernel drops them.  But the other ranks run theirs, and would wait for this rank.
 
     Parameters
     ----------
     kernel
-        An ipykernel.  Each request to execute has a field ``stop_on_error`` in Jupyter's protocol,
-        which ipyparallel's client does not set; it is set here as the request arrives.  A kernel
-        without the table of handlers that this takes has its method for dropping cells replaced.
+        An ipykernel.  In Jupyter's protocol, a request to execute has a field ``stop_on_error``;
+        ipyparallel's client does not set it, so it is set here when the request arrives.  If the
+        kernel has no table of handlers, its method that drops cells is replaced instead.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def run_cells_after_a_failure(kernel: Any) -> None:
 
 
 def _without_stop_on_error(execute: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler of requests to execute that does not let the kernel drop later requests."""
+    """A handler of requests to execute, after which the kernel does not drop later requests."""
 
     @wraps(execute)
     def handler(stream: Any, identity: Any, request: dict[str, Any]) -> Any:

@@ -1,4 +1,7 @@
-"""The rank of this process, as a ``%%px`` cell sees it: ``spnb.here``."""
+"""The rank of this process, for ``%%px`` cells: ``spnb.here``.
+
+The module is longer than others since every public member has an example.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,14 @@ from .rank import Rank
 
 
 class Here(Shown, Rank):
-    """The rank of this process: its place in the plan, and what a cell may ask of it.
+    """The rank of this process: its place in the plan, and the operations of a cell.
 
     Attributes
     ----------
     plan
-        Its share of the plan, a `spnb.ir.rank_plan.RankPlan`.  It is ``None``, as are `rank`,
-        `stage`, `tile` and `region`, before a plan is loaded and if the plan does not need this
-        rank.
+        Its share of the plan, a `spnb.ir.rank_plan.RankPlan`.  Before a plan is loaded, and if the
+        plan does not need this rank, it is ``None``, and so are `rank`, `stage`, `tile` and
+        `region`.
 
     Examples
     --------
@@ -133,8 +136,8 @@ class Here(Shown, Rank):
         Parameters
         ----------
         x
-            Pixels to show: this rank's tile of the stage's input grown by the halo,
-            ``(batch, channels, height, width)``, as `exchange` gives it.
+            Pixels to show: this rank's tile of the stage's input with its halo, of shape
+            ``(batch, channels, height, width)``, as `exchange` returns it.
         ax
             Where to draw; by default a new figure.
 
@@ -145,7 +148,7 @@ class Here(Shown, Rank):
         Raises
         ------
         ValueError
-            If it has no halo, or its space has not two axes.
+            If it has no halo, or the image has other than two axes.
 
         Examples
         --------
@@ -185,7 +188,7 @@ class Here(Shown, Rank):
         )
 
     def forward(self, x: torch.Tensor | None = None) -> list[Piece]:
-        """Run the network on the tiles that the ranks of stage 0 give; every rank must call it.
+        """Run the network on the tiles of the ranks of stage 0; every rank must call it.
 
         Parameters
         ----------
@@ -235,14 +238,14 @@ class Here(Shown, Rank):
         return worker.infer(lambda name, region: cut(grown, held, region, axes)).pieces
 
     def exchange(self, x: torch.Tensor, halo: int | tuple[int, ...] = 1) -> torch.Tensor:
-        """Grow this rank's tile by a halo from its neighbours; every rank of the stage must call.
+        """Add a halo from the neighbours to this rank's tile; every rank of the stage must call it.
 
         Parameters
         ----------
         x
-            This rank's tile of the stage's input: over ``here.region``, with any channels.
+            This rank's tile of the stage's input, over ``here.region``; any number of channels.
         halo
-            Positions to grow on each spatial axis, or one number for each.
+            Positions on each side: one number for all spatial axes, or one for each.
 
         Returns
         -------
@@ -280,7 +283,7 @@ class Here(Shown, Rank):
         has = rank_plan.team.tiling.spans(rank_plan.extent)
         team = rank_plan.team
         exchange = Exchange(CELL.tag(), "x", "halo", team, team, has, needs, 0)
-        axes = Axes.image((2, x.shape[1], *[2] * (x.ndim - 2)))  # of any size: regions count
+        axes = Axes.image((2, x.shape[1], *[2] * (x.ndim - 2)))  # the sizes do not matter here
         return self._worker().exchange(exchange, x, axes)
 
     def _no_image(self, name: str, region: Region) -> torch.Tensor:
@@ -288,7 +291,7 @@ class Here(Shown, Rank):
 
 
 class _Received(NamedTuple):
-    """A halo as a rank receives it: the region it has, the region it needs, and the transfers."""
+    """A halo of a rank: the region that it has, the one that it needs, and the transfers."""
 
     retained: Region
     region: Region
@@ -296,13 +299,13 @@ class _Received(NamedTuple):
 
 
 def _widest_halo(rank_plan: RankPlan) -> _Received:
-    """The widest halo of a 2-D value that a rank receives, or reads of the image itself."""
+    """The widest halo of a 2-D value that a rank receives from others, or reads from the image."""
     found = [
         _Received(step.retained, step.region, step.transfers)
         for step in rank_plan.received("halo")
-        if step.retained is not None  # a rank that has nothing of a value has no halo around it
+        if step.retained is not None  # a rank without a part of the value has no halo
     ]
-    if rank_plan.entry_needs is not None:  # of the image each rank reads its halo itself
+    if rank_plan.entry_needs is not None:  # a rank reads the halo of the image itself
         team, has = rank_plan.team, rank_plan.team.tiling.spans(rank_plan.extent)
         read = Exchange(0, "x", "input", team, team, has, rank_plan.entry_needs, 0)
         found.append(
@@ -318,7 +321,7 @@ def _widest_halo(rank_plan: RankPlan) -> _Received:
 
 
 def _pixels(x: torch.Tensor, need: Region) -> Callable[[Region], np.ndarray]:
-    """The pixels of a tensor ``(batch, channels, height, width)`` that covers a need."""
+    """The function that gives pixels of a tensor ``(batch, channels, height, width)``."""
     values = x[0].float()
     values = (values - values.min()) / (values.max() - values.min() or 1.0)
     shown = values[[0, 1, 2] if len(values) > 2 else [0, 0, 0]].movedim(0, -1).numpy()

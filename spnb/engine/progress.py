@@ -1,4 +1,4 @@
-"""How far a rank is in a run or an epoch, published for the caller to show."""
+"""Publishes the progress of a rank in a run or an epoch, for the caller to show."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 PUBLISH_EVERY = 0.2  # seconds
 
 Publish = Callable[[Mapping[str, float]], None]
-"""Makes figures visible to the caller, in place of those that were published before."""
+"""Makes figures visible to the caller, in place of the figures published before."""
 
 
 class Throttled:
-    """Publishes at most every 0.2 seconds, however often it is called.
+    """Publishes at most every 0.2 seconds, even if it is called more often.
 
     Examples
     --------

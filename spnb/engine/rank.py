@@ -1,6 +1,6 @@
 """One rank in its process: its share of the plan, its worker or trainer, and its outputs.
 
-Its methods answer what a session asks: see `spnb.engine.service.RankService`.
+A session calls its methods: see `spnb.engine.service.RankService`.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from .report import Report
 from .service import RankWeights
 
 SMALL = 1 << 20
-"""Output pieces of a rank up to this many bytes are sent with its report."""
+"""Most bytes of a rank's outputs that are sent with its report."""
 
 
 class Rank:
-    """One rank, and what a session can ask of it.
+    """One rank, and the operations that a session calls.
 
     Attributes
     ----------
     plan
-        Its share of the plan; ``None`` before a plan is loaded, and where the plan needs no rank
-        here.
+        Its share of the plan; ``None`` before a plan is loaded, and if the plan does not need this
+        rank.
     device
-        Where it computes.
+        The device that it computes on.
     publish
-        Makes its progress visible to the caller; by default nobody looks.
+        Makes its progress visible to the caller; by default it does nothing.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Rank:
         transport: Transport | None,
         local_rank: int = 0,
     ) -> None:
-        """Make this rank ready to run its share of a plan; `connect` may follow later.
+        """Load this rank's share of a plan; `connect` may follow later.
 
         Parameters
         ----------
@@ -79,7 +79,7 @@ class Rank:
         transport
             Carries its messages; ``None`` until it is connected.
         local_rank
-            Number of the rank among those of its host, which chooses its GPU.
+            Number of the rank among those of its host; it determines the GPU.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class Rank:
         self.device = device_of(rank_plan.device, local_rank)
         if self.device != CPU:
             compute_exactly()
-            self._idle_bytes = 0  # only tensors on the device count
+            self._idle_bytes = 0  # on a GPU, only tensors count
         elif not self._idle_bytes:
             self._idle_bytes = _before_any_network()
         self.plan = rank_plan
@@ -112,7 +112,7 @@ class Rank:
             self.worker = Worker(rank_plan, weights, self.transport, self.device)
 
     def connect(self, transport: Transport) -> None:
-        """Reach the other ranks through a transport."""
+        """Exchange messages with other ranks through a transport from now on."""
         self.transport = transport = staged_for(transport, self.device)
         if self.worker is not None:
             self.worker.transport = transport
@@ -120,7 +120,7 @@ class Rank:
             self.trainer.worker.transport = transport
 
     def unload(self) -> None:
-        """Forget the plan, its weights and its outputs."""
+        """Free the plan, its weights and its outputs."""
         self.plan = self.worker = self.trainer = self.transport = self._initial = None
         self.outputs.clear()
 
@@ -137,7 +137,7 @@ class Rank:
         sources
             A source for each input that it reads, by the input's name.
         run
-            Number of the run, by which `outputs_of` is asked.
+            Number of the run, for `outputs_of`.
         released
             Earlier runs whose outputs are freed.
         """
@@ -166,14 +166,14 @@ class Rank:
         num_workers: int = 0,
         loss_scale: LossScale | None = None,
     ) -> None:
-        """Make ready to train.
+        """Prepare training.
 
         Parameters
         ----------
         trained
             Names of the parameters that are trained.
         recipe
-            How to train.
+            The settings of the training.
         optimizer_state
             The optimizer's state at the end of an earlier epoch, by the parameter's name.
         num_workers
@@ -182,7 +182,7 @@ class Rank:
             The scale of the loss at the end of an earlier epoch, in fp16.
         """
         rank_plan = self._loaded()
-        assert self._initial is not None  # a session loads a training plan anew before it trains
+        assert self._initial is not None  # a session loads the plan again before it trains
         assert self.transport is not None  # a session connects a rank before it calls it
         worker = TrainingWorker(
             rank_plan=rank_plan,
@@ -194,7 +194,7 @@ class Rank:
             recompute=recipe.recompute,
             device=self.device,
         )
-        self._initial = None  # the worker has copied them: their file may be unmapped
+        self._initial = None  # the worker has copied them, so their file may be unmapped
         if loss_scale is not None:
             worker.loss_scale = loss_scale
         self.trainer = Trainer(worker, recipe, optimizer_state, num_workers)
@@ -210,7 +210,7 @@ class Rank:
         )
 
     def weights(self) -> RankWeights:
-        """Parameters and buffers as they are now, and the optimizer's state, by name."""
+        """The current parameters and buffers, and the optimizer's state, by name."""
         trainer = self._trainer()
         return trainer.weights, trainer.optimizer_state
 
@@ -252,7 +252,7 @@ class Rank:
 
 
 def _before_any_network() -> int:
-    """Bytes of the process before any network, after PyTorch's first computation."""
+    """Bytes of the process before a network is loaded, after PyTorch's first computation."""
     x = torch.zeros(1, 8, 8, 8)
     torch.nn.functional.conv2d(x, torch.zeros(8, 8, 3, 3))
     return process_memory.resident_bytes()

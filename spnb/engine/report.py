@@ -1,4 +1,4 @@
-"""What a rank returns from a run."""
+"""The report of a rank on a run."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ..runtime.trace import Event
 
 @dataclass(frozen=True)
 class Report:
-    """What a rank returns from one run.
+    """The report of a rank on one run.
 
     Attributes
     ----------
     rank, stage, tile
         Numbers of the rank, its stage, and its tile in the stage.
     events
-        What it did when.
+        Its operations with their times.
     peak_memory_bytes
-        Growth of its process; 0 where that is not known.
+        Growth of its process; 0 if that is not known.
     pieces
-        The regions of the outputs that it computed; ``None`` where they are so large that they
-        stay on the rank until they are asked for.
+        The regions of the outputs that it computed.  ``None`` if they are large: they then stay on
+        the rank until the session fetches them.
     """
 
     rank: int
@@ -35,7 +35,7 @@ class Report:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """Messages, bytes and seconds of each kind, summed."""
+        """Sums of messages, bytes, and seconds of each kind."""
         packs = [e for e in self.events if e.kind == "pack"]
         seconds = {
             f"{kind}_s": sum(e.stop - e.start for e in self.events if e.kind == kind)

@@ -1,7 +1,7 @@
-"""What a session may ask of a rank: the methods with their types, and the way they are called.
+"""The methods of a rank that a session may call, with their types, and calls as data.
 
-A session makes a `Call` for each rank and hands it to whatever reaches the ranks (threads, MPI,
-ipyparallel); at the rank the call is answered by its `spnb.engine.rank.Rank`.
+A session makes a `Call` for each rank and sends it there, by threads, MPI or ipyparallel.  The
+rank's `spnb.engine.rank.Rank` carries it out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RankWeights = tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]
 
 
 class RankService(Protocol):
-    """What a session may ask of a rank on which a plan is loaded."""
+    """The methods that a session may call on a rank with a loaded plan."""
 
     def infer(
         self, sources: Mapping[str, Source], run: int = 0, released: Sequence[int] = ()
@@ -44,13 +44,13 @@ class RankService(Protocol):
         num_workers: int = 0,
         loss_scale: LossScale | None = None,
     ) -> None:
-        """Make ready to train the parameters of these names."""
+        """Prepare to train the parameters with these names."""
 
     def train_epoch(self, examples: Examples, epoch: int) -> EpochReport:
         """Train on all examples once, in whole batches. Collective."""
 
     def weights(self) -> RankWeights:
-        """Parameters, buffers and the optimizer's state as they are now."""
+        """The current parameters and buffers, and the optimizer's state."""
 
     def outputs_of(self, run: int) -> list[Piece]:
         """The regions of a run's outputs that this rank computed."""
@@ -78,28 +78,28 @@ class Call(Generic[T]):
     def to(
         cls, method: Callable[Concatenate[Any, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> Call[T]:
-        """A call of a method, which is given as a member of `RankService`."""
+        """A call of a method; the method is a member of `RankService`."""
         return cls(method.__name__, args, kwargs)
 
     def answer(self, rank: RankService) -> T:
-        """Have a rank carry out the call."""
+        """Carry out the call on a rank."""
         return getattr(rank, self.method)(*self.args, **self.kwargs)
 
 
 @dataclass(frozen=True)
 class Answer(Generic[T]):
-    """What a rank's method returned, which may be ``None``."""
+    """The result of a rank's method, which may be ``None``."""
 
     value: T
 
 
 def answer_of(rank: RankService, call: Call[T] | None) -> Answer[T] | None:
-    """Have a rank carry out a call; ``None`` if there is nothing for it to do."""
+    """Carry out a call on a rank; return ``None`` if the rank has no call."""
     return None if call is None else Answer(call.answer(rank))
 
 
 def answered(answers: Iterable[Answer[T] | None]) -> list[T]:
-    """What the ranks returned that had a call, in the order of the answers.
+    """The results of the ranks that had a call, in the order of the answers.
 
     Examples
     --------
