@@ -52,6 +52,9 @@ class _Detaching(TorchFunctionMode):
         if function is SET_GRAD_ENABLED:
             with DisableTorchFunction():  # torch.export must not record it
                 return function(*args)
+        if getattr(function, "__name__", "") == "_remove_batch_dim" and args[3]:
+            # torch.export loses what this end of a vmap does where its out_dim is not the first.
+            return function(*args[:3], 0).movedim(0, args[3])
         result = function(*args, **(kwargs or {}))
         if not self.training or torch.is_grad_enabled():
             return result

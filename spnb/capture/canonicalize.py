@@ -27,6 +27,10 @@ SPLITS = (
 """Calls whose result is a tuple of pieces of their operand."""
 
 
+LARGEST = {"aten.max.default": "aten.amax.default", "aten.min.default": "aten.amin.default"}
+"""The largest and smallest of all elements, by the calls that tiles merge."""
+
+
 def canonical(nodes: Sequence[Node], returned: Iterable[Any]) -> Iterator[Node]:
     """Return the same calls, written by those that have a rule where that is possible.
 
@@ -74,6 +78,10 @@ def _canonical_call(node: Node, items_used: set[int]) -> Iterable[Node]:
         return _stack_as_cat(node)
     if node.kind == "select_scatter":
         return _selection_as_slice(node)
+    if node.op == "aten.convolution.default":
+        return [_convolution_by_rank(node)]
+    if node.op in LARGEST:
+        return [replace(node, op=LARGEST[node.op], args={**node.args, "dim": [], "keepdim": False})]
     if node.kind.startswith("new_") and node.kind != "new_empty_strided":
         return [_new_as_full(node)]
     if items_used == {0} and node.kind in SINGLE:
@@ -135,10 +143,33 @@ def _new_as_full(node: Node) -> Node:
     return replace(node, op=f"aten.{kind}.{variant}", args=args)
 
 
+def _convolution_by_rank(node: Node) -> Node:
+    """A convolution of any number of dimensions, as the call that names them."""
+    args = dict(node.args)
+    rank, transposed = len(node.shape) - 2, args.pop("transposed")
+    if transposed:
+        variant = "default" if rank == 1 else "input"
+        return replace(node, op=f"aten.conv_transpose{rank}d.{variant}", args=args)
+    del args["output_padding"]
+    return replace(node, op=f"aten.conv{rank}d.default", args=args)
+
+
 def _plain_batch_norm(node: Node) -> Node:
     """A batch norm in evaluation mode, as the call with one result."""
     args = {**node.args, "training": False, "cudnn_enabled": False}
     return replace(node, op="aten.batch_norm.default", args=args)
+
+
+def _group_norm(node: Node) -> Node:
+    """A group norm without the statistics that its gradient needs."""
+    args = {name: node.args[name] for name in ("input", "weight", "bias", "eps")}
+    args |= {"num_groups": node.args["group"], "cudnn_enabled": False}
+    return replace(node, op="aten.group_norm.default", args=args)
+
+
+def _layer_norm(node: Node) -> Node:
+    """A layer norm without the statistics that its gradient needs."""
+    return replace(node, op="aten.layer_norm.default", args={**node.args, "cudnn_enable": False})
 
 
 def _adaptive_max(node: Node) -> Node:
@@ -148,6 +179,8 @@ def _adaptive_max(node: Node) -> Node:
 
 SINGLE: dict[str, Callable[[Node], Node]] = {
     "_native_batch_norm_legit_no_training": _plain_batch_norm,
+    "native_group_norm": _group_norm,
+    "native_layer_norm": _layer_norm,
     "adaptive_max_pool1d": _adaptive_max,
     "adaptive_max_pool2d": _adaptive_max,
     "adaptive_max_pool3d": _adaptive_max,

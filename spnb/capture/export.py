@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import io
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -21,9 +22,12 @@ from torch import nn
 
 from ..errors import CaptureError
 from ..ir.graph import Graph
-from ..kernels.compat import FakeTensorMode
+from ..ir.region import shape_text
+from ..kernels.compat import FakeTensorMode, transforms_undone
 from .autograd import as_trained, detaching, refuse_averages_of_all
-from .reader import WritesIntoView
+from .in_place import WritesIntoView
+from .regions import has_transforms
+from .sizes import nearest_size
 from .translate import graph_of
 
 Shapes = Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Sequence[int]]
@@ -68,7 +72,12 @@ def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype, training: boo
         with mode:
             return torch.empty(tuple(shape), dtype=kind)
 
-    fake = rebuilt(module, lambda t: empty(t.shape, cast(t, dtype))).train(training)
+    try:
+        fake = rebuilt(module, lambda t: empty(t.shape, cast(t, dtype))).train(training)
+    except Exception as error:
+        raise CaptureError(
+            f"{type(module).__name__} cannot be copied without its weights: {_reason(error)}"
+        ) from error
     if training:
         refuse_averages_of_all(fake)
     fake.forward = detaching(fake.forward, training)
@@ -81,14 +90,77 @@ def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype, training: boo
         )
     except Exception as error:
         given = ", ".join(str(tuple(shape)) for shape in (*positional, *named.values()))
+
+        def works(size: Sequence[int]) -> bool:
+            old = tuple((*positional, *named.values())[0][2:])
+            args = [empty(_resized(shape, old, size), dtype) for shape in positional]
+            kwargs = {n: empty(_resized(shape, old, size), dtype) for n, shape in named.items()}
+            return _runs(fake, args, kwargs, mode)
+
         raise CaptureError(
             f"{type(module).__name__} cannot run or be captured at input shape {given}:"
-            f" {_reason(error)}"
+            f" {_reason(error)}{_size_advice((*positional, *named.values())[0], works)}"
         ) from error
+    return _read(program, fake, dtype, training)
+
+
+def _read(
+    program: torch.export.ExportedProgram, fake: nn.Module, dtype: torch.dtype, training: bool
+) -> Graph:
+    """Return the graph of an exported program; what it holds and spnb does not know is refused."""
     try:
-        return graph_of(program, fake, dtype, training)
-    except WritesIntoView:  # PyTorch's decompositions take longer, and overwrite nothing
-        return graph_of(program.run_decompositions({}), fake, dtype, training)
+        if has_transforms(program):
+            program = _decomposed(program)
+        try:
+            return graph_of(program, fake, dtype, training)
+        except WritesIntoView:
+            return graph_of(_decomposed(program), fake, dtype, training)
+    except CaptureError:
+        raise
+    except Exception as error:
+        raise CaptureError(
+            f"{type(fake).__name__} was captured by torch.export, but has a call that spnb cannot"
+            f" read: {type(error).__name__}: {_reason(error)}"
+        ) from error
+
+
+def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """PyTorch's own decomposition: it takes longer, overwrites nothing, and holds no vmap."""
+    with _quiet_log(), redirect_stderr(io.StringIO()), transforms_undone():
+        return program.run_decompositions({})
+
+
+def _runs(
+    module: nn.Module,
+    args: Sequence[torch.Tensor],
+    kwargs: Mapping[str, torch.Tensor],
+    mode: FakeTensorMode,
+) -> bool:
+    """Whether a module without memory runs on some inputs."""
+    try:
+        with (
+            mode,
+            torch.no_grad(),
+            redirect_stderr(io.StringIO()),
+            _quiet_log(),
+            transforms_undone(),
+        ):
+            module(*args, **kwargs)
+    except Exception:
+        return False
+    return True
+
+
+def _resized(shape: Sequence[int], old: Sequence[int], new: Sequence[int]) -> tuple[int, ...]:
+    """The shape of an input, with another size if it has the image's."""
+    return (*shape[:2], *new) if tuple(shape[2:]) == tuple(old) else tuple(shape)
+
+
+def _size_advice(shape: Sequence[int], works: Callable[[Sequence[int]], bool]) -> str:
+    """In words, the nearest image size at which the network runs; empty where none was found."""
+    size = list(shape[2:])
+    found = None if not size or works(size) else nearest_size(size, works)
+    return f"; the nearest image size that works is {shape_text(found)}" if found else ""
 
 
 def _arguments(shapes: Shapes) -> tuple[list[Sequence[int]], dict[str, Sequence[int]]]:
@@ -109,7 +181,7 @@ def _exported(
     """Run torch.export; where that fails, the whole graph that it prints is not shown."""
     printed = io.StringIO()
     gradients = as_trained() if training else torch.no_grad()
-    with gradients, redirect_stderr(printed), _quiet_log():
+    with gradients, redirect_stderr(printed), _quiet_log(), transforms_undone():
         program = torch.export.export(module, positional, named, strict=False)
     sys.stderr.write(printed.getvalue())
     return program
@@ -119,19 +191,23 @@ def _reason(error: Exception) -> str:
     """The first line of an error, with a way out where one is known."""
     text = str(error).strip()
     first = text.splitlines()[0] if text else repr(error)
+    inner = re.search(r"got \w+\([\"'](.+?)[\"']\)", text) or re.search(r"Explanation: (.+)", text)
+    if inner and len(text.splitlines()) > 1:  # of PyTorch's compiler, which is told of at length
+        first = f"{first.rstrip('.')}: {inner[1].rstrip(':')}"
     if "data-dependent" not in first:
         return first
     return (
-        "its forward decides by the values of a tensor, so two images may take different ways"
-        f" through it: use torch.where, or decide outside ({first})"
+        "its forward decides by the values of a tensor (if, float(), int(), math), so two images"
+        f" may take different ways through it: use torch.where or torch.cond, or .item() for a"
+        f" number, or decide outside ({first})"
     )
 
 
 @contextmanager
 def _quiet_log() -> Iterator[None]:
-    """Keep warnings out of the log."""
+    """Keep PyTorch's own messages out of the log: what is wrong is said in one line."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:

@@ -1,22 +1,61 @@
-"""Reads the calls of an exported program; in-place calls become calls that return a result."""
+"""Reads the calls of an exported program; in-place calls become calls that return a result.
+
+Calls that hold calls of their own, such as a region of ``torch.autocast``, are read by
+`spnb.capture.regions`; what a network computes of numbers that it reads from tensors becomes
+calls on tensors, as `spnb.capture.scalars` says.
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..errors import CaptureError
 from ..ir.axes import Axes
-from ..ir.node import GETITEM, Node, Ref, Weight, map_leaves, overload
-from ..kernels.compat import arguments_of
+from ..ir.node import GETITEM, Node, Ref, Weight, leaves, map_leaves, overload
+from ..kernels.compat import FakeTensor, HigherOrderOperator, arguments_of
+from . import autocast, regions, scalars
+from .in_place import Renamed
+
+_TO = "aten._to_copy.default"
 
 
-class WritesIntoView(Exception):
-    """A call overwrites a value that has views."""
+def out_of_sight(name: str, tensor: torch.Tensor) -> CaptureError:
+    """The error of a tensor that torch.export took for a constant, and that has no values."""
+    return CaptureError(
+        f"the network takes a tensor of shape {tuple(tensor.shape)}, {name}, out of sight of"
+        " torch.export, and what is computed of it would be lost: use x.detach() and tensor"
+        " operators only"
+    )
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A graph of torch.export that is being read: that of the network, or of a region in it.
+
+    Attributes
+    ----------
+    module
+        The module that holds the graph, and those of the regions in it.
+    leaves
+        What each name of the graph stands for.
+    prefix
+        Put before the names of its calls, so that no two regions have the same.
+    path
+        Module of the network that the region was called in.
+    precision
+        The type that ``torch.autocast`` casts to; None outside of its regions.
+    """
+
+    module: torch.fx.GraphModule
+    leaves: dict[str, Any]
+    prefix: str = ""
+    path: str = ""
+    precision: torch.dtype | None = None
 
 
 class ExportReader:
@@ -26,6 +65,8 @@ class ExportReader:
     ----------
     names
         For each name of a parameter or buffer, the one name that it has in the graph.
+    training
+        Whether the network is captured as it is trained.
 
     Attributes
     ----------
@@ -35,21 +76,32 @@ class ExportReader:
         Tensors that the network makes of numbers in its code, by name.
     counted
         How often a pass adds one to a batch norm's number of batches, by the number's name.
+    numbers
+        The values that are numbers, and not tensors, in the network's code.
+    scope
+        The graph that is being read.
     """
 
-    def __init__(self, program: torch.export.ExportedProgram, names: Mapping[str, str]):
+    def __init__(
+        self,
+        program: torch.export.ExportedProgram,
+        names: Mapping[str, str],
+        training: bool = False,
+    ):
         signature = program.graph_signature
         known = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         self.weights = {value: names.get(name, name) for value, name in known.items()}
         self.given = signature.inputs_to_lifted_tensor_constants
         self.constants = program.constants
         self.user_inputs = set(signature.user_inputs)
+        self.training = training
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.leaves: dict[str, Any] = {}
         self.literals: dict[str, torch.Tensor] = {}
         self.nodes: list[Node] = []
-        self.renamed = _Renamed()
+        self.renamed = Renamed()
         self.counted: dict[str, int] = {}
+        self.numbers: set[Ref] = set()
+        self.scope = Scope(program.graph_module, {})
         self._counters: dict[str, str] = {}  # name of the count that each such call adds to
 
     def input_axes(self) -> dict[str, Axes]:
@@ -72,16 +124,128 @@ class ExportReader:
             self._placeholder(fx, value)
         elif fx.op != "call_function" or self._counts_batches(fx):
             return
+        elif isinstance(fx.target, HigherOrderOperator):
+            self.scope.leaves[fx.name] = regions.result_of(self, fx)
+        elif isinstance(value, scalars.Symbol):
+            self.scope.leaves[fx.name] = scalars.number_of(self, fx, value)
+        elif fx.target is operator.getitem and isinstance(results := self.leaf(fx.args[0]), list):
+            assert isinstance(fx.args[1], int)
+            self.scope.leaves[fx.name] = results[fx.args[1]]  # of a region
         elif isinstance(value, (torch.Tensor, tuple, list)):
-            node = self._node(fx, value)
-            self.nodes.append(node if node.op == GETITEM else self.renamed.add(node))
-            self.leaves[fx.name] = Ref(fx.name)
+            self.scope.leaves[fx.name] = self._call(fx, value)
 
     def returned(self, leaf: Any) -> Any:
-        """Return an output of the program, by the name that its value has now."""
+        """Return an output of the program, by the name that its value has now.
+
+        Raises
+        ------
+        CaptureError
+            If it is a number, and no tensor.
+        """
         if isinstance(leaf, Ref):
-            leaf = self.leaves[leaf.value]
+            leaf = self.scope.leaves[leaf.value]
+        if self.is_number(leaf):
+            raise CaptureError(
+                "the network returns a number that it reads from a tensor (.item()): return the"
+                " tensor itself"
+            )
         return self.renamed.now(leaf)
+
+    def inline(
+        self,
+        module: torch.fx.GraphModule,
+        given: Sequence[Any],
+        fx: torch.fx.Node,
+        name: str = "",
+        precision: torch.dtype | None = None,
+    ) -> Any:
+        """Read the calls of a region as if they stood in the graph; return what they give.
+
+        Parameters
+        ----------
+        module
+            The region.
+        given
+            What stands for its inputs.
+        fx
+            The call of the region.
+        name
+            Of the region, where a call has several.
+        precision
+            The type that ``torch.autocast`` casts to in it.
+        """
+        outer = self.scope
+        prefix = f"{outer.prefix}{fx.name}.{name}"
+        self.scope = Scope(module, {}, prefix, self.path_of(fx), precision)
+        inputs = iter(given)
+        try:
+            for inner in module.graph.nodes:
+                if inner.op == "placeholder":
+                    self.scope.leaves[inner.name] = next(inputs)
+                elif inner.op == "output":
+                    return self.leaf(inner.args[0])
+                else:
+                    self.read(inner)
+        finally:
+            self.scope = outer
+        return None
+
+    def leaf(self, arg: Any) -> Any:
+        """What stands for an argument in the graph that is being read; lists for tuples."""
+        if isinstance(arg, torch.fx.Node):
+            if arg.op == "get_attr":
+                return self._attribute(arg)
+            return map_leaves(self.renamed.now, self.scope.leaves[arg.name])
+        if isinstance(arg, torch.device):  # of the capture; ranks compute on their own devices
+            return torch.device("cpu")
+        return list(map(self.leaf, arg)) if isinstance(arg, (list, tuple)) else arg
+
+    def is_number(self, leaf: Any) -> bool:
+        """Whether a leaf is a number in the network's code, and not a tensor."""
+        return isinstance(leaf, Ref) and leaf in self.numbers
+
+    def path_of(self, fx: torch.fx.Node) -> str:
+        """The module of the network that a call came from."""
+        stack = list((fx.meta.get("nn_module_stack") or {}).values())
+        return stack[-1][0] if stack else self.scope.path
+
+    def add(
+        self,
+        name: str,
+        op: str,
+        args: Mapping[str, Any],
+        value: torch.Tensor | Sequence[torch.Tensor],
+        path: str,
+    ) -> Ref:
+        """Add a call whose result is like some tensors without memory."""
+        results = [value] if isinstance(value, torch.Tensor) else value
+        shapes = tuple(tuple(each.shape) for each in results)
+        parts = () if isinstance(value, torch.Tensor) else shapes
+        axes = Axes.uncut(shapes[0], 1)
+        node = Node(name, op, dict(args), axes, results[0].dtype, (), path, parts)
+        keeps = op == GETITEM or op.startswith("higher_order.")
+        self.nodes.append(node if keeps else self.renamed.add(node))
+        return Ref(name)
+
+    def cast(
+        self, leaf: Any, dtype: torch.dtype, shape: Sequence[int], name: str, path: str
+    ) -> Ref:
+        """Add a call that gives a value in another type."""
+        names = (argument.name for argument in arguments_of(overload(_TO)))
+        args = {**dict.fromkeys(names), "self": leaf, "dtype": dtype}
+        like = torch.empty(shape, dtype=dtype, device="meta")
+        return self.add(name, _TO, args | {"non_blocking": False}, like, path)
+
+    def _attribute(self, fx: torch.fx.Node) -> Any:
+        """A region, or a tensor that it holds."""
+        found = operator.attrgetter(str(fx.target))(self.scope.module)
+        if not isinstance(found, torch.Tensor):
+            return found
+        if isinstance(found, FakeTensor):
+            raise out_of_sight(str(fx.target), found)
+        name = f"={self.scope.prefix}{fx.name}"
+        self.literals[name] = found
+        return Weight(name, tuple(found.shape))
 
     def _counts_batches(self, fx: torch.fx.Node) -> bool:
         """Whether a call adds one to a norm's number of batches, which no value depends on."""
@@ -96,91 +260,36 @@ class ExportReader:
         return True
 
     def _placeholder(self, fx: torch.fx.Node, value: Any) -> None:
+        leaves = self.scope.leaves
         if fx.name in self.weights:
-            self.leaves[fx.name] = Weight(self.weights[fx.name], tuple(value.shape))
+            leaves[fx.name] = Weight(self.weights[fx.name], tuple(value.shape))
         elif fx.name in self.given:
             name = f"={fx.name}"
             self.literals[name] = self.constants[self.given[fx.name]]
-            self.leaves[fx.name] = Weight(name, tuple(value.shape))
+            leaves[fx.name] = Weight(name, tuple(value.shape))
         elif fx.name in self.user_inputs and isinstance(value, torch.Tensor):
-            self.leaves[fx.name] = Ref(fx.name)
+            leaves[fx.name] = Ref(fx.name)
             self.shapes[fx.name] = tuple(value.shape)
 
-    def _node(self, fx: torch.fx.Node, value: Any) -> Node:
+    def _call(self, fx: torch.fx.Node, value: Any) -> Ref:
+        """Add a call of an operator."""
+        args: Mapping[str, Any]
+        name, path = f"{self.scope.prefix}{fx.name}", self.path_of(fx)
         if fx.target is operator.getitem:
-            args = {"self": self._plain(fx.args[0]), "index": fx.args[1]}
-            op = GETITEM
-        else:
-            assert callable(fx.target)  # torch.fx names only methods and modules by text
-            schema = arguments_of(fx.target)
-            given = dict(zip((a.name for a in schema), fx.args, strict=False)) | dict(fx.kwargs)
-            args = {a.name: self._plain(given.get(a.name, a.default_value)) for a in schema}
-            op = str(fx.target)
-        args = {name: map_leaves(self.renamed.now, arg) for name, arg in args.items()}
-        stack = list((fx.meta.get("nn_module_stack") or {"": ("", "")}).values())
-        values = [value] if isinstance(value, torch.Tensor) else value
-        shapes = tuple(tuple(each.shape) for each in values)
-        if any(isinstance(n, torch.SymInt) for shape in shapes for n in shape):
+            args = {"self": self.leaf(fx.args[0]), "index": fx.args[1]}
+            return self.add(name, GETITEM, args, value, path)
+        assert callable(fx.target)  # torch.fx names only methods and modules by text
+        op, schema = str(fx.target), arguments_of(fx.target)
+        every = [value] if isinstance(value, torch.Tensor) else value
+        if any(isinstance(n, torch.SymInt) for each in every for n in each.shape):
             raise CaptureError(
-                f"{stack[-1][0] or 'forward'} ({op.split('.')[1]}) gives a result whose size"
+                f"{path or 'forward'} ({op.split('.')[1]}) gives a result whose size"
                 " depends on the values of a tensor, so what follows cannot be planned: use"
                 " torch.where, or do this after the network"
             )
-        parts = () if isinstance(value, torch.Tensor) else shapes
-        axes = Axes.uncut(shapes[0], 1)
-        return Node(fx.name, op, args, axes, values[0].dtype, (), stack[-1][0], parts)
-
-    def _plain(self, arg: Any) -> Any:
-        if isinstance(arg, torch.fx.Node):
-            return self.leaves[arg.name]
-        if isinstance(arg, torch.device):  # of the capture; ranks compute on their own devices
-            return torch.device("cpu")
-        return list(map(self._plain, arg)) if isinstance(arg, (list, tuple)) else arg
-
-
-class _Renamed:
-    """Turns in-place calls into calls with a result, which later calls read.
-
-    ``y = relu_(x)`` becomes ``y = relu(x)``, and later calls that read ``x`` read ``y``.
-    """
-
-    def __init__(self) -> None:
-        self.latest: dict[str, str] = {}
-        self.views: dict[str, str] = {}  # view -> what it is a view of
-
-    def now(self, leaf: Any) -> Any:
-        """Return a leaf by the name that its value has now."""
-        if not isinstance(leaf, Ref):
-            return leaf
-        name = leaf.value
-        while name in self.latest:
-            name = self.latest[name]
-        return Ref(name)
-
-    def add(self, node: Node) -> Node:
-        """Return a call as one that changes no operand.
-
-        Raises
-        ------
-        WritesIntoView
-            If it changes a tensor that has views, or several tensors.
-        """
-        namespace, kind, variant = node.op.split(".")
-        arguments = arguments_of(overload(node.op))
-        aliases = [(a.name, a.alias_info) for a in arguments if a.alias_info is not None]
-        target = node.args.get(aliases[0][0]) if aliases else None
-        if not any(alias.is_write for _, alias in aliases):
-            if isinstance(target, Ref):
-                self.views[node.name] = self.views.get(target.value, target.value)
-            return node
-        if (
-            len(aliases) > 1
-            or not isinstance(target, Ref)
-            or target.value in self.views
-            or target.value in self.views.values()
-        ):
-            raise WritesIntoView(node.label)
-        self.latest[target.value] = node.name
-        op = f"{namespace}.{kind.removesuffix('_')}.{variant}"
-        names = (a.name for a in arguments_of(overload(op)))  # the in-place call may have others
-        return replace(node, op=op, args=dict(zip(names, node.args.values(), strict=True)))
+        given = dict(zip((a.name for a in schema), fx.args, strict=False)) | dict(fx.kwargs)
+        args = {a.name: self.leaf(given.get(a.name, a.default_value)) for a in schema}
+        args = autocast.cast_in_region(self, fx, args)
+        if any(map(self.is_number, leaves(args))):
+            return scalars.call_with_numbers(self, fx, op, args, value)
+        return self.add(name, op, args, value, path)

@@ -13,13 +13,15 @@ from ..errors import CaptureError
 from ..ir.axes import Axes
 from ..ir.blocks import blocks_of
 from ..ir.graph import Graph
-from ..ir.node import Node, Ref, Weight, map_leaves, overload
+from ..ir.node import Node, Ref, Weight, leaves, map_leaves, overload
 from ..kernels.compat import FakeTensor
 from ..rules import rule_of
 from ..rules.dropout import DROPOUTS
+from ..rules.loops import LOOPS, Subgraph
+from .alike import same_for_each_image
 from .autograd import refuse_moving, refuse_unread_norms
 from .canonicalize import canonical
-from .reader import ExportReader
+from .reader import ExportReader, out_of_sight
 
 
 def graph_of(
@@ -46,7 +48,7 @@ def graph_of(
         If a call overwrites a value that has views.
     """
     _refuse_side_effects(program)
-    reader = ExportReader(program, _one_name_each(module))
+    reader = ExportReader(program, _one_name_each(module), training)
     for fx in program.graph.nodes:
         reader.read(fx)
     inputs = reader.input_axes()
@@ -80,11 +82,7 @@ def _refuse_side_effects(program: torch.export.ExportedProgram) -> None:
         )
     for name in signature.inputs_to_lifted_tensor_constants.values():
         if isinstance(tensor := program.constants[name], FakeTensor):
-            raise CaptureError(
-                f"the network takes a tensor of shape {tuple(tensor.shape)}, {name}, out of sight"
-                " of torch.export, and what is computed of it would be lost: use x.detach() and"
-                " tensor operators only"
-            )
+            raise out_of_sight(name, tensor)
 
 
 class _Calls(NamedTuple):
@@ -108,7 +106,7 @@ class _Calls(NamedTuple):
 def _calls(nodes: Iterable[Node], inputs: Mapping[str, Axes], training: bool) -> _Calls:
     """Divide calls into those that depend on an input and constants, and find their axes."""
     found = _Calls([], [], {})
-    axes = dict(inputs)
+    axes, alike = dict(inputs), set[str]()
     rank = next(iter(inputs.values())).rank
     for node in nodes:
         as_weight = _as_weight(found.weights)
@@ -121,9 +119,17 @@ def _calls(nodes: Iterable[Node], inputs: Mapping[str, Axes], training: bool) ->
             node = _with_axes(node, axes, rank)
             axes[node.name] = node.axes
             found.nodes.append(node)
+        elif node.kind in LOOPS:
+            raise CaptureError(
+                f"{node.label} reads no input of the network: compute it once, and register the"
+                " result as a buffer"
+            )
         else:
             found.constants.append(node)
-            found.weights[node.name] = Weight(f"={node.name}", node.shape)
+            if same_for_each_image(node, alike):
+                alike.add(node.name)
+            weight = Weight(f"={node.name}", node.shape, node.name in alike)
+            found.weights[node.name] = weight
     return found
 
 
@@ -134,7 +140,12 @@ def _with_axes(node: Node, axes: Mapping[str, Axes], rank: int) -> Node:
         axes=Axes.uncut(node.shape, rank),
         operand_axes=tuple(axes[value] for value in node.operands),
     )
-    found = rule_of(node).axes
+    try:
+        found = rule_of(node).axes
+    except Exception as error:
+        raise CaptureError(
+            f"{node.label}: its rule fails ({type(error).__name__}: {error}): mend the rule"
+        ) from error
     if found.shape != node.shape:
         raise CaptureError(
             f"{node.label} gives {node.shape}, but its rule says {found.shape}: mend the rule"
@@ -182,7 +193,10 @@ def _copied_inputs(
 
 def _refuse_noise(node: Node) -> None:
     """Refuse a call that makes random numbers, unless it is switched off."""
-    if node.op.split(".")[0] in ("_operator", "spnb"):
+    for leaf in leaves(node.args):
+        for inner in leaf.nodes if isinstance(leaf, Subgraph) else ():
+            _refuse_noise(inner)
+    if node.op.split(".")[0] in ("_operator", "spnb", "higher_order"):
         return
     if torch.Tag.nondeterministic_seeded not in overload(node.op).tags:
         return

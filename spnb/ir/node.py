@@ -29,10 +29,19 @@ class Weight:
 
     Parameters and buffers are named as in the module's ``state_dict``.  A constant is computed from
     them and from no input; its name begins with ``=``.
+
+    Attributes
+    ----------
+    name, shape
+        Of the tensor.
+    alike
+        Whether each position of the first dimension is known to have the same: coordinates that are
+        repeated for every image of a batch, say.
     """
 
     name: str
     shape: tuple[int, ...]
+    alike: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import re
 import sys
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..capture.export import cast, rebuilt
-from ..errors import WeightsError
+from ..errors import OptionError, WeightsError
+from ..ir.weights import named
+from .state_dict import holds_tensors, state_dict_for
 
 DEFAULT_CHECKPOINT = "./checkpoint.pth"
+
+SHOWN = 4
+"""How many names a message lists."""
+
+_NUMPY_SCALAR: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
+_PLAIN_DATA: tuple[Callable[..., Any] | tuple[Callable[..., Any], str], ...] = (
+    argparse.Namespace,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "u8", "?")},
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    (_NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+)
+"""What training scripts store beside weights, and which runs no code when it is read."""
 
 
 def call_factory(spec: str) -> nn.Module:
@@ -57,7 +76,10 @@ def _working_folder_on_path() -> Iterator[None]:
 
 
 def read_file(path: Path) -> Any:
-    """Return the content of a checkpoint file; tensors are mapped, and read as they are used.
+    """Return the content of a checkpoint file.
+
+    Tensors of a zip file, which PyTorch has written since 1.6, are mapped, and read as they are
+    used; older files are read at once.
 
     Raises
     ------
@@ -65,40 +87,50 @@ def read_file(path: Path) -> Any:
         If the file holds anything but tensors and plain data.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with torch.serialization.safe_globals(list(_PLAIN_DATA)):
+            return torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"cannot read the checkpoint {path}: {reason}") from None
+        raise WeightsError(f"cannot read the checkpoint {path}: {_reason(error)}") from None
 
 
-def read_checkpoint(path: Path) -> Mapping[str, torch.Tensor]:
-    """Return the state dict of a file, which may lie under ``"model"`` or ``"state_dict"``.
+def _reason(error: Exception) -> str:
+    """Why a file could not be read, in one line."""
+    if found := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
+        return (
+            f"it holds a {found[1]}, and not only tensors and plain data: load it in PyTorch, and"
+            " save the state_dict() of the network alone"
+        )
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def read_checkpoint(path: Path) -> Mapping[str, Any]:
+    """Return the content of a file that holds a state dict, alone or beside other things.
 
     Raises
     ------
     WeightsError
-        If the file is missing or is no checkpoint of tensors.
+        If the file is missing or has no tensors.
     """
     if not path.exists():
         raise WeightsError(f"there is no checkpoint {path}")
-    state = read_file(path)
-    for key in ("model", "state_dict"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(t, torch.Tensor) for t in state.values()
-    ):
+    content = read_file(path)
+    if not holds_tensors(content):
         raise WeightsError(f"{path} holds no state dict of tensors")
-    return state
+    return content
 
 
 def ready(
     module: nn.Module,
     dtype: torch.dtype,
-    state: Mapping[str, torch.Tensor] | None = None,
+    content: Mapping[str, Any] | None = None,
     path: Path | None = None,
 ) -> nn.Module:
     """Return a copy of a module in evaluation mode, with a checkpoint's weights.
+
+    Where the weights were not at the top of the file under the module's own names, one line on
+    standard error says what was read.
 
     Parameters
     ----------
@@ -106,8 +138,8 @@ def ready(
         The module to copy.
     dtype
         Floating type of the copy.
-    state
-        Weights of a checkpoint; without them, the copy has those of the module.
+    content
+        What a checkpoint holds; without it, the copy has the weights of the module.
     path
         File of the checkpoint, for messages.
 
@@ -115,19 +147,74 @@ def ready(
     ------
     WeightsError
         If the checkpoint is of another network.
+    OptionError
+        If a weight of the module is on the meta device, and no checkpoint has its value.
     """
-    copied = rebuilt(module, lambda t: t.detach().to(cast(t, dtype), copy=state is not None))
-    if state is not None:
-        try:
-            copied.load_state_dict(state)
-        except RuntimeError as error:
-            wanted, found = set(copied.state_dict()), set(state)
-            detail = ""
-            if wanted == found:  # the names agree, so the first line names a shape
-                detail = f"; {str(error).splitlines()[1].strip()}"
-            raise WeightsError(
-                f"{path} is not a checkpoint of {type(module).__name__}: {len(wanted - found)} of"
-                f" its {len(wanted)} weights are missing and {len(found - wanted)} are unknown"
-                f"{detail}: name another with checkpoint, or move this one away"
-            ) from None
+    if content is None:
+        refuse_meta(module, set())
+        return rebuilt(module, lambda t: t.detach().to(cast(t, dtype)))
+    found = state_dict_for(module.state_dict(), content)
+    refuse_meta(module, set(found.tensors))
+    copied = rebuilt(module, lambda t: _own_memory(t, cast(t, dtype)))
+    try:
+        differing = copied.load_state_dict(found.tensors, strict=False)
+        problem = _differing_names(differing.missing_keys, differing.unexpected_keys)
+    except RuntimeError as error:  # a shape
+        problem = str(error).splitlines()[1].strip().rstrip(".")
+    if problem:
+        how = f" (read {found.how})" if found.how else ""
+        raise WeightsError(
+            f"{path}{how} is not a checkpoint of {type(module).__name__}: {problem}: name another"
+            " with checkpoint, or move this one away"
+        )
+    if found.how:
+        print(f"spnb: {path}: read {found.how}", file=sys.stderr, flush=True)
     return copied
+
+
+def _own_memory(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor with memory of its own, for a checkpoint to be read into."""
+    if tensor.is_meta:
+        return torch.empty_like(tensor, dtype=dtype, device="cpu")
+    return tensor.detach().to(dtype, copy=True)
+
+
+def refuse_meta(module: nn.Module, known: Collection[str]) -> None:
+    """Refuse a module with weights that have no values.
+
+    Parameters
+    ----------
+    module
+        The network.
+    known
+        Names of the weights that a checkpoint has.
+
+    Raises
+    ------
+    OptionError
+        If other weights are on the meta device.
+    """
+    every = named(module)
+    empty = [name for name, tensor in every.items() if tensor.is_meta and name not in known]
+    if empty:
+        raise OptionError(
+            f"{len(empty)} of the {len(every)} weights of {type(module).__name__} are on the meta"
+            f" device, where they have no values ({_listed(empty)}): make the module on the CPU, or"
+            " name a file that has them with checkpoint"
+        )
+
+
+def _differing_names(missing: Sequence[str], unknown: Sequence[str]) -> str:
+    """In words, which names a network and a checkpoint have not in common; empty if none."""
+    words = []
+    if missing:
+        words.append(f"it has no {_listed(missing)}")
+    if unknown:
+        words.append(f"the network has no {_listed(unknown)}")
+    return ", and ".join(words)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"

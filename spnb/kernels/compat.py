@@ -9,8 +9,11 @@ name here                  in PyTorch 2.13               without it
 `pytree`                   torch.utils._pytree           torch.utils.pytree, or an error
 `FakeTensor`, its mode     torch._subclasses             its submodule, or an error
 `TorchDispatchMode`        torch.utils._python_dispatch  a mode that changes nothing
+`HigherOrderOperator`      torch._ops                    an error
 `DisableTorchFunction`     torch._C                      an error
 `SET_GRAD_ENABLED`         torch._C._set_grad_enabled    None, which is no function
+`transforms_undone`        torch._C._functorch           a failed transform stays entered
+`FUNCTION_TRANSFORMS`      torch._functorch.predispatch  transforms are refused as unknown calls
 `arguments_of`             an operator's _schema         an error
 `gloo_opener`              ProcessGroupGloo._Options     PyTorch chooses the network interface
 `nccl_opener`              options.config.max_ctas       NCCL chooses its number of blocks
@@ -23,7 +26,8 @@ name here                  in PyTorch 2.13               without it
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -99,7 +103,7 @@ class NoDispatchMode:
 
 if TYPE_CHECKING:
     from torch._C import DisableTorchFunction
-    from torch._ops import OpOverload
+    from torch._ops import HigherOrderOperator, OpOverload
     from torch._subclasses import FakeTensor, FakeTensorMode
     from torch.utils import _pytree as pytree
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -114,14 +118,42 @@ else:
         "torch._subclasses.FakeTensorMode", "torch._subclasses.fake_tensor.FakeTensorMode"
     )
     DisableTorchFunction = first_of("torch._C.DisableTorchFunction")
+    HigherOrderOperator = first_of("torch._ops.HigherOrderOperator")
     OpOverload = type(torch.ops.aten.relu.default)
     try:
         TorchDispatchMode = first_of("torch.utils._python_dispatch.TorchDispatchMode")
     except ImportError:
         TorchDispatchMode = NoDispatchMode
 
+FUNCTION_TRANSFORMS = "torch._functorch.predispatch"
+"""The module of the calls that torch.export records where a transform of ``torch.func`` begins."""
+
 SET_GRAD_ENABLED: Callable[[bool], None] | None = getattr(torch._C, "_set_grad_enabled", None)
 """What `torch.no_grad` and its like call, as a `TorchFunctionMode` sees it."""
+
+
+@contextmanager
+def transforms_undone() -> Iterator[None]:
+    """Leave every ``torch.func`` transform that is entered within, also if an error is raised.
+
+    A forward that fails inside of ``torch.func.jvp``, say, would leave PyTorch inside of it, and
+    each later capture in the process would fail.
+
+    Examples
+    --------
+    >>> with transforms_undone():
+    ...     torch.vmap(torch.neg)(torch.ones(2))
+    tensor([-1., -1.])
+    """
+    functorch = getattr(torch._C, "_functorch", None)
+    depth = getattr(functorch, "get_dynamic_layer_stack_depth", None)
+    undo = getattr(functorch, "pop_dynamic_layer_stack_and_undo_to_depth", None)
+    before = depth() if depth is not None else 0
+    try:
+        yield
+    finally:
+        if depth is not None and undo is not None and depth() > before:
+            undo(before)
 
 
 def arguments_of(operator: Callable[..., Any]) -> Sequence[torch.Argument]:

@@ -36,6 +36,7 @@ matmul         linear, matrix products, attention
 reductions     mean, sum, largest, variance, norm over space: merged tile by tile
 norms          group, instance, layer, batch and RMS norm, softmax over space
 fallback       operators that need whole operands, and those without a rule
+loops          loops whose body is a network of its own
 =============  ====================================================================================
 
 Add an operator with `rule`; its function looks at the call and returns a `Rule`:
@@ -92,6 +93,7 @@ from . import (
     elementwise,
     fused,
     interpolate,
+    loops,
     matmul,
     norms,
     pools,
@@ -124,6 +126,7 @@ __all__ = [
     "fused",
     "has_rule",
     "interpolate",
+    "loops",
     "matmul",
     "module_of_rule",
     "norms",

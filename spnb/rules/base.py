@@ -248,6 +248,8 @@ class Rule:
         if not self.known or any(a.extent[0] > 1 and self.gathers(k, 0) for k, a in operands):
             return False
         for weight in self.node.weights:
+            if weight.alike:
+                continue
             result = self.against(weight)
             shift = len(result.dims) - len(weight.shape) if result else 0
             pairs = zip(weight.shape, result.dims[shift:], strict=True) if result else ()

@@ -12,7 +12,7 @@ from ..ir.broadcasting import joined_along
 from ..ir.node import Node
 from ..ir.region import Region
 from .base import ALLOCATING, Local, Rule, Tensors, Weights
-from .fallback import Whole
+from .fallback import Whole, axes_of_part
 from .registry import rule
 
 ELEMENTWISE = """
@@ -50,11 +50,7 @@ class OneResult(Rule):
 
     @cached_property
     def axes(self) -> Axes:
-        whole, shape = self.node.operand_axes[0], self.node.shape
-        if len(whole.dims) != len(shape):
-            return Axes.uncut(shape, whole.rank)
-        pairs = zip(whole.dims, shape, strict=True)
-        return whole.with_dims([d if size_of(d) == n else dim(n) for d, n in pairs])
+        return axes_of_part(self.node.operand_axes[0], self.node.shape)
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights

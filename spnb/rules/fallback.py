@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..ir.axes import Axes, axes_in, dim
+from ..ir.axes import Axes, axes_in, dim, size_of
 from ..ir.node import Node, Weight
 from ..ir.region import Region, Tiling
 from .base import Rule, Tensors, Weights
@@ -64,9 +64,19 @@ class Whole(Rule):
         return Region(tuple((0, n) if all_of else span for all_of, n, span in ends))
 
     def _wanted(self, result: Any, region: Region) -> Any:
+        held = self._held(region)
         if isinstance(result, (tuple, list)):
-            return type(result)(self._wanted(part, region) for part in result)
-        return self.axes.piece(result, self._held(region), region)
+            pairs = zip(result, self.node.parts, strict=True)
+            return tuple(axes_of_part(self.axes, s).piece(p, held, region) for p, s in pairs)
+        return self.axes.piece(result, held, region)
+
+
+def axes_of_part(whole: Axes, shape: Sequence[int]) -> Axes:
+    """The axes of one of several results, given those of the first: what differs is not cut."""
+    if len(whole.dims) != len(shape):
+        return Axes.uncut(shape, whole.rank)
+    pairs = zip(whole.dims, shape, strict=True)
+    return whole.with_dims([d if size_of(d) == n else dim(n) for d, n in pairs])
 
 
 @dataclass(frozen=True)
@@ -84,12 +94,30 @@ INDEPENDENT = """
 """
 
 
+@dataclass(frozen=True)
+class WholeImages(Whole):
+    """An operator whose tensors all have the images of a batch first, constants among them."""
+
+    def against(self, weight: Weight) -> Axes | None:
+        first = self.axes.dims[0] if self.axes.dims else ()
+        if axes_in(first) != (0,) or weight.shape[:1] != self.axes.shape[:1]:
+            return None
+        return Axes((first, *map(dim, weight.shape[1:])), self.axes.rank)
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        held = self._held(region)
+        local = {w.name: self._fitted_weight(w, weights, held) for w in self.node.weights}
+        return super().apply(tensors, needs, region, local)
+
+
 @rule(*INDEPENDENT.split())
 def independent(node: Node) -> Rule | None:
     """Operators of each image for itself, as long as they do not work along the batch."""
     rank, along = len(node.operand_axes[0].dims), node.args.get("dim", 1)
     along = [along] if isinstance(along, int) else along
-    return Whole(node) if along and all(d % rank for d in along) else None
+    return WholeImages(node) if along and all(d % rank for d in along) else None
 
 
 def rule_of(node: Node) -> Rule:

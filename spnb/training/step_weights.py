@@ -63,7 +63,7 @@ class StepWeights:
         made = {
             name: tensor
             for name, tensor in every.items()
-            if name not in parameters and tensor.requires_grad and name in read
+            if name not in parameters and name in read and _has_gradient(tensor)
         }
         ends = {name: tensor.detach().requires_grad_() for name, tensor in made.items()}
         return cls(leaves=leaves, made=made, every=every | ends)
@@ -83,6 +83,11 @@ class StepWeights:
         for name, gradient in zip(parameters, found, strict=True):
             if gradient is not None:
                 sums[name].add_(gradient)
+
+
+def _has_gradient(constant: Any) -> bool:
+    """Whether a gradient goes through a constant; one that is a list is read part by part."""
+    return isinstance(constant, torch.Tensor) and constant.requires_grad
 
 
 def _rounded(weights: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Mapping[str, torch.Tensor]:

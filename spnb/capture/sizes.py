@@ -1,0 +1,45 @@
+"""Finds the image size nearest to one that a network cannot take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+MULTIPLES = (
+    *(2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64),
+    *(80, 96, 112, 128, 160, 192, 224, 256),
+)
+"""What networks want the sides of an image to be multiples of: strides, and sizes of windows."""
+
+SURE = (256, 224)
+"""A network that takes no multiple of these fails for another reason than the size."""
+
+
+def nearest_size(size: Sequence[int], works: Callable[[Sequence[int]], bool]) -> list[int] | None:
+    """The size nearest to one that fails, of those whose sides are multiples of a common number.
+
+    Parameters
+    ----------
+    size
+        Pixels along each spatial axis.
+    works
+        Whether the network runs at a size.
+
+    Returns
+    -------
+    list of int or None
+        None if the network fails at every size that was tried.
+
+    Examples
+    --------
+    >>> nearest_size((97, 133), lambda size: all(n % 16 == 0 for n in size))
+    [96, 128]
+    """
+    if not any(works([-(-n // m) * m for n in size]) for m in SURE):
+        return None
+    tried = {tuple(size)}
+    for m in MULTIPLES:
+        candidate = [max(m, (n + m // 2) // m * m) for n in size]
+        if tuple(candidate) not in tried and works(candidate):
+            return candidate
+        tried.add(tuple(candidate))
+    return None
