@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from test_training import check, grid
 from tiled import Call, noise
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from training_steps import check, grid
 
 from spnb.capture.export import capture
 from spnb.errors import CaptureError
