@@ -23,6 +23,9 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 _READ_DATA = inspect.getattr_static(torch.Tensor, "data").__get__
 """What ``x.data`` calls, as a `TorchFunctionMode` sees it."""
 
+_WRITE_DATA = inspect.getattr_static(torch.Tensor, "data").__set__
+"""What ``x.data = y`` calls."""
+
 _FUNCTION: Any = torch.autograd.Function
 """The class whose ``apply`` is replaced during a capture in training."""
 
@@ -49,6 +52,8 @@ class _Detaching(TorchFunctionMode):
     ) -> Any:
         if function == _READ_DATA:
             return args[0].detach()
+        if function == _WRITE_DATA:
+            return self._overwrite(*args)
         if function is SET_GRAD_ENABLED:
             with DisableTorchFunction():  # torch.export must not record it
                 return function(*args)
@@ -65,6 +70,17 @@ class _Detaching(TorchFunctionMode):
                 " the operator that gives a new tensor, or x.detach()"
             )
         return pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, result)
+
+    def _overwrite(self, tensor: torch.Tensor, value: torch.Tensor) -> None:
+        """``tensor.data = value``, as a call that torch.export records."""
+        kinds = [(tuple(each.shape), each.dtype) for each in (tensor, value)]
+        if self.training or kinds[0] != kinds[1]:
+            (shape, dtype), (new_shape, new_dtype) = kinds
+            raise CaptureError(
+                f"the forward gives a tensor of {shape}, {dtype} other .data of {new_shape},"
+                f" {new_dtype}, which torch.export does not see: use a new tensor instead"
+            )
+        tensor.copy_(value)
 
 
 def detaching(forward: Callable[..., Any], training: bool) -> Callable[..., Any]:

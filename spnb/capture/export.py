@@ -28,12 +28,19 @@ from .autograd import as_trained, detaching, refuse_averages_of_all
 from .in_place import WritesIntoView
 from .regions import has_transforms
 from .sizes import nearest_size
+from .states import Passes
 from .translate import graph_of
 
 Shapes = Sequence[int] | Sequence[Sequence[int]] | Mapping[str, Sequence[int]]
 
 
-def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype, training: bool = False) -> Graph:
+def capture(
+    module: nn.Module,
+    shapes: Shapes,
+    dtype: torch.dtype,
+    training: bool = False,
+    own_types: bool = False,
+) -> Graph:
     """Capture a network, in evaluation or training mode, at one shape of its inputs.
 
     Parameters
@@ -44,9 +51,11 @@ def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype, training: boo
         Shape of the input, ``(batch, channels, *spatial)``; for several inputs a list of shapes, or
         a dict of them by name.  The first input is the image, whose axes are cut.
     dtype
-        Floating type that the network runs in.
+        Floating type of the inputs, and of the weights.
     training
         Whether norms take the statistics of the batch, and dropout drops.
+    own_types
+        Whether each weight has the module's own type instead.
 
     Returns
     -------
@@ -72,8 +81,9 @@ def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype, training: boo
         with mode:
             return torch.empty(tuple(shape), dtype=kind)
 
+    weights_type = None if own_types else dtype
     try:
-        fake = rebuilt(module, lambda t: empty(t.shape, cast(t, dtype))).train(training)
+        fake = rebuilt(module, lambda t: empty(t.shape, cast(t, weights_type))).train(training)
     except Exception as error:
         raise CaptureError(
             f"{type(module).__name__} cannot be copied without its weights: {_reason(error)}"
@@ -81,13 +91,18 @@ def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype, training: boo
     if training:
         refuse_averages_of_all(fake)
     fake.forward = detaching(fake.forward, training)
-    try:
-        program = _exported(
+
+    def exported() -> torch.export.ExportedProgram:
+        return _exported(
             fake,
             positional=tuple(empty(shape, dtype) for shape in positional),
             named={name: empty(shape, dtype) for name, shape in named.items()},
             training=training,
         )
+
+    passes = Passes(fake)
+    try:
+        program = exported()
     except Exception as error:
         given = ", ".join(str(tuple(shape)) for shape in (*positional, *named.values()))
 
@@ -101,7 +116,9 @@ def capture(module: nn.Module, shapes: Shapes, dtype: torch.dtype, training: boo
             f"{type(module).__name__} cannot run or be captured at input shape {given}:"
             f" {_reason(error)}{_size_advice((*positional, *named.values())[0], works)}"
         ) from error
-    return _read(program, fake, dtype, training)
+    graph = _read(program, fake, dtype, training)
+    passes.refuse_counters(program, exported)
+    return graph
 
 
 def _read(
@@ -228,6 +245,9 @@ def rebuilt(module: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]) 
         return copy.deepcopy(module, memo).eval()
 
 
-def cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
-    """Return the type of a tensor in a network of a floating type: integers keep their own."""
-    return dtype if tensor.is_floating_point() else tensor.dtype
+def cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """Return the type of a tensor in a network of a floating type: integers keep their own.
+
+    Without a floating type, all keep their own.
+    """
+    return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..ir.node import Node, Ref, overload
+from ..ir.node import Node, Ref, Weight, overload
 from ..kernels.compat import arguments_of
 
 
@@ -21,7 +21,7 @@ class Renamed:
 
     def __init__(self) -> None:
         self.latest: dict[str, str] = {}
-        self.views: dict[str, str] = {}  # view -> what it is a view of
+        self.views: dict[str, str] = {}  # view -> the value or weight that it shows
 
     def now(self, leaf: Any) -> Any:
         """Return a leaf by the name that its value has now."""
@@ -47,6 +47,8 @@ class Renamed:
         if not any(alias.is_write for _, alias in aliases):
             if isinstance(target, Ref):
                 self.views[node.name] = self.views.get(target.value, target.value)
+            elif isinstance(target, Weight):
+                self.views[node.name] = target.name
             return node
         if (
             len(aliases) > 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from .alike import same_for_each_image
 from .autograd import refuse_moving, refuse_unread_norms
 from .canonicalize import canonical
 from .reader import ExportReader, out_of_sight
+from .states import refuse_states
 
 
 def graph_of(
@@ -36,7 +37,7 @@ def graph_of(
     module
         The module: its tree gives the blocks, and the first name of each shared weight.
     dtype
-        Floating type that the network runs in.
+        Floating type of the inputs.
     training
         Whether it was exported in training mode.
 
@@ -47,15 +48,17 @@ def graph_of(
     WritesIntoView
         If a call overwrites a value that has views.
     """
-    _refuse_side_effects(program)
+    _refuse_unseen(program)
+    refuse_states(program)
     reader = ExportReader(program, _one_name_each(module), training)
     for fx in program.graph.nodes:
         reader.read(fx)
     inputs = reader.input_axes()
     outputs = [reader.returned(leaf) for leaf in _outputs(program)]
-    calls = _calls(canonical(reader.nodes, outputs), inputs, training)
+    nodes = list(canonical(reader.nodes, outputs))
     if training:
-        refuse_unread_norms(calls.nodes, outputs)
+        refuse_unread_norms(nodes, outputs)
+    calls = _calls(_read(nodes, outputs), inputs, training)
     returned = _copied_inputs(map(_as_weight(calls.weights), outputs), calls.nodes, inputs, dtype)
     return Graph(
         inputs=inputs,
@@ -68,18 +71,24 @@ def graph_of(
         literals=reader.literals,
         training=training,
         counted=reader.counted,
+        default_dtype=torch.get_default_dtype(),
     )
 
 
-def _refuse_side_effects(program: torch.export.ExportedProgram) -> None:
-    """Refuse a forward that changes a buffer, or computes where torch.export does not see it."""
+def _read(nodes: Sequence[Node], outputs: Iterable[Any]) -> list[Node]:
+    """The calls that outputs depend on: a call that overwrote its operand may have no reader."""
+    needed = {leaf.value for leaf in outputs if isinstance(leaf, Ref)}
+    found = []
+    for node in reversed(nodes):
+        if node.name in needed:
+            found.append(node)
+            needed.update(node.operands)
+    return found[::-1]
+
+
+def _refuse_unseen(program: torch.export.ExportedProgram) -> None:
+    """Refuse a forward that computes where torch.export does not see it."""
     signature = program.graph_signature
-    if signature.buffers_to_mutate:
-        name = next(iter(signature.buffers_to_mutate.values()))
-        raise CaptureError(
-            f"the network changes its buffer {name} in its forward: a tile would change its own"
-            " copy; return the new value, or update it in training only"
-        )
     for name in signature.inputs_to_lifted_tensor_constants.values():
         if isinstance(tensor := program.constants[name], FakeTensor):
             raise out_of_sight(name, tensor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,23 +39,27 @@ class Check:
         Largest ``max_abs_error / output_scale`` that passes.
     where
         Number of the output, then the index of the largest difference in it.
+    nan_count
+        Positions that are NaN in both outputs, and count as equal.
     """
 
     max_abs_error: float
     output_scale: float
     tolerance: float
     where: tuple[int, ...]
+    nan_count: int = 0
 
     @property
     def passed(self) -> bool:
-        """Whether the outputs are equal within the tolerance; False if either has a NaN."""
+        """Whether the outputs are equal within the tolerance, and NaN at the same positions."""
         return self.max_abs_error <= self.tolerance * self.output_scale
 
     def __repr__(self) -> str:
         verdict = "equal to the untiled run" if self.passed else "NOT equal to the untiled run"
+        both_nan = f"; {self.nan_count:,} values are NaN in both" if self.nan_count else ""
         return (
             f"{verdict}: max error {self.max_abs_error:.2e}, output scale {self.output_scale:.2e},"
-            f" tolerance {self.tolerance:g} of the scale"
+            f" tolerance {self.tolerance:g} of the scale{both_nan}"
         )
 
 
@@ -75,14 +79,17 @@ def compared(tiled: Any, untiled: Any, tolerance: float) -> Check:
         for number, (a, b) in enumerate(pairs)
         if isinstance(b, torch.Tensor) and b.numel()
     ]
-    return max(checks, key=lambda c: (not c.passed, c.max_abs_error / (c.output_scale or 1.0)))
+    worst = max(checks, key=lambda c: (not c.passed, c.max_abs_error / (c.output_scale or 1.0)))
+    return replace(worst, nan_count=sum(check.nan_count for check in checks))
 
 
 def _check(number: int, tiled: torch.Tensor, untiled: torch.Tensor, tolerance: float) -> Check:
     """Compare one output, of this number among all."""
+    both_nan = tiled.isnan() & untiled.isnan()
     error = (tiled.double() - untiled.double()).abs().nan_to_num(nan=float("inf"))
-    error = error.masked_fill(tiled == untiled, 0.0)  # equal infinities have a difference of NaN
+    # Equal infinities have a difference of NaN.
+    error = error.masked_fill((tiled == untiled) | both_nan, 0.0)
     scale = float(untiled.double().abs().nan_to_num(posinf=0.0).max())
     position = torch.unravel_index(error.argmax(), error.shape)
     where = (number, *(int(k) for k in position))
-    return Check(float(error.max()), scale, tolerance, where)
+    return Check(float(error.max()), scale, tolerance, where, int(both_nan.sum()))

@@ -213,13 +213,18 @@ class Result(RunRecord):
             costs[node.path] += CORE.seconds(node)
         with (
             torch.inference_mode(),
-            convolving(graph.dtype),
+            convolving(graph.floating_types),
             Bar(self._progress) as bar,
             shown_by_module(bar, "untiled run", job.module, costs),
         ):
             if isinstance(job.shapes, dict):
                 return job.module(**dict(zip(job.shapes, wholes, strict=True)))
             return job.module(*wholes)
+
+    @property
+    def _tolerance(self) -> float:
+        """That of the least precise type among the network's."""
+        return max(TOLERANCES[dtype] for dtype in self.plan.graph.floating_types)
 
     def check(self, tolerance: float | None = None, *, strict: bool = True) -> Check:
         """Compare with the untiled run in the same precision.
@@ -249,7 +254,7 @@ class Result(RunRecord):
         >>> spnb.InProcess(spnb.plan(job), progress=False).infer().check().passed
         True
         """
-        tolerance = TOLERANCES[self.plan.graph.dtype] if tolerance is None else tolerance
+        tolerance = self._tolerance if tolerance is None else tolerance
         check = compared(self.output, self.untiled_output, tolerance)
         if strict and not check.passed:
             raise CheckFailed(f"{check}; largest at {check.where}")
@@ -296,5 +301,5 @@ class Result(RunRecord):
             tiles = [Region((row, column)) for row in own[0] for column in own[1]]
         else:
             error = error.reshape(-1, error.shape[-1] if error.ndim else 1)
-        scale, tolerance = float(untiled.double().abs().max()), TOLERANCES[graph.dtype]
-        return plots.difference(error.numpy(), scale, tolerance, tiles, ax)
+        scale = float(untiled.double().abs().max())
+        return plots.difference(error.numpy(), scale, self._tolerance, tiles, ax)

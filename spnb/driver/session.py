@@ -18,8 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from torch import nn
-
 from ..engine.report import Report
 from ..engine.service import Call, RankService, RankWeights
 from ..io.datasets import Scaled
@@ -28,8 +26,9 @@ from ..io.resident import in_file
 from ..io.sources import ArraySource, FileSource, Repeated, Source
 from ..io.stage_weights import write_weights
 from ..io.writers import Store
+from ..ir.module_state import hash_of
 from ..ir.rank_plan import RankPlan
-from ..ir.weights import tensors_of
+from ..ir.weights import named, tensors_of
 from ..job.job_plan import JobPlan
 from ..runtime.state import Piece
 from ..training.epoch import EpochReport, OptimizerState
@@ -60,7 +59,7 @@ class Session(ABC):
         )
         self._runs = itertools.count()
         self._released: list[int] = []  # runs whose results are gone
-        self._loaded_module: weakref.ref[nn.Module] | None = None  # whose weights the ranks have
+        self._loaded_weights: int | None = None  # hash of the weights that the ranks have
         self.plan = plan
 
     def load(self, plan: JobPlan) -> None:
@@ -77,7 +76,7 @@ class Session(ABC):
         self._load(
             plan, [(plan.rank_plan(rank), files[stages]) for rank, stages in enumerate(stages_of)]
         )
-        self.plan, self._loaded_module = plan, weakref.ref(plan.module)
+        self.plan, self._loaded_weights = plan, _weights_hash(plan)
 
     def infer(self, image: Any = None) -> Result:
         """Run the network on an image.
@@ -116,6 +115,7 @@ class Session(ABC):
         self._require_open()
         if self.plan.training:
             raise ValueError("this plan is for training: load one made with spnb.plan(job)")
+        self._follow_network()
         opened = self.plan.open_inputs(image)
         sources = {name: self._resident(source) for name, source in opened.items()}
         start = time.perf_counter()
@@ -177,6 +177,13 @@ class Session(ABC):
         self._require_open()
         return train(self, images, targets, loss=loss, say=self._say)
 
+    def _follow_network(self) -> None:
+        """Load the weights again if they changed since; refuse other layers and settings."""
+        self.plan.refuse_if_outdated()
+        if self._loaded_weights != _weights_hash(self.plan):
+            self._say(f"the weights of {self.plan.job.name} changed: loading them again")
+            self.load(self.plan)
+
     def _say(self, text: str) -> None:
         if self.progress:
             print(text, flush=True)
@@ -190,9 +197,9 @@ class Session(ABC):
         loss_scale: LossScale | None = None,
     ) -> None:
         """Make every rank ready to train; it receives the optimizer's state of its parameters."""
-        if self._loaded_module is None or self._loaded_module() is not self.plan.module:
+        if self._loaded_weights is None or self._loaded_weights != _weights_hash(self.plan):
             self.load(self.plan)  # with the weights that the plan has by now
-        self._loaded_module = None  # training changes the weights on the ranks
+        self._loaded_weights = None  # training changes the weights on the ranks
         calls = []
         for rank in range(self.plan.num_ranks):
             names = self._names(self.plan, self.plan.stages_on(rank))
@@ -311,3 +318,8 @@ class Session(ABC):
     def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
         """Write an output of which these ranks have regions."""
         self._ask_some(ranks, Call.to(RankService.save, run, value, store))
+
+
+def _weights_hash(plan: JobPlan) -> int:
+    """A hash of the values of a plan's weights."""
+    return hash_of(named(plan.module).values())

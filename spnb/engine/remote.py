@@ -83,6 +83,8 @@ def load(
     ranks_here
         Ranks on this host, which share its cores.
     """
+    # Weights may be loaded again for the same plan: its results are still asked for.
+    outputs = dict(here.outputs) if here.plan == rank_plan else {}
     here.unload()
     give_back()
     if rank_plan is None:
@@ -90,8 +92,10 @@ def load(
     transport = _connected()
     transport.num_ranks = rank_plan.num_ranks
     share_cores(rank_plan, ranks_here)
+    torch.set_default_dtype(rank_plan.default_dtype)
     tensors = read_weights(weights) if isinstance(weights, Path) else weights
     here.load(rank_plan, tensors, transport, transport.local_rank)
+    here.outputs.update(outputs)
     here.publish({"loaded": 1})
 
 

@@ -30,6 +30,8 @@ class Graph:
     ----------
     inputs
         Axes of each input by its name.
+    dtype
+        Floating type of the inputs.
     nodes
         Operator calls in the order of execution.
     returned
@@ -47,6 +49,8 @@ class Graph:
         Whether the network was captured for training: see `spnb.capture.export.capture`.
     counted
         By the name of a batch norm's ``num_batches_tracked``: how often a pass adds one to it.
+    default_dtype
+        PyTorch's default floating type when the network was captured.
     """
 
     inputs: Mapping[str, Axes]
@@ -59,6 +63,24 @@ class Graph:
     literals: Mapping[str, torch.Tensor] = field(default_factory=dict)
     training: bool = False
     counted: Mapping[str, int] = field(default_factory=dict)
+    default_dtype: torch.dtype = torch.float32
+
+    @cached_property
+    def floating_types(self) -> frozenset[torch.dtype]:
+        """The floating types of its inputs and values."""
+        every = {self.dtype, *(node.dtype for node in self.nodes)}
+        return frozenset(each for each in every if each.is_floating_point)
+
+    def is_same_as(self, other: Graph) -> bool:
+        """Whether another graph has the same calls, constants and outputs."""
+        literals = self.literals.keys() == other.literals.keys() and all(
+            torch.equal(tensor, other.literals[name]) for name, tensor in self.literals.items()
+        )
+        return literals and self._comparable == other._comparable
+
+    @property
+    def _comparable(self) -> tuple[Any, ...]:
+        return (self.inputs, self.dtype, self.nodes, self.returned, self.blocks, self.constants)
 
     @cached_property
     def by_name(self) -> dict[str, Node]:

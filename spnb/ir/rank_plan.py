@@ -104,6 +104,8 @@ class RankPlan:
     imports: tuple[str, ...]
     ruled: tuple[str, ...]
     dtype: torch.dtype
+    floating_types: frozenset[torch.dtype]
+    default_dtype: torch.dtype
     num_stages: int
     outputs: Mapping[str, tuple[int, ...]]
     constants: tuple[Node, ...]

@@ -123,7 +123,7 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
 
 def ready(
     module: nn.Module,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     content: Mapping[str, Any] | None = None,
     path: Path | None = None,
 ) -> nn.Module:
@@ -137,7 +137,7 @@ def ready(
     module
         The module to copy.
     dtype
-        Floating type of the copy.
+        Floating type of the copy; ``None`` for the types of the module.
     content
         What a checkpoint holds; without it, the copy has the weights of the module.
     path

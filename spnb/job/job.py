@@ -104,7 +104,7 @@ class Job(Shown, OptionTable):
         >>> type(Job("resnet20_v1").module).__name__
         'Sequential'
         """
-        return self.network.module(self.dtype, self.weights_file)
+        return self.network.module(self.weights_dtype, self.weights_file)
 
     @property
     def graph(self) -> Graph:
@@ -120,12 +120,25 @@ class Job(Shown, OptionTable):
         >>> Job("resnet20_v1", image_size=65536, batch_size=1).graph.nodes[0].kind
         'conv2d'
         """
-        return self.network.graph(self.shapes, self.dtype)
+        return self.network.graph(self.shapes, self.dtype, own_types=self.weights_dtype is None)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating type of weights and activations."""
-        return DTYPES[self.precision]
+        """Floating type of the image.
+
+        It is that of ``precision``, or of the network's weights: the widest, if there are several.
+        """
+        if self.precision is not None:
+            return DTYPES[self.precision]
+        types = self.network.floating_types
+        return max(types, key=lambda each: (each.itemsize, each == torch.float16))
+
+    @property
+    def weights_dtype(self) -> torch.dtype | None:
+        """Floating type of the weights; ``None`` if they keep types of their own."""
+        if self.precision is None and len(self.network.floating_types) > 1:
+            return None
+        return self.dtype
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import PlanError
+from ..errors import OptionError, PlanError
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Tiling, in_patches, shape_text
 from ..kernels.half_conv import HALVES
@@ -68,7 +68,9 @@ class JobPlan(PlanPictures, PlanFigures):
         _refuse_small_images(job, cuts)
         if training:
             check_training(job)
-        graph = job.network.graph(job.shapes, job.dtype, training)
+        if training:
+            _refuse_several_types(job)
+        graph = job.network.graph(job.shapes, job.dtype, training, job.weights_dtype is None)
         blocks = stage_blocks(
             graph,
             cuts,
@@ -92,6 +94,7 @@ class JobPlan(PlanPictures, PlanFigures):
             overlapped=job.enable_master_comm_opt or not job.gems,
         )
         self.job, self.training = job, training
+        self._structure = job.network.structure
         self._change: Callable[[RankPlan], RankPlan] | None = None
         if training:
             _require_statistics(self)
@@ -140,6 +143,37 @@ class JobPlan(PlanPictures, PlanFigures):
         plan._change = change
         return plan
 
+    def refuse_if_outdated(self) -> None:
+        """Refuse to run a plan whose network has other layers, or other settings, by now.
+
+        Weights may change: a session loads them again.
+
+        Raises
+        ------
+        PlanError
+            With a way out.
+
+        Examples
+        --------
+        >>> net = nn.Sequential(nn.Conv2d(1, 1, 3), nn.LeakyReLU(0.1))
+        >>> found = plan(Job(net, image_size=16, batch_size=1, num_spatial_parts=2, split_size=1))
+        >>> net[1].negative_slope = 0.2
+        >>> found.refuse_if_outdated()
+        Traceback (most recent call last):
+        spnb.errors.PlanError: Sequential has other layers or settings than it was planned with: ...
+        """
+        structure = self.job.network.structure
+        if structure == self._structure:
+            return
+        job = self.job
+        graph = job.network.graph(job.shapes, job.dtype, self.training, job.weights_dtype is None)
+        if not graph.is_same_as(self.captured):
+            raise PlanError(
+                f"{job.name} has other layers or settings than it was planned with: load a new"
+                " plan, as cluster.load(spnb.plan(job))"
+            )
+        self._structure = structure
+
     @property
     def module(self) -> nn.Module:
         """The network with its weights, in evaluation mode.
@@ -172,10 +206,13 @@ class JobPlan(PlanPictures, PlanFigures):
         self.job.network.module(self.weights_dtype, self._weights_file)
 
     @property
-    def weights_dtype(self) -> torch.dtype:
-        """Floating type of the weights; training in half precision has its weights in fp32."""
+    def weights_dtype(self) -> torch.dtype | None:
+        """Floating type of the weights; ``None`` if they keep types of their own.
+
+        Training in half precision has its weights in fp32.
+        """
         half = self.training and self.job.dtype in HALVES
-        return torch.float32 if half else self.job.dtype
+        return torch.float32 if half else self.job.weights_dtype
 
     @property
     def _weights_file(self) -> Path | None:
@@ -194,6 +231,16 @@ def _refuse_small_images(job: Job, cuts: Sequence[Tiling]) -> None:
                 f" {shape_text(grid)} {'patches' if job.patches > 1 else 'tiles'}:"
                 " use fewer or a larger image"
             )
+
+
+def _refuse_several_types(job: Job) -> None:
+    """Refuse to train weights of several floating types, whose optimizer would mix them."""
+    if job.weights_dtype is None:
+        types = sorted(str(each).removeprefix("torch.") for each in job.network.floating_types)
+        raise OptionError(
+            f"{job.name} has weights of several types ({', '.join(types)}), and training needs"
+            " one: name it with precision"
+        )
 
 
 def _require_statistics(plan: JobPlan) -> None:

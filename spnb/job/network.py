@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from .. import models
 from ..capture.export import capture
 from ..ir import weights
 from ..ir.graph import Graph
+from ..ir.module_state import ModuleState
 from ..rules import registered
 from . import checkpoint_io
 
@@ -51,11 +52,12 @@ class Network:
         self.classes, self.layers, self.filters, self.seed = classes, layers, filters, seed
         self._skeleton: nn.Module | None = None
         self._module: nn.Module | None = None
-        self._module_key: tuple[torch.dtype, Path | None] | None = None
+        self._module_key: tuple[Hashable, ...] | None = None
         self._trained: nn.Module | None = None
         self._graph: Graph | None = None
-        self._graph_key: tuple[Shapes, torch.dtype, bool, int] | None = None
-        self._state: tuple[object, ...] | None = None
+        self._graph_key: tuple[Hashable, ...] | None = None
+        self._state: ModuleState | None = None
+        self._default_dtype = torch.get_default_dtype()
 
     def is_same_as(self, other: Network) -> bool:
         """Whether another network is built from the same model, sizes and seed."""
@@ -93,7 +95,16 @@ class Network:
         first = next((m for m in self.skeleton.modules() if isinstance(m, CONVOLUTIONS)), None)
         return (first.in_channels, len(first.kernel_size)) if first else (3, 2)
 
-    def module(self, dtype: torch.dtype, file: Path | None = None) -> nn.Module:
+    @property
+    def floating_types(self) -> frozenset[torch.dtype]:
+        """The floating types of its weights; without any, PyTorch's default."""
+        if self._built_in:
+            return frozenset([self._default_dtype])
+        every = weights.named(self.skeleton).values()
+        found = frozenset(tensor.dtype for tensor in every if tensor.is_floating_point())
+        return found or frozenset([self._default_dtype])
+
+    def module(self, dtype: torch.dtype | None, file: Path | None = None) -> nn.Module:
         """Return the network with its weights, in evaluation mode.
 
         The module that was returned last is stored, and returned again for the same arguments.
@@ -101,7 +112,7 @@ class Network:
         Parameters
         ----------
         dtype
-            Floating type of its weights.
+            Floating type of its weights; ``None`` for their own types.
         file
             A checkpoint.  Without one, the weights are those that training left, those of the
             module, or those of the seed.
@@ -112,13 +123,14 @@ class Network:
             If the checkpoint cannot be read, or is of another network.
         """
         self._drop_if_changed()
-        if self._module is None or self._module_key != (dtype, file):
+        key = (dtype, file, _version(file))
+        if self._module is None or self._module_key != key:
             source = self._trained
             if source is None:
                 source = self._build() if self._built_in else self.skeleton
             state = None if file is None else checkpoint_io.read_checkpoint(file)
             self._module = checkpoint_io.ready(source, dtype, state, file)
-            self._module_key = (dtype, file)
+            self._module_key = key
         return self._module
 
     @property
@@ -127,11 +139,14 @@ class Network:
         every = self.skeleton.named_parameters(remove_duplicate=False)
         return [name for name, parameter in every if parameter.requires_grad]
 
-    def keep(self, module: nn.Module, dtype: torch.dtype, file: Path | None) -> None:
+    def keep(self, module: nn.Module, dtype: torch.dtype | None, file: Path | None) -> None:
         """Store a module that was trained; from now on, `module` returns its weights."""
-        self._module, self._module_key, self._trained = module, (dtype, file), module
+        self._module, self._module_key = module, (dtype, file, _version(file))
+        self._trained = module
 
-    def graph(self, shapes: Shapes, dtype: torch.dtype, training: bool = False) -> Graph:
+    def graph(
+        self, shapes: Shapes, dtype: torch.dtype, training: bool = False, own_types: bool = False
+    ) -> Graph:
         """Return the network as calls of operators, captured without memory for its inputs.
 
         It is captured once, and again for other shapes, for another type, or if operators were
@@ -142,9 +157,11 @@ class Network:
         shapes
             Shape of each input, ``(batch, channels, *spatial)``.
         dtype
-            Floating type of weights and activations.
+            Floating type of the inputs, and of the weights.
         training
             Whether the network is captured as it is trained, or in evaluation mode.
+        own_types
+            Whether the weights have their own types instead.
 
         Raises
         ------
@@ -153,22 +170,27 @@ class Network:
         """
         if self._built_in and isinstance(shapes, tuple):
             sizes = (self.classes, self.layers, self.filters)
-            return _built_in_graph(self.name, sizes, shapes, dtype, training, registered())
+            return _built_in_graph(
+                self.name, sizes, shapes, dtype, training, registered(), torch.get_default_dtype()
+            )
         self._drop_if_changed()
-        key = (shapes, dtype, training, registered())
+        key = (shapes, dtype, training, own_types, registered(), torch.get_default_dtype())
         if self._graph is None or self._graph_key != key:
-            self._graph = capture(self.skeleton, shapes, dtype, training)
+            self._graph = capture(self.skeleton, shapes, dtype, training, own_types)
             self._graph_key = key
         return self._graph
+
+    @property
+    def structure(self) -> Hashable:
+        """The layers of a module and their settings now; see `ModuleState`."""
+        self._drop_if_changed()
+        return None if self._state is None else self._state.structure
 
     def _drop_if_changed(self) -> None:
         """Drop what was made from a module whose layers or weights its owner has changed."""
         if not isinstance(self.model, nn.Module):
             return
-        every = weights.named(self.model).items()
-        tensors = [(n, id(t), 0 if t.is_inference() else t._version) for n, t in every]
-        flags = [p.requires_grad for p in self.model.parameters()]
-        state = (repr(self.model), tensors, flags)
+        state = ModuleState.of(self.model)
         if self._state is not None and self._state != state:
             self._module = self._trained = self._graph = None
         self._state = state
@@ -192,6 +214,14 @@ class Network:
             )
 
 
+def _version(file: Path | None) -> tuple[int, int] | None:
+    """What changes when a file is written again; None where there is no such file."""
+    if file is None or not file.exists():
+        return None
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size
+
+
 @lru_cache(maxsize=8)
 def _built_in_graph(
     name: str,
@@ -200,8 +230,9 @@ def _built_in_graph(
     dtype: torch.dtype,
     training: bool,
     rules: int,
+    default_dtype: torch.dtype,
 ) -> Graph:
-    """Capture a built-in network, once for each number of registered ``rules``.
+    """Capture a built-in network, once for each number of ``rules`` and default type.
 
     The seed is no argument, since it changes weights and no shapes.  The skeleton is built here,
     so that the cache holds no weights.

@@ -154,8 +154,12 @@ class OptionTable:
         str,
         choices=DEVICES,
     )
-    precision: str = _option(
-        "fp32", "fp32, fp64, fp16 or bf16 (also fp_16, bfp_16, …)", str, suggestions=PRECISIONS
+    precision: str | None = _option(
+        None,
+        "fp32, fp64, fp16 or bf16 (also fp_16, bfp_16, …) (default: the network's own types;"
+        " built-in networks have fp32)",
+        str,
+        suggestions=PRECISIONS,
     )
     checkpoint: str | None = _option(
         None,
@@ -244,7 +248,8 @@ class OptionTable:
             object.__setattr__(self, option.name, value)
         if not 0 <= self.seed < 1 << 63:
             raise OptionError(f"seed is {self.seed}, but must be 0 or more, and less than 2**63")
-        object.__setattr__(self, "precision", precision(self.precision))
+        if self.precision is not None:
+            object.__setattr__(self, "precision", precision(self.precision))
         self._take_input_shapes()
 
     def _take_input_shapes(self) -> None:

@@ -7,7 +7,7 @@ PyTorch sums in fp32 in either case.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -25,31 +25,34 @@ CONVOLUTIONS |= {aten.convolution_backward}
 HALVES = (torch.float16, torch.bfloat16)
 
 
-def convolving(dtype: torch.dtype, device: torch.device = CPU) -> AbstractContextManager[Any]:
-    """A context in which convolutions in a precision are as fast as the device allows.
+def convolving(
+    dtypes: Collection[torch.dtype], device: torch.device = CPU
+) -> AbstractContextManager[Any]:
+    """A context in which convolutions are as fast as the device allows.
 
     Parameters
     ----------
-    dtype
-        Precision of the convolutions.
+    dtypes
+        Precisions of the convolutions.
     device
         Where they are computed.
 
     Examples
     --------
-    >>> with torch.inference_mode(), convolving(torch.float16):
+    >>> with torch.inference_mode(), convolving({torch.float16}):
     ...     torch.nn.Conv2d(1, 1, 3).half()(torch.ones(1, 1, 5, 5).half()).dtype
     torch.float16
     """
-    return _InSingle(dtype) if device == CPU and not convolves(dtype) else nullcontext()
+    slow = frozenset(dtype for dtype in dtypes if device == CPU and not convolves(dtype))
+    return _InSingle(slow) if slow else nullcontext()
 
 
 class _InSingle(TorchDispatchMode):
-    """Convolutions of one precision are computed in fp32."""
+    """Convolutions of some precisions are computed in fp32."""
 
-    def __init__(self, dtype: torch.dtype):
+    def __init__(self, dtypes: frozenset[torch.dtype]):
         super().__init__()
-        self.dtype = dtype
+        self.dtypes = dtypes
 
     def __torch_dispatch__(
         self,
@@ -58,10 +61,10 @@ class _InSingle(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func.overloadpacket not in CONVOLUTIONS or args[0].dtype != self.dtype:
+        if func.overloadpacket not in CONVOLUTIONS or args[0].dtype not in self.dtypes:
             return func(*args, **(kwargs or {}))
         single = [a.float() if isinstance(a, torch.Tensor) else a for a in args]
-        result = func(*single)
+        result, dtype = func(*single), args[0].dtype
         if isinstance(result, tuple):
-            return tuple(part if part is None else part.to(self.dtype) for part in result)
-        return result.to(self.dtype)
+            return tuple(part if part is None else part.to(dtype) for part in result)
+        return result.to(dtype)

@@ -33,6 +33,13 @@ AFTER_ADDITION = ("relu",)
 """Activations that oneDNN also computes after an addition."""
 
 
+LOSING_NAN = ("relu", "hardtanh")
+"""Activations that oneDNN computes as a maximum, in which NaN becomes a number."""
+
+LARGEST = torch.finfo(torch.float32).max / 4
+"""Sums of two numbers up to this one, and their rounding, stay finite."""
+
+
 @dataclass(frozen=True)
 class FusedConvolution:
     """``activation(convolution(input) + other)``, in one call where oneDNN has it.
@@ -108,9 +115,29 @@ class FusedConvolution:
         overwrites
             Whether the result may be written over ``other``.
         """
-        if weight.is_mkldnn:
-            return self._in_one_call(weight, bias, overwrites)
-        return self._one_by_one(weight, bias)
+        if not weight.is_mkldnn:
+            return self._one_by_one(weight, bias)
+        call = self._in_one_call(weight, bias, overwrites)
+        return self._keeping_nan(call, weight, bias) if self.activation in LOSING_NAN else call
+
+    def _keeping_nan(
+        self, call: Convolve, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> Convolve:
+        """A call in which NaN stays NaN: operands that could make one are computed one by one.
+
+        No sum of a convolution leaves the range of fp32 where its input is at most ``limit``.
+        """
+        per_channel = weight.to_dense().abs().flatten(1).sum(1)
+        gain = float(per_channel.max())
+        offset = 0.0 if bias is None else float(bias.abs().max())
+        limit = (LARGEST - offset) / max(gain, 1.0)  # not above zero if a weight is infinite or NaN
+        bounds = torch.empty(2, device="cpu")
+
+        def keeping_nan(x: torch.Tensor, *other: torch.Tensor) -> torch.Tensor:
+            small = _within(x, limit, bounds) and all(_within(t, LARGEST, bounds) for t in other)
+            return (call if small else self._one_by_one(weight.to_dense(), bias))(x, *other)
+
+        return keeping_nan
 
     def _in_one_call(
         self, weight: torch.Tensor, bias: torch.Tensor | None, overwrites: bool
@@ -143,6 +170,19 @@ class FusedConvolution:
             return activate(result, **options) if activate else result
 
         return call
+
+
+def _within(x: torch.Tensor, limit: float, bounds: torch.Tensor) -> bool:
+    """Whether all numbers of a tensor are finite and at most ``limit`` in size.
+
+    The two results lie in ``bounds``: `spnb.kernels.preallocated` takes the next new tensor for
+    that of the convolution.
+    """
+    dims = tuple(range(x.ndim))
+    torch.amin(x, dims, out=bounds[0])
+    torch.amax(x, dims, out=bounds[1])
+    low, high = bounds.tolist()
+    return -limit <= low and high <= limit  # false for NaN
 
 
 def fuses(weight: torch.Tensor) -> bool:

@@ -118,6 +118,8 @@ class _Fusion:
 
     def _begin(self, node: Node) -> dict[str, Any] | None:
         """Arguments of the fused call that a convolution or a norm begins; None for other calls."""
+        if node.dtype not in EXACT:
+            return None
         nothing_joined: dict[str, Any] = {"other": None, "activation": None, "options": {}}
         if _is_convolution(node):
             return {**node.args, **nothing_joined}

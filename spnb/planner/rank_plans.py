@@ -65,6 +65,8 @@ def rank_plan_of(
         imports=_imports(stage, network_module),
         ruled=_ruled(stage),
         dtype=graph.dtype,
+        floating_types=graph.floating_types,
+        default_dtype=graph.default_dtype,
         num_stages=len(network.stages),
         outputs={value: graph.shape(value) for value in graph.outputs},
         constants=tuple(graph.made_of(stage.weights)[1]),

@@ -14,7 +14,7 @@ from .base import Rule, Tensors, Weights
 from .fallback import Whole
 from .rearrange import rearranged
 from .registry import rule
-from .spatial import Spatial, clipped, margins, pad, places
+from .spatial import Spatial, clipped, margins, pad, places, without_unread
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,10 @@ class Border(Spatial):
         x, needed = tensors[0], self.needed(region)
         held = clipped(needed, self.sizes())
         for number, (axis, (start, stop)) in enumerate(zip(self.places, held, strict=True)):
-            if axis is None and self.mode == "constant":
+            if axis is None:  # the dimension is there whole; a crop may read only a part of it
                 x = x.narrow(number - len(held), start, stop - start)
         if self.mode == "constant":
+            x = without_unread(x, needed, self.sizes())
             return pad(x, margins(needed, self.sizes()), self.node.args.get("value") or 0.0)
         for number, (start, stop) in enumerate(self.spans(region)):
             before = self.around[number][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -145,6 +146,7 @@ class Exponential(Direct):
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
         top, total = tensors[1].unbind(-1)
+        total = total.masked_fill(top == math.inf, math.nan)  # as inf - inf is in PyTorch's own
         x = tensors[0].to(top.dtype) - top
         if self.node.args["kind"] == "log_softmax":
             return (x - total.log()).to(self.node.dtype)

@@ -87,6 +87,18 @@ class Spatial(Direct, ABC):
         return [self.reads(k, span) for k, span in enumerate(self.spans(region))]
 
 
+def without_unread(x: torch.Tensor, spans: Sequence[Span], sizes: Sequence[int]) -> torch.Tensor:
+    """Cut from an operand the last dimensions of one position that a region does not read.
+
+    A dimension of one position has no axis, so no plan cuts it, though all that is read of it may
+    be padding.
+    """
+    for number, ((a, b), n) in enumerate(zip(clipped(spans, sizes), sizes, strict=True)):
+        if n == 1 and a == b:
+            x = x.narrow(number - len(sizes), 0, 0)
+    return x
+
+
 def clipped(spans: Sequence[Span], sizes: Sequence[int]) -> list[Span]:
     """Spans inside dimensions of these sizes."""
     return [

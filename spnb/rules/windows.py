@@ -12,7 +12,7 @@ from ..ir.axes import Axes, is_image
 from ..ir.region import Region, Span
 from .base import Call, Tensors, Weights
 from .calls import caller
-from .spatial import Padded, Spatial, margins
+from .spatial import Padded, Spatial, clipped, margins, pad, without_unread
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,29 @@ class Window(Spatial):
 
         The operand may end up to a stride less one after the last window.
         """
+        needed = self.needed(region)
+        unread = zip(clipped(needed, self.sizes()), self.sizes(), strict=True)
+        if any(n == 1 and a == b for (a, b), n in unread):
+            return self._over_padding(needed, region, weights)
         native, around = self._margins(sizes, region)
         call = self.sliding(native, region, weights)
         if not any(map(any, around)):
             return call
         padded = Padded(around, self.fill, scratch)
         return lambda x, *more, **where: call(padded(x), *more, **where)
+
+    def _over_padding(self, needed: Sequence[Span], region: Region, weights: Weights) -> Call:
+        """The operator for a region whose windows see nothing but padding along a dimension."""
+        call, around = (
+            self.sliding([0] * len(needed), region, weights),
+            margins(needed, self.sizes()),
+        )
+
+        def over_padding(x: torch.Tensor, *more: torch.Tensor, **where: torch.Tensor) -> Any:
+            x = without_unread(x, needed, self.sizes())
+            return call(pad(x, around, self.fill), *more, **where)
+
+        return over_padding
 
     def _margins(
         self, sizes: Sequence[int], region: Region

@@ -76,7 +76,7 @@ class Worker:
             CompiledStage(stage, weights, device) for stage in pipeline_stages_of(rank_plan)
         ]
         self._failed_before = False
-        self._convolving = convolving(rank_plan.dtype, device)
+        self._convolving = convolving(rank_plan.floating_types, device)
 
     @property
     def turns(self) -> list[tuple[CompiledStage, int]]:

@@ -141,7 +141,7 @@ class TrainingWorker:
         PeerFailed
             If another rank fails.
         """
-        on_device, fast = computing_on(self.device), convolving(self.rank_plan.dtype, self.device)
+        on_device, fast = computing_on(self.device), convolving({self.rank_plan.dtype}, self.device)
         self._tapes.clear()
         with on_device, share_failures(self.transport, lambda: self.at), fast:
             return self._step(read, wanted, seed)

@@ -36,7 +36,7 @@ def test_defaults_are_those_of_the_table():
         "num_classes": 10,
         "backend": "mpi",
         "device": None,
-        "precision": "fp32",
+        "precision": None,
         "checkpoint": None,
         "app": 3,
         "datapath": "./train",

@@ -30,7 +30,7 @@ def no_half_convolutions(monkeypatch):
 def test_the_result_is_that_of_fp32_rounded(no_half_convolutions, dtype, kind):
     layer, x = kind(3, 4, 3).to(dtype), torch.randn(2, 3, 9, 8).to(dtype)
     with torch.inference_mode():
-        with half_conv.convolving(dtype):
+        with half_conv.convolving({dtype}):
             found = layer(x)
         assert torch.equal(found, layer.float()(x.float()).to(dtype))
     assert no_half_convolutions == [dtype]

@@ -7,6 +7,7 @@ from torch.nn import functional
 import spnb
 from spnb.kernels import onednn
 from spnb.kernels.onednn import ACTIVATIONS, AFTER_ADDITION, FusedConvolution
+from spnb.kernels.preallocated import writing_in_place, written_into
 
 OPTIONS = {
     "leaky_relu": {"negative_slope": 0.3},
@@ -62,6 +63,56 @@ def test_one_call_equals_one_after_another(activation, adds, count):
         found = convolution.bind(packed, bias, overwrites=True)(*operands)
         assert found.data_ptr() == other.data_ptr()
         assert torch.allclose(found, expected, atol=1e-5)
+
+
+SPECIAL = {
+    "nan": float("nan"),
+    "inf": float("inf"),
+    "-inf": -float("inf"),
+    "overflow": 3e38,
+    "-overflow": -3e38,
+}
+
+
+@pytest.mark.parametrize("where", ["input", "other", "weight", "bias"])
+@pytest.mark.parametrize("number", SPECIAL)
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("overwrites", [False, True])
+def test_what_is_no_number_goes_through(where, number, activation, overwrites):
+    adds = activation in (None, *AFTER_ADDITION)
+    options = OPTIONS.get(activation, {})
+    if activation == "hardswish" and "overflow" in number:
+        return  # PyTorch's own multiplies by 6 before it divides by 6, and oneDNN's does not
+    # PyTorch itself is free to skip, or not, the products of a padding zero and a weight of NaN.
+    pad = 0 if where == "weight" else 1
+    windows = ((1, 1), (pad, pad), (1, 1))
+    convolution = FusedConvolution("conv2d", *windows, 1, adds, activation, options)
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    named = {"input": draw(1, 3, 6, 6), "other": draw(1, 4, 4 + 2 * pad, 4 + 2 * pad)}
+    named |= {"weight": draw(4, 3, 3, 3), "bias": draw(4)}
+    named[where].view(-1)[[1, 2]] = SPECIAL[number]
+    operands = [named["input"], named["other"]][: 1 + adds]
+    weight, bias = named["weight"], named["bias"]
+    expected = convolution.bind(weight, bias)(*operands)
+    packed = convolution.reorder(weight, named["input"].shape)
+    found = convolution.bind(packed, bias, overwrites and adds)(*operands)
+    assert torch.equal(found.isnan(), expected.isnan())
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def test_numbers_are_still_written_into_the_memory_that_is_given():
+    convolution = FusedConvolution("conv2d", (1, 1), (0, 0), (1, 1), activation="relu")
+    weight, memory = torch.ones(2, 2, 1, 1), torch.zeros(1, 2, 3, 3)
+    packed = convolution.reorder(weight, memory.shape)
+    call, seen = convolution.bind(packed, None), []
+    into = written_into(lambda x: seen.append(call(x)) or seen[-1], memory)
+    with torch.inference_mode(), writing_in_place():
+        for x in (torch.ones(1, 2, 3, 3), torch.full((1, 2, 3, 3), float("nan"))):
+            found = into(x)
+            assert found.data_ptr() == memory.data_ptr()
+            assert torch.equal(found.isnan(), x.isnan())
+    assert seen[0].data_ptr() == memory.data_ptr()
 
 
 @pytest.mark.parametrize("missing", OPERATORS)

@@ -86,6 +86,33 @@ def test_what_is_joined_and_what_is_not_is_exact(forward, precision):
     checked(planned(Call(forward, *pair), precision=precision, num_spatial_parts=2))
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf"), 1e38])
+@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: [nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)],
+        lambda: [nn.Conv2d(4, 4, 3, padding=1), nn.ReLU6()],
+        lambda: [nn.Conv2d(4, 4, 3, 2, 1), nn.Hardtanh(-0.5, 0.5)],
+        lambda: [nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.SiLU()],
+    ],
+)
+def test_nodata_goes_through_as_in_plain_torch(layers, number, precision):
+    net, image = randomize(nn.Sequential(*layers())).eval(), torch.randn(2, 4, 24, 20)
+    image[:, :, 5, 7] = image[1, :, 11:13, 9:11] = number
+    dtype = torch.float64 if precision == "fp64" else torch.float32
+    net, image = net.to(dtype), image.to(dtype)
+    plan = planned(net, "24x20", num_spatial_parts=4, precision=precision)
+    result = spnb.InProcess(plan, progress=False).infer(image)
+    with torch.no_grad():
+        expected = net(image)
+    assert torch.equal(result.output.isnan(), expected.isnan())
+    assert torch.allclose(result.output, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+    check = result.check()
+    assert check.nan_count == expected.isnan().sum()
+    assert (f"{check.nan_count:,} values are NaN in both" in repr(check)) == (check.nan_count > 0)
+
+
 def test_nothing_is_joined_across_stages():
     layers = [*block()[:2], nn.Conv2d(4, 4, 1), nn.ReLU()]
     plan = planned(nn.Sequential(*layers), split_size=2, balance=(1, 3), num_spatial_parts=2)

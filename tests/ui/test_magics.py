@@ -76,6 +76,8 @@ def test_variables_are_modules_jobs_plans_and_images(shell, spnb_line):
 )
 def test_what_is_wrong_is_one_line(spnb_line, line, words):
     notebook.stop()
+    if line.startswith("tiles"):
+        spnb_line(f"plan {NET}")
     with pytest.raises(UsageError, match=words) as caught:
         spnb_line(line)
     assert "\n" not in str(caught.value)

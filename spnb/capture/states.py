@@ -1,0 +1,157 @@
+"""Parameters, buffers and settings that a network writes in its own forward.
+
+What a pass writes is followed where every pass writes the same: a weight that is computed of other
+weights, say.  Where a pass depends on what an earlier one left, results would depend on how often
+the network has run, and the network is refused.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import CaptureError
+
+Settings = dict[tuple[str, str], Any]
+"""Plain attributes by the path of the layer and the name of the attribute."""
+
+_ALIASES = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
+"""Calls that only give another name to a value."""
+
+
+def refuse_states(program: torch.export.ExportedProgram) -> None:
+    """Refuse a network that writes a parameter or buffer which passes would see differently.
+
+    Parameters
+    ----------
+    program
+        What torch.export made of the network.
+
+    Raises
+    ------
+    CaptureError
+        With the name of the parameter or buffer.
+    """
+    signature = program.graph_signature
+    known = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    placeholder_of = {name: placeholder for placeholder, name in known.items()}
+    by_name = {node.name: node for node in program.graph.nodes}
+    for spec in signature.output_specs:
+        if not spec.kind.name.endswith("_MUTATION") or spec.target not in placeholder_of:
+            continue
+        what = f"{spec.kind.name.split('_')[0].lower()} {spec.target}"
+        if _sources(by_name[spec.arg.name]) & set(signature.user_inputs):
+            raise CaptureError(
+                f"the network changes its {what} in its forward: a tile would change its own copy;"
+                " return the new value, or update it in training only"
+            )
+        if _is_read(by_name[placeholder_of[spec.target]]):
+            raise CaptureError(
+                f"the network changes its {what} in its forward, and reads what an earlier pass"
+                " left there, so results would depend on the number of passes: use a new tensor"
+                " instead"
+            )
+
+
+def _is_read(node: torch.fx.Node) -> bool:
+    """Whether a call computes with a value; to be returned, or overwritten, does not count."""
+    for user in node.users:
+        overwritten = user.target is torch.ops.aten.copy.default and user.args[0] is node
+        if user.op == "output" or (overwritten and user.args[1] is not node):
+            continue
+        if user.target not in _ALIASES or _is_read(user):
+            return True
+    return False
+
+
+def _sources(node: torch.fx.Node) -> set[str]:
+    """Names of the placeholders that a value is computed of."""
+    found: set[str] = set()
+    seen: set[torch.fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        each = waiting.pop()
+        if each in seen:
+            continue
+        seen.add(each)
+        if each.op == "placeholder":
+            found.add(each.name)
+        waiting.extend(each.all_input_nodes)
+    return found
+
+
+class Passes:
+    """Watches what passes through a module do to its plain attributes: numbers, texts, tuples.
+
+    torch.export resets attributes after it has run the forward, so they are read within it.
+
+    Parameters
+    ----------
+    module
+        The module; its ``forward`` is replaced.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        self.before = self.after = self._settings()
+        forward = module.forward
+
+        @functools.wraps(forward)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self.before = self._settings()
+            result = forward(*args, **kwargs)
+            self.after = self._settings()
+            return result
+
+        module.forward = watched
+
+    def refuse_counters(
+        self,
+        first: torch.export.ExportedProgram,
+        export: Callable[[], torch.export.ExportedProgram],
+    ) -> None:
+        """Refuse a network that computes with a plain attribute which each of its passes changes.
+
+        An attribute that the second pass leaves unchanged is a memo, of a size, say.
+
+        Parameters
+        ----------
+        first
+            What torch.export made of the first pass.
+        export
+            Exports another pass.
+
+        Raises
+        ------
+        CaptureError
+            With the name of the attribute.
+        """
+        if self.after == self.before:
+            return
+        for (path, name), value in self.after.items():
+            setattr(self.module.get_submodule(path), name, value)
+        try:
+            second = export()
+        except Exception:  # a memo that holds tensors of the first pass cannot be exported again
+            return
+        counters = [key for key, value in self.after.items() if self.before.get(key) != value]
+        if counters and str(second.graph) != str(first.graph):
+            name = ".".join(part for part in counters[0] if part)
+            raise CaptureError(
+                f"the network changes its attribute {name} in each pass and computes with it, so"
+                " results would depend on the number of passes: give it as an input, or keep it"
+                " constant"
+            )
+
+    def _settings(self) -> Settings:
+        plain = (bool, int, float, str, tuple, type(None))
+        return {
+            (path, name): value
+            for path, layer in self.module.named_modules()
+            for name, value in vars(layer).items()
+            if isinstance(value, plain)
+        }

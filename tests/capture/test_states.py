@@ -1,0 +1,165 @@
+"""Networks that write their own parameters, buffers and attributes in their forward."""
+
+import pytest
+import torch
+from tiled import check_tiled
+from torch import nn
+
+from spnb.capture.export import capture
+from spnb.errors import CaptureError
+
+SHAPE = (2, 3, 8, 10)
+
+
+class Writer(nn.Module):
+    """A network whose forward writes; `write` and `compute` make up its forward."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.read, self.written = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.register_buffer("scale", torch.ones(3, 1, 1))
+        self.calls, self.size, self.grid = 0, None, None
+        self.write = forward
+
+    def forward(self, x):
+        return self.write(self, x)
+
+
+def data_is_set(self, x):
+    self.written.weight.data = 2 * self.read.weight
+    return self.written(x)
+
+
+def data_is_copied(self, x):
+    self.written.weight.data.copy_(2 * self.read.weight)
+    return self.written(x)
+
+
+def parameter_is_copied(self, x):
+    with torch.no_grad():
+        self.written.weight.copy_(2 * self.read.weight)
+    return self.written(x)
+
+
+def parameter_is_new(self, x):
+    self.written.weight = nn.Parameter(2 * self.read.weight)
+    return self.written(x)
+
+
+def parameter_is_replaced(self, x):
+    del self.written.weight
+    self.written.weight = 2 * self.read.weight
+    return self.written(x)
+
+
+def buffer_is_copied(self, x):
+    self.scale.copy_(self.read.bias.view(3, 1, 1))
+    return x * self.scale
+
+
+def buffer_is_set(self, x):
+    self.scale = self.read.bias.view(3, 1, 1) * 2
+    return x * self.scale
+
+
+def buffer_of_another_size(self, x):
+    self.scale = torch.arange(x.shape[3]).to(x) + 1
+    return x * self.scale
+
+
+def buffer_is_registered(self, x):
+    self.register_buffer("shift", self.read.bias.view(3, 1, 1) * 2)
+    return x + self.shift
+
+
+def grid_is_a_memo(self, x):
+    if self.size != x.shape[2:]:
+        self.size, self.grid = x.shape[2:], torch.arange(x.shape[3]).to(x)
+    return x * self.grid
+
+
+def calls_are_counted(self, x):
+    self.calls += 1
+    return self.read(x)
+
+
+FOLLOWED = [
+    data_is_set,
+    data_is_copied,
+    parameter_is_copied,
+    parameter_is_new,
+    parameter_is_replaced,
+    buffer_is_copied,
+    buffer_is_set,
+    buffer_of_another_size,
+    buffer_is_registered,
+    grid_is_a_memo,
+    calls_are_counted,
+]
+
+
+@pytest.mark.parametrize("forward", FOLLOWED, ids=lambda each: each.__name__)
+def test_what_every_pass_writes_alike_is_followed(forward):
+    check_tiled(Writer(forward), SHAPE, grids=[(2, 2)])
+
+
+def data_is_scaled(self, x):
+    self.written.weight.data.mul_(2)
+    return self.written(x)
+
+
+def data_is_clamped(self, x):
+    self.written.weight.data.clamp_(-0.1, 0.1)
+    return self.written(x)
+
+
+def a_part_is_scaled(self, x):
+    with torch.no_grad():
+        self.written.weight[0].mul_(2)
+    return self.written(x)
+
+
+def data_of_another_size(self, x):
+    self.scale.data = torch.ones(3, 1, 1, 1)
+    return x * self.scale
+
+
+def buffer_is_added_to(self, x):
+    self.scale.add_(1)
+    return x * self.scale
+
+
+def buffer_is_left_for_the_next_pass(self, x):
+    y = x * self.scale
+    self.scale = self.scale * 2
+    return y
+
+
+def buffer_is_of_the_image(self, x):
+    self.scale.copy_(x.mean((0, 2, 3)).view(3, 1, 1))
+    return x * 2
+
+
+def attribute_counts(self, x):
+    self.calls += 1
+    return x * self.calls
+
+
+REFUSED = [
+    (data_is_scaled, "parameter written.weight"),
+    (data_is_clamped, "parameter written.weight"),
+    (a_part_is_scaled, "parameter written.weight"),
+    (data_of_another_size, "other .data of"),
+    (buffer_is_added_to, "buffer scale"),
+    (buffer_is_left_for_the_next_pass, "buffer scale"),
+    (buffer_is_of_the_image, "buffer scale"),
+    (attribute_counts, "attribute calls"),
+]
+
+
+@pytest.mark.parametrize(
+    ("forward", "named"), REFUSED, ids=lambda each: getattr(each, "__name__", "")
+)
+def test_what_passes_see_differently_is_refused_by_name(forward, named):
+    with pytest.raises(CaptureError, match=named):
+        capture(Writer(forward), SHAPE, torch.float32)
