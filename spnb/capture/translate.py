@@ -58,7 +58,7 @@ def graph_of(
     nodes = list(canonical(reader.nodes, outputs))
     if training:
         refuse_unread_norms(nodes, outputs)
-    calls = _calls(_read(nodes, outputs), inputs, training)
+    calls = _calls(_without_unread_writes(nodes, outputs), inputs, training)
     returned = _copied_inputs(map(_as_weight(calls.weights), outputs), calls.nodes, inputs, dtype)
     return Graph(
         inputs=inputs,
@@ -75,15 +75,11 @@ def graph_of(
     )
 
 
-def _read(nodes: Sequence[Node], outputs: Iterable[Any]) -> list[Node]:
-    """The calls that outputs depend on: a call that overwrote its operand may have no reader."""
-    needed = {leaf.value for leaf in outputs if isinstance(leaf, Ref)}
-    found = []
-    for node in reversed(nodes):
-        if node.name in needed:
-            found.append(node)
-            needed.update(node.operands)
-    return found[::-1]
+def _without_unread_writes(nodes: Sequence[Node], outputs: Iterable[Any]) -> list[Node]:
+    """The calls but for copies that nothing reads: what they wrote was overwritten, or left."""
+    read = {leaf.value for leaf in outputs if isinstance(leaf, Ref)}
+    read.update(value for node in nodes for value in node.operands)
+    return [node for node in nodes if node.kind != "copy" or node.name in read]
 
 
 def _refuse_unseen(program: torch.export.ExportedProgram) -> None:
