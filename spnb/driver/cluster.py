@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..display.cards import Card, Shown, Table, counted
+from ..display.cards import Card, Shown
 from ..display.progress import Bar, notebook, show_output, show_run
 from ..engine import remote
 from ..engine.report import Report
@@ -24,6 +22,7 @@ from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..job.job_plan import JobPlan
 from ..training.epoch import EpochReport
+from .cluster_card import cluster_card
 from .engine_calls import Poll
 from .engines import Engines
 from .session import Session
@@ -173,21 +172,7 @@ class Cluster(Shown, Session):
         """Engines, hosts and state, and the plan that is loaded."""
         if self.stopped:
             return Card("Cluster: stopped")
-        engines = counted(len(self.engines.ids), "engine")
-        hosts = counted(len(set(self.engines.hosts)), "host")
-        if not self.engines.alive:
-            return Card(f"Cluster: {engines} on {hosts}, not all alive: cluster.restart()")
-        rows = [
-            (
-                f"{first}-{last}" if last > first else f"{first}",
-                "this one" if host == socket.gethostname() else host,
-            )
-            for first, last, host in _runs(self.engines.hosts)
-        ]
-        plan = self.plan.card
-        table = Table(("engines of ranks", "host"), rows)
-        title = f"Cluster: {engines} on {hosts}, ready for {plan.title}"
-        return Card(title, [table, *plan.body], plan.grids)
+        return cluster_card(self.plan, self.engines.hosts, self.engines.alive)
 
     # --- how it reaches them ----------------------------------------------------------------
 
@@ -238,7 +223,7 @@ class Cluster(Shown, Session):
 
     def share(self, examples: Examples) -> list[Examples]:
         """The examples in a form that each rank can read; an image in memory becomes a file."""
-        images = self._resident(examples.source)
+        images = self.sources.resident(examples.source)
         if self.shares_files:
             examples = examples.filed(self.scratch)
         shares = []
@@ -295,13 +280,3 @@ class Cluster(Shown, Session):
         except BaseException:
             self._failed = True
             raise
-
-
-def _runs(hosts: Sequence[str]) -> list[tuple[int, int, str]]:
-    """First and last rank of each run of ranks on one host, and the host.
-
-    >>> _runs(["a", "a", "b"])
-    [(0, 1, 'a'), (2, 2, 'b')]
-    """
-    groups = [list(each) for _, each in groupby(enumerate(hosts), lambda pair: pair[1])]
-    return [(each[0][0], each[-1][0], each[0][1]) for each in groups]

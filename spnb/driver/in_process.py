@@ -42,10 +42,12 @@ class InProcess(Session):
 
     Examples
     --------
+    The examples of the methods go on from this one.
+
     >>> import spnb
     >>> job = spnb.Job("resnet20_v1", image_size="33x47", batch_size=1, num_spatial_parts=2)
-    >>> result = spnb.InProcess(spnb.plan(job)).infer()
-    >>> result.check().passed
+    >>> session = spnb.InProcess(spnb.plan(job), progress=False)
+    >>> session.infer().check().passed
     True
     """
 
@@ -70,9 +72,6 @@ class InProcess(Session):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
         >>> session.load(spnb.plan(job.replace(num_spatial_parts=4)))
         >>> session.plan.num_ranks
         5
@@ -125,9 +124,6 @@ class InProcess(Session):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
         >>> session.run(lambda here: here.neighbours)
         [{'right': 1}, {'left': 0}, {}]
         """

@@ -34,21 +34,10 @@ if TYPE_CHECKING:
 
 
 class Result(RunRecord):
-    """One run of a plan on an image.
+    """One run of a plan on an image: its record, its output, and a check of the output.
 
-    Attributes
-    ----------
-    plan
-        The plan that was run.
-    sources
-        The images that it was run on, by the input's name.
-    source
-        The first of them.
-    seconds
-        Wall-clock seconds: ``"infer"`` as seen by the caller, ``"step"`` on the ranks, from the
-        moment that all were ready to the last event.
-    reports
-        The report of each rank, in rank order.
+    `spnb.driver.session.Session.infer` returns it.  The attributes are those of `RunRecord`.  The
+    examples of the methods go on from this one.
 
     Examples
     --------
@@ -88,9 +77,6 @@ class Result(RunRecord):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
         >>> result.output.shape
         torch.Size([1, 10])
         """
@@ -145,9 +131,6 @@ class Result(RunRecord):
         --------
         >>> import tempfile
         >>> import numpy as np
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     np.load(result.save(f"{folder}/scores.npy")).shape
         (1, 10)
@@ -177,9 +160,6 @@ class Result(RunRecord):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
         >>> list(result.named_outputs)
         ['output']
         """
@@ -197,9 +177,6 @@ class Result(RunRecord):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
         >>> result.untiled_output.shape
         torch.Size([1, 10])
         """
@@ -249,9 +226,7 @@ class Result(RunRecord):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> spnb.InProcess(spnb.plan(job), progress=False).infer().check().passed
+        >>> result.check().passed
         True
         """
         tolerance = self._tolerance if tolerance is None else tolerance
@@ -281,9 +256,6 @@ class Result(RunRecord):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("unet", image_size=32, batch_size=1, split_size=1, num_spatial_parts=4)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
         >>> "within" in result.plot_difference().get_title()
         True
         """

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class RunRecord(Shown):
     """The reports of all ranks on one run of a plan, as tables and pictures.
 
+    The examples of the methods go on from the example of `spnb.driver.result.Result`.
+
     Attributes
     ----------
     plan
@@ -62,9 +64,6 @@ class RunRecord(Shown):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
         >>> sorted(set(result.timings["rank"]))
         [0, 1, 2]
         """
@@ -82,9 +81,6 @@ class RunRecord(Shown):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
         >>> result.per_rank["stage"].tolist()
         [0, 0, 1]
         """
@@ -96,9 +92,6 @@ class RunRecord(Shown):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
         >>> result.images_per_second > 0
         True
         """
@@ -118,9 +111,6 @@ class RunRecord(Shown):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
         >>> len(result.plot_timeline().get_yticks())
         3
         """
@@ -140,9 +130,6 @@ class RunRecord(Shown):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
         >>> result.plot_layers().has_data()
         True
         """
@@ -162,9 +149,6 @@ class RunRecord(Shown):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
         >>> result.plot_memory().has_data()
         True
         """
@@ -187,9 +171,6 @@ class RunRecord(Shown):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     result.to_chrome_trace(f"{folder}/trace.json").name
@@ -202,9 +183,6 @@ class RunRecord(Shown):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
         >>> sorted(result.report())
         ['images_per_second', 'job', 'per_rank', 'ranks', 'seconds']
         """
@@ -223,9 +201,6 @@ class RunRecord(Shown):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
         >>> result.summary.split(':')[0]
         'Result of resnet20_v1 on 1 image of 32×32 (synthetic), 3 ranks'
         """
@@ -243,9 +218,6 @@ class RunRecord(Shown):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> result = spnb.InProcess(spnb.plan(job), progress=False).infer()
         >>> len(result.card.body[0].rows)
         3
         """

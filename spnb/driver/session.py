@@ -20,15 +20,13 @@ from typing import Any, Self, TypeVar
 
 from ..engine.report import Report
 from ..engine.service import Call, RankService, RankWeights
-from ..io.datasets import Scaled
 from ..io.examples import Examples
-from ..io.resident import in_file
-from ..io.sources import ArraySource, FileSource, Repeated, Source
-from ..io.stage_weights import write_weights
+from ..io.resident import ResidentSources
+from ..io.sources import Source
 from ..io.writers import Store
 from ..ir.module_state import hash_of
 from ..ir.rank_plan import RankPlan
-from ..ir.weights import named, tensors_of
+from ..ir.weights import named
 from ..job.job_plan import JobPlan
 from ..runtime.state import Piece
 from ..training.epoch import EpochReport, OptimizerState
@@ -37,6 +35,7 @@ from ..training.recipe import Recipe
 from .result import Result
 from .training_loop import train
 from .training_result import Training
+from .weight_files import weight_names, write_weight_file
 
 T = TypeVar("T")
 
@@ -46,6 +45,25 @@ class Session(ABC):
 
     Weights and images are prepared here, so that each rank receives its own share only.  A subclass
     says how a plan is loaded on the ranks (`_load`) and how they are called (`_ask`).
+
+    Attributes
+    ----------
+    plan
+        The plan that is loaded.
+    progress
+        Whether texts and bars are shown.
+
+    Examples
+    --------
+    The examples of the methods go on from this one.
+
+    >>> import spnb
+    >>> import torch
+    >>> network = torch.nn.Conv2d(1, 2, 3, padding=1)
+    >>> job = spnb.Job(network, image_size=8, batch_size=2, split_size=1, num_spatial_parts=2)
+    >>> session = spnb.InProcess(spnb.plan(job), progress=False)
+    >>> session.plan.num_ranks
+    2
     """
 
     progress = True  # whether bars are shown
@@ -54,9 +72,7 @@ class Session(ABC):
         plan.build_module()  # refuses a bad checkpoint before any rank starts
         self.scratch = Path(tempfile.mkdtemp(prefix="spnb-"))
         self._clean = weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
-        self._written: weakref.WeakKeyDictionary[ArraySource, FileSource] = (
-            weakref.WeakKeyDictionary()
-        )
+        self.sources = ResidentSources(self.scratch)
         self._runs = itertools.count()
         self._released: list[int] = []  # runs whose results are gone
         self._loaded_weights: int | None = None  # hash of the weights that the ranks have
@@ -72,7 +88,10 @@ class Session(ABC):
         """
         self._require_open()
         stages_of = [plan.stages_on(rank) for rank in range(plan.num_ranks)]
-        files = {stages: self._weights_file(plan, stages) for stages in dict.fromkeys(stages_of)}
+        files = {
+            stages: write_weight_file(plan, stages, self.scratch)
+            for stages in dict.fromkeys(stages_of)
+        }
         self._load(
             plan, [(plan.rank_plan(rank), files[stages]) for rank, stages in enumerate(stages_of)]
         )
@@ -104,20 +123,15 @@ class Session(ABC):
 
         Examples
         --------
-        >>> import spnb
-        >>> import torch
-        >>> job = spnb.Job(torch.nn.Conv2d(1, 2, 3, padding=1), image_size="12x8", batch_size=1,
-        ...                split_size=1, num_spatial_parts=2)
-        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
-        >>> session.infer(torch.rand(1, 1, 12, 8)).output.shape
-        torch.Size([1, 2, 12, 8])
+        >>> session.infer(torch.rand(2, 1, 8, 8)).output.shape
+        torch.Size([2, 2, 8, 8])
         """
         self._require_open()
         if self.plan.training:
             raise ValueError("this plan is for training: load one made with spnb.plan(job)")
         self._follow_network()
         opened = self.plan.open_inputs(image)
-        sources = {name: self._resident(source) for name, source in opened.items()}
+        sources = {name: self.sources.resident(source) for name, source in opened.items()}
         start = time.perf_counter()
         run = next(self._runs)
         released, self._released[:] = list(self._released), []
@@ -164,12 +178,8 @@ class Session(ABC):
 
         Examples
         --------
-        >>> import spnb
-        >>> import torch
-        >>> job = spnb.Job(torch.nn.Conv2d(1, 2, 3, padding=1), image_size=8, batch_size=2,
-        ...                split_size=1, num_spatial_parts=2)
+        >>> session.load(spnb.plan(job, training=True))
         >>> images, labels = torch.rand(4, 1, 8, 8), torch.ones(4, 8, 8, dtype=torch.long)
-        >>> session = spnb.InProcess(spnb.plan(job, training=True), progress=False)
         >>> training = session.train(images, labels)
         >>> len(training.history)
         2
@@ -202,7 +212,7 @@ class Session(ABC):
         self._loaded_weights = None  # training changes the weights on the ranks
         calls = []
         for rank in range(self.plan.num_ranks):
-            names = self._names(self.plan, self.plan.stages_on(rank))
+            names = weight_names(self.plan, self.plan.stages_on(rank))
             own = [name for name in names if name in set(trained)]
             state = {name: optimizer_state[name] for name in own if name in optimizer_state}
             calls.append(
@@ -212,7 +222,7 @@ class Session(ABC):
 
     def share(self, examples: Examples) -> list[Examples]:
         """The examples as each rank can read them; an image in memory is written to a file once."""
-        source = self._resident(examples.source)
+        source = self.sources.resident(examples.source)
         return [replace(examples, images=source)] * self.plan.num_ranks
 
     def train_epoch(self, shares: Sequence[Examples], epoch: int) -> list[EpochReport]:
@@ -236,26 +246,6 @@ class Session(ABC):
         """The weights of some ranks, and their optimizers' states, by name."""
         return self._ask_some(ranks, Call.to(RankService.weights))
 
-    def _resident(self, source: Source) -> Source:
-        """A source that ranks can read: an image in memory is written to a file.
-
-        The file of a source is written once, and removed with the source.  So an image that
-        `spnb.job.job_plan.JobPlan.open` returned may be run again at no cost.
-        """
-        if isinstance(source, ArraySource):
-            return self._file_of(source)
-        if isinstance(source, (Repeated, Scaled)) and isinstance(source.source, ArraySource):
-            return replace(source, source=self._file_of(source.source))
-        return source
-
-    def _file_of(self, source: ArraySource) -> FileSource:
-        """The file of an image in memory, written when it is first asked for."""
-        found = self._written.get(source)
-        if found is None:
-            found = self._written[source] = in_file(source, self.scratch)
-            weakref.finalize(found, Path(found.path).unlink, missing_ok=True)
-        return found
-
     @property
     def stopped(self) -> bool:
         """Whether `stop` was called."""
@@ -274,19 +264,6 @@ class Session(ABC):
     def _require_open(self) -> None:
         if self.stopped:
             raise RuntimeError(f"this {type(self).__name__} is stopped: make a new one")
-
-    def _weights_file(self, plan: JobPlan, stages: Sequence[int]) -> Path:
-        path = self.scratch / f"stage-{'-'.join(map(str, stages))}.pt"
-        path.unlink(missing_ok=True)  # ranks may still map the file of an earlier plan
-        weights = tensors_of(plan.module, self._names(plan, stages), plan.graph)
-        write_weights(path, weights)
-        return path
-
-    @staticmethod
-    def _names(plan: JobPlan, stages: Sequence[int]) -> list[str]:
-        """Names of the weights of stages; in training also of those that constants are made of."""
-        read = dict.fromkeys(name for stage in stages for name in plan.stages[stage].weights)
-        return list(plan.graph.made_of(read)[0] if plan.training else read)
 
     @abstractmethod
     def _load(self, plan: JobPlan, shares: Sequence[tuple[RankPlan, Path]]) -> None:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Training(Shown):
-    """The result of training.
+    """The result of training: the network, the loss of each step, and the memory of each rank.
+
+    The examples of the methods go on from this one.
 
     Attributes
     ----------
@@ -65,13 +67,6 @@ class Training(Shown):
 
         Examples
         --------
-        >>> import spnb
-        >>> import torch
-        >>> job = spnb.Job(torch.nn.Conv2d(1, 2, 3, padding=1), image_size=8, batch_size=2,
-        ...                split_size=1, num_spatial_parts=2)
-        >>> images, labels = torch.rand(4, 1, 8, 8), torch.ones(4, 8, 8, dtype=torch.long)
-        >>> session = spnb.InProcess(spnb.plan(job, training=True), progress=False)
-        >>> training = session.train(images, labels)
         >>> training.epochs.index.tolist()
         [0]
         """
@@ -94,13 +89,6 @@ class Training(Shown):
 
         Examples
         --------
-        >>> import spnb
-        >>> import torch
-        >>> job = spnb.Job(torch.nn.Conv2d(1, 2, 3, padding=1), image_size=8, batch_size=2,
-        ...                split_size=1, num_spatial_parts=2)
-        >>> images, labels = torch.rand(4, 1, 8, 8), torch.ones(4, 8, 8, dtype=torch.long)
-        >>> session = spnb.InProcess(spnb.plan(job, training=True), progress=False)
-        >>> training = session.train(images, labels)
         >>> training.plot().has_data()
         True
         """
@@ -113,13 +101,6 @@ class Training(Shown):
 
         Examples
         --------
-        >>> import spnb
-        >>> import torch
-        >>> job = spnb.Job(torch.nn.Conv2d(1, 2, 3, padding=1), image_size=8, batch_size=2,
-        ...                split_size=1, num_spatial_parts=2)
-        >>> images, labels = torch.rand(4, 1, 8, 8), torch.ones(4, 8, 8, dtype=torch.long)
-        >>> session = spnb.InProcess(spnb.plan(job, training=True), progress=False)
-        >>> training = session.train(images, labels)
         >>> training.report()["ranks"]
         2
         """
@@ -138,13 +119,6 @@ class Training(Shown):
 
         Examples
         --------
-        >>> import spnb
-        >>> import torch
-        >>> job = spnb.Job(torch.nn.Conv2d(1, 2, 3, padding=1), image_size=8, batch_size=2,
-        ...                split_size=1, num_spatial_parts=2)
-        >>> images, labels = torch.rand(4, 1, 8, 8), torch.ones(4, 8, 8, dtype=torch.long)
-        >>> session = spnb.InProcess(spnb.plan(job, training=True), progress=False)
-        >>> training = session.train(images, labels)
         >>> len(training.card.body[0].rows)
         1
         """

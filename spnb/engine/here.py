@@ -6,22 +6,22 @@ The module is longer than others since every public member has an example.
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from ..display.cards import Card, Shown, Table, stage_grid
 from ..ir.axes import Axes
-from ..ir.exchange import Exchange, Spans, Transfer, region_at
-from ..ir.rank_plan import RankPlan
+from ..ir.exchange import Exchange, Spans, region_at
 from ..ir.region import Region
 from ..ir.tags import CELL
 from ..runtime.halo_tile import cut
 from ..runtime.state import Piece
+from .halo_picture import pixels_of, widest_received_halo
 from .rank import Rank
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes as PlotAxes
 
 
 class Here(Shown, Rank):
@@ -37,10 +37,13 @@ class Here(Shown, Rank):
     Examples
     --------
     On an engine ``spnb.here`` is such an object; `spnb.InProcess.run` passes one for each rank.
+    The examples of the methods go on from this one.
 
     >>> import spnb
+    >>> import torch
     >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-    >>> spnb.InProcess(spnb.plan(job), progress=False).run(repr)[0]
+    >>> session = spnb.InProcess(spnb.plan(job), progress=False)
+    >>> session.run(repr)[0]
     'spnb.here: rank 0 of 3, stage 0, tile 0 of 1×2, owns Region(0:1, 0:32, 0:16)'
     """
 
@@ -50,9 +53,6 @@ class Here(Shown, Rank):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
         >>> session.run(lambda here: here.rank)
         [0, 1, 2]
         """
@@ -64,9 +64,6 @@ class Here(Shown, Rank):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
         >>> session.run(lambda here: here.stage)
         [0, 0, 1]
         """
@@ -78,9 +75,6 @@ class Here(Shown, Rank):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
         >>> session.run(lambda here: here.tile)
         [0, 1, 0]
         """
@@ -92,9 +86,6 @@ class Here(Shown, Rank):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
         >>> session.run(lambda here: here.region.shape)[:2]
         [(1, 32, 16), (1, 32, 16)]
         """
@@ -111,9 +102,6 @@ class Here(Shown, Rank):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
         >>> session.run(lambda here: here.neighbours)
         [{'right': 1}, {'left': 0}, {}]
         """
@@ -130,7 +118,7 @@ class Here(Shown, Rank):
                 found["-".join(names)] = world[team.rank_at(place)]
         return found
 
-    def plot(self, x: torch.Tensor | None = None, ax: Any = None) -> Any:
+    def plot(self, x: torch.Tensor | None = None, ax: PlotAxes | None = None) -> PlotAxes:
         """Draw this rank's tile and its widest halo; see `spnb.display.plots.halo`.
 
         Parameters
@@ -152,19 +140,16 @@ class Here(Shown, Rank):
 
         Examples
         --------
-        >>> import spnb
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
         >>> session.run(lambda here: here.plot().get_title() if here.rank == 0 else None)[0]
         'What rank 0 needs: 32×17 for a tile of 32×16'
         """
         from ..display import plots
 
         rank_plan = self._loaded()
-        step = _widest_halo(rank_plan)
+        step = widest_received_halo(rank_plan)
         own, need = Region(step.retained.spans[1:]), Region(step.region.spans[1:])
         neighbours = [(t.source, Region(t.region.spans[1:])) for t in step.transfers]
-        pixels = None if x is None else _pixels(x, need)
+        pixels = None if x is None else pixels_of(x, need)
         title = f"What rank {rank_plan.rank} needs"
         return plots.halo(rank_plan.team, rank_plan.rank, own, need, neighbours, pixels, title, ax)
 
@@ -208,10 +193,6 @@ class Here(Shown, Rank):
 
         Examples
         --------
-        >>> import spnb
-        >>> import torch
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
         >>> def run(here):
         ...     return here.forward(torch.rand(1, 3, 32, 16) if here.stage == 0 else None)
         >>> [len(pieces) for pieces in session.run(run)]
@@ -259,10 +240,6 @@ class Here(Shown, Rank):
 
         Examples
         --------
-        >>> import spnb
-        >>> import torch
-        >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
-        >>> session = spnb.InProcess(spnb.plan(job), progress=False)
         >>> tile = torch.rand(1, 3, 32, 16)
         >>> grown = session.run(lambda here: here.exchange(tile) if here.stage == 0 else None)
         >>> grown[0].shape
@@ -288,53 +265,6 @@ class Here(Shown, Rank):
 
     def _no_image(self, name: str, region: Region) -> torch.Tensor:
         raise ValueError(f"stage {self.stage} reads the image itself, and forward has none for it")
-
-
-class _Received(NamedTuple):
-    """A halo of a rank: the region that it has, the one that it needs, and the transfers."""
-
-    retained: Region
-    region: Region
-    transfers: Sequence[Transfer]
-
-
-def _widest_halo(rank_plan: RankPlan) -> _Received:
-    """The widest halo of a 2-D value that a rank receives from others, or reads from the image."""
-    found = [
-        _Received(step.retained, step.region, step.transfers)
-        for step in rank_plan.received("halo")
-        if step.retained is not None  # a rank without a part of the value has no halo
-    ]
-    if rank_plan.entry_needs is not None:  # a rank reads the halo of the image itself
-        team, has = rank_plan.team, rank_plan.team.tiling.spans(rank_plan.extent)
-        read = Exchange(0, "x", "input", team, team, has, rank_plan.entry_needs, 0)
-        found.append(
-            _Received(rank_plan.region, read.need(rank_plan.rank), read.receives(rank_plan.rank))
-        )
-    found = [each for each in found if each.transfers and len(each.retained.spans) == 3]
-    if not found:
-        raise ValueError(
-            f"rank {rank_plan.rank} of stage {rank_plan.stage} has no halo of a 2-D value: nothing"
-            " to draw"
-        )
-    return max(found, key=lambda each: each.region.size - each.retained.size)
-
-
-def _pixels(x: torch.Tensor, need: Region) -> Callable[[Region], np.ndarray]:
-    """The function that gives pixels of a tensor ``(batch, channels, height, width)``."""
-    values = x[0].float()
-    values = (values - values.min()) / (values.max() - values.min() or 1.0)
-    shown = values[[0, 1, 2] if len(values) > 2 else [0, 0, 0]].movedim(0, -1).numpy()
-
-    def pixels(region: Region) -> np.ndarray:
-        spans = zip(region.spans, need.spans, shown.shape[:2], strict=True)
-        scaled = [
-            slice(int((a - low) * n / (high - low)), math.ceil((b - low) * n / (high - low)))
-            for (a, b), (low, high), n in spans
-        ]
-        return shown[tuple(scaled)]
-
-    return pixels
 
 
 here = Here()

@@ -1,35 +1,76 @@
-"""Images in memory, written to a file that all processes of a host read by region."""
+"""Images in memory, written to files that all processes of a host read by region."""
 
 from __future__ import annotations
 
 import tempfile
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from .datasets import Scaled
 from .sources import ArraySource, FileSource, Repeated, Source
 
 
-def resident(source: Source, folder: str | Path) -> Source:
-    """Return a source that all processes of a host can read by region, with no copy in each.
+class ResidentSources:
+    """Sources that all processes of a host can read by region, with no copy in each.
 
-    An image in memory is written once into ``folder``; any other source is returned unchanged.
+    The file of an image in memory is written once, and removed with its source.  So an image that
+    was opened once may be read again at no cost.
 
+    Parameters
+    ----------
+    folder
+        Where the files are written.
+
+    Examples
+    --------
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     type(resident(ArraySource(np.zeros((1, 3, 8, 8))), folder)).__name__
-    'FileSource'
+    ...     sources = ResidentSources(folder)
+    ...     image = ArraySource(np.zeros((1, 3, 8, 8)))
+    ...     file = sources.resident(image)
+    ...     type(file).__name__, sources.resident(image) is file
+    ('FileSource', True)
     """
-    if isinstance(source, Repeated):
-        return replace(source, source=resident(source.source, folder))
-    if not isinstance(source, ArraySource):
+
+    def __init__(self, folder: str | Path):
+        self._folder = Path(folder)
+        self._written: weakref.WeakKeyDictionary[ArraySource, FileSource] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def resident(self, source: Source) -> Source:
+        """Return a source that every process can read; one that is in a file is returned as it is.
+
+        Parameters
+        ----------
+        source
+            An image, or an image that is repeated or scaled as it is read.
+
+        Returns
+        -------
+        Source
+            The same image.
+        """
+        if isinstance(source, ArraySource):
+            return self._file_of(source)
+        if isinstance(source, (Repeated, Scaled)) and isinstance(source.source, ArraySource):
+            return replace(source, source=self._file_of(source.source))
         return source
-    return in_file(source, folder)
+
+    def _file_of(self, source: ArraySource) -> FileSource:
+        """The file of an image in memory, written when it is first asked for."""
+        found = self._written.get(source)
+        if found is None:
+            found = self._written[source] = _in_file(source, self._folder)
+            weakref.finalize(found, Path(found.path).unlink, missing_ok=True)
+        return found
 
 
-def in_file(source: ArraySource, folder: str | Path) -> FileSource:
-    """Write an image in memory into a new file of a folder, and return the file as a source."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+def _in_file(source: ArraySource, folder: Path) -> FileSource:
+    """Write an image in memory into a new file of a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".npy", delete=False) as file:
         np.save(file, np.ascontiguousarray(source.array))
     return FileSource(file.name, source.name)

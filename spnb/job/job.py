@@ -10,15 +10,17 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from ..display.cards import Card, Shown, Table
+from ..display.cards import Card, Shown
 from ..errors import OptionError
 from ..ir.graph import Graph
-from ..ir.region import Tiling, grid_of, grids_of
+from ..ir.region import Tiling
 from ..training.recipe import Recipe
 from . import checkpoint_io
+from .job_card import job_card
 from .network import Network
 from .options import OptionTable, options
 from .parsing import whole_numbers
+from .split import shortest_border_grid, stage_tilings
 from .validation import check
 
 DTYPES = {
@@ -188,22 +190,12 @@ class Job(Shown, OptionTable):
         >>> [tiling.grid for tiling in Job("resnet", split_size=3, spatial_size=2).tilings]
         [(1, 2, 2), (1, 2, 2), (1, 1, 1)]
         """
-        axes = len(self.input_shape) - 2
-        tiles = whole_numbers(self.num_spatial_parts)
-        tiles = tiles * self.spatial_size if len(tiles) == 1 else tiles
-        try:
-            grids = [(1, *grid_of(self.slice_method, n, axes)) for n in tiles[: self.spatial_size]]
-        except ValueError as error:
-            raise OptionError(str(error)) from None
-        untiled = (self.local_DP, *(1,) * axes)
-        return tuple(map(Tiling.even, [*grids, *[untiled] * (self.split_size - self.spatial_size)]))
+        return stage_tilings(self, len(self.input_shape) - 2)
 
     @property
     def patch_grid(self) -> tuple[int, ...]:
         """Grid over space that cuts each tile into patches: the one with the shortest borders."""
-        tile = [n / k for n, k in zip(self.input_shape[2:], self.tilings[0].grid[1:], strict=True)]
-        grids = grids_of(self.patches, len(tile))
-        return min(grids, key=lambda grid: sum(k / n for k, n in zip(grid, tile, strict=True)))
+        return shortest_border_grid(self.patches, self.input_shape[2:], self.tilings[0].grid[1:])
 
     @property
     def weights_file(self) -> Path | None:
@@ -298,16 +290,7 @@ class Job(Shown, OptionTable):
     @property
     def card(self) -> Card:
         """The network, its input and the split, and every option that was given."""
-        shape = "×".join(map(str, self.input_shape))
-        facts = [("network", self.name), ("input", shape), ("weights", self.weights_origin)]
-        for stage, tiling in enumerate(self.tilings):
-            grid = "×".join(map(str, tiling.grid[1:]))
-            facts.append(
-                (f"stage {stage}", f"{grid} tiles" if stage < self.spatial_size else "whole")
-            )
-        texts = {option.name: option.metadata["help"] for option in options()}
-        facts += [(name, f"{value} ({texts[name]})") for name, value in self.given().items()]
-        return Card("Job", [Table(("", ""), facts)])
+        return job_card(self)
 
     def __repr__(self) -> str:
         given = "".join(f", {name}={value!r}" for name, value in self.given().items())

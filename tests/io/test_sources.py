@@ -8,7 +8,7 @@ import tifffile
 from image_regions import FIRST, RGB, reads_like, whole
 
 from spnb.io.open import open_source
-from spnb.io.resident import resident
+from spnb.io.resident import ResidentSources
 from spnb.io.sources import ArraySource, FileSource, Repeated, SyntheticSource
 from spnb.io.tiff import TiffSource
 from spnb.ir.region import Region
@@ -58,15 +58,16 @@ def test_one_image_is_a_batch_without_copies():
 
 def test_resident(tmp_path):
     folder = tmp_path / "new"
-    source = resident(open_source(RGB, batch_size=8), folder)
+    sources = ResidentSources(folder)
+    source = sources.resident(open_source(RGB, batch_size=8))
     assert len(pickle.dumps(source)) < 1000
     assert sum(file.stat().st_size for file in folder.iterdir()) < RGB.size + 1000
     reads_like(source, np.repeat(FIRST, 8, 0), examples=5)
-    retina = resident(open_source("retina"), folder)
+    retina = sources.resident(open_source("retina"))
     assert isinstance(retina, FileSource)
     assert retina.name == "retina"
     for kept in (SyntheticSource((1, 3, 8, 8)), retina):
-        assert resident(kept, folder) is kept
+        assert sources.resident(kept) is kept
 
 
 @pytest.mark.parametrize("spans", [((0, 1), (0, 98), (0, 4)), ((0, 2), (0, 4), (0, 4)), ((0, 1),)])

@@ -1,0 +1,38 @@
+"""Examples in docstrings: those of a method go on from the example of its class."""
+
+import contextlib
+import doctest
+import io
+import pydoc
+from typing import Any
+
+import pytest
+
+CONTINUED = {
+    "spnb.driver.in_process.InProcess": "spnb.driver.in_process.InProcess",
+    "spnb.driver.result.Result": "spnb.driver.result.Result",
+    "spnb.driver.run_record.RunRecord": "spnb.driver.result.Result",
+    "spnb.driver.session.Session": "spnb.driver.session.Session",
+    "spnb.driver.training_result.Training": "spnb.driver.training_result.Training",
+    "spnb.engine.here.Here": "spnb.engine.here.Here",
+    "spnb.planner.plan.Plan": "spnb.planner.plan.Plan",
+}
+"""Classes whose methods have such examples, and the class whose example is run before them."""
+
+
+@pytest.fixture(autouse=True)
+def after_the_example_of_the_class(request: pytest.FixtureRequest) -> None:
+    """Give the example of a method the names that the example of its class ends with."""
+    example = getattr(request.node, "dtest", None)
+    owner = example and CONTINUED.get(example.name.rpartition(".")[0])
+    if owner:
+        example.globs.update(names_after(pydoc.locate(owner).__doc__, owner))
+
+
+def names_after(docstring: str, name: str) -> dict[str, Any]:
+    """Run the example of a docstring; the names that it defines."""
+    names: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        for example in doctest.DocTestParser().get_examples(docstring):
+            exec(compile(example.source, name, "single"), names)
+    return names

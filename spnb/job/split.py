@@ -1,0 +1,70 @@
+"""How a job's image is split: the tiles of each stage, and the patches of a tile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import OptionError
+from ..ir.region import Tiling, grid_of, grids_of
+from .options import OptionTable
+from .parsing import whole_numbers
+
+
+def stage_tilings(table: OptionTable, axes: int) -> tuple[Tiling, ...]:
+    """Cut ``(batch, *spatial)`` into tiles for each stage.
+
+    Parameters
+    ----------
+    table
+        The options.
+    axes
+        Number of spatial axes.
+
+    Returns
+    -------
+    tuple of Tiling
+        The tiled stages' first; an untiled stage is cut along the batch only.
+
+    Raises
+    ------
+    OptionError
+        If the slice method does not fit the number of axes or of tiles.
+    """
+    tiles = whole_numbers(table.num_spatial_parts)
+    tiles = tiles * table.spatial_size if len(tiles) == 1 else tiles
+    method, tiled = table.slice_method, table.spatial_size
+    try:
+        grids = [(1, *grid_of(method, number, axes)) for number in tiles[:tiled]]
+    except ValueError as error:
+        raise OptionError(str(error)) from None
+    untiled = (table.local_DP, *(1,) * axes)
+    return tuple(map(Tiling.even, [*grids, *[untiled] * (table.split_size - tiled)]))
+
+
+def shortest_border_grid(
+    patches: int, extent: Sequence[int], grid: Sequence[int]
+) -> tuple[int, ...]:
+    """Choose the grid that cuts a tile into patches with the shortest borders.
+
+    Parameters
+    ----------
+    patches
+        Number of patches of a tile.
+    extent
+        Spatial size of the image, in pixels.
+    grid
+        How many tiles the image has along each spatial axis.
+
+    Returns
+    -------
+    tuple of int
+        Patches along each spatial axis.
+
+    Examples
+    --------
+    >>> shortest_border_grid(4, extent=(64, 256), grid=(1, 2))
+    (1, 4)
+    """
+    tile = [n / k for n, k in zip(extent, grid, strict=True)]
+    grids = grids_of(patches, len(tile))
+    return min(grids, key=lambda cut: sum(k / n for k, n in zip(cut, tile, strict=True)))
