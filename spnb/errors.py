@@ -1,6 +1,6 @@
-"""Every exception that a user of spnb may catch, in the order in which a run may meet them.
+"""Every exception that a user of spnb may catch, in the order in which a run may raise them.
 
-Nothing is imported here, so that every folder may raise and catch all of them.
+Nothing is imported here, so every folder can raise and catch all of them.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ class CaptureError(ValueError):
 
 
 class PlanError(ValueError):
-    """What cannot be planned, with stage, layer, numbers and a way out."""
+    """A split cannot be planned; the message has stage, layer, numbers and a way out."""
 
 
 class WeightsError(ValueError):
-    """A factory or a checkpoint is not what it should be."""
+    """A factory or a checkpoint cannot be used; the message has the reason."""
 
 
 class DatasetError(ValueError):
-    """A folder or a file is not what it should be; the message names it."""
+    """A folder or a file of examples cannot be used; the message names it."""
 
 
 class DeviceError(RuntimeError):
-    """A rank has not the device that it shall compute on."""
+    """The device that a rank should compute on is missing."""
 
 
 class RankError(RuntimeError):

@@ -1,4 +1,4 @@
-"""How a rank writes its regions of an output to a file."""
+"""Writes a rank's regions of an output to a file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..runtime.worker import Worker
 def save_regions(
     worker: Worker, tensors: Mapping[Region, torch.Tensor], value: str, store: Store
 ) -> None:
-    """Write what a rank has of an output; every rank that has a region of it must be called.
+    """Write a rank's regions of an output; every rank that has a region of it must be called.
 
-    Each chunk of the file is written by one rank.  Values in a chunk that another rank writes
-    are sent there first.
+    One rank writes each chunk of the file.  If a value belongs to a chunk of another rank, it is
+    first sent to that rank.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def _save_micro_batch(
     value: str,
     store: Store,
 ) -> None:
-    """Write what the rank has of a micro-batch's output, in one replica of the plan."""
+    """Write the rank's regions of a micro-batch's output, in one replica of the plan."""
     rank_plan = worker.stages[replica].rank_plan
     # An output may have several rows along the batch for each image.
     rows_each = store.axes.extent[0] // sum(rank_plan.micro_batch_sizes)

@@ -1,4 +1,4 @@
-"""What a network is trained on: images, and a target for each.
+"""The examples that a network is trained on: images, and a target for each.
 
 Each rank reads the region of an image that it needs, and the region of a target that it computes.
 """
@@ -23,7 +23,7 @@ from .sources import Source
 
 @dataclass(frozen=True)
 class Unread:
-    """Images that a rank does not read; it only knows their shape."""
+    """Images that a rank does not read; only their shape is known."""
 
     shape: tuple[int, ...]
 
@@ -51,7 +51,7 @@ class Examples:
         return self.images.shape[0]
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the numbers of all examples, shuffled for an epoch alike on every rank."""
+        """Return the numbers of all examples, shuffled for an epoch; the same on every rank."""
         return np.random.default_rng([self.seed, epoch]).permutation(len(self))
 
     def filed(self, folder: Path) -> Examples:
@@ -62,7 +62,7 @@ class Examples:
 
     @property
     def known_targets(self) -> np.ndarray:
-        """The targets as an array; a file is mapped, and read as it is used."""
+        """The targets as an array; a file is mapped, and read where the array is used."""
         if isinstance(self.targets, Path):
             return mapped(self.targets, "r")
         return self.targets
@@ -100,7 +100,7 @@ class Examples:
         spans = ((0, 1), *region.spans[1:])
         one = Region(tuple(spans[k] if k in present else whole.spans[k] for k in range(len(spans))))
         examples = (targets[k : k + 1] for k in map(int, rows))
-        if axes.plain:  # reads nothing else of a file
+        if axes.plain:  # then only the region is read from a file
             index = axes.within(whole, one)
             return torch.from_numpy(np.concatenate([example[index] for example in examples]))
         each = (axes.piece(torch.from_numpy(np.array(e)), whole, one) for e in examples)
@@ -145,7 +145,7 @@ class Ahead:
 def matched(
     images: Source, targets: Any, shape: Sequence[int], classes: bool = True, seed: int = 0
 ) -> Examples:
-    """Return examples whose targets fit a network's output.
+    """Return images with targets, checked against the shape of a network's output.
 
     Parameters
     ----------

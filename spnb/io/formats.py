@@ -1,6 +1,6 @@
-"""The formats that outputs are saved in, told by the suffix of the file's name.
+"""The formats of saved outputs, chosen by the suffix of the file's name.
 
-Nothing is imported here that takes time: the command line refuses a wrong suffix at once.
+Nothing slow is imported here: the command line refuses a wrong suffix at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The sample images that lie inside the installed scikit-image; nothing is downloaded."""
+"""The sample images inside the installed scikit-image; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def samples() -> dict[str, Path]:
 
 
 def hint(path: str | Path) -> str:
-    """Return what a name that is no file may have meant, as the end of a message."""
+    """Return a suggestion for a name that is no file, as the end of an error message."""
     if len(Path(path).parts) != 1:
         return ""
     known = samples()

@@ -1,4 +1,4 @@
-"""Regions of images as tensors, as a network takes them."""
+"""Regions of images as tensors for a network."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def read_tensor(source: Source, region: Region, dtype: torch.dtype) -> torch.Ten
     >>> read_tensor(source, Region(((0, 1), (0, 8), (0, 5))), torch.float64).shape
     torch.Size([1, 3, 8, 5])
     """
-    array = np.require(source.read(region), requirements="W")  # torch warns of what is read-only
+    array = np.require(source.read(region), requirements="W")  # torch warns of read-only arrays
     return torch.from_numpy(array).to(dtype)

@@ -17,12 +17,12 @@ from .job import Job
 
 
 class PlanFigures(Shown, Plan):
-    """A plan that counts what it costs, and shows it as a card; no rank is started.
+    """A plan that computes its own costs, and shows them as a card; no rank is started.
 
     Attributes
     ----------
     job, training
-        What is planned, and whether it is trained.
+        The job that is planned, and whether it is trained.
     """
 
     job: Job
@@ -30,7 +30,7 @@ class PlanFigures(Shown, Plan):
 
     @cached_property
     def per_rank(self) -> pd.DataFrame:
-        """A row for each rank, of one pass over the batch.
+        """A table of one pass over the batch, with a row for each rank.
 
         Columns: ``rank``, ``stage``, ``tile`` and its ``region`` in pixels; ``messages`` and
         ``bytes`` that the rank sends; ``memory_bytes``, the most that a rank of its stage is
@@ -51,20 +51,20 @@ class PlanFigures(Shown, Plan):
 
     @cached_property
     def memory_bytes(self) -> tuple[int, ...]:
-        """Most bytes that an engine of each stage is expected to take.
+        """Most bytes that an engine of each stage is expected to need.
 
-        The process, its weights and the values that it holds at once are counted.
+        They include the process, its weights, and the values that it holds at one time.
         """
         process = PROCESS + (TRAINER if self.training else 0)
         return tuple(process + weights + values for weights, values in memory(self))
 
     def simulate(self, machine: Machine = CORE) -> Simulation:
-        """Run the plan on a clock, with no rank started.
+        """Simulate the plan's programs; no rank is started.
 
         Parameters
         ----------
         machine
-            What each rank has to itself; by default a core of a current server.
+            The device that each rank has for itself, and the links; by default a CPU core.
 
         Returns
         -------
@@ -82,5 +82,5 @@ class PlanFigures(Shown, Plan):
 
     @property
     def card(self) -> Card:
-        """Stages, grids, messages, bytes, work and memory: what the plan shows of itself."""
+        """Stages, grids, messages, bytes, work and memory, for display."""
         return summary.describe(self, self.job.name)

@@ -1,4 +1,4 @@
-"""Which values of options go together; the others are refused before anything is built.
+"""Refuses values of options that do not go together, before anything is built.
 
 PyTorch is not imported here: the command line checks its flags before it loads it.
 """
@@ -80,7 +80,7 @@ def _check_stages(table: OptionTable) -> None:
 
 
 def _check_slice_method(method: str, tiles: Sequence[int]) -> None:
-    """Refuse a slice method that is unknown, whatever the image's number of axes."""
+    """Refuse a slice method that suits no image, of any number of axes."""
     refusals = []
     for axes in (1, 2, 3):
         try:
@@ -107,7 +107,7 @@ def _check_batch(table: OptionTable) -> None:
 
 
 def _check_halos(table: OptionTable) -> None:
-    """Refuse options of halos and patches that have nothing to work on."""
+    """Refuse options of halos and patches that would have no effect, or cannot work."""
     if table.fused_layers != 1 and not table.halo_D2:
         raise OptionError(f"fused_layers is {table.fused_layers}, which needs halo_D2")
     if table.fused_layers != "all" and int(table.fused_layers) < 1:
@@ -139,7 +139,7 @@ def _check_model(table: OptionTable) -> None:
 
 
 def _check_backend(table: OptionTable) -> None:
-    """Refuse an unknown backend or device, and a backend that the device has not."""
+    """Refuse an unknown backend or device, and a backend that the device does not support."""
     for option in options():
         value, choices = getattr(table, option.name), option.metadata["choices"]
         if choices and value is not None and value not in choices:

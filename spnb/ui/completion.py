@@ -18,7 +18,7 @@ from . import flags
 
 
 class Completion:
-    """What may stand at a place of a line.
+    """The possible words at a place in a line.
 
     Parameters
     ----------
@@ -34,14 +34,14 @@ class Completion:
         self.parsers, self.variables = parsers, variables
 
     def complete(self, line: str, symbol: str) -> list[str]:
-        """Return what may stand in a line at the place of a symbol that is being typed.
+        """Return the possible words at the place of a symbol that is being typed.
 
         Parameters
         ----------
         line
             The line up to the cursor, from ``%spnb`` on.
         symbol
-            The begin of the word at the cursor.
+            The beginning of the word at the cursor.
         """
         words = line.split()[1:]
         before = words[:-1] if symbol else words
@@ -56,7 +56,7 @@ class Completion:
     def _in_verb(
         self, parser: argparse.ArgumentParser, before: list[str], symbol: str
     ) -> list[str]:
-        """Return values of the flag before the cursor, or flags, or what a verb takes."""
+        """Return values of the flag before the cursor, or flags, or arguments of the verb."""
         actions = {name: action for action in parser._actions for name in action.option_strings}
         action = actions.get(before[-1])
         if action is not None and action.nargs != 0:

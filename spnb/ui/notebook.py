@@ -1,4 +1,4 @@
-"""The one cluster of a notebook: a cell that starts it may be run many times."""
+"""The cluster of a notebook; the cell that starts it may be run many times."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def start(plan: JobPlan, **options: Any) -> Cluster:
     Parameters
     ----------
     plan
-        The plan that the engines shall run; if they are too few, more are started.
+        The plan to load; if there are too few engines, more are started.
     **options
-        Options of `spnb.Cluster`, for engines that are started now.
+        Options of `spnb.Cluster`, if no engines run yet.
 
     Returns
     -------
