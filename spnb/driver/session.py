@@ -11,40 +11,32 @@ import shutil
 import tempfile
 import time
 import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from ..engine.report import Report
-from ..engine.service import Call, RankService, RankWeights
+from ..engine.service import Call, RankService
 from ..io.examples import Examples
 from ..io.resident import ResidentSources
-from ..io.sources import Source
-from ..io.writers import Store
-from ..ir.module_state import hash_of
-from ..ir.rank_plan import RankPlan
-from ..ir.weights import named
 from ..job.job_plan import JobPlan
-from ..runtime.state import Piece
-from ..training.epoch import EpochReport, OptimizerState
+from ..training.epoch import OptimizerState
 from ..training.loss_scale import LossScale
 from ..training.recipe import Recipe
+from .rank_calls import RankCalls
 from .result import Result
 from .training_loop import train
 from .training_result import Training
-from .weight_files import weight_names, write_weight_file
+from .weight_files import weight_names, weights_hash, write_weight_file
 
 T = TypeVar("T")
 
 
-class Session(ABC):
+class Session(RankCalls):
     """A loaded plan, and ranks that can run it.
 
-    Weights and images are prepared here, so that each rank receives its own share only.  A subclass
-    says how a plan is loaded on the ranks (`_load`) and how they are called (`_ask`).
+    Weights and images are prepared here, so that each rank receives its own share only.
 
     Attributes
     ----------
@@ -95,7 +87,7 @@ class Session(ABC):
         self._load(
             plan, [(plan.rank_plan(rank), files[stages]) for rank, stages in enumerate(stages_of)]
         )
-        self.plan, self._loaded_weights = plan, _weights_hash(plan)
+        self.plan, self._loaded_weights = plan, weights_hash(plan)
 
     def infer(self, image: Any = None) -> Result:
         """Run the network on an image.
@@ -190,7 +182,7 @@ class Session(ABC):
     def _follow_network(self) -> None:
         """Load the weights again if they changed since; refuse other layers and settings."""
         self.plan.refuse_if_outdated()
-        if self._loaded_weights != _weights_hash(self.plan):
+        if self._loaded_weights != weights_hash(self.plan):
             self._say(f"the weights of {self.plan.job.name} changed: loading them again")
             self.load(self.plan)
 
@@ -206,8 +198,23 @@ class Session(ABC):
         num_workers: int = 0,
         loss_scale: LossScale | None = None,
     ) -> None:
-        """Make every rank ready to train; it receives the optimizer's state of its parameters."""
-        if self._loaded_weights is None or self._loaded_weights != _weights_hash(self.plan):
+        """Make every rank ready to train; `train` calls it before the first epoch.
+
+        Parameters
+        ----------
+        trained
+            Names of the parameters that are trained.
+        recipe
+            Loss, optimizer, learning rates and schedule.
+        optimizer_state
+            The optimizer's state by parameter, at the end of an earlier epoch; each rank receives
+            that of its own parameters.
+        num_workers
+            Threads of each rank that read the next batch.
+        loss_scale
+            The scale of the loss at the end of an earlier epoch, in fp16.
+        """
+        if self._loaded_weights is None or self._loaded_weights != weights_hash(self.plan):
             self.load(self.plan)  # with the weights that the plan has by now
         self._loaded_weights = None  # training changes the weights on the ranks
         calls = []
@@ -221,30 +228,20 @@ class Session(ABC):
         self._ask(calls)
 
     def share(self, examples: Examples) -> list[Examples]:
-        """The examples as each rank can read them; an image in memory is written to a file once."""
-        source = self.sources.resident(examples.source)
-        return [replace(examples, images=source)] * self.plan.num_ranks
-
-    def train_epoch(self, shares: Sequence[Examples], epoch: int) -> list[EpochReport]:
-        """Train on all examples once.
+        """Prepare examples for the ranks; an image in memory is written to a file once.
 
         Parameters
         ----------
-        shares
-            The examples as each rank can read them, as `share` gives them.
-        epoch
-            Number of the epoch.
+        examples
+            Images and targets.
 
         Returns
         -------
-        list of EpochReport
-            The report of each rank, in rank order.
+        list of Examples
+            The examples in a form that each rank can read, in rank order.
         """
-        return self._ask([Call.to(RankService.train_epoch, each, epoch) for each in shares])
-
-    def weights_of(self, ranks: Collection[int]) -> list[RankWeights]:
-        """The weights of some ranks, and their optimizers' states, by name."""
-        return self._ask_some(ranks, Call.to(RankService.weights))
+        source = self.sources.resident(examples.source)
+        return [replace(examples, images=source)] * self.plan.num_ranks
 
     @property
     def stopped(self) -> bool:
@@ -264,39 +261,3 @@ class Session(ABC):
     def _require_open(self) -> None:
         if self.stopped:
             raise RuntimeError(f"this {type(self).__name__} is stopped: make a new one")
-
-    @abstractmethod
-    def _load(self, plan: JobPlan, shares: Sequence[tuple[RankPlan, Path]]) -> None:
-        """Give each rank its share of a plan, and the file of its stage's weights."""
-
-    @abstractmethod
-    def _ask(self, calls: Sequence[Call[T] | None]) -> list[T]:
-        """Have each rank of the plan carry out its call; results in rank order.
-
-        A rank whose call is ``None`` has nothing to do, and there is no result of it.
-        """
-
-    def _ask_some(self, ranks: Collection[int], call: Call[T]) -> list[T]:
-        """Have some ranks carry out a call; results in the order in which they are given."""
-        every = range(self.plan.num_ranks)
-        found = self._ask([call if rank in ranks else None for rank in every])
-        result_of = dict(zip([rank for rank in every if rank in ranks], found, strict=True))
-        return [result_of[rank] for rank in ranks]
-
-    def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
-        """Run on every rank; the outputs of released runs may be freed."""
-        call = Call.to(RankService.infer, sources, run, released)
-        return self._ask([call] * self.plan.num_ranks)
-
-    def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
-        """The outputs of a run that stayed on these ranks."""
-        return self._ask_some(ranks, Call.to(RankService.outputs_of, run))
-
-    def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
-        """Write an output of which these ranks have regions."""
-        self._ask_some(ranks, Call.to(RankService.save, run, value, store))
-
-
-def _weights_hash(plan: JobPlan) -> int:
-    """A hash of the values of a plan's weights."""
-    return hash_of(named(plan.module).values())

@@ -1,4 +1,4 @@
-"""Files with the weights of stages, from which ranks load theirs."""
+"""The weights of a plan: files of stages from which ranks load theirs, and a hash of all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..io.stage_weights import write_weights
-from ..ir.weights import tensors_of
+from ..ir.module_state import hash_of
+from ..ir.weights import named, tensors_of
 from ..job.job_plan import JobPlan
 
 
@@ -50,3 +51,19 @@ def write_weight_file(plan: JobPlan, stages: Sequence[int], folder: Path) -> Pat
     path.unlink(missing_ok=True)  # ranks may still map the file of an earlier plan
     write_weights(path, tensors_of(plan.module, weight_names(plan, stages), plan.graph))
     return path
+
+
+def weights_hash(plan: JobPlan) -> int:
+    """A hash of the values of a plan's weights.
+
+    Parameters
+    ----------
+    plan
+        The plan, whose module has the weights.
+
+    Returns
+    -------
+    int
+        Equal for equal values.
+    """
+    return hash_of(named(plan.module).values())

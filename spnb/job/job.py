@@ -19,8 +19,7 @@ from . import checkpoint_io
 from .job_card import job_card
 from .network import Network
 from .options import OptionTable, options
-from .parsing import whole_numbers
-from .split import shortest_border_grid, stage_tilings
+from .split import image_extent, shortest_border_grid, stage_tilings
 from .validation import check
 
 DTYPES = {
@@ -163,13 +162,7 @@ class Job(Shown, OptionTable):
             listed = self.input_shapes
             return next(iter(listed.values() if isinstance(listed, dict) else listed))
         channels, axes = self.network.image_channels
-        size = whole_numbers(self.image_size, "x")
-        if len(size) not in (1, axes):
-            raise OptionError(
-                f"image_size {self.image_size} has {len(size)} numbers, but {self.name} takes"
-                f" images of {axes} axes"
-            )
-        return (self.batch_size, channels, *(size * axes if len(size) == 1 else size))
+        return (self.batch_size, channels, *image_extent(self, axes, self.name))
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...] | dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""How a job's image is split: the tiles of each stage, and the patches of a tile."""
+"""The image of a job and its split: its size, the tiles of each stage, the patches of a tile."""
 
 from __future__ import annotations
 
@@ -8,6 +8,37 @@ from ..errors import OptionError
 from ..ir.region import Tiling, grid_of, grids_of
 from .options import OptionTable
 from .parsing import whole_numbers
+
+
+def image_extent(table: OptionTable, axes: int, network: str) -> tuple[int, ...]:
+    """Spatial size of the image of a network.
+
+    Parameters
+    ----------
+    table
+        The options; an ``image_size`` of one number is that of all axes.
+    axes
+        Number of spatial axes that the network takes.
+    network
+        Name of the network, for the message.
+
+    Returns
+    -------
+    tuple of int
+        Pixels along each spatial axis.
+
+    Raises
+    ------
+    OptionError
+        If ``image_size`` has another number of axes.
+    """
+    size = whole_numbers(table.image_size, "x")
+    if len(size) not in (1, axes):
+        raise OptionError(
+            f"image_size {table.image_size} has {len(size)} numbers, but {network} takes images of"
+            f" {axes} axes"
+        )
+    return size * axes if len(size) == 1 else size
 
 
 def stage_tilings(table: OptionTable, axes: int) -> tuple[Tiling, ...]:

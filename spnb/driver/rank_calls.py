@@ -1,0 +1,98 @@
+"""What a session asks of its ranks, wherever they are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from ..engine.report import Report
+from ..engine.service import Call, RankService, RankWeights
+from ..io.examples import Examples
+from ..io.sources import Source
+from ..io.writers import Store
+from ..ir.rank_plan import RankPlan
+from ..job.job_plan import JobPlan
+from ..runtime.state import Piece
+from ..training.epoch import EpochReport
+
+T = TypeVar("T")
+
+
+class RankCalls(ABC):
+    """Calls of the ranks on which a plan is loaded.
+
+    A subclass says how a plan is loaded on the ranks (`_load`) and how they are called (`_ask`).
+
+    Attributes
+    ----------
+    plan
+        The plan that is loaded.
+    """
+
+    plan: JobPlan
+
+    @abstractmethod
+    def _load(self, plan: JobPlan, shares: Sequence[tuple[RankPlan, Path]]) -> None:
+        """Give each rank its share of a plan, and the file of its stage's weights."""
+
+    @abstractmethod
+    def _ask(self, calls: Sequence[Call[T] | None]) -> list[T]:
+        """Have each rank of the plan carry out its call; results in rank order.
+
+        A rank whose call is ``None`` has nothing to do, and there is no result of it.
+        """
+
+    def _ask_some(self, ranks: Collection[int], call: Call[T]) -> list[T]:
+        """Have some ranks carry out a call; results in the order in which they are given."""
+        every = range(self.plan.num_ranks)
+        found = self._ask([call if rank in ranks else None for rank in every])
+        result_of = dict(zip([rank for rank in every if rank in ranks], found, strict=True))
+        return [result_of[rank] for rank in ranks]
+
+    def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
+        """Run on every rank; the outputs of released runs may be freed."""
+        call = Call.to(RankService.infer, sources, run, released)
+        return self._ask([call] * self.plan.num_ranks)
+
+    def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
+        """The outputs of a run that stayed on these ranks."""
+        return self._ask_some(ranks, Call.to(RankService.outputs_of, run))
+
+    def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
+        """Write an output of which these ranks have regions."""
+        self._ask_some(ranks, Call.to(RankService.save, run, value, store))
+
+    def train_epoch(self, shares: Sequence[Examples], epoch: int) -> list[EpochReport]:
+        """Train on all examples once; `train` calls it for each epoch.
+
+        Parameters
+        ----------
+        shares
+            The examples in a form that each rank can read.
+        epoch
+            Number of the epoch, from 0.
+
+        Returns
+        -------
+        list of EpochReport
+            The report of each rank, in rank order: losses and seconds of its steps.
+        """
+        return self._ask([Call.to(RankService.train_epoch, each, epoch) for each in shares])
+
+    def weights_of(self, ranks: Collection[int]) -> list[RankWeights]:
+        """Fetch the weights of some ranks, and the state of their optimizers.
+
+        Parameters
+        ----------
+        ranks
+            Numbers of the ranks.
+
+        Returns
+        -------
+        list of RankWeights
+            For each of these ranks, its parameters and buffers by name, and the optimizer's state
+            by parameter.
+        """
+        return self._ask_some(ranks, Call.to(RankService.weights))
