@@ -1,8 +1,8 @@
-"""Which constants are the same for every image of a batch.
+"""Finds constants that are the same for every image of a batch.
 
-A network is captured with all images of a batch, and so is a constant such as the coordinates that
-``expand`` repeats for each of them.  Where all images have the same, a micro-batch takes the first
-few.  That is told from the calls that make the constant, since its values are not known yet.
+A network is captured with all images of a batch.  So a constant, such as coordinates that
+``expand`` repeats for each image, has all images too.  If it is the same for all, a micro-batch
+takes the first few.  Its values are not known yet, so this follows from the calls that compute it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from ..ir.node import Node, Ref, Weight, leaves
 from ..rules.elementwise import ELEMENTWISE
 
 FILLED = ("full", "zeros", "ones", "full_like", "zeros_like", "ones_like")
-"""Calls whose result has one number everywhere."""
+"""Operators that fill their result with one number."""
 
 BROADCASTING = frozenset([*ELEMENTWISE.split(), "expand", "expand_as", "repeat"])
-"""Calls that repeat their operands along dimensions that these do not have."""
+"""Operators that repeat operands along new dimensions."""
 
 RESHAPED = ("view", "reshape", "_unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze")
 
@@ -28,14 +28,14 @@ def same_for_each_image(node: Node, alike: Collection[str]) -> bool:
     Parameters
     ----------
     node
-        The call that makes it.
+        The call that computes it.
     alike
         Names of the earlier constants that are.
     """
     operands = [o for o in leaves(node.args) if isinstance(o, (Ref, Weight))]
 
     def same(leaf: Any) -> bool:
-        """Whether an operand is, or is broadcast along the first dimension of the result."""
+        """Whether an operand is such a constant, or is broadcast along the first dimension."""
         if not isinstance(leaf, Weight):
             return False
         if broadcasts and (len(leaf.shape) < len(node.shape) or leaf.shape[0] == 1):
@@ -49,7 +49,7 @@ def same_for_each_image(node: Node, alike: Collection[str]) -> bool:
 
 
 def _keeps_first(node: Node) -> bool:
-    """Whether a reshape leaves the first dimension as it is."""
+    """Whether a reshape does not change the first dimension."""
     operand = next(o for o in leaves(node.args) if isinstance(o, Weight))
     return bool(operand.shape) and operand.shape[0] == node.shape[0]
 
@@ -60,7 +60,7 @@ def _is_beside(node: Node) -> bool:
 
 
 def _moves_others(node: Node) -> bool:
-    """Whether dimensions other than the first change places."""
+    """Whether a call permutes only dimensions after the first."""
     if node.kind == "permute":
         return node.args["dims"][0] % len(node.shape) == 0
     return all(node.args[name] % len(node.shape) for name in ("dim0", "dim1"))
@@ -73,4 +73,4 @@ _RULES: dict[str, Callable[[Node], bool]] = {
     **dict.fromkeys(("cat", "stack", "slice", "select"), _is_beside),
     **dict.fromkeys(("permute", "transpose"), _moves_others),
 }
-"""By operator, whether a call of it keeps what is the same for each image."""
+"""By operator, whether the result of a call is the same for each image if its operands are."""

@@ -1,7 +1,7 @@
-"""Which operands an operator takes in another type inside a ``torch.autocast`` region.
+"""Finds the operands that ``torch.autocast`` casts to another type in one of its regions.
 
-torch.export records the calls of such a region without these casts.  They are found by calling the
-operator on tensors without memory, once inside the region and once outside.
+torch.export records the calls of a region without these casts.  To find them, the operator is
+called on tensors without memory, once inside a region and once outside.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEVICE = "cpu"
 
 
 class _Casts(TorchDispatchMode):
-    """Notes the type that each tensor is cast to."""
+    """Records the type that each tensor is cast to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,14 +47,14 @@ def casts_of(
     kwargs: Mapping[str, Any],
     dtype: torch.dtype,
 ) -> dict[int, torch.dtype]:
-    """Find what autocast casts before it calls an operator.
+    """Find the casts of autocast before it calls an operator.
 
     Parameters
     ----------
     operator
         An overload, such as ``torch.ops.aten.conv2d.default``.
     args, kwargs
-        What it is called with; tensors are fake.
+        Arguments of the operator; tensors are fake.
     dtype
         The lower precision of the region.
 
@@ -85,7 +85,7 @@ def _observed(
     kwargs: Mapping[str, Any],
     dtype: torch.dtype | None,
 ) -> dict[int, torch.dtype]:
-    """The casts of one call, inside a region of a type, or outside."""
+    """The casts in one call, inside a region of autocast or outside."""
     fake = (t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, FakeTensor))
     first = next(fake, None)
     if first is None:
@@ -96,8 +96,8 @@ def _observed(
         with first.fake_mode, noted, region, torch.no_grad():
             operator(*args, **kwargs)
     except Exception:
-        # The call runs in the network, in the types that it has outside or inside of the region;
-        # in the other ones, it may not: what was cast until then is noted.
+        # The network makes this call either inside or outside a region; in the other case it may
+        # fail.  The casts until then are recorded.
         pass
     return noted.types
 
@@ -105,7 +105,7 @@ def _observed(
 def cast_in_region(
     reader: ExportReader, fx: torch.fx.Node, args: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """Return the arguments of a call, cast as the region of autocast that it is in does."""
+    """Return the arguments of a call, with the casts of the region of autocast that it is in."""
     dtype = reader.scope.precision
     if dtype is None or not callable(fx.target):
         return args

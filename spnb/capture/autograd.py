@@ -1,4 +1,4 @@
-"""What torch.export loses of training: made visible in the graph as calls, or refused."""
+"""Records where gradients end as calls, and refuses custom gradients: torch.export loses both."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from ..kernels.compat import SET_GRAD_ENABLED, DisableTorchFunction, pytree
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 _READ_DATA = inspect.getattr_static(torch.Tensor, "data").__get__
-"""What ``x.data`` calls, as a `TorchFunctionMode` sees it."""
+"""The function that a `TorchFunctionMode` receives for ``x.data``."""
 
 _WRITE_DATA = inspect.getattr_static(torch.Tensor, "data").__set__
-"""What ``x.data = y`` calls."""
+"""The function that it receives for ``x.data = y``."""
 
 _FUNCTION: Any = torch.autograd.Function
-"""The class whose ``apply`` is replaced during a capture in training."""
+"""The class in which ``apply`` is replaced during a capture for training."""
 
 _PATCHING = threading.RLock()
-"""Held while ``torch.autograd.Function.apply`` is replaced: one capture after the other."""
+"""Held while ``torch.autograd.Function.apply`` is replaced, so captures run one after another."""
 
 
 class _Detaching(TorchFunctionMode):
     """Calls ``detach`` wherever a gradient ends, so that torch.export records it.
 
-    A gradient ends at ``x.data``, and in training at what is computed under ``torch.no_grad()``.
+    A gradient ends at ``x.data``, and in training at values computed under ``torch.no_grad()``.
     """
 
     def __init__(self, training: bool):
@@ -86,7 +86,7 @@ class _Detaching(TorchFunctionMode):
 def detaching(forward: Callable[..., Any], training: bool) -> Callable[..., Any]:
     """Return a forward that calls ``detach`` wherever a gradient ends.
 
-    Its mode is entered inside torch.export's own mode, and so sees each call first.
+    Its mode is entered inside torch.export's own mode, so it receives each call first.
 
     Parameters
     ----------
@@ -106,10 +106,10 @@ def detaching(forward: Callable[..., Any], training: bool) -> Callable[..., Any]
 
 @contextmanager
 def as_trained() -> Iterator[None]:
-    """Capture in training: gradients are on, and no function may define its own gradient.
+    """A context for a capture for training: gradients are on, and custom gradients are refused.
 
-    ``torch.autograd.Function.apply`` is replaced for that, in the whole process.  So captures wait
-    for each other, and in every other thread the replacement does what the original does.
+    In the context, ``torch.autograd.Function.apply`` is replaced in the whole process.  So captures
+    wait for each other.  In every other thread the replacement calls the original.
     """
     capturing_thread = threading.get_ident()
     with _PATCHING:
@@ -129,7 +129,7 @@ def as_trained() -> Iterator[None]:
 
 
 def _apply_in_capture(function: type, *args: Any) -> Any:
-    """A checkpoint computes its function; other functions have a gradient that would be lost."""
+    """Compute the function of a checkpoint; refuse others, as their gradient would be lost."""
     if function is CheckpointFunction:
         compute, _, *given = args
         return compute(*given)
@@ -141,7 +141,7 @@ def _apply_in_capture(function: type, *args: Any) -> Any:
 
 
 def refuse_averages_of_all(module: nn.Module) -> None:
-    """Refuse batch norms whose momentum depends on the number of the step.
+    """Refuse batch norms without a fixed momentum, which average over all batches so far.
 
     Raises
     ------
@@ -157,16 +157,16 @@ def refuse_averages_of_all(module: nn.Module) -> None:
 
 
 def refuse_unread_norms(nodes: Iterable[Node], outputs: Iterable[Any]) -> None:
-    """Refuse batch norms whose result nothing reads.
+    """Refuse batch norms with a result that no call reads.
 
-    A plan does not compute them, but in PyTorch their running statistics would move.
+    A plan does not compute them, but PyTorch would update their running statistics.
 
     Parameters
     ----------
     nodes
         The calls, in order.
     outputs
-        What the network returns: values as `Ref`.
+        The outputs of the network: values as `Ref`.
 
     Raises
     ------
@@ -185,7 +185,7 @@ def refuse_unread_norms(nodes: Iterable[Node], outputs: Iterable[Any]) -> None:
 
 
 def refuse_moving(node: Node) -> None:
-    """Refuse running statistics that training moves, other than a batch norm's.
+    """Refuse running statistics that training updates, except those of a batch norm.
 
     Raises
     ------

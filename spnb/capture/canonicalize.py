@@ -1,7 +1,7 @@
-"""Writes calls in one way: what a network may say in several ways has one rule.
+"""Writes equal operations as the same calls, so that each needs only one rule.
 
-A part of a split becomes a slice, a stack becomes a concatenation, and so on: calls that have a
-rule already.
+A piece of a split becomes a slice, a stack becomes a concatenation, and so on: operators that have
+a rule.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPLITS = (
     "tensor_split",
     "unbind",
 )
-"""Calls whose result is a tuple of pieces of their operand."""
+"""Operators that return a tuple of pieces of their operand."""
 
 
 LARGEST = {"aten.max.default": "aten.amax.default", "aten.min.default": "aten.amin.default"}
@@ -32,15 +32,15 @@ LARGEST = {"aten.max.default": "aten.amax.default", "aten.min.default": "aten.am
 
 
 def canonical(nodes: Sequence[Node], returned: Iterable[Any]) -> Iterator[Node]:
-    """Return the same calls, written by those that have a rule where that is possible.
+    """Return the same calls, as calls of operators with a rule if that is possible.
 
     Parameters
     ----------
     nodes
         The calls, in order.
     returned
-        What the network returns: values as `Ref`.  A part of a tuple that nothing reads is left
-        out.
+        The outputs of the network: values as `Ref`.  An element of a tuple that no call reads is
+        left out.
     """
     read = {leaf.value for leaf in returned if isinstance(leaf, Ref)}
     read.update(value for node in nodes for value in node.operands)
@@ -64,7 +64,7 @@ def _is_item(node: Node) -> bool:
 
 
 def _canonical_item(node: Node, source: Node, items_used: set[int]) -> Node:
-    """An item of a tuple, as a call of its own where the tuple is one of pieces, or of one item."""
+    """An item of a tuple; a separate call, if the tuple has pieces, or only one read item."""
     if source.kind in SPLITS:
         return _piece_as_slice(node, source)
     if items_used == {0} and source.kind in SINGLE:
@@ -131,7 +131,7 @@ def _selection_as_slice(node: Node) -> Iterable[Node]:
 
 
 def _new_as_full(node: Node) -> Node:
-    """A ``x.new_…`` as a call that reads no tensor: it takes only its type from ``x``."""
+    """A ``x.new_…`` as a call that reads no tensor, since ``x`` only gives its type."""
     kind = node.kind.removeprefix("new_")
     args = {"size": node.args["size"], "dtype": node.dtype, "layout": None}
     if kind == "full":
@@ -144,7 +144,7 @@ def _new_as_full(node: Node) -> Node:
 
 
 def _convolution_by_rank(node: Node) -> Node:
-    """A convolution of any number of dimensions, as the call that names them."""
+    """A convolution for any number of dimensions, as the operator for its own number."""
     args = dict(node.args)
     rank, transposed = len(node.shape) - 2, args.pop("transposed")
     if transposed:
@@ -173,7 +173,7 @@ def _layer_norm(node: Node) -> Node:
 
 
 def _adaptive_max(node: Node) -> Node:
-    """An adaptive max pooling without the places of its maxima."""
+    """An adaptive max pooling without the indices of its maxima."""
     return replace(node, op=f"spnb.adaptive_max.{node.kind}")
 
 
@@ -185,4 +185,4 @@ SINGLE: dict[str, Callable[[Node], Node]] = {
     "adaptive_max_pool2d": _adaptive_max,
     "adaptive_max_pool3d": _adaptive_max,
 }
-"""Calls with several results, of which often only the first is read: then they have one."""
+"""Calls with several results; if only the first is read, they get an operator with one result."""

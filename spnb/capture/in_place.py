@@ -24,7 +24,7 @@ class Renamed:
         self.views: dict[str, str] = {}  # view -> the value or weight that it shows
 
     def now(self, leaf: Any) -> Any:
-        """Return a leaf by the name that its value has now."""
+        """Return a leaf with the current name of its value."""
         if not isinstance(leaf, Ref):
             return leaf
         name = leaf.value
@@ -33,7 +33,7 @@ class Renamed:
         return Ref(name)
 
     def add(self, node: Node) -> Node:
-        """Return a call as one that changes no operand.
+        """Return the call as a call that changes no operand.
 
         Raises
         ------
@@ -59,5 +59,5 @@ class Renamed:
             raise WritesIntoView(node.label)
         self.latest[target.value] = node.name
         op = f"{namespace}.{kind.removesuffix('_')}.{variant}"
-        names = (a.name for a in arguments_of(overload(op)))  # the in-place call may have others
+        names = (a.name for a in arguments_of(overload(op)))  # the in-place call may have more
         return replace(node, op=op, args=dict(zip(names, node.args.values(), strict=True)))

@@ -1,8 +1,8 @@
 """Reads the calls of an exported program; in-place calls become calls that return a result.
 
-Calls that hold calls of their own, such as a region of ``torch.autocast``, are read by
-`spnb.capture.regions`; what a network computes of numbers that it reads from tensors becomes
-calls on tensors, as `spnb.capture.scalars` says.
+Calls that contain other calls, such as a region of ``torch.autocast``, are read by
+`spnb.capture.regions`.  Arithmetic on numbers that a network reads from tensors becomes calls on
+tensors, in `spnb.capture.scalars`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TO = "aten._to_copy.default"
 
 
 def out_of_sight(name: str, tensor: torch.Tensor) -> CaptureError:
-    """The error of a tensor that torch.export took for a constant, and that has no values."""
+    """The error for a tensor without values that torch.export took for a constant."""
     return CaptureError(
         f"the network takes a tensor of shape {tuple(tensor.shape)}, {name}, out of sight of"
         " torch.export, and what is computed of it would be lost: use x.detach() and tensor"
@@ -35,20 +35,20 @@ def out_of_sight(name: str, tensor: torch.Tensor) -> CaptureError:
 
 @dataclass(frozen=True)
 class Scope:
-    """A graph of torch.export that is being read: that of the network, or of a region in it.
+    """A graph of torch.export that is being read: the network's, or that of a region in it.
 
     Attributes
     ----------
     module
-        The module that holds the graph, and those of the regions in it.
+        The module that has the graph, and the graphs of the regions in it.
     leaves
-        What each name of the graph stands for.
+        By name in the graph, the value or object that it stands for.
     prefix
-        Put before the names of its calls, so that no two regions have the same.
+        Text before the names of its calls, so that names of different regions differ.
     path
-        Module of the network that the region was called in.
+        Path of the network's module that called the region.
     precision
-        The type that ``torch.autocast`` casts to; None outside of its regions.
+        The type that ``torch.autocast`` casts to; None outside its regions.
     """
 
     module: torch.fx.GraphModule
@@ -64,20 +64,20 @@ class ExportReader:
     Parameters
     ----------
     names
-        For each name of a parameter or buffer, the one name that it has in the graph.
+        For each name of a parameter or buffer, its only name in the graph.
     training
-        Whether the network is captured as it is trained.
+        Whether the network is captured for training.
 
     Attributes
     ----------
     nodes
         The calls that were read.
     literals
-        Tensors that the network makes of numbers in its code, by name.
+        Tensors that the network makes from numbers in its code, by name.
     counted
-        How often a pass adds one to a batch norm's number of batches, by the number's name.
+        By the name of a batch norm's ``num_batches_tracked``: how often a pass adds one to it.
     numbers
-        The values that are numbers, and not tensors, in the network's code.
+        The values that are numbers, not tensors, in the network's code.
     scope
         The graph that is being read.
     """
@@ -102,7 +102,7 @@ class ExportReader:
         self.counted: dict[str, int] = {}
         self.numbers: set[Ref] = set()
         self.scope = Scope(program.graph_module, {})
-        self._counters: dict[str, str] = {}  # name of the count that each such call adds to
+        self._counters: dict[str, str] = {}  # by call: the count that it adds one to
 
     def input_axes(self) -> dict[str, Axes]:
         """Axes of each input; the first says how many there are."""
@@ -130,12 +130,12 @@ class ExportReader:
             self.scope.leaves[fx.name] = scalars.number_of(self, fx, value)
         elif fx.target is operator.getitem and isinstance(results := self.leaf(fx.args[0]), list):
             assert isinstance(fx.args[1], int)
-            self.scope.leaves[fx.name] = results[fx.args[1]]  # of a region
+            self.scope.leaves[fx.name] = results[fx.args[1]]  # an item of a region's results
         elif isinstance(value, (torch.Tensor, tuple, list)):
             self.scope.leaves[fx.name] = self._call(fx, value)
 
     def returned(self, leaf: Any) -> Any:
-        """Return an output of the program, by the name that its value has now.
+        """Return an output of the program, by the current name of its value.
 
         Raises
         ------
@@ -159,18 +159,18 @@ class ExportReader:
         name: str = "",
         precision: torch.dtype | None = None,
     ) -> Any:
-        """Read the calls of a region as if they stood in the graph; return what they give.
+        """Read the calls of a region as if they were in the graph; return the region's results.
 
         Parameters
         ----------
         module
             The region.
         given
-            What stands for its inputs.
+            The values for its inputs.
         fx
             The call of the region.
         name
-            Of the region, where a call has several.
+            Name of the region, if a call has several.
         precision
             The type that ``torch.autocast`` casts to in it.
         """
@@ -191,12 +191,12 @@ class ExportReader:
         return None
 
     def leaf(self, arg: Any) -> Any:
-        """What stands for an argument in the graph that is being read; lists for tuples."""
+        """The value of an argument in the current graph; tuples become lists."""
         if isinstance(arg, torch.fx.Node):
             if arg.op == "get_attr":
                 return self._attribute(arg)
             return map_leaves(self.renamed.now, self.scope.leaves[arg.name])
-        if isinstance(arg, torch.device):  # of the capture; ranks compute on their own devices
+        if isinstance(arg, torch.device):  # the capture's device; ranks use their own
             return torch.device("cpu")
         return list(map(self.leaf, arg)) if isinstance(arg, (list, tuple)) else arg
 
@@ -217,7 +217,7 @@ class ExportReader:
         value: torch.Tensor | Sequence[torch.Tensor],
         path: str,
     ) -> Ref:
-        """Add a call whose result is like some tensors without memory."""
+        """Add a call; tensors without memory give the shape and the type of its result."""
         results = [value] if isinstance(value, torch.Tensor) else value
         shapes = tuple(tuple(each.shape) for each in results)
         parts = () if isinstance(value, torch.Tensor) else shapes
@@ -237,7 +237,7 @@ class ExportReader:
         return self.add(name, _TO, args | {"non_blocking": False}, like, path)
 
     def _attribute(self, fx: torch.fx.Node) -> Any:
-        """A region, or a tensor that it holds."""
+        """A region, or a tensor in one."""
         found = operator.attrgetter(str(fx.target))(self.scope.module)
         if not isinstance(found, torch.Tensor):
             return found
@@ -248,7 +248,7 @@ class ExportReader:
         return Weight(name, tuple(found.shape))
 
     def _counts_batches(self, fx: torch.fx.Node) -> bool:
-        """Whether a call adds one to a norm's number of batches, which no value depends on."""
+        """Whether a call adds one to a norm's number of batches; no value depends on that."""
         target = fx.args[0] if fx.args else None
         if fx.target is not torch.ops.aten.add_.Tensor or not isinstance(target, torch.fx.Node):
             return False
@@ -278,7 +278,7 @@ class ExportReader:
         if fx.target is operator.getitem:
             args = {"self": self.leaf(fx.args[0]), "index": fx.args[1]}
             return self.add(name, GETITEM, args, value, path)
-        assert callable(fx.target)  # torch.fx names only methods and modules by text
+        assert callable(fx.target)  # only methods and modules are texts in torch.fx
         op, schema = str(fx.target), arguments_of(fx.target)
         every = [value] if isinstance(value, torch.Tensor) else value
         if any(isinstance(n, torch.SymInt) for each in every for n in each.shape):

@@ -1,8 +1,8 @@
-"""Calls that hold calls of their own: regions of autocast, branches, loops.
+"""Calls that contain other calls: regions of autocast, branches, loops.
 
-PyTorch calls them higher-order operators.  A region that is always computed, such as that of
-``torch.autocast``, becomes the calls in it.  Of ``torch.cond``, both branches become calls, and
-their results are chosen from by the predicate.  Loops stay one call, which `spnb.rules.loops` runs.
+PyTorch names them higher-order operators.  A region that is always computed, such as that of
+``torch.autocast``, is replaced by its calls.  Both branches of ``torch.cond`` are computed, and the
+predicate chooses between their results.  A loop stays one call, which `spnb.rules.loops` runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ INLINED = {
     "wrap_with_set_grad_enabled": 1,
     "wrap_with_autocast": 4,
 }
-"""Operators that compute a region as it stands, and which of their arguments the region is."""
+"""Operators that compute a region unchanged, and the argument that is the region."""
 
 
 VMAP = (
@@ -43,7 +43,7 @@ VMAP = (
     "_add_batch_dim",
     "_remove_batch_dim",
 )
-"""Those of ``torch.vmap``, which PyTorch's decompositions turn into calls of operators."""
+"""Operators of ``torch.vmap``; PyTorch's decompositions replace them by calls of operators."""
 
 
 def has_transforms(program: torch.export.ExportedProgram) -> bool:
@@ -72,12 +72,12 @@ def has_transforms(program: torch.export.ExportedProgram) -> bool:
 
 
 def result_of(reader: ExportReader, fx: torch.fx.Node) -> Any:
-    """Read a call that holds calls; return what stands for its result.
+    """Read a call that contains calls; return its result.
 
     Raises
     ------
     CaptureError
-        If nothing is known of the operator, or the region does what a plan would lose.
+        If the operator is unknown, or the region does something that the graph cannot express.
     """
     kind = str(getattr(fx.target, "__name__", fx.target))
     if kind in INLINED:
@@ -93,7 +93,7 @@ def result_of(reader: ExportReader, fx: torch.fx.Node) -> Any:
 
 
 def _inlined(reader: ExportReader, fx: torch.fx.Node, kind: str) -> Any:
-    """The calls of a region that is always computed."""
+    """The results of a region that is always computed."""
     precision, at = reader.scope.precision, INLINED[kind]
     if kind == "wrap_with_autocast":
         device, dtype, enabled = fx.args[:3]
@@ -110,7 +110,7 @@ def _inlined(reader: ExportReader, fx: torch.fx.Node, kind: str) -> Any:
 
 
 def _chosen(reader: ExportReader, fx: torch.fx.Node) -> Any:
-    """The results of two branches, one of which a predicate chooses."""
+    """The results of two branches, between which a predicate chooses."""
     predicate, *branches, operands = map(reader.leaf, fx.args)
     if isinstance(predicate, bool):
         return reader.inline(branches[not predicate], operands, fx)
@@ -167,9 +167,9 @@ def _with_gradient_if_chosen(
     operands: Sequence[Any],
     number: int,
 ) -> list[Any]:
-    """The operands of a branch, with a gradient of zeros where the branch is not chosen.
+    """The operands of a branch, with a gradient of zeros if the branch is not chosen.
 
-    Without this, what is not finite in the other branch would spoil the gradient.
+    Otherwise infinite values in that branch would make the gradient NaN.
     """
     path, given = reader.path_of(fx), []
     predicate = _without_dimensions(reader, fx, predicate)
@@ -190,7 +190,7 @@ def _with_gradient_if_chosen(
 
 
 def _refuse_parameters(reader: ExportReader, operands: Sequence[Any], path: str) -> None:
-    """Refuse branches that are trained: of the one that is not chosen, gradients may be NaN."""
+    """Refuse branches with trained weights: in the branch not chosen, gradients may be NaN."""
     names = set(reader.weights.values())
     found = next((w.name for w in operands if isinstance(w, Weight) and w.name in names), None)
     if found is not None:
@@ -202,7 +202,7 @@ def _refuse_parameters(reader: ExportReader, operands: Sequence[Any], path: str)
 
 
 def _refuse_writes(reader: ExportReader, operands: Sequence[Any], path: str, kind: str) -> None:
-    """Refuse a branch or a loop that overwrites what it was given."""
+    """Refuse a branch or a loop that overwrites an operand."""
     if any(reader.renamed.now(leaf) != leaf for leaf in operands):
         raise CaptureError(
             f"{path or 'forward'} ({kind}) overwrites a tensor in place that comes from outside of"
@@ -232,7 +232,7 @@ def _loop(reader: ExportReader, fx: torch.fx.Node, kind: str) -> Ref:
 def _subgraph(
     reader: ExportReader, fx: torch.fx.Node, region: torch.fx.GraphModule, name: str, kind: str
 ) -> Subgraph:
-    """The calls of a region, as a function of its inputs."""
+    """The calls of a region as a function of its inputs."""
     path = reader.path_of(fx)
     inputs = [node for node in region.graph.nodes if node.op == "placeholder"]
     names = [f"{reader.scope.prefix}{fx.name}.{name}{node.name}" for node in inputs]

@@ -1,7 +1,7 @@
-"""Numbers that a network reads from its tensors, as ``x.max().item()``, as tensors of one element.
+"""Numbers that a network reads from tensors, such as ``x.max().item()``, as one-element tensors.
 
-torch.export records what Python computes of such a number as calls on symbols.  Here each becomes
-a call on a tensor of double precision, which is what a Python number is, or of whole numbers.
+torch.export records arithmetic on such numbers as calls on symbols.  Here each becomes a call on
+tensors, in double precision like a Python float, or in whole numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Symbol = torch.SymFloat | torch.SymInt | torch.SymBool
 
 READS = (overload("aten.item.default"), overload("aten._local_scalar_dense.default"))
-"""Calls that give a number."""
+"""Calls that return a number."""
 
 _BINARY: dict[Callable[..., Any], str] = {
     operator.add: "add.Tensor",
@@ -56,23 +56,23 @@ _UNARY: dict[Callable[..., Any], str] = {
 _COPIES = (torch.sym_float, torch.sym_int, operator.pos)
 
 OPERATORS: Mapping[Callable[..., Any], str] = {**_BINARY, **_UNARY}
-"""What Python computes of numbers, and the operator that computes the same of tensors."""
+"""Functions of Python on numbers, and the operators that compute the same on tensors."""
 
 
 def is_arithmetic(target: object) -> bool:
-    """Whether a call computes a number of numbers."""
+    """Whether a call computes a number from numbers."""
     return target in OPERATORS or target in _COPIES or _math_function(target) is not None
 
 
 def _math_function(target: object) -> str | None:
-    """The operator of ``torch.sym_sqrt`` and its like: they have the names of operators."""
+    """The operator of a function such as ``torch.sym_sqrt``, which has the operator's name."""
     name = getattr(target, "__name__", "").removeprefix("_").removeprefix("sym_")
     known = ("sqrt", "cos", "cosh", "sin", "sinh", "tan", "tanh", "asin", "acos", "atan", "log2")
     return f"{name}.default" if name in known and getattr(torch, name, None) else None
 
 
 def operator_of(target: Callable[..., Any]) -> str | None:
-    """The qualified overload that computes what a call on symbols does; None for a mere cast.
+    """The qualified overload that equals a call on symbols; None if the call is only a cast.
 
     >>> operator_of(operator.truediv)
     'aten.div.Tensor'
@@ -106,7 +106,7 @@ def common_dtype(target: Callable[..., Any], numbers: Sequence[object]) -> torch
 
 
 def takes_tensors(op: str, names: Collection[str]) -> str | None:
-    """The overload of the same operator whose arguments of some names are tensors; None without.
+    """The overload of the same operator that takes tensors for some arguments; None without one.
 
     >>> takes_tensors("aten.clamp.default", ["min"]), takes_tensors("aten.elu.default", ["alpha"])
     ('aten.clamp.Tensor', None)
@@ -128,7 +128,7 @@ def number_of(reader: ExportReader, fx: torch.fx.Node, value: Symbol) -> Ref:
     Raises
     ------
     CaptureError
-        If Python computes it in a way that no operator does.
+        If no operator computes the same.
     """
     dtype, name, path = dtype_of(value), f"{reader.scope.prefix}{fx.name}", reader.path_of(fx)
     if fx.target in READS:
@@ -147,7 +147,7 @@ def number_of(reader: ExportReader, fx: torch.fx.Node, value: Symbol) -> Ref:
 def _computed(
     reader: ExportReader, fx: torch.fx.Node, dtype: torch.dtype, name: str, path: str
 ) -> Ref:
-    """What Python computes of numbers."""
+    """The result of a function of Python on numbers, as a call on tensors."""
     assert callable(fx.target)
     values = [arg.meta["val"] if isinstance(arg, torch.fx.Node) else arg for arg in fx.args]
     common, op = common_dtype(fx.target, values), operator_of(fx.target)
@@ -178,7 +178,7 @@ def call_with_numbers(
     args: Mapping[str, Any],
     value: torch.Tensor | Sequence[torch.Tensor],
 ) -> Ref:
-    """Add a call of an operator that is given numbers, by the overload that takes tensors.
+    """Add a call with numbers as arguments, as a call of the overload that takes tensors.
 
     Raises
     ------
@@ -203,17 +203,17 @@ def call_with_numbers(
         symbol = next(n.meta["val"] for n in fx.all_input_nodes if reader.leaf(n) == args[k])
         one = {torch.float64: 1.0, torch.int64: 1, torch.bool: True}[dtype_of(symbol)]
         kept = torch.result_type(tensors[0], one)
-        if kept not in HALVES:  # where PyTorch computes with more digits than the result has
+        if kept not in HALVES:  # for half precision, PyTorch computes with more digits
             changed[k] = reader.cast(args[k], kept, (), f"{name}.{k}", path)
     return reader.add(name, other, changed, value, path)
 
 
 FILLS = ("scalar_tensor", "full", "full_like", "new_full")
-"""Calls that make a tensor of one number."""
+"""Operators that fill a tensor with one number."""
 
 
 def _filled(reader: ExportReader, number: Ref, value: torch.Tensor, name: str, path: str) -> Ref:
-    """A tensor that has a number everywhere."""
+    """A tensor filled with a number."""
     if not value.ndim:
         return reader.cast(number, value.dtype, (), name, path)
     one = reader.cast(number, value.dtype, (), f"{name}.one", path)

@@ -8,14 +8,14 @@ MULTIPLES = (
     *(2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64),
     *(80, 96, 112, 128, 160, 192, 224, 256),
 )
-"""What networks want the sides of an image to be multiples of: strides, and sizes of windows."""
+"""Numbers of which sides of images often must be multiples: strides, and sizes of windows."""
 
 SURE = (256, 224)
-"""A network that takes no multiple of these fails for another reason than the size."""
+"""Most common multiples; a network that fails at multiples of these does not fail for its size."""
 
 
 def nearest_size(size: Sequence[int], works: Callable[[Sequence[int]], bool]) -> list[int] | None:
-    """The size nearest to one that fails, of those whose sides are multiples of a common number.
+    """The nearest size that works, among sizes with sides that are multiples of one number.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Parameters, buffers and settings that a network writes in its own forward.
 
-What a pass writes is followed where every pass writes the same: a weight that is computed of other
-weights, say.  Where a pass depends on what an earlier one left, results would depend on how often
-the network has run, and the network is refused.
+Writes are allowed if every pass writes the same value, such as a weight computed from other
+weights.  If a pass reads a value that an earlier pass has written, results would depend on the
+number of passes, and the network is refused.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _ALIASES = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
 
 
 def refuse_states(program: torch.export.ExportedProgram) -> None:
-    """Refuse a network that writes a parameter or buffer which passes would see differently.
+    """Refuse a network in which a pass reads a parameter or buffer that an earlier pass wrote.
 
     Parameters
     ----------
     program
-        What torch.export made of the network.
+        The program that torch.export made from the network.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def refuse_states(program: torch.export.ExportedProgram) -> None:
 
 
 def _is_read(node: torch.fx.Node) -> bool:
-    """Whether a call computes with a value; to be returned, or overwritten, does not count."""
+    """Whether a call computes with a value; returning or overwriting it does not count."""
     for user in node.users:
         overwritten = user.target is torch.ops.aten.copy.default and user.args[0] is node
         if user.op == "output" or (overwritten and user.args[1] is not node):
@@ -69,7 +69,7 @@ def _is_read(node: torch.fx.Node) -> bool:
 
 
 def _sources(node: torch.fx.Node) -> set[str]:
-    """Names of the placeholders that a value is computed of."""
+    """Names of the placeholders that a value depends on."""
     found: set[str] = set()
     seen: set[torch.fx.Node] = set()
     waiting = [node]
@@ -85,9 +85,9 @@ def _sources(node: torch.fx.Node) -> set[str]:
 
 
 class Passes:
-    """Watches what passes through a module do to its plain attributes: numbers, texts, tuples.
+    """Watches changes of a module's plain attributes (numbers, texts, tuples) in its passes.
 
-    torch.export resets attributes after it has run the forward, so they are read within it.
+    torch.export resets attributes after it has run the forward, so they are read in the forward.
 
     Parameters
     ----------
@@ -114,14 +114,14 @@ class Passes:
         first: torch.export.ExportedProgram,
         export: Callable[[], torch.export.ExportedProgram],
     ) -> None:
-        """Refuse a network that computes with a plain attribute which each of its passes changes.
+        """Refuse a network that computes with a plain attribute that each pass changes.
 
-        An attribute that the second pass leaves unchanged is a memo, of a size, say.
+        An attribute that the second pass does not change is allowed: it stores a size, for example.
 
         Parameters
         ----------
         first
-            What torch.export made of the first pass.
+            The program that torch.export made from the first pass.
         export
             Exports another pass.
 
@@ -136,7 +136,7 @@ class Passes:
             setattr(self.module.get_submodule(path), name, value)
         try:
             second = export()
-        except Exception:  # a memo that holds tensors of the first pass cannot be exported again
+        except Exception:  # an attribute with tensors of the first pass cannot be exported again
             return
         counters = [key for key, value in self.after.items() if self.before.get(key) != value]
         if counters and str(second.graph) != str(first.graph):

@@ -1,7 +1,7 @@
-"""Which parameters have a gradient, because an output of the network depends on them.
+"""Finds the parameters that have a gradient, because an output of the network depends on them.
 
-The others have none, as in PyTorch.  No optimizer changes them; with a gradient of zeros, weight
-decay would shrink them.
+The others have none, as in PyTorch, so no optimizer changes them.  With a gradient of zeros, weight
+decay would change them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..rules.calls import invoke
 
 
 def with_gradient(graph: Graph, names: Collection[str]) -> list[str]:
-    """Return the names of those parameters that have a gradient.
+    """Return the names of the parameters that have a gradient.
 
     Parameters
     ----------
@@ -37,12 +37,12 @@ def with_gradient(graph: Graph, names: Collection[str]) -> list[str]:
     ['1.weight', '1.bias']
     """
     calls = (*graph.constants, *graph.nodes)
-    # From the parameters forward: whatever depends on one in a way that PyTorch differentiates.
+    # From the parameters forward: values that depend on one through differentiable calls.
     dependent = set(names)
     for node in calls:
         if dependent.intersection(_read(node)) and _differentiable(node, graph):
             dependent |= {node.name, f"={node.name}"}
-    # From the outputs backward: whatever of it an output depends on.
+    # From the outputs backward: those of them that an output depends on.
     wanted = set(graph.outputs) & dependent
     for node in reversed(calls):
         if {node.name, f"={node.name}"} & wanted:
@@ -56,7 +56,7 @@ def _read(node: Node) -> list[str]:
 
 
 def _differentiable(node: Node, graph: Graph) -> bool:
-    """Whether PyTorch differentiates the call; it is tried on tensors without memory."""
+    """Whether PyTorch differentiates the call; this is tried on tensors without memory."""
     if not node.dtype.is_floating_point:
         return False
     if node.op == GETITEM:
@@ -71,7 +71,7 @@ def _differentiable(node: Node, graph: Graph) -> bool:
     try:
         with torch.enable_grad():
             result = invoke(node.op, node.bind(given, weights))
-    except Exception:  # the operator needs memory, so nothing is known: it may have a gradient
+    except Exception:  # the operator needs values, so the trial fails: it may have a gradient
         return True
     parts = result if isinstance(result, (tuple, list)) else [result]
     return any(part.requires_grad for part in parts if isinstance(part, torch.Tensor))

@@ -1,4 +1,4 @@
-"""From the program that torch.export gives to a `Graph` in the form that the rules know."""
+"""From a program of torch.export to a `Graph` of calls with rules."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def graph_of(
     Parameters
     ----------
     program
-        What torch.export made of the module.
+        The program that torch.export made from the module.
     module
-        The module: its tree gives the blocks, and the first name of each shared weight.
+        The module; its tree gives the blocks, and the first name of each shared weight.
     dtype
         Floating type of the inputs.
     training
@@ -44,7 +44,7 @@ def graph_of(
     Raises
     ------
     CaptureError
-        If the network does something that a plan would lose.
+        If the network does something that the graph cannot express.
     WritesIntoView
         If a call overwrites a value that has views.
     """
@@ -76,14 +76,14 @@ def graph_of(
 
 
 def _without_unread_writes(nodes: Sequence[Node], outputs: Iterable[Any]) -> list[Node]:
-    """The calls but for copies that nothing reads: what they wrote was overwritten, or left."""
+    """The calls without copies that no call reads."""
     read = {leaf.value for leaf in outputs if isinstance(leaf, Ref)}
     read.update(value for node in nodes for value in node.operands)
     return [node for node in nodes if node.kind != "copy" or node.name in read]
 
 
 def _refuse_unseen(program: torch.export.ExportedProgram) -> None:
-    """Refuse a forward that computes where torch.export does not see it."""
+    """Refuse a forward with computations that torch.export does not record."""
     signature = program.graph_signature
     for name in signature.inputs_to_lifted_tensor_constants.values():
         if isinstance(tensor := program.constants[name], FakeTensor):
@@ -139,7 +139,7 @@ def _calls(nodes: Iterable[Node], inputs: Mapping[str, Axes], training: bool) ->
 
 
 def _with_axes(node: Node, axes: Mapping[str, Axes], rank: int) -> Node:
-    """A call with the axes of its operands, and those of its result by its rule."""
+    """A call with the axes of its operands, and with its result's axes from its rule."""
     node = replace(
         node,
         axes=Axes.uncut(node.shape, rank),
@@ -159,7 +159,7 @@ def _with_axes(node: Node, axes: Mapping[str, Axes], rank: int) -> Node:
 
 
 def _one_name_each(module: nn.Module) -> dict[str, str]:
-    """The first name of each parameter and buffer, by each of its names."""
+    """For each name of a parameter or buffer, the first of its names."""
     first: dict[int, str] = {}
     named = [
         *module.named_parameters(remove_duplicate=False),
@@ -169,12 +169,12 @@ def _one_name_each(module: nn.Module) -> dict[str, str]:
 
 
 def _as_weight(known: Mapping[str, Weight]) -> Callable[[Any], Any]:
-    """What replaces a reference to a constant by its weight."""
+    """The function that replaces a reference to a constant by its weight."""
     return lambda leaf: known.get(leaf.value, leaf) if isinstance(leaf, Ref) else leaf
 
 
 def _outputs(program: torch.export.ExportedProgram) -> list[Any]:
-    """What the network returns, flattened: values as `Ref`, all else unchanged."""
+    """The leaves of the network's output: values as `Ref`, everything else unchanged."""
     specs = program.graph_signature.output_specs
     arguments = [spec.arg for spec in specs if spec.kind.name == "USER_OUTPUT"]
     return [Ref(arg.name) if hasattr(arg, "name") and arg.name else arg.value for arg in arguments]
@@ -183,7 +183,7 @@ def _outputs(program: torch.export.ExportedProgram) -> list[Any]:
 def _copied_inputs(
     returned: Iterable[Any], nodes: list[Node], inputs: Mapping[str, Axes], dtype: torch.dtype
 ) -> tuple[Any, ...]:
-    """Return the outputs; an input among them becomes a call, computed by the tiles of a stage."""
+    """Return the outputs; an input among them is copied by a call, which tiles can compute."""
     found = []
     for leaf in returned:
         if isinstance(leaf, Ref) and leaf.value in inputs:

@@ -1,4 +1,4 @@
-"""What a run returns: its record, the output, and a check against the untiled run."""
+"""The result of a run: its record, the output, and a check against the untiled run."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Result(RunRecord):
 
     @cached_property
     def named_outputs(self) -> dict[str, str]:
-        """The name in the graph of each output, by the output's key in what the network returns.
+        """The name of each output in the graph, by its key in the structure of the outputs.
 
         Examples
         --------
@@ -200,7 +200,7 @@ class Result(RunRecord):
 
     @property
     def _tolerance(self) -> float:
-        """That of the least precise type among the network's."""
+        """The tolerance of the least precise type in the network."""
         return max(TOLERANCES[dtype] for dtype in self.plan.graph.floating_types)
 
     def check(self, tolerance: float | None = None, *, strict: bool = True) -> Check:

@@ -1,4 +1,4 @@
-"""Padding as an operator of its own: constants, reflections, copies of the border, a torus."""
+"""The padding operator: constants, reflections, copies of the border, circular padding."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Border(Spatial):
     mode: str
 
     def gathers(self, operand: int, axis: int) -> bool:
-        """On a torus the first tile reads the last one's end."""
+        """Whether the padding is circular: then the first tile reads the end of the last one."""
         return self._circular(axis)
 
     def _circular(self, axis: int) -> bool:
@@ -54,7 +54,7 @@ class Border(Spatial):
         return (min(ends), max(ends) + 1)
 
     def source(self, position: int, n: int) -> int:
-        """The position in a dimension of size ``n`` that one inside or around it copies."""
+        """The position in a dimension of size ``n`` that a position in or around it copies."""
         if self.mode == "replicate":
             return min(max(position, 0), n - 1)
         if self.mode == "circular":
@@ -82,7 +82,7 @@ class Border(Spatial):
         return x
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
-        """A torus becomes its two ends, each from the tile that has it, around the middle."""
+        """Circular padding becomes a concatenation of one end, the middle and the other end."""
         pieces: dict[int, list[Span]] = {}
         for k, (before, after) in enumerate(self.around):
             if before or after:
@@ -103,12 +103,13 @@ MODES = {"reflection": "reflect", "replication": "replicate", "constant": "const
     f"{kind}_pad{n}d" for kind in ("reflection", "replication") for n in (1, 2, 3)
 ))  # fmt: skip
 def border(node: Node) -> Rule | None:
-    """Constants around any dimension; reflections, copies and a torus around the last ones."""
+    """The rule of padding: constants in any dimension, other modes in the last dimensions."""
     numbers = node.args["padding" if "padding" in node.args else "pad"]
     mode = node.args.get("mode") or MODES[node.kind.split("_")[0]]
     around = tuple(zip(numbers[::2], numbers[1::2], strict=True))[::-1]
     where = places(node.operand_axes[0], len(around))
-    turned = mode == "circular" and any(a * b < 0 for a, b in around)  # around what is left
+    # PyTorch crops first, and then pads with the remaining positions.
+    turned = mode == "circular" and any(a * b < 0 for a, b in around)
     if where is None or 0 in where or turned:
         return Whole(node) if len(around) < len(node.shape) else None
     return Border(node, where, around, mode)

@@ -1,4 +1,4 @@
-"""Operators that read their whole operands, or of which nothing is known."""
+"""Operators that read their whole operands, and operators without a rule."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .registry import factory_of, rule
 
 @dataclass(frozen=True)
 class Whole(Rule):
-    """An operator that reads the whole space of its operands, each image of the batch for itself.
+    """An operator that reads all of space, but computes each image of the batch separately.
 
-    It is run on all of that, and what is wanted is cut from the result.
+    It is called on whole operands, and the wanted region is cut from the result.
     """
 
     @cached_property
     def axes(self) -> Axes:
-        """Those of the first operand of this shape; else the batch is all that can be cut."""
+        """The axes of the first operand of the same shape; without one, only the batch is cut."""
         shape, operands = self.node.shape, self.node.operand_axes
         for axes in operands:
             if axes.shape == shape:
@@ -39,7 +39,7 @@ class Whole(Rule):
         return None
 
     def gathers(self, operand: int, axis: int) -> bool:
-        """All of space; of the batch where the result has none."""
+        """Whether the axis is one of space, or the batch of an operand if the result has none."""
         axes = self.node.operand_axes[operand]
         batched = 0 in self.axes.present and axes.extent[0] == self.axes.extent[0]
         return axes.extent[axis] > 1 and not (axis == 0 and batched and self.known)
@@ -48,7 +48,7 @@ class Whole(Rule):
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
         args = self.node.bind(tensors, weights)
-        for name in ("size", "shape", "output_size"):  # captured with all images of the batch
+        for name in ("size", "shape", "output_size"):  # these count the images of the whole batch
             given, shape = args.get(name), self.node.shape
             if not isinstance(given, list) or len(given) != len(shape):
                 continue
@@ -57,7 +57,7 @@ class Whole(Rule):
         return self._wanted(invoke(self.node.op, args), region)
 
     def _held(self, region: Region) -> Region:
-        """What of the result is computed to get a region of it."""
+        """The region of the result that a call computes, of which a region is wanted."""
         operands = range(len(self.node.operands))
         whole = [any(self.gathers(k, axis) for k in operands) for axis in range(self.axes.rank)]
         ends = zip(whole, self.axes.extent, region.spans, strict=True)
@@ -72,7 +72,7 @@ class Whole(Rule):
 
 
 def axes_of_part(whole: Axes, shape: Sequence[int]) -> Axes:
-    """The axes of one of several results, given those of the first: what differs is not cut."""
+    """The axes of one of several results, from those of the first; other dimensions are not cut."""
     if len(whole.dims) != len(shape):
         return Axes.uncut(shape, whole.rank)
     pairs = zip(whole.dims, shape, strict=True)
@@ -96,7 +96,10 @@ INDEPENDENT = """
 
 @dataclass(frozen=True)
 class WholeImages(Whole):
-    """An operator whose tensors all have the images of a batch first, constants among them."""
+    """An operator on tensors with the images of the batch in their first dimension.
+
+    Constants have them, too.
+    """
 
     def against(self, weight: Weight) -> Axes | None:
         first = self.axes.dims[0] if self.axes.dims else ()
@@ -114,16 +117,16 @@ class WholeImages(Whole):
 
 @rule(*INDEPENDENT.split())
 def independent(node: Node) -> Rule | None:
-    """Operators of each image for itself, as long as they do not work along the batch."""
+    """The rule of operators that compute each image separately, unless along the batch."""
     rank, along = len(node.operand_axes[0].dims), node.args.get("dim", 1)
     along = [along] if isinstance(along, int) else along
     return WholeImages(node) if along and all(d % rank for d in along) else None
 
 
 def rule_of(node: Node) -> Rule:
-    """The rule of a call; `Unknown` where the operator, called like this, has none.
+    """The rule of a call; `Unknown` if the operator has no rule for such a call.
 
-    It is made once: the call caches it.
+    It is made once, and cached in the call.
     """
     found = node.cache.get(Rule)
     if found is None:
@@ -133,7 +136,7 @@ def rule_of(node: Node) -> Rule:
 
 
 def whole_axes(rule: Rule, operand: int, tiling: Tiling) -> tuple[int, ...]:
-    """The axes that a grid cuts, in space, and along which a call needs all of an operand."""
+    """The axes of space that a grid cuts, and along which a call needs a whole operand."""
     extent = rule.node.operand_axes[operand].extent
     cut = (axis for axis, n in enumerate(tiling.grid) if axis and n > 1 and extent[axis] > 1)
     return tuple(axis for axis in cut if rule.gathers(operand, axis))

@@ -1,7 +1,7 @@
-"""Loops whose body is a network of its own: ``torch.while_loop``, ``scan`` and their like.
+"""Loops with a body of several operators: ``torch.while_loop``, ``scan`` and similar ones.
 
-How often a body runs depends on values, or its steps follow each other, so a loop needs its whole
-operands.
+The number of times that a body runs depends on values, or each step reads the result of the one
+before; so a loop needs its whole operands.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from .registry import rule
 
 @dataclass(frozen=True)
 class Subgraph:
-    """Calls inside of another call, as a function of tensors.
+    """The calls inside another call, as a function of tensors.
 
     Attributes
     ----------
     inputs
-        Names of the values that it is given, in order.
+        Names of its inputs, in order.
     nodes
         The calls.
     outputs
-        What it returns: values as `Ref`, all else unchanged.
+        Its results: values as `Ref`, everything else unchanged.
     """
 
     inputs: tuple[str, ...]
@@ -112,7 +112,7 @@ LOOPS = {
 
 @dataclass(frozen=True)
 class WholeLoop(Unknown):
-    """A loop on its whole operands; its results differ in shape, so none of them is cut."""
+    """A loop on whole operands; its results may differ in shape, so none of them is cut."""
 
     @cached_property
     def axes(self) -> Axes:
@@ -127,5 +127,5 @@ class WholeLoop(Unknown):
 
 @rule(*(f"higher_order.{kind}" for kind in LOOPS))
 def loop(node: Node) -> WholeLoop:
-    """A loop whose body is a network of its own."""
+    """The rule of a loop."""
     return WholeLoop(node)

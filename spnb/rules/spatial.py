@@ -17,9 +17,9 @@ from .base import Direct
 
 
 def places(axes: Axes, count: int) -> tuple[int | None, ...] | None:
-    """The axis of the image in each of the last dimensions; ``None`` where one holds several.
+    """The axis of the image in each of the last dimensions; ``None`` if one holds several axes.
 
-    A dimension of a single position takes the axis that its place suggests: it may grow.
+    A dimension of a single position gets the axis of its place in an image, since it may grow.
     """
     found: list[int | None] = []
     for number in range(len(axes.dims) - count, len(axes.dims)):
@@ -68,11 +68,11 @@ class Spatial(Direct, ABC):
         """Span of a spatial dimension, not clipped, that a span of the result reads."""
 
     def sizes(self) -> tuple[int, ...]:
-        """Of the operand's spatial dimensions."""
+        """Sizes of the operand's spatial dimensions."""
         return self.node.operand_shapes[0][-len(self.places) :]
 
     def result_sizes(self) -> tuple[int, ...]:
-        """Of the result's spatial dimensions."""
+        """Sizes of the result's spatial dimensions."""
         return self.node.shape[-len(self.places) :]
 
     def spans(self, region: Region) -> list[Span]:
@@ -88,10 +88,9 @@ class Spatial(Direct, ABC):
 
 
 def without_unread(x: torch.Tensor, spans: Sequence[Span], sizes: Sequence[int]) -> torch.Tensor:
-    """Cut from an operand the last dimensions of one position that a region does not read.
+    """Cut dimensions of one position from an operand, if a region reads only their padding.
 
-    A dimension of one position has no axis, so no plan cuts it, though all that is read of it may
-    be padding.
+    A dimension of one position has no axis, so the plan does not cut it.
     """
     for number, ((a, b), n) in enumerate(zip(clipped(spans, sizes), sizes, strict=True)):
         if n == 1 and a == b:
@@ -108,7 +107,7 @@ def clipped(spans: Sequence[Span], sizes: Sequence[int]) -> list[Span]:
 
 
 def margins(spans: Sequence[Span], sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """How far spans run past dimensions of these sizes, before and after."""
+    """By how many positions spans run past dimensions of these sizes, before and after."""
     return [
         (max(0, min(-a, b - a)), max(0, min(b - n, b - a)))
         for (a, b), n in zip(spans, sizes, strict=True)
@@ -116,23 +115,23 @@ def margins(spans: Sequence[Span], sizes: Sequence[int]) -> list[tuple[int, int]
 
 
 def pad(x: torch.Tensor, around: Sequence[tuple[int, int]], fill: float) -> torch.Tensor:
-    """Pad the last dimensions by (before, after); no copy where nothing is to be added."""
+    """Pad the last dimensions by (before, after); copy nothing if no padding is needed."""
     if not any(map(any, around)):
         return x
     return F.pad(x, [n for margin in reversed(around) for n in margin], value=fill)
 
 
 class Padded:
-    """Pads a tensor each time in the same way, in memory that is given for it if any is.
+    """Pads tensors of one size, always in the same way; in given memory, if there is any.
 
     Parameters
     ----------
     around
-        Before and after each of the last dimensions.
+        Numbers of positions before and after each of the last dimensions.
     fill
-        What is added.
+        Value of the padding.
     whole
-        Memory of the padded tensor, in which something else may lie between two calls.
+        Memory of the padded tensor; it may hold another tensor between two calls.
     """
 
     def __init__(
@@ -150,7 +149,7 @@ class Padded:
             self.inner = self.inner.narrow(at, low, n - low - high)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """The tensor, padded."""
+        """The padded tensor."""
         if self.whole is None:
             return pad(x, self.around, self.fill)
         for strip in self.strips:
