@@ -93,16 +93,6 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_measuring_flags(parser: argparse.ArgumentParser, verb: str) -> None:
     """Add the flags of a verb that measures to a parser."""
-
-    def listed(
-        name: str, default: Sequence[int], text: str, read: Callable[[str], Any] = int
-    ) -> None:
-        shown = ",".join(map(str, default))
-        parser.add_argument(
-            name, type=_listed(read), default=list(default), metavar="N[,N]",
-            help=f"{text} (default: {shown})",
-        )  # fmt: skip
-
     if verb in ("bench", "suite"):
         parser.add_argument(
             "--baselines",
@@ -112,56 +102,74 @@ def add_measuring_flags(parser: argparse.ArgumentParser, verb: str) -> None:
             " are installed)",
         )
     if verb == "suite":
-        parser.add_argument(
-            "--workloads",
-            metavar="NAME[,NAME]",
-            type=_names,
-            default=list(benchmarking.WORKLOADS),
-            help=f"built-in networks (default: {','.join(benchmarking.WORKLOADS)})",
-        )
-        listed("--sizes", benchmarking.SIZES, "sides of square images, in pixels")
-        listed("--tiles", benchmarking.TILES, "numbers of tiles")
+        _add_suite_flags(parser)
     if verb == "sweep":
-        text = (
-            "numbers of blocks that share one halo exchange, or all; 0 is an exchange before each"
-            " window operator"
-        )
-        listed("--lengths", benchmarking.LENGTHS, text, blocks_fused)
-        listed("--tiles", benchmarking.LENGTH_TILES, "numbers of tiles")
+        _add_sweep_flags(parser)
     if verb == "halo":
-        listed("--sizes", benchmarking.HALO_SIZES, "sides of square images, in pixels")
-        listed(
-            "--halos", benchmarking.HALOS, "widths of the halo, in positions on each side of a tile"
-        )
-        listed("--tiles", benchmarking.TILES, "numbers of tiles")
-        parser.add_argument(
-            "--slice-method",
-            default="square",
-            metavar="METHOD",
-            help="how an image is cut, as in the command plan (default: square)",
-        )
-        parser.add_argument(
-            "--channels",
-            type=int,
-            default=64,
-            metavar="N",
-            help="channels of the exchanged tensors (default: 64)",
-        )
-        parser.add_argument(
-            "--repeats",
-            type=int,
-            default=50,
-            metavar="N",
-            help="measured exchanges for each size, halo and number of tiles (default: 50)",
-        )
+        _add_halo_flags(parser)
     else:
-        parser.add_argument(
-            "--rounds",
-            type=int,
-            default=5,
-            metavar="N",
-            help="measured steps of each contestant (default: 5)",
-        )
+        _add_number(parser, "--rounds", 5, "measured steps of each contestant")
+
+
+def _add_suite_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workloads",
+        metavar="NAME[,NAME]",
+        type=_names,
+        default=list(benchmarking.WORKLOADS),
+        help=f"built-in networks (default: {','.join(benchmarking.WORKLOADS)})",
+    )
+    _add_list(parser, "--sizes", benchmarking.SIZES, "sides of square images, in pixels")
+    _add_list(parser, "--tiles", benchmarking.TILES, "numbers of tiles")
+
+
+def _add_sweep_flags(parser: argparse.ArgumentParser) -> None:
+    text = (
+        "numbers of blocks that share one halo exchange, or all; 0 is an exchange before each"
+        " window operator"
+    )
+    _add_list(parser, "--lengths", benchmarking.LENGTHS, text, blocks_fused)
+    _add_list(parser, "--tiles", benchmarking.LENGTH_TILES, "numbers of tiles")
+
+
+def _add_halo_flags(parser: argparse.ArgumentParser) -> None:
+    _add_list(parser, "--sizes", benchmarking.HALO_SIZES, "sides of square images, in pixels")
+    text = "widths of the halo, in positions on each side of a tile"
+    _add_list(parser, "--halos", benchmarking.HALOS, text)
+    _add_list(parser, "--tiles", benchmarking.TILES, "numbers of tiles")
+    parser.add_argument(
+        "--slice-method",
+        default="square",
+        metavar="METHOD",
+        help="how an image is cut, as in the command plan (default: square)",
+    )
+    _add_number(parser, "--channels", 64, "channels of the exchanged tensors")
+    text = "measured exchanges for each size, halo and number of tiles"
+    _add_number(parser, "--repeats", 50, text)
+
+
+def _add_number(parser: argparse.ArgumentParser, name: str, default: int, text: str) -> None:
+    """Add a flag that takes a whole number; its help text states the default."""
+    parser.add_argument(
+        name, type=int, default=default, metavar="N", help=f"{text} (default: {default})"
+    )
+
+
+def _add_list(
+    parser: argparse.ArgumentParser,
+    name: str,
+    default: Sequence[int],
+    text: str,
+    read: Callable[[str], Any] = int,
+) -> None:
+    """Add a flag that takes a list of numbers; its help text states the default."""
+    parser.add_argument(
+        name,
+        type=_listed(read),
+        default=list(default),
+        metavar="N[,N]",
+        help=f"{text} (default: {','.join(map(str, default))})",
+    )
 
 
 def _names(text: str) -> list[str]:
