@@ -20,6 +20,7 @@ from typing import Any, Self, TypeVar
 from ..engine.service import Call, RankService
 from ..io.examples import Examples
 from ..io.resident import ResidentSources
+from ..io.sources import NOT_GIVEN
 from ..job.job_plan import JobPlan
 from ..training.epoch import OptimizerState
 from ..training.loss_scale import LossScale
@@ -89,17 +90,21 @@ class Session(RankCalls):
         )
         self.plan, self._loaded_weights = plan, weights_hash(plan)
 
-    def infer(self, image: Any = None) -> Result:
+    def infer(self, image: Any = NOT_GIVEN, *, resize: bool | None = None) -> Result:
         """Run the network on an image.
 
         Parameters
         ----------
         image
             ``(batch, channels, *spatial)``: an array, tensor, path, sample name or image source
-            (see `spnb.io.open.open_source`); ``None`` for a synthetic image.  A source that
-            ``plan.open(…)`` returned is prepared for the ranks once, and may be run again at no
-            cost.  For a network of several inputs, a list or dict of them (see
-            `spnb.job.job_plan.JobPlan.open_inputs`).
+            (see `spnb.io.open.open_source`); by default a synthetic image, and the result says
+            so.  A source that ``plan.open(…)`` returned is prepared for the ranks once, and may be
+            run again at no cost.  For a network of several inputs, a list or dict of them (see
+            `spnb.job.job_plan.JobPlan.open_inputs`).  Where the job leaves the batch size out, the
+            plan is made anew for the number of images, if it is for another one.
+        resize
+            Whether an image of another size than the plan's is resized rather than refused; by
+            default what the job says.
 
         Returns
         -------
@@ -109,7 +114,7 @@ class Session(RankCalls):
         Raises
         ------
         ValueError
-            If the image does not fit the plan, or the plan is for training.
+            If the image is None or does not fit the plan, or the plan is for training.
         RunError
             If a rank fails.
 
@@ -121,8 +126,11 @@ class Session(RankCalls):
         self._require_open()
         if self.plan.training:
             raise ValueError("this plan is for training: load one made with spnb.plan(job)")
+        opened = self.plan.open_inputs(image, resize=resize)
+        plan = self.plan.for_images(next(iter(opened.values())).shape[0])
+        if plan is not self.plan:
+            self.load(plan)
         self._follow_network()
-        opened = self.plan.open_inputs(image)
         sources = {name: self.sources.resident(source) for name, source in opened.items()}
         start = time.perf_counter()
         run = next(self._runs)
@@ -135,7 +143,7 @@ class Session(RankCalls):
         return result
 
     def train(
-        self, images: Any = None, targets: Any = None, *, loss: str | None = None
+        self, images: Any = NOT_GIVEN, targets: Any = NOT_GIVEN, *, loss: str | None = None
     ) -> Training:
         """Train the network of a plan that was made with ``training=True``.
 
@@ -147,8 +155,8 @@ class Session(RankCalls):
         Parameters
         ----------
         images
-            ``(examples, channels, *spatial)``: an array, tensor, path or image source; ``None``
-            for those of the job's ``app``.  Or examples with their targets, as
+            ``(examples, channels, *spatial)``: an array, tensor, path or image source; by default
+            those of the job's ``app``.  Or examples with their targets, as
             `spnb.driver.training_examples.examples_of` returns them.
         targets
             Class numbers ``(examples,)`` or ``(examples, *spatial)``, or numbers like the

@@ -9,7 +9,7 @@ import torch
 from ..io.datasets import Scaled, cifar10, image_folder
 from ..io.examples import Examples, matched
 from ..io.open import open_source
-from ..io.sources import Source, SyntheticSource
+from ..io.sources import NOT_GIVEN, Source, SyntheticSource, given
 from ..ir.axes import Axes
 from ..job.job_plan import JobPlan
 
@@ -17,7 +17,7 @@ BATCHES = 10
 """Batches of synthetic examples in an epoch."""
 
 
-def examples_of(plan: JobPlan, images: Any = None, targets: Any = None) -> Examples:
+def examples_of(plan: JobPlan, images: Any = NOT_GIVEN, targets: Any = NOT_GIVEN) -> Examples:
     """What to train on: images and targets that fit a plan, or synthetic ones.
 
     Raises
@@ -39,14 +39,15 @@ def examples_of(plan: JobPlan, images: Any = None, targets: Any = None) -> Examp
             f" batch of {batch}: there is no target for each image, so train a network that gives"
             " (batch, …)"
         )
-    if images is None:
-        if targets is not None:
+    with_images, with_targets = given(images, "images"), given(targets, "targets")
+    if not with_images:
+        if with_targets:
             raise ValueError("targets without images: give both, or neither for synthetic ones")
         images, targets = _of_the_job(plan, output)
-    elif targets is None:
+    elif not with_targets:
         raise ValueError("images without targets: give what the output should be for each")
     else:
-        images = open_source(images, channels=channels, size=size)
+        images = open_source(images, channels=channels, size=size, resize=job.resize)
     examples = matched(images, targets, output.shape, tells_classes(plan), job.seed)
     if len(examples) < batch:
         raise ValueError(
@@ -81,8 +82,16 @@ def _of_the_job(plan: JobPlan, output: Axes) -> tuple[Source, Any]:
             " take another network, or give images and targets to train(…)"
         )
     if job.app == 1:
-        return image_folder(job.datapath, channels, size)
+        return image_folder(job.datapath, channels, size, resize=job.resize)
     images, labels = cifar10(job.datapath)
     if channels != 3 or len(size) != 2:
         raise ValueError(f"{job.name} takes {channels} channels, but CIFAR-10 has 3 on two axes")
-    return images if tuple(size) == (32, 32) else Scaled(images, tuple(size)), labels
+    if tuple(size) == (32, 32):
+        return images, labels
+    if not job.resize:
+        shown = "x".join(map(str, size))
+        raise ValueError(
+            f"the images of CIFAR-10 are 32x32, but {shown} is planned: train with image_size=32,"
+            f" or with resize=True (--resize), which resizes images to {shown}"
+        )
+    return Scaled(images, tuple(size)), labels

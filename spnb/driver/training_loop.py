@@ -16,6 +16,7 @@ from torch import nn
 from ..capture.trainable import with_gradient
 from ..engine.service import RankWeights
 from ..io.examples import Examples
+from ..io.sources import NOT_GIVEN, SyntheticSource
 from ..ir import weights
 from ..job import checkpoint_io
 from ..job.job_plan import JobPlan
@@ -61,8 +62,8 @@ class TrainableRanks(Protocol):
 
 def train(
     ranks: TrainableRanks,
-    images: Any = None,
-    targets: Any = None,
+    images: Any = NOT_GIVEN,
+    targets: Any = NOT_GIVEN,
     *,
     loss: str | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -72,6 +73,8 @@ def train(
     if not plan.training:
         raise ValueError("this plan is for inference: make it with spnb.plan(job, training=True)")
     examples = images if isinstance(images, Examples) else examples_of(plan, images, targets)
+    if isinstance(examples.images, SyntheticSource):
+        say("no images are given: these are synthetic")
     loop = _TrainingLoop(ranks, examples, *resumed(plan, examples, loss), say)
     return loop.run()
 

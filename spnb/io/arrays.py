@@ -1,4 +1,4 @@
-"""What arrays of an image may be: their types, shapes and layouts."""
+"""What arrays of an image may be: their types and shapes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ def index_in(shape: tuple[int, ...], region: Region) -> tuple[slice, ...]:
     return (batch, slice(0, shape[1]), *box)
 
 
-def floats(values: np.ndarray) -> np.ndarray:
-    """Return a contiguous float32 copy; unsigned integers are scaled to [0, 1]."""
+def floats(values: np.ndarray, largest: int | None = None) -> np.ndarray:
+    """Return a contiguous float32 copy; unsigned integers are scaled to [0, 1].
+
+    Parameters
+    ----------
+    values
+        An array of real numbers.
+    largest
+        The unsigned integer that becomes 1; by default the largest one of the type.
+    """
     out = np.array(values, np.float32, order="C")
     if values.dtype.kind == "u":
-        out /= np.float32(np.iinfo(values.dtype).max)
+        out /= np.float32(largest or np.iinfo(values.dtype).max)
     return out
 
 
@@ -40,26 +48,19 @@ def checked(array: np.ndarray, name: str) -> tuple[int, ...]:
     return array.shape
 
 
-def batched(array: np.ndarray, layout: str) -> np.ndarray:
-    """Return an array as ``(batch, channels, *spatial)``; `FileSource` lists the layouts."""
-    if layout == "SCA":
-        array = array[..., :-1]
-    if layout.startswith("SC"):
-        array = np.moveaxis(array, -1, 0)
-    return array[{"BCS": (), "S": (None, None)}.get(layout)]
-
-
 def as_numpy(image: Any) -> np.ndarray:
     """Return an array or a torch tensor as a numpy array.
 
     Raises
     ------
     ValueError
-        If it is neither.
+        If it is neither, or a single number.
     """
     if hasattr(image, "detach"):
         image = image.detach().cpu()
         image = (image.float() if "bfloat16" in str(image.dtype) else image).numpy()
+    if isinstance(image, np.ndarray) and image.ndim == 0:
+        image = image[()]  # a number, which is no image
     if not isinstance(image, np.ndarray):
         raise ValueError(f"cannot open a {type(image).__name__}: give an array, a path or a sample")
     return image

@@ -40,13 +40,25 @@ def suffixes() -> frozenset[str]:
 class Pictures:
     """Image files as one source; each is opened when it is read.
 
-    A TIFF of the wanted size is decoded by region; other files are decoded whole, and resized.
+    A TIFF of the wanted size is decoded by region; other files are decoded whole.
+
+    Attributes
+    ----------
+    paths
+        The files.
+    channels, size
+        Those of each image; a grey one may stand for RGB.
+    name
+        What messages call them.
+    resize
+        Whether images of another size are resized; else they are refused.
     """
 
     paths: tuple[str, ...]
     channels: int
     size: tuple[int, ...]
     name: str = "pictures"
+    resize: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -57,17 +69,24 @@ class Pictures:
         """Read a region; see `spnb.io.sources.Source`."""
         one = Region(((0, 1), *region.spans[1:]))
         return np.concatenate(
-            [self._open(p).read(one) for p in self.paths[slice(*region.spans[0])]]
+            [self.opened(p).read(one) for p in self.paths[slice(*region.spans[0])]]
         )
 
-    def _open(self, path: str) -> Source:
+    def opened(self, path: str) -> Source:
+        """Open one of the files, in the size of all.
+
+        Raises
+        ------
+        DatasetError
+            If it cannot be read, or does not fit.
+        """
         try:
-            source = open_source(path, batch_size=1, channels=self.channels)
-            if source.shape[2:] != self.size:
-                whole = Region.whole((1, *source.shape[2:]))
-                resized = ArraySource(source.read(whole), source.name)
-                source = open_source(resized, channels=self.channels, size=self.size)
-            return source
+            source = open_source(path, batch_size=1, channels=self.channels, axes=len(self.size))
+            if source.shape[2:] == self.size:
+                return source
+            whole = Region.whole((1, *source.shape[2:]))
+            held = ArraySource(source.read(whole), source.name)
+            return open_source(held, channels=self.channels, size=self.size, resize=self.resize)
         except (OSError, ValueError) as error:
             text = str(error)
             raise DatasetError(text if path in text else f"{path}: {text}") from None
@@ -96,23 +115,35 @@ class Scaled:
         found = []
         for k in range(*region.spans[0]):
             array = self.source.read(Region(((k, k + 1), *space)))
-            found.append(open_source(array, channels=self.shape[1], size=self.size).read(one))
+            resized = open_source(array, channels=self.shape[1], size=self.size, resize=True)
+            found.append(resized.read(one))
         return np.concatenate(found)
 
 
 def image_folder(
-    path: str | Path, channels: int, size: Sequence[int]
+    path: str | Path, channels: int, size: Sequence[int], *, resize: bool = False
 ) -> tuple[Pictures, list[int]]:
     """Return the images of a folder that has a folder for each class, and their class numbers.
 
     Classes are numbered in the order of their folders' names, as torchvision's ImageFolder does.
     Files and folders whose names begin with a dot are ignored; other files that are no images are
-    left out with a warning.
+    left out with a warning.  If images are not resized, the first one of each class is opened at
+    once, so that another size is refused before training starts.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    channels, size
+        Those of each image.
+    resize
+        Whether images of another size are resized; else they are refused.
 
     Raises
     ------
     DatasetError
-        If there is no such folder, no class, or a class without images.
+        If there is no such folder, no class, a class without images, or one whose first image
+        cannot be read or does not fit.
     """
     root = Path(path)
     if not root.is_dir():
@@ -138,7 +169,11 @@ def image_folder(
         first = others[0].relative_to(root)
         text = f"{path}: {len(others)} files beside {len(paths)} images are left out, as {first}"
         warnings.warn(text, stacklevel=2)
-    return Pictures(tuple(paths), channels, tuple(size), root.name), labels
+    pictures = Pictures(tuple(paths), channels, tuple(size), root.name, resize)
+    if not resize:
+        for number in range(len(classes)):
+            pictures.opened(paths[labels.index(number)])
+    return pictures, labels
 
 
 def _hidden(path: Path, folder: Path) -> bool:

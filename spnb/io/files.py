@@ -12,6 +12,10 @@ import numpy as np
 _parsing = threading.Lock()
 
 
+class NotByRegion(ValueError):
+    """A file is not read by region here; another library may decode it as a whole."""
+
+
 def mapped(path: str | Path, mode: str) -> np.memmap:
     """Map a ``.npy`` file as an array, in any thread.
 
@@ -29,7 +33,7 @@ def reading(path: str) -> Iterator[None]:
     Raises
     ------
     ValueError
-        In place of any other error, except a lack of memory.
+        In place of any other error, except a lack of memory; `NotByRegion` stays one.
     """
     try:
         yield
@@ -37,7 +41,8 @@ def reading(path: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"cannot read {path}: {reason}") from error
+        kind = NotByRegion if isinstance(error, NotByRegion) else ValueError
+        raise kind(f"cannot read {path}: {reason}") from error
 
 
 def located(path: str | Path) -> str:

@@ -9,18 +9,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from .arrays import as_numpy, batched
-from .files import located, reading
+from .arrays import as_numpy
+from .files import NotByRegion, located, mapped, reading
+from .layout import batched, layout_of
 from .pillow import read_whole, resized
 from .samples import hint, samples
-from .sources import ArraySource, FileSource, Repeated, Source, SyntheticSource
+from .sources import (
+    NOT_GIVEN,
+    ArraySource,
+    FileSource,
+    Repeated,
+    Source,
+    SyntheticSource,
+)
+from .tiff import MARKS as TIFF
 from .tiff import TiffSource
-from .zarr_source import ZarrSource, is_zarr, stored_shape
+from .zarr_source import ZarrSource, is_zarr, zarr_layout
+
+NPY = b"\x93NUMPY"
+"""The first bytes of a ``.npy`` file."""
 
 
 def open_source(
@@ -29,8 +40,9 @@ def open_source(
     batch_size: int | None = None,
     channels: int = 3,
     size: Sequence[int] | None = None,
+    axes: int | None = None,
     seed: int = 0,
-    resize: bool = True,
+    resize: bool = False,
 ) -> Source:
     """Open anything that holds an image.
 
@@ -42,18 +54,21 @@ def open_source(
         scikit-image ("retina", "astronaut", ...).  Pixels are taken as they are stored: a
         rotation in the file's EXIF data is ignored, as torchvision does.
 
-        An array has as many spatial axes as ``size``; without ``size``, a 1-D array has 1, a 5-D
-        array 3, any other 2.  An array with no further axis is grey.  Two further axes are
-        ``(batch, channels, *spatial)``.  One further axis is the channels, first or last: the
-        axis that has 1 or ``channels`` elements (or 4, as the last axis, if 3 are wanted: alpha
-        is dropped).  If both axes fit, the one that leaves ``size`` is taken; if that does not
-        decide, the array is refused.
+        An array has as many spatial axes as ``size``; without ``size`` and ``axes``, a 1-D array
+        has 1, a 5-D array 3, any other 2.  An array with no further axis is grey.  Two further axes
+        are ``(batch, channels, *spatial)``; of more, those of one element are dropped.  One further
+        axis is the channels, first or last: the axis that has 1 or ``channels`` elements (or 4, as
+        the last axis, if 3 are wanted: alpha is dropped).  If both axes fit, the one that leaves
+        ``size`` is taken; if that does not decide, the array is refused.  A TIFF and a zarr may
+        name their axes: see `spnb.io.layout.named_layout`.
     batch_size
         Images in the batch; a single image is repeated.  By default, as many as the image has.
     channels
         Channels of the source; a grey image is repeated to 3.
     size
         Spatial size of the source, in pixels.
+    axes
+        Number of spatial axes, where there is no ``size``.
     seed
         Seed of the synthetic noise.
     resize
@@ -72,15 +87,16 @@ def open_source(
 
     Examples
     --------
-    >>> open_source(np.zeros((97, 131, 3), np.uint8), batch_size=2, size=(48, 64)).shape
-    (2, 3, 48, 64)
+    >>> import numpy as np
+    >>> open_source(np.zeros((97, 131, 3), np.uint8), batch_size=2, size=(97, 131)).shape
+    (2, 3, 97, 131)
     """
     size = tuple(size) if size is not None else None
-    if image is None:
+    if image is None or image is NOT_GIVEN:
         if not size:
             raise ValueError("a synthetic image needs a size: pass size=(height, width)")
         return SyntheticSource((batch_size or 1, channels, *size), seed)
-    source = _opened(image, channels, size)
+    source = _opened(image, _Wanted(channels, size, len(size) if size else axes))
     _check_channels(source, channels)
     batch = source.shape[0]
     if batch != 1 and batch_size not in (None, batch):
@@ -91,14 +107,28 @@ def open_source(
     return source if source.shape[:2] == wanted else Repeated(source, *wanted)
 
 
-def _opened(image: Any, channels: int, size: tuple[int, ...] | None) -> Source:
+@dataclass(frozen=True)
+class _Wanted:
+    """What is asked for of an image: channels, size and number of spatial axes, if known."""
+
+    channels: int
+    size: tuple[int, ...] | None
+    axes: int | None
+
+    def layout(self, shape: tuple[int, ...], name: str) -> str:
+        """Return the layout of an array whose axes have no names."""
+        space = self.axes or {1: 1, 5: 3}.get(len(shape), 2)
+        return layout_of(shape, self.channels, self.size, space, name)
+
+
+def _opened(image: Any, wanted: _Wanted) -> Source:
     """Return an image as a source of its own shape."""
     if isinstance(image, Source):
         return image
     if isinstance(image, str | Path):
-        return _open_path(image, channels, size)
+        return _open_path(image, wanted)
     array = as_numpy(image)
-    return ArraySource(batched(array, _layout(array.shape, channels, size, "array")))
+    return ArraySource(batched(array, wanted.layout(array.shape, "array")))
 
 
 def _check_channels(source: Source, channels: int) -> None:
@@ -116,24 +146,28 @@ def _check_channels(source: Source, channels: int) -> None:
 
 
 def _fitted(source: Source, size: tuple[int, ...], resize: bool) -> ArraySource:
-    """Return an image in memory, resized to a size."""
+    """Return an image in memory, resized to a size if that is asked for."""
     name, own = source.name, source.shape[2:]
     shown, wanted = ("x".join(map(str, n)) for n in (own, size))
+    possible = isinstance(source, ArraySource) and len(own) == len(size)
+    if not possible:
+        raise ValueError(
+            f"{name} is {shown}, but {wanted} is asked for: ask for {shown} (image_size={shown!r},"
+            f" --image-size {shown}), or resize it once beforehand (only images in memory are"
+            " resized here, and to as many axes)"
+        )
     if not resize:
         raise ValueError(
-            f"{name} is {shown}, but {wanted} is planned: plan with image_size={shown!r}, or"
-            " resize the image"
+            f"{name} is {shown}, but {wanted} is planned: plan with image_size={shown!r}"
+            f" (--image-size {shown}), or with resize=True (--resize), which resizes images to"
+            f" {wanted}"
         )
-    if not isinstance(source, ArraySource) or len(own) != len(size):
-        raise ValueError(
-            f"{name} is {shown}, but {wanted} is asked for: ask for {shown}, or resize it once"
-            " beforehand (only images in memory are resized here, and to as many axes)"
-        )
+    assert isinstance(source, ArraySource), "others are refused above"
     return ArraySource(resized(source, size), f"{name} resized from {shown}")
 
 
-def _open_path(path: str | Path, channels: int, size: tuple[int, ...] | None) -> Source:
-    """Open a sample by its name, or a file by its format."""
+def _open_path(path: str | Path, wanted: _Wanted) -> Source:
+    """Open a sample by its name, or a file by what it begins with."""
     name = Path(path).name
     if isinstance(path, str) and path in samples():
         path = samples()[path]
@@ -146,52 +180,30 @@ def _open_path(path: str | Path, channels: int, size: tuple[int, ...] | None) ->
                 " here: give the path of an image, or a sample such as retina or astronaut"
             )
     if is_zarr(path):
-        return ZarrSource(str(path), name, _layout(stored_shape(path), channels, size, name))
+        space = wanted.axes or 0
+        layout = zarr_layout(path, wanted.channels, wanted.size, space, name)
+        return ZarrSource(str(path), name, layout)
     try:
         path = located(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}{hint(path)}") from None
-    if path.lower().endswith(".npy"):
+    with reading(path), Path(path).open("rb") as file:
+        start = file.read(6)
+    if start == NPY or path.lower().endswith(".npy"):
         with reading(path):
-            shape = np.lib.format.open_memmap(path, "r").shape
-        return FileSource(path, name, _layout(shape, channels, size, name))
-    if path.lower().endswith((".tif", ".tiff")):
-        return _open_tiff(path, name, channels)
-    return read_whole(path, name, channels)
+            shape = mapped(path, "r").shape
+        return FileSource(path, name, wanted.layout(shape, name))
+    if start.startswith(TIFF):
+        return _open_tiff(path, name, wanted)
+    return read_whole(path, name, wanted.channels)
 
 
-def _open_tiff(path: str, name: str, channels: int) -> Source:
-    """Open a TIFF by region; Pillow decodes one whole that cannot be read by region."""
+def _open_tiff(path: str, name: str, wanted: _Wanted) -> Source:
+    """Open a TIFF by region; Pillow decodes one whole whose colours or codec are not read so."""
     try:
-        source = TiffSource(path, name)
-    except ValueError as error:
+        return TiffSource(path, name, wanted.channels, wanted.size, wanted.axes or 2)
+    except NotByRegion as error:
         try:
-            return read_whole(path, name, channels)
-        except ValueError:
-            raise error from None
-    if source.shape[1] == 1 < min(source.pages, channels):
-        raise ValueError(
-            f"{name} has {source.pages} grey pages, but {channels} channels are asked for: write"
-            " them as the channels of one page (tifffile: planarconfig='separate'), or give an"
-            " array"
-        )
-    return source
-
-
-def _layout(shape: tuple[int, ...], channels: int, size: tuple[int, ...] | None, name: str) -> str:
-    """Return how the axes of an array lie: see `spnb.io.sources.FileSource`."""
-    axes = len(size) if size else {1: 1, 5: 3}.get(len(shape), 2)
-    if len(shape) != axes + 1:
-        return "S" if len(shape) == axes else "BCS"
-    alpha = channels == 3 and shape[-1] == 4
-    fits = ["CS"] * (shape[0] in (1, channels))
-    fits += ["SC"] * (shape[-1] in (1, channels)) + ["SCA"] * alpha
-    if len(fits) == 2:
-        fits = [fit for fit in fits if size == (shape[1:] if fit == "CS" else shape[:-1])] or fits
-    if len(fits) != 1:
-        raise ValueError(
-            f"{name} has shape {shape}: {'both' if fits else 'neither'} its first axis"
-            f" {'and' if fits else 'nor'} its last may be the {channels} channels asked for:"
-            " give it as (batch, channels, *spatial), or ask for the channels that it has"
-        )
-    return fits[0]
+            return read_whole(path, name, wanted.channels)
+        except ValueError as whole:
+            raise ValueError(f"{error}; Pillow: {whole.__cause__ or whole}") from None

@@ -6,13 +6,18 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..ir.region import Region
-from .arrays import batched
+from .bit_depth import decoded, lost_bits, refuse_frames
 from .files import reading
+from .layout import batched
 from .sources import ArraySource
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _unlimited, _limit = 0, None
 _counting = threading.Lock()
@@ -38,18 +43,36 @@ def _any_size() -> Iterator[None]:
 
 
 def read_whole(path: str, name: str, channels: int) -> ArraySource:
-    """Decode a file with Pillow, as grey, RGB or (for 4 channels) RGBA."""
+    """Decode a file with Pillow, as grey, RGB or (for 4 channels) RGBA.
+
+    Where Pillow would keep fewer bits of a sample than the file has, another decoder reads it.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read, has bits that no decoder here keeps, or holds a sequence of images.
+    """
     from PIL import Image
 
-    with _any_size(), reading(path), Image.open(path) as file:
-        image: Image.Image = file
-        if image.mode not in {"1", "L", "I", "F", "RGB", "RGBA"} and image.mode[:2] != "I;":
-            image = image.convert("L" if image.mode in {"LA", "La"} else "RGB")
-        array = np.asarray(image)
-        if image.mode == "I" and array.min() >= 0 and array.max() < 2**16:
-            array = array.astype(np.uint16)  # Pillow opens some 16-bit formats as 32-bit
-    layout = "S" if array.ndim == 2 else "SCA" if array.shape[-1] == 4 != channels else "SC"
+    with _any_size(), reading(path), Image.open(path) as image:
+        refuse_frames(image)
+        if image.format == "FITS" and image.mode[0] == "I":
+            raise ValueError("zero and scale of a FITS are not read: use TIFF or npy")
+        bits = lost_bits(image, path)
+        array = decoded(image, path, bits) if bits else _loaded(image)
+    if array.ndim == 3 and array.shape[2] < 3:
+        array = array[..., 0]  # grey, of which an alpha is dropped
+    layout = "SS" if array.ndim == 2 else "SSA" if array.shape[2] == 4 != channels else "SSC"
     return ArraySource(batched(array, layout), name)
+
+
+def _loaded(image: Image.Image) -> np.ndarray:
+    """Return the pixels as Pillow decodes them, in colours that a network takes."""
+    if image.mode not in {"1", "L", "I", "F", "RGB", "RGBA"} and image.mode[:2] != "I;":
+        image = image.convert("L" if image.mode in {"LA", "La"} else "RGB")
+    array = np.asarray(image)
+    # Pillow opens a grey PPM of up to 16 bits as one of 32 bits, scaled to 65535.
+    return array.astype(np.uint16) if (image.format, image.mode) == ("PPM", "I") else array
 
 
 def resized(source: ArraySource, size: tuple[int, ...]) -> np.ndarray:

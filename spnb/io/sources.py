@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,8 +16,35 @@ import numpy as np
 
 from ..ir.region import Region
 from ..kernels.counter_rng import mixed
-from .arrays import as_numpy, batched, checked, floats, index_in
+from .arrays import as_numpy, checked, floats, index_in
 from .files import located, mapped, reading
+from .layout import batched
+
+
+class NotGiven(Enum):
+    """Stands for an argument that is left out, where None is a mistake."""
+
+    NOT_GIVEN = "not given"
+
+
+NOT_GIVEN = NotGiven.NOT_GIVEN
+"""In place of an image: none is given, and a synthetic one is taken."""
+
+
+def given(value: Any, what: str) -> bool:
+    """Whether an argument is given.
+
+    Raises
+    ------
+    ValueError
+        If it is None: a variable that holds no image must not stand for a synthetic one.
+    """
+    if value is None:
+        raise ValueError(
+            f"{what} is None: give an array, a path, a sample or a source; leave it out for"
+            " synthetic images"
+        )
+    return value is not NOT_GIVEN
 
 
 @runtime_checkable
@@ -72,13 +100,12 @@ class ArraySource:
 class FileSource:
     """A ``.npy`` file, mapped for each read so that only the pages of the region are touched.
 
-    ``layout`` says how its axes lie: ``BCS`` (batch, channels, *spatial), ``CS``, ``SC``, ``SCA``
-    (colours, then an alpha that is dropped) or ``S``.
+    ``layout`` says how its axes lie: see `spnb.io.layout`.
     """
 
     path: str
     name: str = ""
-    layout: str = "BCS"
+    layout: str = ""
 
     def __post_init__(self) -> None:
         self.path, self.name = located(self.path), self.name or Path(self.path).name
@@ -162,7 +189,7 @@ class RowSource:
 
     @classmethod
     def of(cls, given: Any, shape: tuple[int, ...], seed: int) -> RowSource:
-        """Return a source of an array or tensor of a shape; of noise for None.
+        """Return a source of an array or tensor of a shape; of noise if none is given.
 
         Raises
         ------
@@ -171,7 +198,7 @@ class RowSource:
         """
         if isinstance(given, RowSource):
             given = given.array
-        if given is None:
+        if given is NOT_GIVEN:
             array = np.random.default_rng(seed).random(shape, np.float32)
         else:
             array = np.asarray(as_numpy(given), np.float32)

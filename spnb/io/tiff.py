@@ -1,10 +1,9 @@
-"""The first page of a TIFF, read by region: only the tiles or strips of a region are decoded."""
+"""The first series of a TIFF, read by region: only tiles or strips of the region are decoded."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,82 +11,178 @@ import numpy as np
 
 from ..ir.region import Region
 from .arrays import checked, floats, index_in
-from .files import located, reading
+from .files import NotByRegion, located, reading
+from .layout import batched, named_layout, stored_index
+from .tiff_pages import JPEG, Outer, decode, first_series
 
 if TYPE_CHECKING:
-    from tifffile import TiffPage
+    from tifffile import TiffFile, TiffPage, TiffPageSeries
+
+MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""The first bytes of a TIFF, and of a BigTIFF; slides of most makers are TIFFs, too."""
+
+MASK = {"values": "bool"}
+"""What the description of a file says that `spnb.io.writers` wrote of an output of booleans."""
 
 
 @dataclass
 class TiffSource:
-    """The first page of a TIFF: mapped or, if it is compressed, decoded tile by tile.
+    """The first series of a TIFF: mapped or, if that cannot be, decoded tile by tile.
 
-    Grey, RGB (an alpha is dropped) and multi-channel pages, chunky or planar.  Other colour models,
-    and codecs that tifffile lacks here, are refused; `open_source` lets Pillow decode those files
-    whole.
+    A series is what `tifffile.imread` reads: one page, or the pages of a stack.  Its axes become
+    batch, channels and space as `spnb.io.layout.named_layout` says; a file that spnb or
+    ``tifffile.imwrite`` wrote with an axis for each of ``(batch, channels, *spatial)`` is read in
+    that order.  Grey pages (white or black may be 0), RGB, palettes, and pages of many channels are
+    read, chunky or planar.  An alpha is dropped unless it is asked for.
+
+    Attributes
+    ----------
+    path, name
+        The file, and what pictures and messages call it.
+    channels
+        Channels that are asked for; by default those that the file has.
+    size
+        Spatial size that is asked for, if any.
+    space
+        Number of spatial axes, 2 or 3.
+    shape
+        ``(batch, channels, *spatial)``.
+    chunk_rows, piece_bytes
+        Rows and bytes of a tile or strip, which is decoded at once; 1 and 0 of a mapped file.
     """
 
     path: str
     name: str = ""
+    channels: int | None = None
+    size: tuple[int, ...] | None = None
+    space: int = 2
+    layout: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
-        from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile
+        from tifffile import TiffFile
 
         self.path, self.name = located(self.path), self.name or Path(self.path).name
         with reading(self.path), TiffFile(self.path) as tif:
-            page = tif.pages.first
-            kind, depth = page.photometric, page.shaped[1]
-            # The decoder of a JPEG returns YCbCr as RGB.
-            rgb = kind == PHOTOMETRIC.RGB
-            rgb = rgb or (kind == PHOTOMETRIC.YCBCR and page.compression == COMPRESSION.JPEG)
-            if not (rgb or kind in (None, PHOTOMETRIC.MINISBLACK)) or depth != 1:
-                raise ValueError(f"a page of {kind!s}, depth {depth}, is not read by region")
-            alpha = sum(extra in (1, 2) for extra in page.extrasamples)
-            channels = 3 if rgb else page.samplesperpixel - alpha
-            self.shape = (1, channels, page.imagelength, page.imagewidth)
-            checked(np.broadcast_to(np.zeros((), page.dtype), self.shape), self.name)
-            more = len(tif.pages) > 1 and tif.pages[1].shape == page.shape  # not a pyramid
-            self.pages = len(tif.pages) if more else 1
-            self.chunk_rows = 1
-            if not page.is_memmappable:
-                self.chunk_rows = page.tilelength if page.is_tiled else page.rowsperstrip
-                _decode(page, Region(((0, 1), (0, 1))))  # fails here if a codec is missing
+            series = first_series(tif)
+            self._take_colours(series.keyframe, series.dtype.kind)
+            self._take_storage(tif, series)
+        self._take_axes(series)
+
+    def _take_storage(self, tif: TiffFile, series: TiffPageSeries) -> None:
+        """Find how the samples are stored, and whether they can be read."""
+        page = series.keyframe
+        self.mask = (tif.shaped_metadata or ({},))[0].items() >= MASK.items()
+        self.stored = tuple(series.get_shape(squeeze=False))
+        self.dtype = np.dtype(tif.byteorder + series.dtype.char)
+        self.offset, self.chunk_rows, self.piece_bytes = series.dataoffset, 1, 0
+        if self.offset is None:
+            self.chunk_rows = page.tilelength if page.is_tiled else page.rowsperstrip
+            self.piece_bytes = math.prod(page.chunks) * self.dtype.itemsize
+            first = series[0]
+            assert first is not None, "a series with missing pages is refused"
+            try:  # a codec may be missing
+                decode(first, Outer(0, 0, 0), Region(((0, 1), (0, 1))))
+            except Exception as error:
+                raise NotByRegion(str(error)) from error
+            return
+        end = self.offset + math.prod(self.stored) * self.dtype.itemsize
+        if end > Path(self.path).stat().st_size:
+            raise ValueError(f"it ends before the last of its samples {self.stored}")
+
+    def _take_colours(self, page: TiffPage, element: str) -> None:
+        """Find what the samples of a pixel mean.
+
+        Raises
+        ------
+        NotByRegion
+            For other colours than grey, RGB and a palette.
+        """
+        from tifffile import PHOTOMETRIC
+
+        kind = page.photometric
+        # The decoder of a JPEG returns YCbCr as RGB.
+        jpeg = kind == PHOTOMETRIC.YCBCR and page.compression in JPEG
+        grey = kind in (None, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
+        self.palette = page.colormap if kind == PHOTOMETRIC.PALETTE else None
+        if not (grey or jpeg or kind == PHOTOMETRIC.RGB or self.palette is not None):
+            raise NotByRegion(f"colours of {kind!s} are not read by region")
+        self.inverted = kind == PHOTOMETRIC.MINISWHITE
+        if self.inverted and element not in "bu":
+            raise ValueError("its white is 0, which has no meaning for signed samples")
+        samples = page.samplesperpixel
+        alpha = sum(extra in (1, 2) for extra in page.extrasamples)
+        coloured = kind in (PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE) or jpeg
+        self.samples = 3 if coloured else samples - alpha
+        if self.palette is not None and (samples != 1 or element != "u"):
+            raise NotByRegion("a palette with further samples is not read by region")
+        if self.palette is None and samples == self.channels:
+            self.samples = samples
+        self.bits = page.bitspersample
+
+    def _take_axes(self, series: TiffPageSeries) -> None:
+        """Find which axis of the series is the batch, the channels, or one of space."""
+        self.axes, stored = series.get_axes(squeeze=False), self.stored
+        unnamed = series.kind == "shaped" and self.axes.strip("Q") == "YX"
+        if unnamed and len(stored) == self.space + 2:
+            self.layout = "BC" + "S" * self.space
+        else:
+            space = max(2, self.space)
+            self.layout = named_layout(
+                self.axes, stored, self.channels, self.size, space, self.name
+            )
+        if self.palette is not None:
+            if "C" in self.layout:
+                raise NotByRegion(f"{self.name} has further channels beside its palette")
+            stored = (*stored, self.samples)
+        shape = batched(np.broadcast_to(np.zeros((), series.dtype), stored), self._taken).shape
+        if "S" in self.axes and self.stored[self.axes.index("S")] > 1:
+            shape = (shape[0], self.samples, *shape[2:])
+        self.shape = checked(np.broadcast_to(np.zeros((), series.dtype), shape), self.name)
+
+    @property
+    def _taken(self) -> str:
+        """The layout after colours of a palette are looked up."""
+        return self.layout if self.palette is None else self.layout + "C"
 
     def read(self, region: Region) -> np.ndarray:
         """Read a region; see `Source`."""
-        from tifffile import TiffFile, memmap
-
-        batch, _, *box = index_in(self.shape, region)
-        with reading(self.path), TiffFile(self.path) as tif:
-            page = tif.pages.first
-            if page.is_memmappable:
-                mapped = memmap(self.path, page=0, mode="r")
-                values = mapped.reshape(page.shaped)[:, 0, box[0], box[1]]
+        batch, channels, *box = index_in(self.shape, region)
+        index = stored_index(self.layout, batch, box)
+        with reading(self.path):
+            if self.offset is None:
+                values = self._decoded(index)
             else:
-                values = _decode(page, Region(region.spans[1:]))
-        planes = np.moveaxis(values, 3, 1)  # of samples per plane and samples per pixel, one is 1
-        planes = planes.reshape(-1 if planes.size else self.shape[1], *values.shape[1:3])
-        return floats(planes[None, : self.shape[1]][batch])
+                values = np.memmap(self.path, self.dtype, "r", self.offset, self.stored)[index]
+        values, largest = self._in_colours(values)
+        values = batched(values, self._taken)[:, channels]
+        return floats(values if "B" in self.layout else values[batch], largest)
 
+    def _decoded(self, index: tuple[slice, ...]) -> np.ndarray:
+        """Return a part of the series, decoded plane by plane."""
+        from tifffile import TiffFile
 
-def _decode(page: TiffPage, need: Region) -> np.ndarray:
-    """Decode the tiles or strips of a TIFF page that a region over ``(rows, columns)`` overlaps."""
-    planes, _, height, width, samples = page.shaped
-    tile = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, width)
-    down, across = math.ceil(height / tile[0]), math.ceil(width / tile[1])
-    out = np.zeros((planes, *need.shape, samples), page.dtype)
-    touched = [range(a // n, math.ceil(b / n)) for (a, b), n in zip(need.spans, tile, strict=True)]
-    for plane, row, column in product(range(planes), *touched):
-        index = (plane * down + row) * across + column
-        if not page.databytecounts[index]:
-            continue  # a sparse file has no bytes of blank tiles
-        page.parent.filehandle.seek(page.dataoffsets[index])
-        data = page.parent.filehandle.read(page.databytecounts[index])
-        samples_of_tile = page.decode(data, index, jpegtables=page.jpegtables)[0]
-        assert samples_of_tile is not None, "tifffile decodes all data but None"
-        values = samples_of_tile[0]
-        y, x = row * tile[0], column * tile[1]
-        has = Region(((y, y + values.shape[0]), (x, x + values.shape[1])))
-        part = has & need
-        out[plane][part.slices_in(need)] = values[part.slices_in(has)]
-    return out
+        spans = [s.indices(n)[:2] for s, n in zip(index, self.stored, strict=True)]
+        rows = self.axes.index("Y")
+        outer, need = [range(*span) for span in spans[:rows]], Region(tuple(spans[rows : rows + 2]))
+        with TiffFile(self.path) as tif:
+            series = first_series(tif)
+            samples = series.keyframe.shaped[4]
+            out = np.empty((*map(len, outer), *need.shape, samples), series.dtype)
+            for place in np.ndindex(*map(len, outer)):
+                at = [each[k] for each, k in zip(outer, place, strict=True)]
+                where = Outer.of(at, self.stored[:rows], series.keyframe)
+                page = series[where.page]
+                assert page is not None, "a series with missing pages is refused"
+                out[place] = decode(page, where, need)
+        return out if self.axes.endswith("S") else out[..., 0]
+
+    def _in_colours(self, values: np.ndarray) -> tuple[np.ndarray, int | None]:
+        """Return samples as colours, and the number that stands for the brightest, if any does."""
+        if self.mask:
+            return values.astype(bool), None
+        if self.palette is not None:
+            return np.moveaxis(self.palette[:, values], 0, -1), None
+        if values.dtype.kind != "u":
+            return (~values if self.inverted else values), None
+        largest = (1 << self.bits) - 1
+        return (largest - values if self.inverted else values), largest

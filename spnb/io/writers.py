@@ -15,6 +15,7 @@ from ..ir.exchange import Spans
 from ..ir.region import Region
 from .files import mapped
 from .formats import check_suffix
+from .tiff import MASK
 
 CHUNK = 256
 """Positions of a zarr chunk along each axis of the image; in 3-D, a quarter of them."""
@@ -43,8 +44,8 @@ class Store:
         """Type of the file's elements."""
         if self.dtype == torch.bfloat16:
             return np.dtype(np.float32)
-        if self.dtype == torch.bool and self.path.suffix != ".npy":
-            return np.dtype(np.uint8)
+        if self.dtype == torch.bool and self.path.suffix in (".tif", ".tiff"):
+            return np.dtype(np.uint8)  # a TIFF of single bits cannot be mapped
         return torch.empty(0, dtype=self.dtype).numpy().dtype
 
     def create(self, overwrite: bool = False) -> None:
@@ -87,6 +88,7 @@ class Store:
                 dtype=self.numpy_dtype,
                 photometric="minisblack",
                 bigtiff=size > 2**32 - 2**25,
+                metadata=MASK if self.dtype == torch.bool else {},
             )
 
     def write(self, region: Region, piece: torch.Tensor) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..ir.region import Region
-from .arrays import batched, checked, floats, index_in
+from .arrays import checked, floats, index_in
 from .files import reading
+from .layout import batched, layout_of, named_layout, stored_index
 
 MARKS = ("zarr.json", ".zarray", ".zgroup")
 """Files that mark a folder as a zarr."""
@@ -18,18 +22,21 @@ MARKS = ("zarr.json", ".zarray", ".zgroup")
 
 @dataclass
 class ZarrSource:
-    """A zarr array on a file system; `spnb.io.sources.FileSource` lists the layouts."""
+    """A zarr array on a file system; `spnb.io.layout` has the layouts."""
 
     path: str
     name: str = ""
-    layout: str = "BCS"
+    layout: str = ""
 
     def __post_init__(self) -> None:
         self.path, self.name = str(Path(self.path).absolute()), self.name or Path(self.path).name
         array = self._array()
         whole = np.broadcast_to(np.empty((), array.dtype), array.shape)  # takes no memory
         self.shape = checked(batched(whole, self.layout), self.name)
-        self.chunk_rows = array.chunks[self.layout.index("S")]
+        self.layout = self.layout or "BC" + "S" * (len(self.shape) - 2)
+        rows = [k for k, letter in enumerate(self.layout) if letter == "S"]
+        self.chunk_rows = array.chunks[rows[-2:][0]]
+        self.piece_bytes = math.prod(array.chunks) * array.dtype.itemsize
 
     def _array(self) -> Any:
         import zarr
@@ -39,24 +46,27 @@ class ZarrSource:
 
     def read(self, region: Region) -> np.ndarray:
         """Read a region; see `Source`."""
-        batch, channels, *box = index_in(self.shape, region)
-        places = {"B": [batch], "C": [channels], "S": box, "A": []}
-        index = [place for axis in self.layout for place in places[axis]]
-        if self.layout == "SCA":
-            index[-1] = slice(None)
+        batch, _, *box = index_in(self.shape, region)
         with reading(self.path):
-            stored = self._array()[tuple(index)]
+            stored = self._array()[stored_index(self.layout, batch, box)]
         values = batched(stored, self.layout)
         return floats(values if "B" in self.layout else values[batch])
 
 
-def stored_shape(path: str | Path) -> tuple[int, ...]:
-    """Return the shape of a zarr array.
+def zarr_layout(
+    path: str | Path, channels: int, size: Sequence[int] | None, space: int, name: str
+) -> str:
+    """Return the layout of a zarr array, by the names of its axes if it has any.
+
+    Names are those of zarr's own ``dimension_names``, or of the axes in the metadata of an OME
+    group around it.  The parameters are those of `spnb.io.layout.layout_of`, but a ``space`` of 0
+    stands for the number of axes that such an array has by default.
 
     Raises
     ------
     ValueError
-        If it cannot be opened; of a group, the message names its arrays.
+        If it cannot be opened, or its axes are not those of an image; of a group, the message
+        names its arrays.
     """
     import zarr
 
@@ -65,7 +75,30 @@ def stored_shape(path: str | Path) -> tuple[int, ...]:
     if isinstance(found, zarr.Group):
         names = ", ".join(name for name, _ in found.arrays()) or "none"
         raise ValueError(f"{path} is a group of arrays ({names}): name one, as {path}/NAME")
-    return found.shape
+    shape, axes = found.shape, "".join(_axis_names(found, Path(path))).upper()
+    space = space or {1: 1, 5: 3}.get(len(shape), 2)
+    in_order = re.fullmatch("[TC]*Z?[TC]*Y[TC]*X[TC]*", axes)
+    if in_order and len(axes) == len({*axes}) == len(shape) and space > 1:
+        return named_layout(axes, shape, channels, size, space, name)
+    return layout_of(shape, channels, size, space, name)
+
+
+def _axis_names(array: Any, path: Path) -> list[str]:
+    """Return the names of the axes of a zarr array; none if they are not known."""
+    import zarr
+
+    names = getattr(array.metadata, "dimension_names", None)
+    if names is not None:
+        return [name or "" for name in names]
+    if not is_zarr(path.parent):
+        return []
+    with reading(str(path.parent)):
+        attributes: dict[str, Any] = dict(zarr.open(str(path.parent), mode="r").attrs)
+    described = attributes.get("ome", attributes).get("multiscales", [])
+    for scale in described:
+        if path.name in [data.get("path") for data in scale.get("datasets", [])]:
+            return [str(axis.get("name", "")) for axis in scale.get("axes", [])]
+    return []
 
 
 def is_zarr(path: str | Path) -> bool:

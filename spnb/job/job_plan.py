@@ -17,6 +17,7 @@ from ..ir.region import Tiling, in_patches, shape_text
 from ..kernels.half_conv import HALVES
 from ..planner.balance import stage_blocks
 from .job import Job
+from .options import LeftOut
 from .plan_figures import PlanFigures
 from .plan_pictures import PlanPictures
 from .validation import check_training
@@ -173,6 +174,36 @@ class JobPlan(PlanPictures, PlanFigures):
                 " plan, as cluster.load(spnb.plan(job))"
             )
         self._structure = structure
+
+    def for_images(self, count: int) -> JobPlan:
+        """Return the plan for a number of images, where the job leaves the batch size out.
+
+        Parameters
+        ----------
+        count
+            Images that the network shall be run on.
+
+        Returns
+        -------
+        JobPlan
+            This plan, if it is for so many images already or the job names a batch size.
+
+        Raises
+        ------
+        PlanError, OptionError
+            If the job cannot be planned for so many images.
+
+        Examples
+        --------
+        >>> found = plan(Job("resnet20_v1", image_size=64))
+        >>> found.job.batch_size, found.for_images(1).job.batch_size
+        (32, 1)
+        """
+        if count == self.job.batch_size or not isinstance(self.job.batch_size, LeftOut):
+            return self
+        changed = JobPlan(self.job.replace(batch_size=LeftOut(count)), self.training)
+        changed._change = self._change
+        return changed
 
     @property
     def module(self) -> nn.Module:

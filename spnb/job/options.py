@@ -69,6 +69,10 @@ def _option(
     return field(default=default, metadata=metadata)
 
 
+class LeftOut(int):
+    """A number that a job has since none was said; what it is run on may change it."""
+
+
 def _image_size(size: Any) -> int | tuple[int, ...]:
     return one_or_more(size, "x")
 
@@ -81,7 +85,11 @@ class OptionTable:
     """
 
     model: str | nn.Module
-    batch_size: int = _option(32, "images per step", least=1)
+    batch_size: int = _option(
+        LeftOut(32),
+        "images per step; if it is left out, an image that is given to infer brings its own number",
+        least=1,
+    )
     parts: int = _option(1, "micro-batches per batch", least=1)
     split_size: int = _option(2, "number of stages", least=1)
     num_spatial_parts: int | tuple[int, ...] = _option(
@@ -130,6 +138,12 @@ class OptionTable:
     enable_evaluation: bool = _option(False, "inference (the command infer sets it)", bool)
     image_size: int | tuple[int, ...] = _option(
         32, "side of a square image, or height x width such as 1411x1411", _image_size, "N[xN]"
+    )
+    resize: bool = _option(
+        False,
+        "resize images of another size than --image-size, which are refused otherwise: those in"
+        " memory, and files that are decoded whole",
+        bool,
     )
     input_shapes: tuple | dict | None = _option(  # noqa: RUF009 - a field, as the others
         None,
@@ -235,6 +249,8 @@ class OptionTable:
 
     def __post_init__(self) -> None:
         for option in options():
+            if isinstance(getattr(self, option.name), LeftOut):
+                continue
             value = taken(
                 option.name,
                 getattr(self, option.name),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 from ..io.open import open_source
-from ..io.sources import RowSource, Source
+from ..io.sources import NOT_GIVEN, RowSource, Source, given
 from ..planner.plan import Plan
 from .job import Job
+from .options import LeftOut
 
 
 class PlanInputs(Plan):
@@ -24,14 +24,17 @@ class PlanInputs(Plan):
 
     job: Job
 
-    def open(self, image: Any = None) -> Source:
+    def open(self, image: Any = NOT_GIVEN, *, resize: bool | None = None) -> Source:
         """Open an image as a source that fits the plan.
 
         Parameters
         ----------
         image
-            What `spnb.io.open.open_source` takes; None for the synthetic image.  An image that is
-            named by file or sample is resized to the plan's size; an array must have that size.
+            What `spnb.io.open.open_source` takes; by default the synthetic image.  Where the job
+            leaves the batch size out, the source has as many images as are given.
+        resize
+            Whether an image of another size than the plan's is resized rather than refused; by
+            default what the job says.
 
         Returns
         -------
@@ -41,32 +44,50 @@ class PlanInputs(Plan):
         Raises
         ------
         ValueError, FileNotFoundError
-            If the image cannot be read or does not fit.
+            If the image is None, cannot be read, or does not fit.
 
         Examples
         --------
         >>> import spnb
-        >>> spnb.plan(spnb.Job("resnet20_v1", image_size=64, batch_size=2)).open("retina").shape
+        >>> plan = spnb.plan(spnb.Job("resnet20_v1", image_size=64, batch_size=2))
+        >>> plan.open("retina", resize=True).shape
         (2, 3, 64, 64)
         """
-        batch, channels, *size = self.job.input_shape
+        own_number = isinstance(self.job.batch_size, LeftOut) and given(image, "the image")
+        return self._opened(image, self.job.input_shape, self.job.seed, resize, own_number)
+
+    def _opened(
+        self,
+        image: Any,
+        shape: Sequence[int],
+        seed: int,
+        resize: bool | None,
+        own_number: bool = False,
+    ) -> Source:
+        """Open an image in a shape; with its own number of images if that is wanted."""
+        batch, channels, *size = shape
         return open_source(
-            image,
-            batch_size=batch,
+            image if given(image, "the image") else None,
+            batch_size=None if own_number else batch,
             channels=channels,
             size=tuple(size),
-            seed=self.job.seed,
-            resize=isinstance(image, (str, Path)),
+            seed=seed,
+            resize=self.job.resize if resize is None else resize,
         )
 
-    def open_inputs(self, inputs: Any = None) -> dict[str, Source]:
+    def open_inputs(
+        self, inputs: Any = NOT_GIVEN, *, resize: bool | None = None
+    ) -> dict[str, Source]:
         """Open what a network is run on, as a source for each of its inputs.
 
         Parameters
         ----------
         inputs
             What `open` takes.  For a network with several inputs: a list of these in the order of
-            its arguments, or a dict by the names in ``input_shapes``.  None for synthetic inputs.
+            its arguments, or a dict by the names in ``input_shapes``.  By default they are
+            synthetic.
+        resize
+            As of `open`.
 
         Returns
         -------
@@ -88,18 +109,15 @@ class PlanInputs(Plan):
         names = list(self.graph.inputs)
         arguments = list(signature(self.job.network.skeleton.forward).parameters)
         first, *others = in_order(inputs, names, self.job.shapes, arguments)
-        sources: dict[str, Source] = {names[0]: self.open(first)}
-        for number, (name, given) in enumerate(zip(names[1:], others, strict=True), 1):
-            sources[name] = self._open_further(name, given, self.job.seed + number)
+        sources: dict[str, Source] = {names[0]: self.open(first, resize=resize)}
+        for number, (name, further) in enumerate(zip(names[1:], others, strict=True), 1):
+            shape, seed = self.graph.shape(name), self.job.seed + number
+            given(further, f"the input {name}")
+            if len(shape) == len(self.job.input_shape):
+                sources[name] = self._opened(further, shape, seed, resize)
+            else:  # numbers without spatial axes
+                sources[name] = RowSource.of(further, shape, seed)
         return sources
-
-    def _open_further(self, name: str, given: Any, seed: int) -> Source:
-        """Open an input after the first: an image too, or numbers without spatial axes."""
-        shape = self.graph.shape(name)
-        if len(shape) != len(self.job.input_shape):
-            return RowSource.of(given, shape, seed)
-        batch, channels, *size = shape
-        return open_source(given, batch_size=batch, channels=channels, size=tuple(size), seed=seed)
 
 
 def in_order(
@@ -114,7 +132,7 @@ def in_order(
     ----------
     inputs
         What the user passes: for one input anything; for several a list in the order of the
-        network's arguments, or a dict by their names; None for synthetic inputs.
+        network's arguments, or a dict by their names; `NOT_GIVEN` for synthetic inputs.
     names
         Inputs of the graph.
     shapes
@@ -134,8 +152,8 @@ def in_order(
     """
     if len(names) == 1 and not isinstance(inputs, Mapping):
         return [inputs]
-    if inputs is None:
-        return [None] * len(names)
+    if not given(inputs, "the list of inputs"):
+        return [NOT_GIVEN] * len(names)
     by_name = isinstance(shapes, Mapping)
     if isinstance(inputs, (list, tuple)) and by_name:
         planned = [name for name in arguments if name in shapes]
@@ -147,6 +165,6 @@ def in_order(
             raise ValueError(f"the inputs are named {list(inputs)}, but {wanted} are planned")
         inputs = [inputs[name] for name in wanted]
     if not isinstance(inputs, (list, tuple)) or len(inputs) != len(names):
-        given = len(inputs) if isinstance(inputs, (list, tuple)) else 1
-        raise ValueError(f"{given} inputs, but the network takes {len(names)}: {', '.join(names)}")
+        count = len(inputs) if isinstance(inputs, (list, tuple)) else 1
+        raise ValueError(f"{count} inputs, but the network takes {len(names)}: {', '.join(names)}")
     return list(inputs)

@@ -12,7 +12,7 @@ from ..analysis.halos import halo_of, widest_halo
 from ..analysis.memory import held_value_bytes, held_weight_bytes, weight_bytes
 from ..analysis.traffic import traffic_matrix
 from ..analysis.untiled import untiled
-from ..io.sources import Source
+from ..io.sources import NOT_GIVEN, Source, given
 from ..io.thumbnail import thumbnail
 from ..ir.region import Region
 from .plan_inputs import PlanInputs
@@ -25,7 +25,7 @@ class PlanPictures(PlanInputs):
     """A plan that draws itself; every picture returns matplotlib `Axes`."""
 
     def plot_tiles(
-        self, image: Any = None, stage: int | None = None, ax: Axes | None = None
+        self, image: Any = NOT_GIVEN, stage: int | None = None, ax: Axes | None = None
     ) -> Any:
         """Draw tile boundaries and halo bands over an image, for one or for each tiled stage.
 
@@ -50,8 +50,8 @@ class PlanPictures(PlanInputs):
         Examples
         --------
         >>> import spnb
-        >>> plan = spnb.plan(spnb.Job("resnet20_v1", image_size=64, batch_size=1))
-        >>> plan.plot_tiles("retina").get_title()
+        >>> job = spnb.Job("resnet20_v1", image_size=64, batch_size=1, resize=True)
+        >>> spnb.plan(job).plot_tiles("retina").get_title()
         'Stage 0: retina resized from 1411x1411, 64×64 pixels, 2×2 tiles'
         """
         from ..display import plots  # engines import this module, and need no matplotlib
@@ -68,7 +68,11 @@ class PlanPictures(PlanInputs):
         return plots.stages(panels, self.extent, thumbnail(source), source.name, ax)
 
     def plot_halo(
-        self, rank: int = 0, image: Any = None, layer: str | None = None, ax: Axes | None = None
+        self,
+        rank: int = 0,
+        image: Any = NOT_GIVEN,
+        layer: str | None = None,
+        ax: Axes | None = None,
     ) -> Axes:
         """Draw the halo of one rank, enlarged, in the colours of the neighbours that own it.
 
@@ -77,7 +81,8 @@ class PlanPictures(PlanInputs):
         rank
             The rank whose halo is drawn.
         image
-            What `open` takes; its pixels are drawn under the halo.  None draws no pixels.
+            What `open` takes; its pixels are drawn under the halo.  By default, no pixels are
+            drawn.
         layer
             The layer whose result is exchanged; by default the one with the stage's widest halo.
         ax
@@ -113,7 +118,7 @@ class PlanPictures(PlanInputs):
             _spatial(found.own(rank)),
             _spatial(found.need(rank)),
             [(t.source, _spatial(t.region)) for t in found.neighbours(rank)],
-            None if image is None else self._pixels(self.open(image), found.extent[1:]),
+            self._pixels(self.open(image), found.extent[1:]) if given(image, "image") else None,
             f"What rank {rank} needs {where}",
             ax,
         )

@@ -17,6 +17,7 @@ from ..analysis.untiled import untiled
 from ..display import plots
 from ..display.cards import Card, Table, counted, size_text, stage_grid
 from ..errors import CaptureError, OptionError, PlanError
+from ..io.sources import NOT_GIVEN
 from ..io.thumbnail import thumbnail
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
@@ -33,7 +34,8 @@ class Explorer(widgets.HBox):
     job
         The job at which the sliders begin.
     image
-        The image under the tiles: what `spnb.job.job_plan.JobPlan.open` takes.
+        The image under the tiles: what `spnb.job.job_plan.JobPlan.open` takes; by default the
+        synthetic image.
 
     Attributes
     ----------
@@ -43,7 +45,7 @@ class Explorer(widgets.HBox):
         The widgets.
     """
 
-    def __init__(self, job: Job, image: Any = None):
+    def __init__(self, job: Job, image: Any = NOT_GIVEN):
         self.job, first = job, plan(job)
         self.plan: JobPlan | None = first
         source = first.open(image)
@@ -144,7 +146,7 @@ class Explorer(widgets.HBox):
         return stream.getvalue()
 
 
-def explore(job: Job, image: Any = None) -> Explorer:
+def explore(job: Job, image: Any = NOT_GIVEN) -> Explorer:
     """Show sliders for tiles, slice method, fused blocks and stages of a job.
 
     Picture, bytes, redundant work and memory follow the sliders at once; no engine is started.
@@ -154,7 +156,8 @@ def explore(job: Job, image: Any = None) -> Explorer:
     job
         The job at which the sliders begin.
     image
-        The image under the tiles: what `spnb.job.job_plan.JobPlan.open` takes.
+        The image under the tiles: what `spnb.job.job_plan.JobPlan.open` takes; by default the
+        synthetic image.
 
     Returns
     -------

@@ -72,9 +72,9 @@ def add_image(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         action="append",
         help="PNG, JPEG, TIFF, npy or zarr file, or a sample such as retina (default: a synthetic"
-        " image). --image-size is then the image's size, and --batch-size 1, unless they are"
-        " given; an image of another size is resized. Give --image once for each input of the"
-        " network",
+        " image). --image-size is then the image's size, and --batch-size its number of images,"
+        " unless they are given; an image of another size is refused, or resized with --resize."
+        " Give --image once for each input of the network",
     )
 
 
@@ -203,8 +203,8 @@ def refuse_useless(verb: str, given: Collection[str]) -> None:
     for name in given:
         if verb in ("infer", "bench", "sweep") and name in training_options():
             raise OptionError(f"{name} is for training: {verb} does not use it")
-        if verb in ("bench", "sweep") and name == "verbose":
-            raise OptionError(f"verbose is for plan, infer and train: {verb} does not use it")
+        if verb in ("bench", "sweep") and name in ("verbose", "resize"):
+            raise OptionError(f"{name} is for plan, infer and train: {verb} does not use it")
         if verb == "sweep" and name in ("num_spatial_parts", "halo_D2", "fused_layers"):
             raise OptionError(f"{name} is what sweep tries: give --tiles and --lengths")
 

@@ -9,10 +9,11 @@ from torch import nn
 
 from ..io.open import open_source
 from ..job.job import Job
+from ..job.options import LeftOut
 
 
 def job_of(model: str | nn.Module, given: dict[str, Any], images: Sequence[Any] = ()) -> Job:
-    """Return the job of a line; its image sets the sizes that the line does not give.
+    """Return the job of a line; its image sets size and batch that the line does not give.
 
     Parameters
     ----------
@@ -31,11 +32,11 @@ def job_of(model: str | nn.Module, given: dict[str, Any], images: Sequence[Any] 
     ValueError, FileNotFoundError
         If the image cannot be read.
     """
-    given = dict(given)
-    if images and "input_shapes" not in given:
-        given.setdefault("batch_size", 1)
     job = Job(model, **given)
-    if images and not {"image_size", "input_shapes"} & given.keys():
-        size = open_source(images[0], channels=job.input_shape[1]).shape[2:]
-        job = job.replace(image_size=size)
-    return job
+    if not images or "input_shapes" in given or {"image_size", "batch_size"} <= given.keys():
+        return job
+    _, channels, *size = job.input_shape
+    wanted = size if "image_size" in given else None
+    source = open_source(images[0], channels=channels, axes=len(size), size=wanted, resize=True)
+    found = {"batch_size": LeftOut(source.shape[0]), "image_size": source.shape[2:]}
+    return job.replace(**{name: value for name, value in found.items() if name not in given})

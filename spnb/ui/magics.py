@@ -14,7 +14,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class, output_can_be_silenced
 from torch import nn
 
-from ..io.sources import Source
+from ..io.sources import NOT_GIVEN, Source
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
 from . import flags, notebook
@@ -126,7 +126,9 @@ class SpnbMagics(Magics):
             raise UsageError(
                 "%spnb infer: the engines hold another plan than the last one: %spnb start first"
             )
-        self.result = cluster.infer(images[0] if len(images) == 1 else images or None)
+        self.result = cluster.infer(images[0] if len(images) == 1 else images or NOT_GIVEN)
+        if self.plan is not None:
+            self.plan = self.result.plan  # another one where the image brings its own batch
         if args.check:
             print(self.result.check())
         if args.save_output:
@@ -134,7 +136,11 @@ class SpnbMagics(Magics):
         return self.result
 
     def _train(self, args: argparse.Namespace) -> Any:
-        images, targets = (self._image(name) for name in args.examples or (None, None))
+        images, targets = (
+            (self._image(name) for name in args.examples)
+            if args.examples
+            else (NOT_GIVEN, NOT_GIVEN)
+        )
         job = self._planned().job.replace(**flags.given(args))
         training = notebook.start(plan(job, training=True)).train(images, targets, loss=args.loss)
         self.plan = plan(job)  # infer uses the trained weights, after another start
@@ -143,7 +149,7 @@ class SpnbMagics(Magics):
     def _explore(self, args: argparse.Namespace) -> Any:
         from .explorer import explore
 
-        image = self._image(args.image[0]) if args.image else None
+        image = self._image(args.image[0]) if args.image else NOT_GIVEN
         return explore(self._plan(args).job, image)
 
     def _simulate(self, args: argparse.Namespace) -> Any:
@@ -190,9 +196,18 @@ class SpnbMagics(Magics):
         assert self.shell is not None, "IPython makes the magics with its shell"
         return self.shell.user_ns.get(name) if name and name.isidentifier() else None
 
-    def _image(self, name: str | None) -> Any:
-        """Return the image that a variable holds; the name itself if there is no such variable."""
+    def _image(self, name: str) -> Any:
+        """Return the image that a variable holds; the name itself if there is no such variable.
+
+        Raises
+        ------
+        UsageError
+            If the variable holds None.
+        """
+        assert self.shell is not None, "IPython makes the magics with its shell"
         held = self._variable(name)
+        if held is None and name in self.shell.user_ns:
+            raise UsageError(f"%spnb: the variable {name} is None: give it an image")
         if isinstance(held, (str, Path, Source, list, dict)):
             return held
         return held if isinstance(held, (np.ndarray, torch.Tensor)) else name

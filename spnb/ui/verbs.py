@@ -17,7 +17,8 @@ from ..driver.result import Result
 from ..driver.session import Session
 from ..driver.training_examples import examples_of
 from ..driver.training_loop import resumed
-from ..io.sources import Source
+from ..io.decoding import decoding_text
+from ..io.sources import NOT_GIVEN, Source
 from ..job import job_plan
 from ..job.checkpoint_io import read_checkpoint
 from ..job.job import Job
@@ -73,10 +74,12 @@ def _job(args: argparse.Namespace) -> Job:
 def _plan(args: argparse.Namespace) -> int:
     training = any(name in training_options() for name in flags.given(args))
     plan = job_plan.plan(_job(args), training=training)
-    plan.open_inputs(_images(args, plan))
+    sources = plan.open_inputs(_images(args, plan))
     if not training and (file := plan.job.weights_file) is not None:
         read_checkpoint(file)  # a bad checkpoint is refused here too, not only by a run
     print(plan)
+    for source in sources.values() if args.image else ():
+        print(f"image: {decoding_text(source)}")
     if plan.job.verbose:
         print(plan.per_rank.to_string(index=False))
     return 0
@@ -142,7 +145,9 @@ def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
 
 def _images(args: argparse.Namespace, plan: JobPlan) -> Any:
     """Return what ``--image`` gives for the inputs of a network."""
-    if not args.image or len(plan.graph.inputs) > 1:
+    if not args.image:
+        return NOT_GIVEN
+    if len(plan.graph.inputs) > 1:
         return args.image
     if len(args.image) > 1:
         raise ValueError(f"{len(args.image)} images (--image), but the network takes one input")

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import spnb
 from spnb.capture.export import capture
 from spnb.errors import CaptureError
+from spnb.io.sources import NOT_GIVEN
 from spnb.ir.region import Tiling
 
 IMAGE = (2, 3, 9, 11)
@@ -125,11 +126,11 @@ def test_inputs_by_name_and_by_place():
         result = spnb.InProcess(plan).infer()
         assert result.check().passed
     with pytest.raises(ValueError, match=r"the inputs are named \['y'\], but \['x', 'row'\]"):
-        plan.open_inputs({"y": None})
+        plan.open_inputs({"y": NOT_GIVEN})
     with pytest.raises(ValueError, match="1 inputs, but the network takes 2: x, row"):
         plan.open_inputs("retina")
     with pytest.raises(ValueError, match=r"of shape \(3,\), but \(2, 3\) is planned"):
-        plan.open_inputs([None, torch.ones(3)])
+        plan.open_inputs([NOT_GIVEN, torch.ones(3)])
 
 
 class Named(nn.Module):

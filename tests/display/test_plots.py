@@ -21,7 +21,14 @@ mpl.use("Agg")
 
 @pytest.fixture(scope="module")
 def result():
-    job = spnb.Job("resnet29_v2", image_size="97x131", batch_size=2, parts=2, num_spatial_parts=4)
+    job = spnb.Job(
+        "resnet29_v2",
+        image_size="97x131",
+        batch_size=2,
+        parts=2,
+        num_spatial_parts=4,
+        resize=True,
+    )
     return spnb.InProcess(spnb.plan(job)).infer("retina")
 
 

@@ -165,7 +165,14 @@ def test_merging_several_inputs_and_outputs_of_every_type(cluster):
 
 @pytest.mark.parametrize("suffix", ["npy", "tif", "zarr"])
 def test_ranks_write_their_tiles_themselves(cluster, tmp_path, suffix):
-    job = spnb.Job("unet", image_size="300x530", batch_size=1, split_size=1, num_spatial_parts=9)
+    job = spnb.Job(
+        "unet",
+        image_size="300x530",
+        batch_size=1,
+        split_size=1,
+        num_spatial_parts=9,
+        resize=True,
+    )
     cluster.load(spnb.plan(job))
     result = cluster.infer("retina")
     path = result.save(tmp_path / f"out.{suffix}")

@@ -114,7 +114,8 @@ def test_the_timeline_has_a_row_for_each_rank(result):
 
 
 def test_tiles_are_drawn_over_the_image():
-    plan = spnb.plan(spnb.Job("resnet20_v1", image_size=128, batch_size=1, num_spatial_parts=6))
+    job = spnb.Job("resnet20_v1", image_size=128, batch_size=1, num_spatial_parts=6, resize=True)
+    plan = spnb.plan(job)
     axes = plan.plot_tiles("retina")
     assert isinstance(axes, Axes)
     assert axes.get_title() == "Stage 0: retina resized from 1411x1411, 128×128 pixels, 2×3 tiles"

@@ -13,6 +13,7 @@ RANDOM = np.random.default_rng(0)
 RGB = RANDOM.integers(0, 256, (97, 131, 3), np.uint8)
 GREY16 = RANDOM.integers(0, 2**16, (97, 131), np.uint16)
 FIRST = np.moveaxis(RGB, -1, 0)[None] / np.float32(255)
+SECOND = np.moveaxis(255 - RGB, -1, 0)[None] / np.float32(255)
 
 
 def whole(source):

@@ -19,7 +19,7 @@ def timed(function):
 
 
 def main():
-    job = spnb.Job("resnet", image_size=353, batch_size=1)
+    job = spnb.Job("resnet", image_size=353, batch_size=1, resize=True)
     plan = spnb.plan(job)
     with spnb.Cluster(plan, progress=False) as cluster:
         image = plan.open("retina")

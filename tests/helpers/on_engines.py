@@ -13,4 +13,5 @@ def remote(function):
 
 def planned(image_size="97x131", batch_size=1, **given):
     given.setdefault("precision", "fp64")
-    return spnb.plan(spnb.Job(dense(), image_size=image_size, batch_size=batch_size, **given))
+    job = spnb.Job(dense(), image_size=image_size, batch_size=batch_size, resize=True, **given)
+    return spnb.plan(job)

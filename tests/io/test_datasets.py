@@ -58,10 +58,10 @@ def trained(model="resnet20_v1", **options):
 
 
 def test_a_folder_for_each_class(folder):
-    source, labels = image_folder(folder, 3, (16, 18))
+    source, labels = image_folder(folder, 3, (16, 18), resize=True)
     assert labels == [0, 0, 0, 1, 1, 1, 1]
     assert source.shape == (7, 3, 16, 18)
-    whole = open_source(str(folder / "cats" / "1.png"), channels=3, size=(16, 18))
+    whole = open_source(str(folder / "cats" / "1.png"), channels=3, size=(16, 18), resize=True)
     region = Region(((1, 2), (3, 9), (0, 7)))
     assert np.array_equal(source.read(region), whole.read(Region(((0, 1), *region.spans[1:]))))
     raw = tifffile.imread(folder / "dogs" / "9.tif").transpose(2, 0, 1)[None] / np.float32(255)
@@ -77,7 +77,7 @@ def test_what_is_wrong_with_a_folder_is_said_by_name(folder, tmp_path):
     with pytest.raises(DatasetError, match="empty holds no image"):
         image_folder(folder, 3, (16, 18))
     (folder / "empty" / "a.png").write_bytes((folder / "cats" / "0.png").read_bytes()[:200])
-    source, _ = image_folder(folder, 3, (16, 18))
+    source, _ = image_folder(folder, 3, (16, 18), resize=True)
     with pytest.raises(DatasetError, match=r"a\.png"):
         source.read(Region(((7, 8), (0, 16), (0, 18))))
 
@@ -92,7 +92,7 @@ def test_every_image_in_a_folder_is_taken_and_nothing_else(folder):
         (cats / name).write_bytes((cats / "0.png").read_bytes())
     (cats / "more.png").mkdir()
     with warnings.catch_warnings(action="error"):
-        source, labels = image_folder(folder, 3, (16, 18))
+        source, labels = image_folder(folder, 3, (16, 18), resize=True)
     names = [Path(path).name for path in source.paths[:10]]
     wanted = ["0.png", "1.png", "2.png", "8.JP2", "8.bmp", "8.gif", "8.ppm", "8.tga", "8.webp"]
     assert names == [*wanted, "9.npy"]
@@ -100,12 +100,12 @@ def test_every_image_in_a_folder_is_taken_and_nothing_else(folder):
     assert source.read(Region(((0, 10), (0, 4), (0, 4)))).shape == (10, 3, 4, 4)
     (cats / "notes.txt").touch()
     with pytest.warns(UserWarning, match=r"1 files beside 14 images are left out, as cats/notes"):
-        image_folder(folder, 3, (16, 18))
+        image_folder(folder, 3, (16, 18), resize=True)
 
 
 def test_pictures_of_any_size_are_read_in_any_thread(folder, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow's limit, else 180 million
-    source, _ = image_folder(folder, 3, (16, 18))
+    source, _ = image_folder(folder, 3, (16, 18), resize=True)
     with ThreadPoolExecutor(4) as pool:
         regions = [Region(((k % 6, k % 6 + 1), (0, 16), (0, 18))) for k in range(40)]
         assert len(list(pool.map(source.read, regions))) == 40
@@ -113,11 +113,14 @@ def test_pictures_of_any_size_are_read_in_any_thread(folder, monkeypatch):
 
 
 def test_trains_on_a_folder(folder):
-    found = trained(app=1, datapath=str(folder), image_size="32x32", num_classes=2)
+    options = {"app": 1, "datapath": str(folder), "image_size": "32x32"}
+    with pytest.raises(DatasetError, match=r"0\.png is 20x24, but 32x32 is planned: .*--resize"):
+        trained(**options, num_classes=2)
+    found = trained(**options, num_classes=2, resize=True)
     assert len(found.history) == 3
     (folder.parent / "checkpoint.pth").unlink()
     with pytest.raises(ValueError, match="run from 0 to 1, but the network has 1 classes"):
-        trained(app=1, datapath=str(folder), image_size="32x32", num_classes=1)
+        trained(**options, num_classes=1, resize=True)
 
 
 def test_cifar_in_both_forms(tmp_path):
@@ -134,7 +137,11 @@ def test_cifar_in_both_forms(tmp_path):
     assert same == labels
     for size in (32, 40):
         file = f"{size}.pth"
-        found = trained(app=2, datapath=str(tmp_path), image_size=size, checkpoint=file)
+        options = {"app": 2, "datapath": str(tmp_path), "image_size": size, "checkpoint": file}
+        if size != 32:
+            with pytest.raises(ValueError, match="CIFAR-10 are 32x32, but 40x40 is planned"):
+                trained(**options)
+        found = trained(**options, resize=size != 32)
         assert len(found.history) == 4
     with (root / "data_batch_1").open("r+b") as file:
         file.truncate(1000)
@@ -177,7 +184,7 @@ def test_what_is_wrong_with_cifar_is_said_by_name(tmp_path):
 def test_images_in_memory_are_resized_as_they_are_read(tmp_path):
     source, _ = cifar10(write_python(tmp_path / "a"))
     scaled = Scaled(source, (20, 44))
-    whole = open_source(source.array[3:4], size=(20, 44))
+    whole = open_source(source.array[3:4], size=(20, 44), resize=True)
     region = Region(((3, 4), (2, 9), (5, 40)))
     wanted = whole.read(Region(((0, 1), *region.spans[1:])))
     assert np.array_equal(scaled.read(region), wanted)

@@ -13,27 +13,29 @@ from spnb.io.sources import SyntheticSource
 @pytest.mark.parametrize("size", [(48, 64), (200, 131), (97, 1)])
 def test_resize(size):
     gradient = np.repeat(np.linspace(0, 1, 97, dtype=np.float32)[:, None], 131, 1)
-    source = open_source(gradient, size=size)
+    source = open_source(gradient, size=size, resize=True)
     assert source.shape == (1, 3, *size)
     values = whole(source)
     assert values.min() >= 0
     assert values.max() <= 1
     expected = np.clip((np.arange(size[0]) + 0.5) / size[0] * 97 / 96 - 0.5 / 96, 0, 1)
     np.testing.assert_allclose(values[0, 0, :, 0], expected, atol=0.01)
-    constant = open_source(np.ones((2, 3, 20, 30), np.uint8), size=(7, 50))
+    constant = open_source(np.ones((2, 3, 20, 30), np.uint8), size=(7, 50), resize=True)
     np.testing.assert_allclose(whole(constant), 1 / 255, atol=1e-6)
 
 
 def test_resize_is_antialiased_in_any_number_of_axes():
     checks = np.indices((64, 64)).sum(0) % 2 * 1.0
-    np.testing.assert_allclose(whole(open_source(checks, size=(16, 16))), 0.5, atol=0.03)
-    assert open_source(np.zeros((4, 8, 8)), size=(2, 3, 4), channels=1).shape == (1, 1, 2, 3, 4)
-    signal = whole(open_source(np.arange(100.0), size=(10,), channels=1))
+    smaller = open_source(checks, size=(16, 16), resize=True)
+    np.testing.assert_allclose(whole(smaller), 0.5, atol=0.03)
+    volume = open_source(np.zeros((4, 8, 8)), size=(2, 3, 4), channels=1, resize=True)
+    assert volume.shape == (1, 1, 2, 3, 4)
+    signal = whole(open_source(np.arange(100.0), size=(10,), channels=1, resize=True))
     np.testing.assert_allclose(signal[0, 0], np.arange(4.5, 100, 10), atol=1)
 
 
 def test_another_size_is_told_or_refused():
-    source = open_source(np.zeros((20, 30)), size=(10, 15))
+    source = open_source(np.zeros((20, 30)), size=(10, 15), resize=True)
     assert source.name == "array resized from 20x30"
     with pytest.raises(ValueError, match=r"array is 20x30, but 10x15 is planned: plan with"):
         open_source(np.zeros((20, 30)), size=(10, 15), resize=False)

@@ -25,7 +25,7 @@ pytestmark = [
 
 EXPLORER = """\
 import spnb
-view = spnb.explore(spnb.Job("resnet29_v2", image_size=353, batch_size=1), "retina")
+view = spnb.explore(spnb.Job("resnet29_v2", image_size=353, batch_size=1, resize=True), "retina")
 view"""
 
 

@@ -5,7 +5,7 @@ from spnb.analysis.memory import memory
 
 
 def explorer(**options):
-    job = spnb.Job("resnet29_v2", image_size=96, batch_size=1, **options)
+    job = spnb.Job("resnet29_v2", image_size=96, batch_size=1, resize=True, **options)
     return spnb.explore(job, "retina")
 
 

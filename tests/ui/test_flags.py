@@ -25,6 +25,7 @@ def test_flags_are_the_benchmarks_own():
         "--local-DP",
         "--enable-evaluation",
         "--image-size",
+        "--resize",
         "--input-shapes",
         "--num-layers",
         "--num-filters",

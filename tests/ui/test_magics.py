@@ -28,7 +28,7 @@ def spnb_line(shell):
     return lambda line: shell.run_line_magic("spnb", line)
 
 
-NET = "resnet29_v2 --image-size 64 --batch-size 1"
+NET = "resnet29_v2 --image-size 64 --batch-size 1 --resize"
 
 
 def test_plan_and_change_one_thing(spnb_line):
@@ -72,10 +72,12 @@ def test_variables_are_modules_jobs_plans_and_images(shell, spnb_line):
         ("infer", "no engines run"),
         ("restart", "no engines run"),
         ("tiles nosuchfile.png", "no image file nosuchfile.png"),
+        (f"plan {NET} --image nothing", "the variable nothing is None: give it an image"),
     ],
 )
-def test_what_is_wrong_is_one_line(spnb_line, line, words):
+def test_what_is_wrong_is_one_line(shell, spnb_line, line, words):
     notebook.stop()
+    shell.user_ns["nothing"] = None
     if line.startswith("tiles"):
         spnb_line(f"plan {NET}")
     with pytest.raises(UsageError, match=words) as caught:
