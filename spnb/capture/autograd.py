@@ -151,8 +151,8 @@ def refuse_averages_of_all(module: nn.Module) -> None:
     for path, inner in module.named_modules():
         if isinstance(inner, _BATCH_NORMS) and inner.momentum is None:
             raise CaptureError(
-                f"{path} averages its statistics over all batches so far (momentum=None), so each"
-                " step has another weight in them: give it a momentum, as 0.1"
+                f"{path} averages its statistics over all batches so far (momentum=None), so the"
+                " weight of a step depends on its number: give it a momentum, such as 0.1"
             )
 
 

@@ -27,8 +27,8 @@ _TO = "aten._to_copy.default"
 def out_of_sight(name: str, tensor: torch.Tensor) -> CaptureError:
     """The error for a tensor without values that torch.export took for a constant."""
     return CaptureError(
-        f"the network takes a tensor of shape {tuple(tensor.shape)}, {name}, out of sight of"
-        " torch.export, and what is computed of it would be lost: use x.detach() and tensor"
+        f"the network computes with a tensor of shape {tuple(tensor.shape)}, {name}, in a way that"
+        " torch.export does not record, so the plan would lack it: use x.detach() and tensor"
         " operators only"
     )
 

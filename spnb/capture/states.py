@@ -51,8 +51,8 @@ def refuse_states(program: torch.export.ExportedProgram) -> None:
             )
         if _is_read(by_name[placeholder_of[spec.target]]):
             raise CaptureError(
-                f"the network changes its {what} in its forward, and reads what an earlier pass"
-                " left there, so results would depend on the number of passes: use a new tensor"
+                f"the network changes its {what} in its forward, and reads the value of an earlier"
+                " pass there, so results would depend on the number of passes: use a new tensor"
                 " instead"
             )
 

@@ -232,7 +232,7 @@ class Rank:
             If the run is not known: another plan was loaded after it.
         """
         if run not in self.outputs:
-            raise RuntimeError("the outputs of this run went when another plan was loaded")
+            raise RuntimeError("the outputs of this run were freed when another plan was loaded")
         return self.outputs[run]
 
     def _worker(self) -> Worker:

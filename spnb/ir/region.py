@@ -280,7 +280,8 @@ def grid_of(method: str, tiles: int, axes: int) -> tuple[int, ...]:
         grid = [int(n) for n in method.split("x")]
     except ValueError:
         raise ValueError(
-            f"unknown slice method {method!r}: use square, vertical, horizontal, or a grid as 2x3"
+            f"unknown slice method {method!r}: use square, vertical, horizontal, or a grid such as"
+            " 2x3"
         ) from None
     if len(grid) != axes or math.prod(grid) != tiles or min(grid) < 1:
         raise ValueError(
