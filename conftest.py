@@ -16,6 +16,8 @@ CONTINUED = {
     "spnb.driver.training_result.Training": "spnb.driver.training_result.Training",
     "spnb.engine.here.Here": "spnb.engine.here.Here",
     "spnb.planner.plan.Plan": "spnb.planner.plan.Plan",
+    "spnb.planner.rank_places.RankPlaces": "spnb.planner.plan.Plan",
+    "spnb.planner.staged_graph.StagedGraph": "spnb.planner.plan.Plan",
 }
 """Classes whose methods have such examples, and the class whose example is run before them."""
 

@@ -8,21 +8,23 @@ import pytest
 import spnb
 from spnb.analysis.simulate import Simulation
 from spnb.benchmarking.benchmark import Bench
+from spnb.driver.result import Result
+from spnb.driver.training_result import Training
+from spnb.engine.here import Here
 from spnb.job.job_plan import JobPlan
+from spnb.planner.plan import Plan
 
-FOLDERS = ("spnb.job.", "spnb.analysis.", "spnb.benchmarking.", "spnb.ui.")
-"""Where the members are defined that must be documented."""
-
-CLASSES = (spnb.Job, JobPlan, Simulation, Bench)
+USED = (spnb.Cluster, spnb.InProcess, Result, Training, Here)
+CLASSES = (spnb.Job, JobPlan, Simulation, Bench, Plan, *USED)
 FUNCTIONS = (spnb.plan, spnb.explore, spnb.start, spnb.stop, spnb.bench, spnb.rule)
-WITH_EXAMPLES = (spnb.Job, JobPlan, Simulation, *FUNCTIONS)
+WITH_EXAMPLES = (spnb.Job, JobPlan, Simulation, Plan, *USED, *FUNCTIONS)
 
 
 def members(cls):
-    """Public methods and properties of a class that `FOLDERS` define."""
+    """Public methods and properties of a class that this package defines."""
     for name, member in inspect.getmembers_static(cls):
         owner = next(base for base in cls.__mro__ if name in vars(base) or base is object)
-        if name.startswith("_") or not owner.__module__.startswith(FOLDERS):
+        if name.startswith("_") or not owner.__module__.startswith("spnb."):
             continue
         if isinstance(member, classmethod):
             yield name, member.__func__

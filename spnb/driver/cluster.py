@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,17 +13,17 @@ from ..engine import remote
 from ..engine.report import Report
 from ..engine.service import Call, RankService, answered
 from ..errors import EngineError, RunError
-from ..io.examples import Examples, Unread
-from ..io.sources import HeldSource, Source
+from ..io.examples import Examples
+from ..io.sources import Source
 from ..io.stage_weights import read_weights
 from ..io.writers import Store
 from ..ir.rank_plan import RankPlan
-from ..ir.region import Region
 from ..job.job_plan import JobPlan
 from ..training.epoch import EpochReport
 from .cluster_card import cluster_card
 from .engine_calls import Poll
 from .engines import Engines
+from .rank_sources import examples_for_ranks, sources_for_rank
 from .session import Session
 
 OWN_ERRORS = ("RankError", "PeerFailed", "WaitTimeout")
@@ -213,28 +212,48 @@ class Cluster(Shown, Session):
         return answered(self._call(remote.answer, [(call,) for call in calls], poll))
 
     def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
-        calls = [
-            Call.to(RankService.infer, self._for_rank(sources, rank_plan), run, released)
-            for rank_plan in self._rank_plans
-        ]
+        own = [sources_for_rank(sources, each, self.shares_files) for each in self._rank_plans]
+        calls = [Call.to(RankService.infer, each, run, released) for each in own]
         count = len(self.plan.micro_batch_sizes)
         with Bar(self.progress) as bar:
             return self._ask(calls, lambda published: show_run(bar, published, run, count))
 
     def share(self, examples: Examples) -> list[Examples]:
-        """The examples in a form that each rank can read; an image in memory becomes a file."""
+        """Prepare examples for the ranks; an image in memory is written to a file once.
+
+        Parameters
+        ----------
+        examples
+            Images and targets.
+
+        Returns
+        -------
+        list of Examples
+            The examples in rank order, with the files of this host, or, on hosts that do not see
+            them, with the regions that the rank needs.
+        """
         images = self.sources.resident(examples.source)
         if self.shares_files:
             examples = examples.filed(self.scratch)
-        shares = []
-        for rank_plan in self._rank_plans:
-            seen = self._for_rank(dict.fromkeys(self.plan.graph.inputs, images), rank_plan)
-            own = next(iter(seen.values()), Unread(examples.images.shape))
-            shares.append(replace(examples, images=own))
-        return shares
+        return examples_for_ranks(
+            examples, images, self.plan.graph.inputs, self._rank_plans, self.shares_files
+        )
 
     def train_epoch(self, shares: Sequence[Examples], epoch: int) -> list[EpochReport]:
-        """Train on all examples once; show a bar: see `spnb.driver.session.Session.train_epoch`."""
+        """Train on all examples once, with a bar; `train` calls it for each epoch.
+
+        Parameters
+        ----------
+        shares
+            The examples in a form that each rank can read, as `share` returns them.
+        epoch
+            Number of the epoch, from 0.
+
+        Returns
+        -------
+        list of EpochReport
+            The report of each rank, in rank order.
+        """
         steps = len(shares[0]) // self.plan.job.batch_size
         with Bar(self.progress) as bar:
 
@@ -254,15 +273,6 @@ class Cluster(Shown, Session):
                 if piece.value == value:
                     store.write(piece.region, piece.tensor)
         return None
-
-    def _for_rank(self, sources: dict[str, Source], rank_plan: RankPlan) -> dict[str, Source]:
-        """The inputs of a rank: files, if it sees this process's; else the regions it needs."""
-        needs: dict[str, Region] = {}
-        for step in rank_plan.received("input"):
-            needs[step.value] = needs.get(step.value, step.region) | step.region
-        if self.shares_files:
-            return {name: sources[name] for name in needs}
-        return {name: HeldSource.of(sources[name], region) for name, region in needs.items()}
 
     def _recover(self, plan: JobPlan | None = None) -> None:
         backend = (plan or self.plan).job.backend

@@ -181,6 +181,12 @@ class RunRecord(Shown):
     def report(self) -> dict[str, Any]:
         """Every figure of the run, as plain data for JSON.
 
+        Returns
+        -------
+        dict
+            ``ranks``, ``job`` (every option), ``seconds``, ``images_per_second``, and ``per_rank``
+            (the rows of the table `per_rank`: seconds and bytes).
+
         Examples
         --------
         >>> sorted(result.report())

@@ -99,6 +99,13 @@ class Training(Shown):
     def report(self) -> dict[str, Any]:
         """Every figure of the training, as plain data for JSON.
 
+        Returns
+        -------
+        dict
+            ``job`` (every option), ``ranks``, ``epochs`` and ``steps`` (the rows of the tables
+            `epochs` and `history`), and for each rank ``peak_memory_bytes`` and
+            ``planned_memory_bytes``.
+
         Examples
         --------
         >>> training.report()["ranks"]

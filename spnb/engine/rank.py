@@ -5,7 +5,6 @@ A session calls its methods: see `spnb.engine.service.RankService`.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -16,7 +15,6 @@ from ..io.tensors import read_tensor
 from ..io.writers import Store
 from ..ir.rank_plan import RankPlan
 from ..kernels.devices import CPU, compute_exactly, device_of
-from ..rules import has_rule
 from ..runtime import process_memory
 from ..runtime.state import Piece
 from ..runtime.worker import Worker
@@ -27,6 +25,7 @@ from ..training.recipe import Recipe
 from ..training.step import TrainingWorker
 from ..transport import Transport
 from ..transport.host_staging import staged_for
+from .operators import import_operators
 from .output_saving import save_regions
 from .progress import Publish, Throttled
 from .report import Report
@@ -88,15 +87,7 @@ class Rank:
         RuntimeError
             If it has no rule for an operator.
         """
-        for module in (module for each in rank_plan.with_mirror for module in each.imports):
-            importlib.import_module(module)
-        for op in (op for each in rank_plan.with_mirror for op in each.ruled):
-            if not has_rule(op):
-                raise RuntimeError(
-                    f"rank {rank_plan.rank} has no rule for the operator {op.rsplit('.', 1)[0]}:"
-                    " define operator and rule in a module, or in a cell that begins with"
-                    " %%px --local"
-                )
+        import_operators(rank_plan)
         self.unload()
         self.device = device_of(rank_plan.device, local_rank)
         if self.device != CPU:
@@ -112,7 +103,13 @@ class Rank:
             self.worker = Worker(rank_plan, weights, self.transport, self.device)
 
     def connect(self, transport: Transport) -> None:
-        """Exchange messages with other ranks through a transport from now on."""
+        """Exchange messages with other ranks through a transport from now on.
+
+        Parameters
+        ----------
+        transport
+            Carries the messages; on a GPU, by way of the host's memory where it must.
+        """
         self.transport = transport = staged_for(transport, self.device)
         if self.worker is not None:
             self.worker.transport = transport
@@ -140,6 +137,12 @@ class Rank:
             Number of the run, for `outputs_of`.
         released
             Earlier runs whose outputs are freed.
+
+        Returns
+        -------
+        Report
+            Events with their seconds and bytes, peak memory in bytes, and small outputs; large
+            outputs stay on this rank.
         """
         for old in released:
             self.outputs.pop(old, None)
@@ -200,7 +203,20 @@ class Rank:
         self.trainer = Trainer(worker, recipe, optimizer_state, num_workers)
 
     def train_epoch(self, examples: Examples, epoch: int) -> EpochReport:
-        """Train on all examples once; every rank of the plan must be called."""
+        """Train on all examples once; every rank of the plan must be called.
+
+        Parameters
+        ----------
+        examples
+            Images and targets, in a form that this rank can read.
+        epoch
+            Number of the epoch, from 0.
+
+        Returns
+        -------
+        EpochReport
+            This rank's share of the loss of each step, and its seconds and bytes.
+        """
         publish = Throttled(self.publish)
         return self._trainer().epoch(
             examples,
@@ -210,7 +226,13 @@ class Rank:
         )
 
     def weights(self) -> RankWeights:
-        """The current parameters and buffers, and the optimizer's state, by name."""
+        """The current weights of this rank's stage.
+
+        Returns
+        -------
+        RankWeights
+            Parameters and buffers by name, and the optimizer's state by parameter.
+        """
         trainer = self._trainer()
         return trainer.weights, trainer.optimizer_state
 
@@ -218,6 +240,15 @@ class Rank:
         """Write this rank's regions of an output; every rank that has one must be called.
 
         See `spnb.engine.output_saving.save_regions`.
+
+        Parameters
+        ----------
+        run
+            Number of the run.
+        value
+            Name of the output in the graph.
+        store
+            The file.
         """
         worker = self._worker()
         tensors = {p.region: p.tensor for p in self.outputs_of(run) if p.value == value}
@@ -225,6 +256,16 @@ class Rank:
 
     def outputs_of(self, run: int) -> list[Piece]:
         """The regions of a run's outputs that this rank computed.
+
+        Parameters
+        ----------
+        run
+            Number of the run, as `infer` was given it.
+
+        Returns
+        -------
+        list of Piece
+            A region of an output and its tensor, each.
 
         Raises
         ------

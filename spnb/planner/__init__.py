@@ -1,6 +1,6 @@
 """From a `Graph` and a split to every rank's program: stages, needs, exchanges.
 
-May import `spnb.rules` and what lies below.  Begin with `plan`; `balance` cuts stages, `needs`
-traces which region each operator reads, `exchanges` lists what moves, and `rank_programs` writes
-one rank's steps.
+May import `spnb.rules` and what lies below.  Begin with `plan`; `balance` cuts stages,
+`rank_places` says where a rank is, `needs` traces which region each operator reads, `exchanges`
+lists what moves, and `rank_programs` writes one rank's steps.
 """

@@ -15,21 +15,20 @@ from ..ir.exchange import Exchange
 from ..ir.graph import Graph
 from ..ir.program import Program
 from ..ir.rank_plan import RankPlan
-from ..ir.region import Region, Tiling, in_patches, shape_text
-from ..ir.replicas import Replicas
+from ..ir.region import Tiling, in_patches, shape_text
 from ..ir.schedule import micro_batches
 from ..ir.tags import SUM
 from .exchanges import exchanges_of
 from .fuse import fuse_calls
 from .lower import lowered
 from .needs import OperandRegions, StageNeeds, trace_needs
+from .rank_places import RankPlaces
 from .rank_plans import rank_plan_of
 from .rank_programs import RankProgramBuilder
 from .stage import Stage
-from .staged_graph import StagedGraph
 
 
-class Plan(StagedGraph):
+class Plan(RankPlaces):
     """The regions that each rank computes, and the exchanges between ranks.
 
     Parameters
@@ -79,6 +78,16 @@ class Plan(StagedGraph):
         If a micro-batch has fewer images than a stage has batch slices, if an operator of a stage
         in patches needs what other patches compute, or if messages have no tags for so many
         exchanges or weights.
+
+    Examples
+    --------
+    `spnb.plan` makes such a plan of a job.  The examples of the methods go on from this one.
+
+    >>> import spnb
+    >>> job = spnb.Job("resnet20_v1", image_size=64, batch_size=2, num_spatial_parts=4)
+    >>> plan = spnb.plan(job)
+    >>> plan.micro_batch_sizes, [list(stage.team.ranks) for stage in plan.stages]
+    ((2,), [[0, 1, 2, 3], [4]])
     """
 
     def __init__(
@@ -103,16 +112,18 @@ class Plan(StagedGraph):
         graph = lowered(graph, in_patches(tilings, patches), blocks)
         if not graph.training:
             graph = fuse_calls(graph, blocks)
-        super().__init__(graph, tilings, blocks, patches)
-        batch, *extent = graph.extent(next(iter(graph.inputs)))
-        self.extent = tuple(extent)
-        self.replicas = Replicas(
-            ranks_each=self.stages[-1].team.ranks[-1] + 1,
-            micro_batches=parts,
-            count=replicas,
+        super().__init__(
+            graph,
+            tilings,
+            blocks,
+            patches,
+            parts=parts,
+            replicas=replicas,
             times=times,
             overlapped=overlapped,
         )
+        batch, *extent = graph.extent(next(iter(graph.inputs)))
+        self.extent = tuple(extent)
         self.micro_batch_sizes = micro_batches(batch, self.replicas.num_micro_batches)
         self._refuse_empty_slices()
         self._regions = OperandRegions()
@@ -127,11 +138,6 @@ class Plan(StagedGraph):
                 exchange.verify()
         if graph.training:
             SUM.require(sum(map(len, self.users.values())))
-
-    @property
-    def num_ranks(self) -> int:
-        """Ranks of all copies."""
-        return self.replicas.num_ranks
 
     # --- building ---------------------------------------------------------------------------
 
@@ -189,36 +195,26 @@ class Plan(StagedGraph):
 
     # --- one rank ---------------------------------------------------------------------------
 
-    def stage_of(self, rank: int) -> Stage:
-        """The stage that a rank belongs to, in the pipeline that is not mirrored."""
-        own = rank % self.replicas.ranks_each
-        return next(stage for stage in self.stages if own in stage.team.ranks)
-
-    def replica_of(self, rank: int) -> int:
-        """Number of the replica that a rank belongs to."""
-        return rank // self.replicas.ranks_each
-
-    def stages_on(self, rank: int) -> tuple[int, ...]:
-        """Stages of which a rank has weights: its own, and that of its mirror if there is one."""
-        return tuple(sorted({self.stage_of(each).index for each in self.plan_ranks_of(rank)}))
-
-    def plan_ranks_of(self, rank: int) -> tuple[int, ...]:
-        """The rank of the plan that a rank of the world is, and its mirror if there is one."""
-        own, last = rank % self.replicas.ranks_each, self.replicas.ranks_each - 1
-        return (own, last - own) if self.replicas.times else (own,)
-
-    def tile_of(self, rank: int) -> int:
-        """Number of a rank's tile in its stage."""
-        return self.stage_of(rank).team.ranks.index(rank % self.replicas.ranks_each)
-
-    def tile_region(self, rank: int) -> Region:
-        """The region of its stage's first input that a rank owns."""
-        stage = self.stage_of(rank)
-        extent = self.graph.extent(self.entry_of(stage))
-        return stage.team.tiling.region(extent, self.tile_of(rank))
-
     def rank_plan(self, rank: int) -> RankPlan:
-        """A rank's share of the plan, as plain picklable data."""
+        """A rank's share of the plan, as plain picklable data.
+
+        Parameters
+        ----------
+        rank
+            Number of the rank among all ranks.
+
+        Returns
+        -------
+        RankPlan
+            Its stage and tile, its programs, and the names of its weights; with mirrored replicas
+            also those of its mirror.
+
+        Examples
+        --------
+        >>> share = plan.rank_plan(3)
+        >>> share.stage, share.tile, share.num_ranks
+        (0, 3, 5)
+        """
         replica = self.replica_of(rank)
         own, *mirror = (self._rank_plan(each, replica) for each in self.plan_ranks_of(rank))
         return replace(own, mirror=mirror[0]) if mirror else own
@@ -239,7 +235,26 @@ class Plan(StagedGraph):
         )
 
     def programs(self, rank: int, images: int) -> tuple[Program, ...]:
-        """The programs that a rank runs for a micro-batch of this many images, in order."""
+        """The programs that a rank runs for a micro-batch, in order.
+
+        Parameters
+        ----------
+        rank
+            Number of the rank among all ranks.
+        images
+            Number of images in the micro-batch: one of ``micro_batch_sizes``.
+
+        Returns
+        -------
+        tuple of Program
+            One; or, in a stage with patches, one for each patch, and one that sends.
+
+        Examples
+        --------
+        >>> (program,) = plan.programs(3, images=2)
+        >>> program.steps[0].kind
+        'input'
+        """
         stage = self.stage_of(rank)
         builder = RankProgramBuilder(
             graph=self.graph,

@@ -17,6 +17,8 @@ from .stage import Stage, stages_of
 class StagedGraph:
     """A graph cut into stages of consecutive blocks, each on a team of ranks.
 
+    The examples of the methods go on from the example of `spnb.planner.plan.Plan`.
+
     Parameters
     ----------
     graph
@@ -91,21 +93,85 @@ class StagedGraph:
         return dict(sorted(found.items()))
 
     def team_of(self, stage: int) -> Team:
-        """The ranks of a stage; for `HOST`, the host."""
+        """The ranks of a stage and their grid.
+
+        Parameters
+        ----------
+        stage
+            Number of the stage, or `spnb.ir.exchange.HOST`.
+
+        Returns
+        -------
+        Team
+            The stage's; for `HOST`, the host.
+
+        Examples
+        --------
+        >>> plan.team_of(0).tiling.grid
+        (1, 2, 2)
+        """
         return self.host if stage == HOST else self.stages[stage].team
 
     def maker_of(self, value: str) -> Stage:
-        """The stage that computes a value."""
+        """The stage that computes a value.
+
+        Parameters
+        ----------
+        value
+            Name of the value in the graph; not an input.
+
+        Returns
+        -------
+        Stage
+            The stage.
+
+        Examples
+        --------
+        >>> plan.maker_of(plan.graph.outputs[0]).index
+        1
+        """
         return self.stages[self.producer[value]]
 
     def entry_of(self, stage: Stage) -> str:
-        """The first value that a stage reads and does not compute."""
+        """The first value that a stage reads and does not compute.
+
+        Parameters
+        ----------
+        stage
+            The stage.
+
+        Returns
+        -------
+        str
+            Name of the value in the graph; of stage 0, the network's first input.
+
+        Examples
+        --------
+        >>> plan.entry_of(plan.stages[0]) == next(iter(plan.graph.inputs))
+        True
+        """
         read = (value for node in stage.nodes for value in node.operands)
         outside = (value for value in read if self.producer[value] != stage.index)
         return next(outside, next(iter(self.graph.inputs)))
 
     def exported_by(self, stage: Stage) -> set[str]:
-        """Values of a stage that other stages or the host read."""
+        """Values of a stage that other stages or the host read.
+
+        Parameters
+        ----------
+        stage
+            The stage.
+
+        Returns
+        -------
+        set of str
+            Names of the values in the graph.
+
+        Examples
+        --------
+        >>> plan.exported_by(plan.stages[1]) == set(plan.graph.outputs)
+        True
+        """
         return {
             node.name
             for node in stage.nodes
