@@ -86,7 +86,7 @@ def capture(
         fake = rebuilt(module, lambda t: empty(t.shape, cast(t, weights_type))).train(training)
     except Exception as error:
         raise CaptureError(
-            f"{type(module).__name__} cannot be copied without its weights: {_reason(error)}"
+            f"{type(module).__name__} cannot be copied without its weights: {first_line(error)}"
         ) from error
     if training:
         refuse_averages_of_all(fake)
@@ -114,7 +114,7 @@ def capture(
 
         raise CaptureError(
             f"{type(module).__name__} cannot run or be captured at input shape {given}:"
-            f" {_reason(error)}{_size_advice((*positional, *named.values())[0], works)}"
+            f" {first_line(error)}{_size_advice((*positional, *named.values())[0], works)}"
         ) from error
     graph = _read(program, fake, dtype, training)
     passes.refuse_counters(program, exported)
@@ -137,13 +137,13 @@ def _read(
     except Exception as error:
         raise CaptureError(
             f"{type(fake).__name__} was captured by torch.export, but has a call that spnb cannot"
-            f" read: {type(error).__name__}: {_reason(error)}"
+            f" read: {type(error).__name__}: {first_line(error)}"
         ) from error
 
 
 def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """PyTorch's own decomposition: it takes longer, overwrites nothing, and holds no vmap."""
-    with _quiet_log(), redirect_stderr(io.StringIO()), transforms_undone():
+    with quiet_log(), redirect_stderr(io.StringIO()), transforms_undone():
         return program.run_decompositions({})
 
 
@@ -159,7 +159,7 @@ def _runs(
             mode,
             torch.no_grad(),
             redirect_stderr(io.StringIO()),
-            _quiet_log(),
+            quiet_log(),
             transforms_undone(),
         ):
             module(*args, **kwargs)
@@ -198,13 +198,13 @@ def _exported(
     """Run torch.export; where that fails, the whole graph that it prints is not shown."""
     printed = io.StringIO()
     gradients = as_trained() if training else torch.no_grad()
-    with gradients, redirect_stderr(printed), _quiet_log(), transforms_undone():
+    with gradients, redirect_stderr(printed), quiet_log(), transforms_undone():
         program = torch.export.export(module, positional, named, strict=False)
     sys.stderr.write(printed.getvalue())
     return program
 
 
-def _reason(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of an error, with a way out where one is known."""
     text = str(error).strip()
     first = text.splitlines()[0] if text else repr(error)
@@ -221,7 +221,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet_log() -> Iterator[None]:
+def quiet_log() -> Iterator[None]:
     """Keep PyTorch's own messages out of the log: what is wrong is said in one line."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -60,6 +60,15 @@ def shapes(value: str | Sequence | Mapping) -> tuple | dict:
     return tuple(whole_numbers(shape, "x") for shape in parts)
 
 
+def is_program_file(model: str) -> bool:
+    """Whether a model is the path of a file of ``torch.export.save``.
+
+    >>> is_program_file("nets/denoiser.pt2"), is_program_file("resnet")
+    (True, False)
+    """
+    return model.endswith(".pt2")
+
+
 def precision(text: str) -> str:
     """The name in `PRECISIONS` that a spelling stands for.
 

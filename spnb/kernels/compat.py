@@ -15,6 +15,7 @@ name here                  in PyTorch 2.13               without it
 `transforms_undone`        torch._C._functorch           a failed transform stays entered
 `FUNCTION_TRANSFORMS`      torch._functorch.predispatch  transforms are refused as unknown calls
 `arguments_of`             an operator's _schema         an error
+`script_converter`         torch._export.converter       TorchScript is refused
 `gloo_opener`              ProcessGroupGloo._Options     PyTorch chooses the network interface
 `nccl_opener`              options.config.max_ctas       NCCL chooses its number of blocks
 `freeze_compiled_weights`  torch._inductor.config        an error
@@ -183,6 +184,18 @@ def arguments_of(operator: Callable[..., Any]) -> Sequence[torch.Argument]:
     if schema is None:
         raise lacks(f"_schema of the operator {operator}")
     return schema.arguments
+
+
+def script_converter() -> Callable[..., torch.export.ExportedProgram]:
+    """What converts TorchScript and its inputs to an exported program.
+
+    Raises
+    ------
+    ImportError
+        If this version of PyTorch has no converter.
+    """
+    converter = first_of("torch._export.converter.TS2EPConverter")
+    return lambda script, inputs: converter(script, inputs, {}).convert()
 
 
 def gloo_opener(address: str, timeout: timedelta) -> GroupOpener:

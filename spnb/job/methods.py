@@ -1,0 +1,95 @@
+"""A method of a module as the network: ``decode`` of an autoencoder, say."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..capture.export import rebuilt
+from ..errors import OptionError
+from ..kernels.compat import FakeTensorMode
+
+FORWARD = "forward"
+"""The method that PyTorch calls."""
+
+
+def with_method(module: nn.Module, method: str) -> nn.Module:
+    """Return a module whose forward is one of its methods; the given module is not changed.
+
+    Parameters
+    ----------
+    module
+        The network; both share layers and weights.
+    method
+        Name of the method.
+
+    Raises
+    ------
+    OptionError
+        If the module has no such method.
+
+    Examples
+    --------
+    >>> class Twice(nn.Module):
+    ...     def decode(self, x):
+    ...         return 2 * x
+    >>> with_method(Twice(), "decode")(torch.ones(2))
+    tensor([2., 2.])
+    """
+    if not callable(getattr(module, method, None)) or hasattr(nn.Module, method):
+        own = [n for n in dir(module) if n not in dir(nn.Module) and not n.startswith("_")]
+        own = [n for n in own if callable(getattr(module, n)) and n not in module._modules]
+        close = difflib.get_close_matches(method, own, 1) or own[:5]
+        hint = f": it has {', '.join(close)}" if close else ""
+        raise OptionError(f"{type(module).__name__} has no method {method}{hint}")
+    entered = copy.copy(module)
+    function = getattr(type(module), method, None)
+    entered.forward = getattr(entered, method) if function else getattr(module, method)
+    return entered
+
+
+class _Called(Exception):
+    """A convolution was called."""
+
+    def __init__(self, convolution: nn.Module, channels: int):
+        super().__init__()
+        self.convolution, self.channels = convolution, channels
+
+
+def first_called(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> nn.Module | None:
+    """The convolution that a forward calls first; None where that is not found out.
+
+    Parameters
+    ----------
+    module
+        The network; it is run without memory.
+    kinds
+        The classes of convolutions.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    found = [layer for layer in module.modules() if isinstance(layer, kinds)]
+    for layer in found:
+        axes, channels = layer.weight.ndim - 2, getattr(layer, "in_channels", 0)
+        with mode:
+            fake = rebuilt(module, torch.empty_like)
+            image = torch.empty(1, channels, *[64] * axes)
+        for inner in fake.modules():
+            if isinstance(inner, kinds):
+                inner.register_forward_pre_hook(_call)
+        try:
+            with mode, torch.no_grad():
+                fake(image)
+        except _Called as call:
+            if call.channels == channels == getattr(call.convolution, "in_channels", 0):
+                return layer if layer.weight.shape == call.convolution.weight.shape else None
+        except Exception:  # the image has another number of channels
+            continue
+    return None
+
+
+def _call(layer: nn.Module, args: tuple[Any, ...]) -> None:
+    raise _Called(layer, args[0].shape[1])
