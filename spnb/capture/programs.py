@@ -70,6 +70,12 @@ def sizes_of(program: torch.export.ExportedProgram) -> dict[str, tuple[Size, ...
     }
 
 
+def takes_names(program: torch.export.ExportedProgram) -> bool:
+    """Whether a program takes an input by name."""
+    _, named = program.example_inputs or ((), {})
+    return bool(named)
+
+
 def exported_script(
     script: torch.jit.ScriptModule, shapes: Sequence[Sequence[int]]
 ) -> torch.export.ExportedProgram:

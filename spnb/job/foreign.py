@@ -1,4 +1,4 @@
-"""Networks in other forms than an `nn.Module`: programs, their files, TorchScript, compiled ones."""
+"""Networks in other forms than an `nn.Module`: exported programs, their files, TorchScript."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch import nn
 
 from ..capture import programs
 from ..errors import OptionError
-from .parsing import is_program_file, whole_numbers
+from .methods import FORWARD
+from .options import OptionTable, option_named
+from .parsing import is_program_file, taken, whole_numbers
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,14 @@ class Opened:
     options: Mapping[str, Any]
 
 
-def opened(model: object, given: Mapping[str, Any]) -> Opened | None:
+def opened(table: OptionTable) -> Opened | None:
     """Open a network that is given in another form than a module.
 
     Parameters
     ----------
-    model
-        An exported program, the path of its file, TorchScript, or a module that ``torch.compile``
-        returned.
-    given
-        The job's options by name, as a user wrote them.
+    table
+        The model, and the options as a user wrote them.  The model may be an exported program, the
+        path of its file, TorchScript, or a module that ``torch.compile`` returned.
 
     Returns
     -------
@@ -54,21 +54,46 @@ def opened(model: object, given: Mapping[str, Any]) -> Opened | None:
     CaptureError
         If TorchScript cannot be converted.
     """
-    if isinstance(model, (str, Path)) and is_program_file(str(model)):
-        path = Path(model)
-        return _of_program(programs.read_program(path), given, path.stem)
-    if isinstance(model, torch.export.ExportedProgram):
-        return _of_program(model, given)
-    if isinstance(model, torch.jit.ScriptModule):
-        return _of_script(model, given)
-    if isinstance(model, nn.Module):
+    model: Any = table.model
+    if isinstance(model, nn.Module) and not isinstance(model, torch.jit.ScriptModule):
         compiled = dict(model.named_children()).get("_orig_mod")
         return None if compiled is None else Opened(compiled, {})
-    return None
+    if isinstance(model, (str, Path)) and is_program_file(str(model)):
+        found = _of_program(programs.read_program(Path(model)), table, Path(model).stem)
+    elif isinstance(model, torch.export.ExportedProgram):
+        found = _of_program(model, table)
+    elif isinstance(model, torch.jit.ScriptModule):
+        found = _of_script(model, table)
+    else:
+        return None
+    if table.method != FORWARD:
+        raise OptionError(f"method is {table.method}, but a program has one: leave it out")
+    for name, value in found.options.items():
+        _refuse_other(name, getattr(table, name), value)
+    return found
+
+
+def _refuse_other(name: str, given: Any, value: Any) -> None:
+    """Refuse another value of an option than a program was exported for."""
+    if given == option_named(name).default:
+        return
+    if name == "image_size":
+        given = _sides(given)
+        given = given * len(value) if len(given) == 1 else given
+    if given != value:
+        raise OptionError(
+            f"{name} is {given}, but the program was exported for {value}: leave it out, or export"
+            " it again with dynamic_shapes"
+        )
+
+
+def _sides(image_size: Any) -> tuple[int, ...]:
+    """The numbers of an image size, as a user wrote it."""
+    return taken("image_size", image_size, lambda size: whole_numbers(size, "x"), None)
 
 
 def _of_program(
-    program: torch.export.ExportedProgram, given: Mapping[str, Any], name: str = ""
+    program: torch.export.ExportedProgram, table: OptionTable, name: str = ""
 ) -> Opened:
     sizes = programs.sizes_of(program)
     module = programs.module_of(program, name)
@@ -78,21 +103,23 @@ def _of_program(
         known: dict[str, Any] = {} if batch is None else {"batch_size": batch}
         if None not in space:
             known["image_size"] = tuple(space)
-        return Opened(module, {} if given["input_shapes"] is not None else known)
-    if given["input_shapes"] is None and any(None in shape for shape in sizes.values()):
+        return Opened(module, {} if table.input_shapes is not None else known)
+    if table.input_shapes is None and any(None in shape for shape in sizes.values()):
         raise OptionError(
             f"the program takes {len(sizes)} inputs of any size ({', '.join(sizes)}): give the"
             " shape of each with input_shapes"
         )
-    return Opened(module, {} if given["input_shapes"] else {"input_shapes": list(sizes.values())})
+    named = programs.takes_names(program)
+    shapes: Any = dict(sizes) if named else tuple(sizes.values())
+    return Opened(module, {} if table.input_shapes else {"input_shapes": shapes})
 
 
-def _of_script(script: torch.jit.ScriptModule, given: Mapping[str, Any]) -> Opened:
-    shapes = given["input_shapes"]
+def _of_script(script: torch.jit.ScriptModule, table: OptionTable) -> Opened:
+    shapes: Any = table.input_shapes
     channels, axes = programs.image_of(script)
     if shapes is None:
-        size = whole_numbers(given["image_size"], "x")
-        shapes = [(given["batch_size"], channels, *(size * axes if len(size) == 1 else size))]
+        size = _sides(table.image_size)
+        shapes = [(table.batch_size, channels, *(size * axes if len(size) == 1 else size))]
     if isinstance(shapes, Mapping):
         raise OptionError("TorchScript takes its inputs in order: give input_shapes as a list")
     program = programs.exported_script(script, shapes)

@@ -16,6 +16,7 @@ from ..ir.graph import Graph
 from ..ir.region import Tiling
 from ..training.recipe import Recipe
 from . import checkpoint_io
+from .foreign import opened
 from .job_card import job_card
 from .network import Network
 from .options import OptionTable, options
@@ -42,7 +43,8 @@ class Job(Shown, OptionTable):
     ----------
     model
         A built-in name (``"resnet"``, ``"resnet50"``, ``"amoebanet"``, …), a
-        ``"package.module:factory"`` whose callable returns an `nn.Module`, or an `nn.Module`.
+        ``"package.module:factory"`` whose callable returns an `nn.Module`, or an `nn.Module`.  Also
+        a program of ``torch.export``, the path of its ``.pt2`` file, or TorchScript.
     **options
         Every other parameter is a keyword; the section *Options* below lists them with their
         defaults.  Each has the name of a flag of the command line, in snake case.
@@ -64,6 +66,7 @@ class Job(Shown, OptionTable):
     _network: Network | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        self._open_foreign()
         if not isinstance(self.model, str | nn.Module):
             hint = ""
             if isinstance(self.model, type):
@@ -71,6 +74,13 @@ class Job(Shown, OptionTable):
             raise OptionError(f"model must be a name or an nn.Module, not {self.model!r}{hint}")
         super().__post_init__()
         check(self)
+
+    def _open_foreign(self) -> None:
+        """Make a module of a network in another form; it may settle the size of the image."""
+        found = opened(self)
+        settled = {"model": found.module, **found.options} if found is not None else {}
+        for name, value in settled.items():
+            object.__setattr__(self, name, value)
 
     @property
     def network(self) -> Network:
@@ -80,7 +90,12 @@ class Job(Shown, OptionTable):
         """
         if self._network is None:
             found = Network(
-                self.model, self.num_classes, self.num_layers, self.num_filters, self.seed
+                self.model,
+                self.num_classes,
+                self.num_layers,
+                self.num_filters,
+                self.seed,
+                self.method,
             )
             object.__setattr__(self, "_network", found)
             return found

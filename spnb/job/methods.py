@@ -8,10 +8,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..capture.export import rebuilt
 from ..errors import OptionError
+from ..ir.weights import named
 from ..kernels.compat import FakeTensorMode
+
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 FORWARD = "forward"
 """The method that PyTorch calls."""
@@ -40,7 +44,8 @@ def with_method(module: nn.Module, method: str) -> nn.Module:
     >>> with_method(Twice(), "decode")(torch.ones(2))
     tensor([2., 2.])
     """
-    if not callable(getattr(module, method, None)) or hasattr(nn.Module, method):
+    found = getattr(module, method, None)
+    if not callable(found) or isinstance(found, nn.Module) or hasattr(nn.Module, method):
         own = [n for n in dir(module) if n not in dir(nn.Module) and not n.startswith("_")]
         own = [n for n in own if callable(getattr(module, n)) and n not in module._modules]
         close = difflib.get_close_matches(method, own, 1) or own[:5]
@@ -52,44 +57,57 @@ def with_method(module: nn.Module, method: str) -> nn.Module:
     return entered
 
 
+def refuse_lazy(module: nn.Module) -> None:
+    """Refuse a module with parameters whose shapes its first run would tell.
+
+    Raises
+    ------
+    OptionError
+        Naming a parameter.
+    """
+    for name, tensor in named(module).items():
+        if is_lazy(tensor):
+            raise OptionError(
+                f"the shape of {name} is not known yet: run {type(module).__name__} once in"
+                " PyTorch, on an image of any size that it takes"
+            )
+
+
 class _Called(Exception):
     """A convolution was called."""
 
-    def __init__(self, convolution: nn.Module, channels: int):
+    def __init__(self, convolution: Convolution, channels: int):
         super().__init__()
         self.convolution, self.channels = convolution, channels
 
 
-def first_called(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> nn.Module | None:
+def first_called(module: nn.Module) -> Convolution | None:
     """The convolution that a forward calls first; None where that is not found out.
 
     Parameters
     ----------
     module
         The network; it is run without memory.
-    kinds
-        The classes of convolutions.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    found = [layer for layer in module.modules() if isinstance(layer, kinds)]
-    for layer in found:
-        axes, channels = layer.weight.ndim - 2, getattr(layer, "in_channels", 0)
+    for layer in (layer for layer in module.modules() if isinstance(layer, Convolution)):
+        axes, channels = len(layer.kernel_size), layer.in_channels
         with mode:
             fake = rebuilt(module, torch.empty_like)
             image = torch.empty(1, channels, *[64] * axes)
         for inner in fake.modules():
-            if isinstance(inner, kinds):
+            if isinstance(inner, Convolution):
                 inner.register_forward_pre_hook(_call)
         try:
             with mode, torch.no_grad():
                 fake(image)
         except _Called as call:
-            if call.channels == channels == getattr(call.convolution, "in_channels", 0):
-                return layer if layer.weight.shape == call.convolution.weight.shape else None
+            if call.channels == channels == call.convolution.in_channels:
+                return call.convolution
         except Exception:  # the image has another number of channels
             continue
     return None
 
 
-def _call(layer: nn.Module, args: tuple[Any, ...]) -> None:
+def _call(layer: Convolution, args: tuple[Any, ...]) -> None:
     raise _Called(layer, args[0].shape[1])

@@ -17,8 +17,8 @@ from ..ir.graph import Graph
 from ..ir.module_state import ModuleState
 from ..rules import registered
 from . import checkpoint_io
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+from .foreign import IMAGE_CHANNELS
+from .methods import FORWARD, Convolution, first_called, refuse_lazy, with_method
 
 Shapes = tuple[tuple[int, ...], ...] | Mapping[str, tuple[int, ...]]
 
@@ -37,6 +37,8 @@ class Network:
         Sizes of a built-in network.
     seed
         Seed of the weights, if there is no checkpoint.
+    method
+        Method that is run, of a network that is not built in.
 
     Examples
     --------
@@ -46,9 +48,15 @@ class Network:
     """
 
     def __init__(
-        self, model: str | nn.Module, classes: int, layers: int, filters: int, seed: int = 0
+        self,
+        model: str | nn.Module,
+        classes: int,
+        layers: int,
+        filters: int,
+        seed: int = 0,
+        method: str = FORWARD,
     ):
-        self.model = model
+        self.model, self.method = model, method
         self.classes, self.layers, self.filters, self.seed = classes, layers, filters, seed
         self._skeleton: nn.Module | None = None
         self._module: nn.Module | None = None
@@ -61,12 +69,13 @@ class Network:
 
     def is_same_as(self, other: Network) -> bool:
         """Whether another network is built from the same model, sizes and seed."""
-        sizes = (self.classes, self.layers, self.filters, self.seed)
+        sizes = (self.classes, self.layers, self.filters, self.seed, self.method)
         return self.model == other.model and sizes == (
             other.classes,
             other.layers,
             other.filters,
             other.seed,
+            other.method,
         )
 
     @property
@@ -92,7 +101,12 @@ class Network:
     @property
     def image_channels(self) -> tuple[int, int]:
         """Channels, and the number of spatial axes, that its first convolution takes."""
-        first = next((m for m in self.skeleton.modules() if isinstance(m, CONVOLUTIONS)), None)
+        told = getattr(self.skeleton, IMAGE_CHANNELS, None)
+        if isinstance(told, tuple):  # by a module that was made of a program
+            return told
+        first = next((m for m in self.skeleton.modules() if isinstance(m, Convolution)), None)
+        if self.method != FORWARD:
+            first = first_called(self.skeleton) or first
         return (first.in_channels, len(first.kernel_size)) if first else (3, 2)
 
     @property
@@ -199,13 +213,18 @@ class Network:
     def _built_in(self) -> bool:
         return isinstance(self.model, str) and ":" not in self.model
 
+    def _entered(self, module: nn.Module) -> nn.Module:
+        """The module, with the method that is run as its forward."""
+        refuse_lazy(module)
+        return module if self.method == FORWARD else with_method(module, self.method)
+
     def _build(self) -> nn.Module:
         if isinstance(self.model, nn.Module):
-            return self.model
+            return self._entered(self.model)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             if not self._built_in:
-                return checkpoint_io.call_factory(self.model)
+                return self._entered(checkpoint_io.call_factory(self.model))
             return models.build(
                 self.model,
                 num_classes=self.classes,

@@ -152,6 +152,9 @@ class OptionTable:
         shapes,
         "SHAPE[,SHAPE]",
     )
+    method: str = _option(
+        "forward", "method of a network of your own that is run, as decode", str, "NAME"
+    )
     num_layers: int = _option(18, "layers of AmoebaNet-D", least=1)
     num_filters: int = _option(416, "filters of AmoebaNet-D", least=1)
     num_classes: int = _option(10, "classes of a built-in network", least=1)

@@ -11,7 +11,7 @@ from .. import models
 from ..errors import OptionError
 from ..ir.region import grid_of
 from .options import OptionTable, option_named, options, training_options
-from .parsing import whole_numbers
+from .parsing import is_program_file, whole_numbers
 
 
 def check(table: OptionTable) -> None:
@@ -125,7 +125,12 @@ def _check_halos(table: OptionTable) -> None:
 
 def _check_model(table: OptionTable) -> None:
     """Refuse an unknown built-in name, and options that only other networks have."""
-    built_in = isinstance(table.model, str) and ":" not in table.model
+    model = table.model
+    built_in = isinstance(model, str) and ":" not in model and not is_program_file(model)
+    if built_in and table.method != option_named("method").default:
+        raise OptionError(
+            f"method is {table.method}, but {model} has its forward alone: leave it out"
+        )
     if built_in:
         try:
             models.checked_name(str(table.model))

@@ -97,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add_verb(verbs: argparse._SubParsersAction[_Parser], verb: str, text: str) -> None:
     """Add the parser of a verb, with the flags that it has."""
     names = "\n".join(f"  {name:<16}{what}" for name, what in models.names())
-    epilog = f"models:\n{names}\n  package.module:factory   any torch.nn.Module"
+    names += "\n  package.module:factory   any torch.nn.Module"
+    epilog = f"models:\n{names}\n  FILE.pt2        a program that torch.export.save wrote"
     parser = verbs.add_parser(
         verb,
         allow_abbrev=False,
@@ -108,7 +109,7 @@ def _add_verb(verbs: argparse._SubParsersAction[_Parser], verb: str, text: str) 
     )
     if verb not in WITHOUT_MODEL:
         parser.add_argument(
-            "model", metavar="MODEL", help="a built-in name or package.module:factory"
+            "model", metavar="MODEL", help="a built-in name, package.module:factory or a .pt2 file"
         )
         flags.add_flags(parser)
     if verb in MEASURING:

@@ -1,6 +1,6 @@
 """Networks with oddities of control flow, drawn from a grammar by seed.
 
-Run as a script, it tries many: ``python tests/helpers/control_flow.py 5000``.
+Run as a script, it tries many: ``python tests/helpers/control_flow.py 0 5000``.
 """
 
 import contextlib
@@ -220,10 +220,10 @@ def _heard(stream):
         logging.getLogger().removeHandler(handler)
 
 
-def main(count):
-    """Try many networks; print what failed, and how many were equal."""
+def main(first, last):
+    """Try the networks of many seeds; print what failed, and how many were equal."""
     found = {"equal": 0, "refused": 0, "failed": 0}
-    for seed in range(count):
+    for seed in range(first, last):
         try:
             result = outcome(seed)
             found["equal" if result == "equal" else "refused"] += 1
@@ -241,4 +241,4 @@ def main(count):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

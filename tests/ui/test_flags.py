@@ -27,6 +27,7 @@ def test_flags_are_the_benchmarks_own():
         "--image-size",
         "--resize",
         "--input-shapes",
+        "--method",
         "--num-layers",
         "--num-filters",
         "--num-classes",
