@@ -32,6 +32,7 @@ def test_defaults_are_those_of_the_table():
         "image_size": 32,
         "resize": False,
         "input_shapes": None,
+        "method": "forward",
         "num_layers": 18,
         "num_filters": 416,
         "num_classes": 10,
@@ -139,6 +140,7 @@ EFFECTS = {
 }
 """By option: a job to begin with, another value, and where that is seen."""
 ELSEWHERE = {
+    "method": "test_foreign",
     "backend": "test_gloo",
     "checkpoint": "test_checkpoint, test_weights",
     "app": "test_datasets",
