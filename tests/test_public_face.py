@@ -11,6 +11,7 @@ from spnb.benchmarking.benchmark import Bench
 from spnb.driver.result import Result
 from spnb.driver.training_result import Training
 from spnb.engine.here import Here
+from spnb.engine.rank import Rank
 from spnb.job.job_plan import JobPlan
 from spnb.planner.plan import Plan
 
@@ -31,6 +32,16 @@ def members(cls):
         elif inspect.isfunction(member) or isinstance(member, (property, cached_property)):
             yield name, member
 
+
+INTERNAL = ("begin_training", "share", "train_epoch", "weights_of")
+"""Methods of a session that its training loop calls, not a user."""
+
+EXAMPLES = [
+    pytest.param(cls, name, member, id=f"{cls.__name__}.{name}")
+    for cls in (Plan, *USED)
+    for name, member in members(cls)
+    if name not in INTERNAL and not hasattr(Rank, name)
+]
 
 METHODS = [
     pytest.param(member, id=f"{cls.__name__}.{name}")
@@ -75,3 +86,9 @@ def test_members_have_docstrings_and_functions_list_their_parameters(member):
 @pytest.mark.parametrize("thing", WITH_EXAMPLES)
 def test_the_first_things_that_users_meet_have_examples(thing):
     assert documented(thing.__doc__, "Examples")
+
+
+@pytest.mark.parametrize(("cls", "name", "member"), EXAMPLES)
+def test_members_have_an_example_of_their_own_or_in_their_class(cls, name, member):
+    shown = "".join(documented(cls.__doc__, "Examples"))
+    assert documented(member.__doc__, "Examples") or f".{name}" in shown

@@ -131,8 +131,10 @@ def halo_speed(
             for number, ((n, size), each) in enumerate(zip(cuts, plans, strict=True)):
                 bar.show("exchanging", number, len(cuts), f"{n} tiles, {size}²")
                 cluster.load(each)
+                view = cluster.view
+                assert view is not None  # the engines run
                 for halo in halos:
-                    of_ranks = cluster.view.apply_sync(_time, halo, channels, repeats)
+                    of_ranks = view.apply_sync(_time, halo, channels, repeats)
                     busiest = max(filter(None, of_ranks), key=lambda figures: figures["bytes"])
                     rows.append({"tiles": n, "size": size, "halo": halo, **busiest})
     return HaloSpeed(pd.DataFrame(rows), channels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..display.cards import Card, Shown
 from ..display.progress import Bar, notebook, show_output, show_run
@@ -25,6 +25,9 @@ from .engine_calls import Poll
 from .engines import Engines
 from .rank_sources import examples_for_ranks, sources_for_rank
 from .session import Session
+
+if TYPE_CHECKING:
+    from ipyparallel import Client, DirectView
 
 OWN_ERRORS = ("RankError", "PeerFailed", "WaitTimeout")
 """Remote errors with the number of the rank in their message."""
@@ -75,15 +78,16 @@ class Cluster(Shown, Session):
     ...     shape = tuple(cluster.infer().output.shape)
     ...     cluster.restart()
     ...     engines = len(cluster.client.ids)
-    >>> passed, tiles, shape, engines, cluster.stopped
-    (True, [0, 1], (1, 10), 2, True)
+    ...     state = cluster.card.title.split(",")[0]
+    >>> passed, tiles, shape, engines, cluster.stopped, state
+    (True, [0, 1], (1, 10), 2, True, 'Cluster: 2 engines on 1 host')
     """
 
     def __init__(
         self,
         plan: JobPlan,
         *,
-        client: Any = None,
+        client: Client | None = None,
         timeout: float = 120.0,
         deadline: float = 3600.0,
         progress: bool = True,
@@ -91,7 +95,7 @@ class Cluster(Shown, Session):
         super().__init__(plan)
         self.deadline, self.progress = deadline, progress
         self._failed = False
-        self._offered: Any = None  # the client that the notebook's variable `rc` holds
+        self._offered: Client | None = None  # the client that the notebook's variable `rc` holds
         bar = Bar(progress)
         self.engines = Engines(plan.num_ranks, timeout=timeout, on_progress=bar.show)
         try:
@@ -110,13 +114,16 @@ class Cluster(Shown, Session):
     # --- the user's side --------------------------------------------------------------------
 
     @property
-    def client(self) -> Any:
-        """The ipyparallel client; engine ids may differ from ranks.  The class has an example."""
+    def client(self) -> Client | None:
+        """The ipyparallel client, ``None`` once stopped; engine ids may differ from ranks.
+
+        The class has an example.
+        """
         return self.engines.client
 
     @property
-    def view(self) -> Any:
-        """An `ipyparallel.DirectView` of the engines in the order of their ranks; it blocks.
+    def view(self) -> DirectView | None:
+        """A view of the engines in the order of their ranks; it blocks.  ``None`` once stopped.
 
         The class has an example.
         """
@@ -183,10 +190,12 @@ class Cluster(Shown, Session):
         path = [str(Path(folder).absolute()) for folder in sys.path]
         seen = self._call(remote.prepare, [(token, self.deadline, path)] * len(hosts))
         self.shares_files = all(seen)
-        self.view.execute("import spnb, torch, numpy as np", silent=True)
+        view = self.view
+        assert view is not None  # the engines run
+        view.execute("import spnb, torch, numpy as np", silent=True)
         if shell := notebook():
-            self.view.block = True
-            self.view.activate()
+            view.block = True
+            view.activate()
             # New engines have a new client; a variable `rc` that the user has set stays unchanged.
             if shell.user_ns.get("rc") in (None, self._offered):
                 shell.user_ns["rc"] = self._offered = self.client

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import ipyparallel as ipp
 
@@ -76,7 +76,7 @@ class EngineCalls:
             raise min(errors, key=lambda error: error.name in SECONDARY)
         return [result.result() for result in results]
 
-    def _send(self, function: Callable[..., Any], args_by_rank: Sequence[tuple]) -> None:
+    def _send(self, function: Callable[..., object], args_by_rank: Sequence[tuple]) -> None:
         client, ids = self.world.client, self.world.ids
         for id_, args in zip(ids, args_by_rank, strict=False):
             self.results.append(client[id_].apply_async(function, *args))

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypedDict
 
 import ipyparallel as ipp
 
 from ..errors import EngineDied, StartError
 from .processes import Launch
+
+
+class Introduction(TypedDict):
+    """What an engine tells of itself: rank and world size in MPI, host name, process id."""
+
+    rank: int
+    size: int
+    host: str
+    pid: int
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class EngineWorld:
         ids = tuple(client.ids)
         return cls(client=client, ids=ids, hosts=("?",) * len(ids), launch=launch)
 
-    def ordered(self, introductions: Sequence[dict[str, Any]]) -> EngineWorld:
+    def ordered(self, introductions: Sequence[Introduction]) -> EngineWorld:
         """The same engines in the order of their ranks.
 
         Parameters
@@ -93,7 +102,7 @@ class EngineWorld:
             raise EngineDied(ailment)
 
 
-def introduce() -> dict[str, Any]:
+def introduce() -> Introduction:
     """On an engine: return its rank and world size in MPI, its host and its process id."""
     import os
     import socket

@@ -8,14 +8,14 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import ipyparallel as ipp
 
 from ..engine.cells import name_cells
 from ..errors import EngineDied, StartError
 from .engine_calls import EngineCalls, Output, Poll
-from .engine_world import EngineWorld, introduce
+from .engine_world import EngineWorld, Introduction, introduce
 from .processes import Launch, Progress
 
 T = TypeVar("T")
@@ -188,7 +188,7 @@ class Engines:
         """The engines that run; ``None`` while stopped."""
         return self._calls.world if self._calls else None
 
-    def _use(self, client: ipp.Client) -> list[dict[str, Any]]:
+    def _use(self, client: ipp.Client) -> list[Introduction]:
         """Use a client's engines in the order of their ranks; engine ids may differ from ranks."""
         unordered = EngineWorld.unordered(client, self._launch)
         self._calls = EngineCalls(unordered)

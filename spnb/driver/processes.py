@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ class Launch:
         on_progress("starting engines", total, total)
         return self.client
 
-    def record_processes(self, introductions: Sequence[dict[str, Any]]) -> None:
+    def record_processes(self, introductions: Sequence[Mapping[str, object]]) -> None:
         """Record all processes while they live; children of a dead process cannot be found later.
 
         Parameters

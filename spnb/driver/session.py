@@ -78,6 +78,12 @@ class Session(RankCalls):
         ----------
         plan
             As `spnb.plan` returns it.
+
+        Examples
+        --------
+        >>> session.load(spnb.plan(job.replace(num_spatial_parts=4)))
+        >>> session.plan.num_ranks
+        4
         """
         self._require_open()
         stages_of = [plan.stages_on(rank) for rank in range(plan.num_ranks)]
@@ -253,11 +259,24 @@ class Session(RankCalls):
 
     @property
     def stopped(self) -> bool:
-        """Whether `stop` was called."""
+        """Whether `stop` was called.
+
+        Examples
+        --------
+        >>> session.stopped
+        False
+        """
         return not self._clean.alive
 
     def stop(self) -> None:
-        """Remove the files of this session; safe to call again."""
+        """Remove the files of this session; safe to call again.
+
+        Examples
+        --------
+        >>> session.stop()
+        >>> session.stopped
+        True
+        """
         self._clean()
 
     def __enter__(self) -> Self:

@@ -63,7 +63,7 @@ def tells_classes(plan: JobPlan) -> bool:
     return len(axes.dims) > 1 and all(grid[axis] == 1 for axis in axes.axes_of(1))
 
 
-def _of_the_job(plan: JobPlan, output: Axes) -> tuple[Source, Any]:
+def _of_the_job(plan: JobPlan, output: Axes) -> tuple[Source, torch.Tensor | list[int]]:
     """The images and targets that a job's options name."""
     job = plan.job
     batch, channels, *size = job.input_shape

@@ -229,9 +229,7 @@ def resumed(
     return recipe, Checkpoint(plan.module.state_dict())
 
 
-def fetch_weights(
-    ranks: TrainableRanks, module: nn.Module, micro_batches: int
-) -> dict[str, dict[str, Any]]:
+def fetch_weights(ranks: TrainableRanks, module: nn.Module, micro_batches: int) -> OptimizerState:
     """Copy the weights from the ranks into the network.
 
     Parameters

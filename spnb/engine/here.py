@@ -155,7 +155,13 @@ class Here(Shown, Rank):
 
     @property
     def card(self) -> Card:
-        """Its place, what it owns, its neighbours, and its stage's ranks, for display."""
+        """Its place, what it owns, its neighbours, and its stage's ranks, for display.
+
+        Examples
+        --------
+        >>> session.run(lambda here: len(here.card.grids))[0]
+        1
+        """
         if self.plan is None:
             return Card(str(self))
         facts = [("owns", str(self.region)), ("operators", str(len(self.plan.nodes)))]

@@ -52,13 +52,25 @@ class StagedGraph:
 
     @cached_property
     def producer(self) -> dict[str, int]:
-        """Number of the stage that computes each value; `HOST` for the inputs."""
+        """Number of the stage that computes each value; `HOST` for the inputs.
+
+        Examples
+        --------
+        >>> plan.producer[plan.graph.outputs[0]]
+        1
+        """
         made = {node.name: stage.index for stage in self.stages for node in stage.nodes}
         return dict.fromkeys(self.graph.inputs, HOST) | made
 
     @cached_property
     def readers(self) -> dict[str, list[int]]:
-        """Numbers of the stages that read each value, in order; `HOST` reads the outputs."""
+        """Numbers of the stages that read each value, in order; `HOST` reads the outputs.
+
+        Examples
+        --------
+        >>> plan.readers[plan.graph.outputs[0]]  # the host
+        [-1]
+        """
         readers: dict[str, dict[int, None]] = defaultdict(dict)
         for stage in self.stages:
             for node in stage.nodes:
@@ -70,7 +82,13 @@ class StagedGraph:
 
     @cached_property
     def gathered(self) -> dict[tuple[int, str], Node]:
-        """By stage and value, the call that needs the whole value in a stage that is cut."""
+        """By stage and value, the call that needs the whole value in a stage that is cut.
+
+        Examples
+        --------
+        >>> plan.gathered  # nothing in stage 0 needs a whole value
+        {}
+        """
         return {
             (stage.index, value): node
             for stage in self.stages
@@ -82,7 +100,13 @@ class StagedGraph:
 
     @cached_property
     def users(self) -> dict[tuple[int, ...], list[str]]:
-        """Names of weights by the stages that read them; each name occurs once."""
+        """Names of weights by the stages that read them; each name occurs once.
+
+        Examples
+        --------
+        >>> list(plan.users)  # no weight is read by both stages
+        [(0,), (1,)]
+        """
         users: dict[str, list[int]] = defaultdict(list)
         for stage in self.stages:
             for name in self.graph.made_of(stage.weights)[0]:
