@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +10,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..errors import OptionError, PlanError
+from ..errors import PlanError
 from ..ir.rank_plan import RankPlan
-from ..ir.region import Tiling, in_patches, shape_text
+from ..ir.region import in_patches
 from ..kernels.half_conv import HALVES
 from ..planner.balance import stage_blocks
 from .job import Job
 from .options import LeftOut
 from .plan_figures import PlanFigures
 from .plan_pictures import PlanPictures
+from .plan_refusals import refuse_several_types, refuse_small_images, require_statistics
 from .validation import check_training
 
 
@@ -66,11 +66,11 @@ class JobPlan(PlanPictures, PlanFigures):
     def __init__(self, job: Job, training: bool = False):
         tilings, patches = job.tilings, job.patch_grid
         cuts = in_patches(tilings, patches)
-        _refuse_small_images(job, cuts)
+        refuse_small_images(job, cuts)
         if training:
             check_training(job)
         if training:
-            _refuse_several_types(job)
+            refuse_several_types(job)
         graph = job.network.graph(job.shapes, job.dtype, training, job.weights_dtype is None)
         blocks = stage_blocks(
             graph,
@@ -98,7 +98,7 @@ class JobPlan(PlanPictures, PlanFigures):
         self._structure = job.network.structure
         self._change: Callable[[RankPlan], RankPlan] | None = None
         if training:
-            _require_statistics(self)
+            require_statistics(self, job.parts)
 
     def rank_plan(self, rank: int) -> RankPlan:
         """Return a rank's share of the plan, as plain picklable data.
@@ -249,46 +249,6 @@ class JobPlan(PlanPictures, PlanFigures):
     def _weights_file(self) -> Path | None:
         file = self.job.weights_file
         return None if self.training and file is not None and not file.exists() else file
-
-
-def _refuse_small_images(job: Job, cuts: Sequence[Tiling]) -> None:
-    """Refuse tiles, or patches of tiles, that are more than an axis has pixels."""
-    size = job.input_shape[2:]
-    for stage, tiling in enumerate(cuts):
-        grid = tiling.grid[1:]
-        if any(n > pixels for n, pixels in zip(grid, size, strict=True)):
-            raise PlanError(
-                f"stage {stage}: an image of {shape_text(size)} pixels cannot be cut into"
-                f" {shape_text(grid)} {'patches' if job.patches > 1 else 'tiles'}:"
-                " use fewer or a larger image"
-            )
-
-
-def _refuse_several_types(job: Job) -> None:
-    """Refuse to train weights of several floating types, whose optimizer would mix them."""
-    if job.weights_dtype is None:
-        types = sorted(str(each).removeprefix("torch.") for each in job.network.floating_types)
-        raise OptionError(
-            f"{job.name} has weights of several types ({', '.join(types)}), and training needs"
-            " one: name it with precision"
-        )
-
-
-def _require_statistics(plan: JobPlan) -> None:
-    """Refuse batch norms that would take the variance of a single value of each channel."""
-    images = min(plan.micro_batch_sizes)
-    for node in plan.captured.nodes:
-        if node.kind != "batch_norm" or not node.args["training"]:
-            continue
-        batch, channels, *space = node.shape
-        values_each = math.prod(space) * batch // plan.captured.batch * images
-        if values_each < 2:
-            raise PlanError(
-                f"stage {plan.maker_of(node.name).index}, {node.label}: a micro-batch of"
-                f" {images} image has one value for each of {channels} channels, and its"
-                f" statistics need 2 or more: use fewer than {plan.job.parts} parts, or a"
-                " larger batch"
-            )
 
 
 def plan(job: Job, training: bool = False) -> JobPlan:

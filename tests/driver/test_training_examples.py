@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 from trained_sessions import Wired, assert_same, examples, job, trained, untiled
 
+from spnb.io.sources import NOT_GIVEN
+
 
 def test_numbers_as_targets():
     images, net = examples()[0], nn.Sequential(nn.Conv2d(1, 2, 3, padding=1))
@@ -26,8 +28,8 @@ def test_examples_that_do_not_fit_are_refused():
         ((images, labels + 3), "run from 3 to 5, but the network has 3 classes"),
         ((images[:3], labels[:3]), "3 images make no batch of 4"),
         ((images, labels.double()), r"numbers have \(10, 3\)"),
-        ((images, None), "images without targets"),
-        ((None, labels), "targets without images"),
+        ((images, NOT_GIVEN), "images without targets"),
+        ((NOT_GIVEN, labels), "targets without images"),
     ):
         with pytest.raises(ValueError, match=message):
             trained(job(), *given)
@@ -37,7 +39,7 @@ def test_examples_that_do_not_fit_are_refused():
 
 def test_synthetic_examples(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = trained(job(precision="fp32"), None, None)
+    found = trained(job(precision="fp32"), NOT_GIVEN, NOT_GIVEN)
     assert len(found.history) == 10
 
 

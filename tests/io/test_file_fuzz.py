@@ -214,3 +214,32 @@ def test_files_are_read_as_they_were_written(tmp_path):
     print(f"{equal} files equal, {skipped} not written, {len(refused)} refused", *refused, sep="\n")
     assert equal > 6 * len(refused)
     assert skipped < FILES / 10
+
+
+def damaged(chance, path):
+    """Cut a file, or change some of its bytes, most of them near its beginning."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    file = files[chance.integers(len(files))]
+    content = bytearray(file.read_bytes())
+    if chance.random() < 0.4:
+        content = content[: chance.integers(len(content))]
+    for _ in range(chance.integers(0, 6) if content else 0):
+        content[min(int(chance.exponential(80)), len(content) - 1)] = chance.integers(256)
+    file.write_bytes(bytes(content))
+
+
+def test_damaged_files_are_read_or_refused_in_a_line(tmp_path):
+    for number in range(SEED + 10**6, SEED + 10**6 + FILES // 2):
+        chance = np.random.default_rng(number)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        drawn = MAKERS[chance.integers(len(MAKERS))](chance, folder)
+        if drawn is None:
+            continue
+        damaged(chance, drawn.path)
+        _, channels, *size = drawn.image.shape
+        try:
+            source = open_source(drawn.path, channels=channels, size=size)
+            source.read(Region.whole((source.shape[0], *size)))
+        except ValueError as error:
+            assert "\n" not in str(error), (number, drawn.options)

@@ -33,6 +33,18 @@ def test_an_image_sets_size_and_batch(capsys):
     assert "2 images of 1411×1411" in capsys.readouterr().out
 
 
+def test_another_size_than_the_images_needs_a_flag(capsys):
+    line = ["plan", "resnet20_v1", "--image", "retina", "--image-size", "64x96"]
+    assert main(line) == 2
+    error = capsys.readouterr().err
+    assert "retina is 1411x1411, but 64x96 is planned" in error
+    assert "(--image-size 1411x1411), or with resize=True (--resize)" in error
+    assert main([*line, "--resize"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 image of 64×96" in printed
+    assert "image: retina resized from 1411x1411 is decoded whole: 72.0 KiB" in printed
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

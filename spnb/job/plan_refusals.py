@@ -1,0 +1,83 @@
+"""What is refused before a job is planned, or in its plan for training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..errors import OptionError, PlanError
+from ..ir.region import Tiling, shape_text
+from ..planner.plan import Plan
+from .job import Job
+
+
+def refuse_small_images(job: Job, cuts: Sequence[Tiling]) -> None:
+    """Refuse tiles, or patches of tiles, that are more than an axis has pixels.
+
+    Parameters
+    ----------
+    job
+        What is planned.
+    cuts
+        How each stage cuts the image.
+
+    Raises
+    ------
+    PlanError
+        Naming the stage and both numbers.
+    """
+    size = job.input_shape[2:]
+    for stage, tiling in enumerate(cuts):
+        grid = tiling.grid[1:]
+        if any(n > pixels for n, pixels in zip(grid, size, strict=True)):
+            raise PlanError(
+                f"stage {stage}: an image of {shape_text(size)} pixels cannot be cut into"
+                f" {shape_text(grid)} {'patches' if job.patches > 1 else 'tiles'}:"
+                " use fewer or a larger image"
+            )
+
+
+def refuse_several_types(job: Job) -> None:
+    """Refuse to train weights of several floating types, whose optimizer would mix them.
+
+    Raises
+    ------
+    OptionError
+        Naming the types.
+    """
+    if job.weights_dtype is None:
+        types = sorted(str(each).removeprefix("torch.") for each in job.network.floating_types)
+        raise OptionError(
+            f"{job.name} has weights of several types ({', '.join(types)}), and training needs"
+            " one: name it with precision"
+        )
+
+
+def require_statistics(plan: Plan, parts: int) -> None:
+    """Refuse batch norms that would take the variance of a single value of each channel.
+
+    Parameters
+    ----------
+    plan
+        A plan for training.
+    parts
+        Micro-batches that the job asks for.
+
+    Raises
+    ------
+    PlanError
+        Naming the stage and the batch norm.
+    """
+    images = min(plan.micro_batch_sizes)
+    for node in plan.captured.nodes:
+        if node.kind != "batch_norm" or not node.args["training"]:
+            continue
+        batch, channels, *space = node.shape
+        values_each = math.prod(space) * batch // plan.captured.batch * images
+        if values_each < 2:
+            raise PlanError(
+                f"stage {plan.maker_of(node.name).index}, {node.label}: a micro-batch of"
+                f" {images} image has one value for each of {channels} channels, and its"
+                f" statistics need 2 or more: use fewer than {parts} parts, or a"
+                " larger batch"
+            )
