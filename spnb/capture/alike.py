@@ -8,7 +8,6 @@ takes the first few.  Its values are not known yet, so this follows from the cal
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
 
 from ..ir.node import Node, Ref, Weight, leaves
 from ..rules.elementwise import ELEMENTWISE
@@ -34,7 +33,7 @@ def same_for_each_image(node: Node, alike: Collection[str]) -> bool:
     """
     operands = [o for o in leaves(node.args) if isinstance(o, (Ref, Weight))]
 
-    def same(leaf: Any) -> bool:
+    def same(leaf: object) -> bool:
         """Whether an operand is such a constant, or is broadcast along the first dimension."""
         if not isinstance(leaf, Weight):
             return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,7 +46,7 @@ class _Detaching(TorchFunctionMode):
     def __torch_function__(
         self,
         function: Callable[..., Any],
-        types: Any,
+        types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
@@ -156,7 +156,7 @@ def refuse_averages_of_all(module: nn.Module) -> None:
             )
 
 
-def refuse_unread_norms(nodes: Iterable[Node], outputs: Iterable[Any]) -> None:
+def refuse_unread_norms(nodes: Iterable[Node], outputs: Iterable[object]) -> None:
     """Refuse batch norms with a result that no call reads.
 
     A plan does not compute them, but PyTorch would update their running statistics.

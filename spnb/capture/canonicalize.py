@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
@@ -31,7 +30,7 @@ LARGEST = {"aten.max.default": "aten.amax.default", "aten.min.default": "aten.am
 """The largest and smallest of all elements, by the calls that tiles merge."""
 
 
-def canonical(nodes: Sequence[Node], returned: Iterable[Any]) -> Iterator[Node]:
+def canonical(nodes: Sequence[Node], returned: Iterable[object]) -> Iterator[Node]:
     """Return the same calls, as calls of operators with a rule if that is possible.
 
     Parameters

@@ -134,7 +134,7 @@ class ExportReader:
         elif isinstance(value, (torch.Tensor, tuple, list)):
             self.scope.leaves[fx.name] = self._call(fx, value)
 
-    def returned(self, leaf: Any) -> Any:
+    def returned(self, leaf: object) -> object:
         """Return an output of the program, by the current name of its value.
 
         Raises
@@ -200,7 +200,7 @@ class ExportReader:
             return torch.device("cpu")
         return list(map(self.leaf, arg)) if isinstance(arg, (list, tuple)) else arg
 
-    def is_number(self, leaf: Any) -> bool:
+    def is_number(self, leaf: object) -> bool:
         """Whether a leaf is a number in the network's code, and not a tensor."""
         return isinstance(leaf, Ref) and leaf in self.numbers
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -75,7 +75,7 @@ def graph_of(
     )
 
 
-def _without_unread_writes(nodes: Sequence[Node], outputs: Iterable[Any]) -> list[Node]:
+def _without_unread_writes(nodes: Sequence[Node], outputs: Iterable[object]) -> list[Node]:
     """The calls without copies that no call reads."""
     read = {leaf.value for leaf in outputs if isinstance(leaf, Ref)}
     read.update(value for node in nodes for value in node.operands)
@@ -168,12 +168,12 @@ def _one_name_each(module: nn.Module) -> dict[str, str]:
     return {name: first.setdefault(id(tensor), name) for name, tensor in named}
 
 
-def _as_weight(known: Mapping[str, Weight]) -> Callable[[Any], Any]:
+def _as_weight(known: Mapping[str, Weight]) -> Callable[[object], object]:
     """The function that replaces a reference to a constant by its weight."""
     return lambda leaf: known.get(leaf.value, leaf) if isinstance(leaf, Ref) else leaf
 
 
-def _outputs(program: torch.export.ExportedProgram) -> list[Any]:
+def _outputs(program: torch.export.ExportedProgram) -> list[object]:
     """The leaves of the network's output: values as `Ref`, everything else unchanged."""
     specs = program.graph_signature.output_specs
     arguments = [spec.arg for spec in specs if spec.kind.name == "USER_OUTPUT"]
@@ -181,8 +181,8 @@ def _outputs(program: torch.export.ExportedProgram) -> list[Any]:
 
 
 def _copied_inputs(
-    returned: Iterable[Any], nodes: list[Node], inputs: Mapping[str, Axes], dtype: torch.dtype
-) -> tuple[Any, ...]:
+    returned: Iterable[object], nodes: list[Node], inputs: Mapping[str, Axes], dtype: torch.dtype
+) -> tuple[object, ...]:
     """Return the outputs; an input among them is copied by a call, which tiles can compute."""
     found = []
     for leaf in returned:

@@ -175,7 +175,7 @@ class Cluster(Shown, Session):
 
     @property
     def card(self) -> Card:
-        """Engines, hosts and state, and the plan that is loaded."""
+        """Engines, hosts and state, and the plan that is loaded.  The class has an example."""
         if self.stopped:
             return Card("Cluster: stopped")
         return cluster_card(self.plan, self.engines.hosts, self.engines.alive)
@@ -207,13 +207,12 @@ class Cluster(Shown, Session):
             (rank_plan, path if self.shares_files else dict(read_weights(path)), hosts.count(host))
             for (rank_plan, path), host in zip(shares, hosts, strict=False)
         ]
-        idle = len(hosts) - len(loads)
         with Bar(self.progress) as bar:
 
             def show(published: list[dict]) -> None:
                 bar.show("loading ranks", sum(map(len, published)), len(loads))
 
-            self._call(remote.load, [*loads, *[(None, {}, 0)] * idle], show)
+            self._call(remote.load, [*loads, *[(None, {}, 0)] * (len(hosts) - len(loads))], show)
 
     def _ask(self, calls: Sequence[Call[T] | None], poll: Poll | None = None) -> list[T]:
         if self._failed:
