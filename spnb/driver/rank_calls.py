@@ -1,4 +1,4 @@
-"""What a session asks of its ranks, wherever they are."""
+"""The calls of a session to its ranks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RankCalls(ABC):
     def _ask(self, calls: Sequence[Call[T] | None]) -> list[T]:
         """Have each rank of the plan carry out its call; results in rank order.
 
-        A rank whose call is ``None`` has nothing to do, and there is no result of it.
+        A rank with ``None`` in place of a call does nothing, and has no result.
         """
 
     def _ask_some(self, ranks: Collection[int], call: Call[T]) -> list[T]:

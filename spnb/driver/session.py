@@ -1,4 +1,4 @@
-"""Runs plans, wherever the ranks are: what is common to all sessions.
+"""Runs plans on ranks of any kind: the base of all sessions.
 
 `spnb.driver.in_process` has all ranks as threads of this process, `spnb.driver.cluster` has MPI
 engines, and `spnb.driver.mpi_launch` has the processes that ``mpiexec`` started.
@@ -67,7 +67,7 @@ class Session(RankCalls):
         self._clean = weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
         self.sources = ResidentSources(self.scratch)
         self._runs = itertools.count()
-        self._released: list[int] = []  # runs whose results are gone
+        self._released: list[int] = []  # runs with results that were deleted
         self._loaded_weights: int | None = None  # hash of the weights that the ranks have
         self.plan = plan
 
@@ -155,8 +155,8 @@ class Session(RankCalls):
 
         Steps, gradients and batch statistics are those of the untiled network with the same
         micro-batches.  Each epoch takes all examples in an order of its own, in whole batches.
-        Where the job has a checkpoint file, it is written after each epoch, and training goes on
-        from it.
+        If the job has a checkpoint file, training continues from it, and writes it after each
+        epoch.
 
         Parameters
         ----------

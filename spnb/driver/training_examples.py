@@ -18,7 +18,7 @@ BATCHES = 10
 
 
 def examples_of(plan: JobPlan, images: Any = NOT_GIVEN, targets: Any = NOT_GIVEN) -> Examples:
-    """What to train on: images and targets that fit a plan, or synthetic ones.
+    """Return images and targets that fit a plan: the given ones, the job's, or synthetic ones.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def examples_of(plan: JobPlan, images: Any = NOT_GIVEN, targets: Any = NOT_GIVEN
             raise ValueError("targets without images: give both, or neither for synthetic ones")
         images, targets = _of_the_job(plan, output)
     elif not with_targets:
-        raise ValueError("images without targets: give what the output should be for each")
+        raise ValueError("images without targets: give a target for each image")
     else:
         images = open_source(images, channels=channels, size=size, resize=job.resize)
     examples = matched(images, targets, output.shape, tells_classes(plan), job.seed)

@@ -30,7 +30,7 @@ from .training_result import Training
 
 
 class TrainableRanks(Protocol):
-    """What the training loop asks of the ranks on which a plan is loaded.
+    """The calls of the training loop to ranks with a loaded plan.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What arrays of an image may be: their types and shapes."""
+"""Arrays as images: their types and shapes are checked and converted."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def checked(array: np.ndarray, name: str) -> tuple[int, ...]:
     Raises
     ------
     ValueError
-        If its type or its number of axes is none of an image, or it is empty.
+        If no image has its type or its number of axes, or if it is empty.
     """
     if array.dtype.kind not in "buif":
         raise ValueError(f"{name} is of type {array.dtype}: an image holds real numbers")
@@ -60,7 +60,7 @@ def as_numpy(image: Any) -> np.ndarray:
         image = image.detach().cpu()
         image = (image.float() if "bfloat16" in str(image.dtype) else image).numpy()
     if isinstance(image, np.ndarray) and image.ndim == 0:
-        image = image[()]  # a number, which is no image
+        image = image[()]  # a single number, not an image
     if not isinstance(image, np.ndarray):
         raise ValueError(f"cannot open a {type(image).__name__}: give an array, a path or a sample")
     return image

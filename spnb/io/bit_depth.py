@@ -1,4 +1,4 @@
-"""Files whose samples have more bits than Pillow keeps, and the decoders that keep all of them."""
+"""Decoders that keep all bits of samples, for files of which Pillow keeps fewer."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def decoded(image: Image.Image, path: str, bits: int) -> np.ndarray:
 
 
 def refuse_frames(image: Image.Image) -> None:
-    """Refuse a file that holds a sequence of images, of which only the first would be read."""
+    """Refuse a file with a sequence of images: only the first would be read."""
     count = getattr(image, "n_frames", 1)
     if image.format in FRAMES and count > 1:
         raise ValueError(

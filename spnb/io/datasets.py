@@ -19,7 +19,7 @@ from .open import open_source
 from .sources import ArraySource, Source
 
 NAMED_ONLY = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
-"""Formats whose suffixes Pillow knows, but which it cannot read."""
+"""Formats that Pillow cannot read, although it knows their suffixes."""
 
 
 @cache
@@ -47,9 +47,9 @@ class Pictures:
     paths
         The files.
     channels, size
-        Those of each image; a grey one may stand for RGB.
+        Channels and size of each image; a grey image may stand for RGB.
     name
-        What messages call them.
+        Name of the images, for messages.
     resize
         Whether images of another size are resized; else they are refused.
     """
@@ -73,7 +73,7 @@ class Pictures:
         )
 
     def opened(self, path: str) -> Source:
-        """Open one of the files, in the size of all.
+        """Open one of the files, in the common size.
 
         Raises
         ------
@@ -94,7 +94,7 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class Scaled:
-    """Images resized one by one as they are read."""
+    """Images that are resized one by one when they are read."""
 
     source: Source
     size: tuple[int, ...]
@@ -135,15 +135,15 @@ def image_folder(
     path
         The folder.
     channels, size
-        Those of each image.
+        Channels and size of each image.
     resize
         Whether images of another size are resized; else they are refused.
 
     Raises
     ------
     DatasetError
-        If there is no such folder, no class, a class without images, or one whose first image
-        cannot be read or does not fit.
+        If there is no such folder, no class, or a class without images, or if the first image of a
+        class cannot be read or does not fit.
     """
     root = Path(path)
     if not root.is_dir():

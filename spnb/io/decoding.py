@@ -1,4 +1,4 @@
-"""How many bytes of an image are decoded at once, to be said before a run."""
+"""The bytes of an image that are decoded at once; a plan shows them before a run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from .zarr_source import ZarrSource
 
 
 def decoded_at_once(source: Source) -> int:
-    """Return the bytes that are decoded at once to read any region; 0 for what is only mapped.
+    """Return the bytes that are decoded at once to read any region; 0 for a mapped file.
 
-    Of a TIFF or zarr it is a tile, strip or chunk.  An image in memory was decoded whole.
+    For a TIFF or zarr these are the bytes of a tile, strip or chunk.  An image in memory was
+    decoded whole.
     """
     if isinstance(source, Repeated):
         return decoded_at_once(source.source)

@@ -1,8 +1,8 @@
-"""How the axes of a stored array lie: which one is the batch, the channels, or an axis of space.
+"""Layouts of stored arrays: which axis is the batch, the channels, or an axis of space.
 
 A layout is a text with a letter for each axis of the array: ``B`` batch, ``C`` channels, ``A``
-channels of which the last is an alpha that is dropped, ``S`` space, ``-`` an axis of one element
-that is dropped.  An empty layout stands for ``(batch, channels, *spatial)``.
+channels with an alpha at their end, which is dropped, ``S`` space, ``-`` an axis of one element,
+which is dropped.  An empty layout stands for ``(batch, channels, *spatial)``.
 """
 
 from __future__ import annotations
@@ -54,26 +54,26 @@ def layout_of(
     space: int,
     name: str,
 ) -> str:
-    """Return the layout of an array whose axes have no names.
+    """Return the layout of an array without names of axes.
 
     Parameters
     ----------
     shape
-        Its shape.
+        Shape of the array.
     channels
-        Channels that are asked for.
+        Number of channels wanted.
     size
-        Spatial size that is asked for, if any.
+        Spatial size wanted, if any.
     space
         Number of spatial axes.
     name
-        What messages call the array.
+        Name of the array, for messages.
 
     Raises
     ------
     ValueError
-        If one axis beside those of space may be the channels neither as the first nor as the last
-        axis, or as both.
+        If the array has one axis besides space, and neither its first nor its last axis can be the
+        channels, or both can.
 
     Examples
     --------
@@ -105,7 +105,7 @@ def layout_of(
 
 
 def _without_unit_axes(shape: Sequence[int], channels: int, space: int) -> str:
-    """Return the layout of an array of many axes, of which those of one element are dropped."""
+    """Return the layout of an array of many axes; axes of one element are dropped."""
     leading = shape[: len(shape) - space]
     left = [k for k, n in enumerate(leading) if n > 1]
     if len(left) == 2 and leading[left[1]] == channels:
@@ -129,7 +129,7 @@ def named_layout(
     space: int,
     name: str,
 ) -> str:
-    """Return the layout of an array whose axes have names.
+    """Return the layout of an array with names of axes.
 
     ``C`` and ``S`` (samples of a pixel) are channels, ``X``, ``Y`` and, for volumes, ``Z`` are
     space.  Of the others (pages, slices, times), one is the depth if volumes are asked for, one is
@@ -139,23 +139,22 @@ def named_layout(
     Parameters
     ----------
     axes
-        A letter for each axis, as tifffile and OME have them.
+        A letter for each axis, as in tifffile and OME.
     shape
-        Its shape.
+        Shape of the array.
     channels
-        Channels that are asked for, if that is known.
+        Number of channels wanted, if that is known.
     size
-        Spatial size that is asked for, if any.
+        Spatial size wanted, if any.
     space
         Number of spatial axes, 2 or 3.
     name
-        What messages call the array.
+        Name of the array, for messages.
 
     Raises
     ------
     ValueError
-        If there are more axes than a batch of images has, or grey pages are more than the
-        channels that are asked for.
+        If there are more axes than a batch of images has, or more grey pages than channels wanted.
 
     Examples
     --------
@@ -168,7 +167,7 @@ def named_layout(
     roles: dict[int, str] = {}
     free = []
     for number, (letter, n) in enumerate(zip(axes, shape, strict=True)):
-        # Writers call any stack of pages channels: then it may be a depth, or images in colours.
+        # Some writers name any stack of pages channels; it may be a depth, or images in colours.
         only_called = n != channels and space == 3 and "Z" not in several
         if letter in "YX" or (letter == "Z" and space == 3 and n > 1):
             roles[number] = "S"

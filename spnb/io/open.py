@@ -1,4 +1,4 @@
-"""Opens an array, a file or a sample, whatever a user has, as an image source.
+"""Opens an array, a file or a sample as an image source.
 
 >>> from spnb.ir.region import Region
 >>> source = open_source(None, size=(65536, 65536), channels=3)
@@ -44,7 +44,7 @@ def open_source(
     seed: int = 0,
     resize: bool = False,
 ) -> Source:
-    """Open anything that holds an image.
+    """Open an array, a file, a sample or a source as a source.
 
     Parameters
     ----------
@@ -62,18 +62,18 @@ def open_source(
         ``size`` is taken; if that does not decide, the array is refused.  A TIFF and a zarr may
         name their axes: see `spnb.io.layout.named_layout`.
     batch_size
-        Images in the batch; a single image is repeated.  By default, as many as the image has.
+        Number of images in the batch; a single image is repeated.  By default, that of the image.
     channels
         Channels of the source; a grey image is repeated to 3.
     size
         Spatial size of the source, in pixels.
     axes
-        Number of spatial axes, where there is no ``size``.
+        Number of spatial axes, if there is no ``size``.
     seed
         Seed of the synthetic noise.
     resize
-        Whether an image in memory that has another size is resized; its name says so.  Files that
-        are read by region are never resized.
+        Whether an image in memory is resized if it has another size; its name then says so.  Files
+        that are read by region are never resized.
 
     Returns
     -------
@@ -109,14 +109,14 @@ def open_source(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What is asked for of an image: channels, size and number of spatial axes, if known."""
+    """The wanted channels, size and number of spatial axes of an image, if known."""
 
     channels: int
     size: tuple[int, ...] | None
     axes: int | None
 
     def layout(self, shape: tuple[int, ...], name: str) -> str:
-        """Return the layout of an array whose axes have no names."""
+        """Return the layout of an array without names of axes."""
         space = self.axes or {1: 1, 5: 3}.get(len(shape), 2)
         return layout_of(shape, self.channels, self.size, space, name)
 
@@ -167,7 +167,7 @@ def _fitted(source: Source, size: tuple[int, ...], resize: bool) -> ArraySource:
 
 
 def _open_path(path: str | Path, wanted: _Wanted) -> Source:
-    """Open a sample by its name, or a file by what it begins with."""
+    """Open a sample by its name, or a file by its first bytes."""
     name = Path(path).name
     if isinstance(path, str) and path in samples():
         path = samples()[path]
@@ -199,7 +199,7 @@ def _open_path(path: str | Path, wanted: _Wanted) -> Source:
 
 
 def _open_tiff(path: str, name: str, wanted: _Wanted) -> Source:
-    """Open a TIFF by region; Pillow decodes one whole whose colours or codec are not read so."""
+    """Open a TIFF by region; if its colours or its codec do not allow that, whole with Pillow."""
     try:
         return TiffSource(path, name, wanted.channels, wanted.size, wanted.axes or 2)
     except NotByRegion as error:

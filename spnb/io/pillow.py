@@ -25,7 +25,7 @@ _counting = threading.Lock()
 
 @contextmanager
 def _any_size() -> Iterator[None]:
-    """Lift Pillow's limit on pixels, in any thread: large images are the purpose here."""
+    """Lift Pillow's limit on the number of pixels, in any thread."""
     from PIL import Image
 
     global _unlimited, _limit
@@ -45,7 +45,7 @@ def _any_size() -> Iterator[None]:
 def read_whole(path: str, name: str, channels: int) -> ArraySource:
     """Decode a file with Pillow, as grey, RGB or (for 4 channels) RGBA.
 
-    Where Pillow would keep fewer bits of a sample than the file has, another decoder reads it.
+    If Pillow would keep fewer bits of a sample than the file has, another decoder reads it.
 
     Raises
     ------
@@ -61,13 +61,13 @@ def read_whole(path: str, name: str, channels: int) -> ArraySource:
         bits = lost_bits(image, path)
         array = decoded(image, path, bits) if bits else _loaded(image)
     if array.ndim == 3 and array.shape[2] < 3:
-        array = array[..., 0]  # grey, of which an alpha is dropped
+        array = array[..., 0]  # grey; an alpha is dropped
     layout = "SS" if array.ndim == 2 else "SSA" if array.shape[2] == 4 != channels else "SSC"
     return ArraySource(batched(array, layout), name)
 
 
 def _loaded(image: Image.Image) -> np.ndarray:
-    """Return the pixels as Pillow decodes them, in colours that a network takes."""
+    """Return the pixels that Pillow decodes, as grey, RGB or RGBA."""
     if image.mode not in {"1", "L", "I", "F", "RGB", "RGBA"} and image.mode[:2] != "I;":
         image = image.convert("L" if image.mode in {"LA", "La"} else "RGB")
     array = np.asarray(image)

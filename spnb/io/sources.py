@@ -1,7 +1,7 @@
 """Image sources: small picklable objects that read *a region* of a batch, never the whole.
 
-A source has the layout ``(batch, channels, *spatial)``.  An engine is sent its pickle, which is a
-path or a seed; each rank then reads its own tile straight from storage.
+A source has the layout ``(batch, channels, *spatial)``.  Its pickle, a path or a seed, is sent to
+the engines; each rank then reads its own tile directly from storage.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .layout import batched
 
 
 class NotGiven(Enum):
-    """Stands for an argument that is left out, where None is a mistake."""
+    """Stands for an argument that is left out, if None would be a mistake."""
 
     NOT_GIVEN = "not given"
 
 
 NOT_GIVEN = NotGiven.NOT_GIVEN
-"""In place of an image: none is given, and a synthetic one is taken."""
+"""Stands for an image that is left out: a synthetic one is used."""
 
 
 def given(value: Any, what: str) -> bool:
@@ -49,14 +49,14 @@ def given(value: Any, what: str) -> bool:
 
 @runtime_checkable
 class Source(Protocol):
-    """Where a plan reads its input from.
+    """The source of an input of a plan.
 
     Attributes
     ----------
     shape
         ``(batch, channels, *spatial)``.
     name
-        What pictures and messages call it.
+        Its name, for pictures and messages.
     """
 
     @property
@@ -98,9 +98,9 @@ class ArraySource:
 
 @dataclass
 class FileSource:
-    """A ``.npy`` file, mapped for each read so that only the pages of the region are touched.
+    """A ``.npy`` file, mapped for each read, so that only the region's pages are read.
 
-    ``layout`` says how its axes lie: see `spnb.io.layout`.
+    ``layout`` is the layout of its axes: see `spnb.io.layout`.
     """
 
     path: str
@@ -122,7 +122,7 @@ class FileSource:
 
 @dataclass(frozen=True)
 class SyntheticSource:
-    """Noise in [0, 1), each value a hash of its position: any region costs only its own size.
+    """Noise in [0, 1): each value is a hash of its position, so regions are computed separately.
 
     >>> SyntheticSource((1, 3, 65536, 65536)).read(Region(((0, 1), (65535, 65536), (7, 8)))).shape
     (1, 3, 1, 1)
@@ -140,14 +140,14 @@ class SyntheticSource:
             for s, n in zip(index, self.shape, strict=True)
         ]
         strides = [math.prod(self.shape[k + 1 :]) for k in range(len(self.shape))]
-        # The offset is a hash of the seed: near seeds must not give shifted copies of one noise.
+        # The offset is a hash of the seed, so that near seeds do not give shifted copies.
         rows = mixed(np.array([self.seed % 2**64], np.uint64))
         for axis, stride in zip(axes[:-1], strides, strict=False):
             rows = (rows[:, None] + axis * np.uint64(stride)).reshape(-1)
         out = np.empty((len(rows), len(axes[-1])), np.float32)
-        step = max(1, 2**16 // max(1, len(axes[-1])))  # so that integers of the hash stay in cache
+        step = max(1, 2**16 // max(1, len(axes[-1])))  # the hash's integers then stay in cache
         for k in range(0, len(rows), step):
-            # A float32 holds 24 bits exactly: 1.0 is never reached.
+            # A float32 has 24 bits of precision, so rounding never gives 1.0.
             bits = mixed(rows[k : k + step, None] + axes[-1]) >> np.uint64(40)
             np.multiply(bits, np.float32(2**-24), out=out[k : k + step], casting="same_kind")
         return out.reshape(tuple(map(len, axes)))
@@ -179,7 +179,7 @@ class Repeated:
 
 @dataclass(eq=False)
 class RowSource:
-    """Numbers beside an image that have no spatial axes, for instance a row for each image."""
+    """Numbers without spatial axes, given besides an image; for instance a row for each image."""
 
     array: np.ndarray
     name: str = "numbers"

@@ -22,33 +22,33 @@ MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first bytes of a TIFF, and of a BigTIFF; slides of most makers are TIFFs, too."""
 
 MASK = {"values": "bool"}
-"""What the description of a file says that `spnb.io.writers` wrote of an output of booleans."""
+"""The description that `spnb.io.writers` gives a file of booleans."""
 
 
 @dataclass
 class TiffSource:
-    """The first series of a TIFF: mapped or, if that cannot be, decoded tile by tile.
+    """The first series of a TIFF: mapped if possible, else decoded tile by tile.
 
-    A series is what `tifffile.imread` reads: one page, or the pages of a stack.  Its axes become
-    batch, channels and space as `spnb.io.layout.named_layout` says; a file that spnb or
+    A series is one page, or the pages of a stack; `tifffile.imread` reads the same.  Its axes
+    become batch, channels and space by `spnb.io.layout.named_layout`.  A file that spnb or
     ``tifffile.imwrite`` wrote with an axis for each of ``(batch, channels, *spatial)`` is read in
     that order.  Grey pages (white or black may be 0), RGB, palettes, and pages of many channels are
-    read, chunky or planar.  An alpha is dropped unless it is asked for.
+    read, chunky or planar.  An alpha is dropped unless the channels wanted include it.
 
     Attributes
     ----------
     path, name
-        The file, and what pictures and messages call it.
+        The file, and its name for pictures and messages.
     channels
-        Channels that are asked for; by default those that the file has.
+        Number of channels wanted; by default that of the file.
     size
-        Spatial size that is asked for, if any.
+        Spatial size wanted, if any.
     space
         Number of spatial axes, 2 or 3.
     shape
         ``(batch, channels, *spatial)``.
     chunk_rows, piece_bytes
-        Rows and bytes of a tile or strip, which is decoded at once; 1 and 0 of a mapped file.
+        Rows and bytes of a tile or strip, which is decoded at once; 1 and 0 for a mapped file.
     """
 
     path: str
@@ -69,7 +69,7 @@ class TiffSource:
         self._take_axes(series)
 
     def _take_storage(self, tif: TiffFile, series: TiffPageSeries) -> None:
-        """Find how the samples are stored, and whether they can be read."""
+        """Find the storage of the samples; raise if they cannot be read."""
         page = series.keyframe
         self.mask = (tif.shaped_metadata or ({},))[0].items() >= MASK.items()
         self.stored = tuple(series.get_shape(squeeze=False))
@@ -90,7 +90,7 @@ class TiffSource:
             raise ValueError(f"it ends before the last of its samples {self.stored}")
 
     def _take_colours(self, page: TiffPage, element: str) -> None:
-        """Find what the samples of a pixel mean.
+        """Find the meaning of a pixel's samples.
 
         Raises
         ------
@@ -177,7 +177,7 @@ class TiffSource:
         return out if self.axes.endswith("S") else out[..., 0]
 
     def _in_colours(self, values: np.ndarray) -> tuple[np.ndarray, int | None]:
-        """Return samples as colours, and the number that stands for the brightest, if any does."""
+        """Return samples as colours, and the number of the brightest one, if it is known."""
         if self.mask:
             return values.astype(bool), None
         if self.palette is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
 JPEG = (6, 7, 34892, 33007)
-"""Codes of JPEG among TIFF's compressions, whose tiles share tables."""
+"""Codes of JPEG among TIFF's compressions; tiles of such a file share tables."""
 
 
 def first_series(tif: TiffFile) -> TiffPageSeries:
@@ -50,7 +50,7 @@ def first_series(tif: TiffFile) -> TiffPageSeries:
 
 @dataclass(frozen=True)
 class Outer:
-    """Where a plane of samples lies: page, separate sample and depth of a series."""
+    """The place of a plane of samples in a series: page, separate sample and depth."""
 
     page: int
     plane: int
@@ -66,7 +66,7 @@ class Outer:
 
 
 def decode(page: TiffPage | TiffFrame, where: Outer, need: Region) -> np.ndarray:
-    """Decode what a region over ``(rows, columns)`` of one plane overlaps.
+    """Decode a region over ``(rows, columns)`` of one plane.
 
     One tile or strip is decoded at a time.
 
@@ -99,7 +99,7 @@ def decode(page: TiffPage | TiffFrame, where: Outer, need: Region) -> np.ndarray
 def _segments(
     frame: TiffPage, where: Outer, need: Region
 ) -> Iterator[tuple[int, int, tuple[int, int]]]:
-    """Yield the number of each tile or strip that a region meets, the depth in it, its corner."""
+    """Yield, for each tile or strip that overlaps a region, its number, its depth and corner."""
     _, depths, height, width, _ = frame.shaped
     tile, deep = (frame.rowsperstrip, width), 1
     if frame.is_tiled:

@@ -23,12 +23,12 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class Store:
-    """A file for one output of a network, in the layout that the network returns it.
+    """A file for one output of a network, in the output's own layout.
 
     Attributes
     ----------
     path
-        Where it is written; the suffix gives the format.
+        The file; the suffix determines the format.
     axes
         Axes of the output; ``axes.shape`` is the shape of the file.
     dtype
@@ -49,7 +49,7 @@ class Store:
         return torch.empty(0, dtype=self.dtype).numpy().dtype
 
     def create(self, overwrite: bool = False) -> None:
-        """Make the file in its full size; what is not written reads as zero.
+        """Make the file in its full size; elements that are not written are zero.
 
         Raises
         ------
@@ -118,7 +118,7 @@ class Store:
         return tuple(min(n, side) if is_cut else n for n, is_cut in zip(held, cut, strict=True))
 
     def spans(self, has: Spans) -> Spans:
-        """Return ownership moved to ends of chunks, so that no two ranks write into one chunk."""
+        """Return spans moved to ends of chunks, so that no two ranks write into the same chunk."""
         if self.path.suffix != ".zarr":
             return has
         chunk = dict.fromkeys(range(self.axes.rank), 1)

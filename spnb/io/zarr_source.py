@@ -17,7 +17,7 @@ from .files import reading
 from .layout import batched, layout_of, named_layout, stored_index
 
 MARKS = ("zarr.json", ".zarray", ".zgroup")
-"""Files that mark a folder as a zarr."""
+"""Names of files that a folder in zarr's format has."""
 
 
 @dataclass
@@ -58,14 +58,14 @@ def zarr_layout(
 ) -> str:
     """Return the layout of a zarr array, by the names of its axes if it has any.
 
-    Names are those of zarr's own ``dimension_names``, or of the axes in the metadata of an OME
-    group around it.  The parameters are those of `spnb.io.layout.layout_of`, but a ``space`` of 0
-    stands for the number of axes that such an array has by default.
+    Names come from zarr's own ``dimension_names``, or from the axes in the metadata of an OME group
+    that contains the array.  The parameters are those of `spnb.io.layout.layout_of`, but a
+    ``space`` of 0 stands for the default number of axes of such an array.
 
     Raises
     ------
     ValueError
-        If it cannot be opened, or its axes are not those of an image; of a group, the message
+        If it cannot be opened, or its axes are not those of an image.  For a group, the message
         names its arrays.
     """
     import zarr

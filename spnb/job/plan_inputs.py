@@ -1,4 +1,4 @@
-"""Opens what a network is run on, as a source for each of its inputs."""
+"""Opens images as sources, one for each input of a plan's network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .options import LeftOut
 
 
 class PlanInputs(Plan):
-    """A plan that opens images in the size and batch that it was made for.
+    """A plan that opens images in its own size and batch.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class PlanInputs(Plan):
     def open_inputs(
         self, inputs: Any = NOT_GIVEN, *, resize: bool | None = None
     ) -> dict[str, Source]:
-        """Open what a network is run on, as a source for each of its inputs.
+        """Open images as sources, one for each input of the network.
 
         Parameters
         ----------
@@ -126,13 +126,13 @@ def in_order(
     shapes: Sequence[tuple[int, ...]] | Mapping[str, tuple[int, ...]],
     arguments: Sequence[str],
 ) -> list[Any]:
-    """Return what is passed for each input of a network, in the order of its graph.
+    """Return the user's inputs in the order of the network's graph.
 
     Parameters
     ----------
     inputs
-        What the user passes: for one input anything; for several a list in the order of the
-        network's arguments, or a dict by their names; `NOT_GIVEN` for synthetic inputs.
+        The user's inputs: for one input anything; for several a list in the order of the network's
+        arguments, or a dict by their names; `NOT_GIVEN` for synthetic inputs.
     names
         Inputs of the graph.
     shapes

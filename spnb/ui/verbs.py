@@ -1,4 +1,4 @@
-"""What each verb of the command line does: it plans, runs, prints, draws and writes."""
+"""Carries out the verbs of the command line: plans, runs, prints, draws and writes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Measurement(Protocol):
-    """What a verb that measures returns."""
+    """The result of a verb that measures."""
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the figures."""
@@ -42,12 +42,12 @@ class Measurement(Protocol):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what a parsed line asks for.
+    """Carry out a parsed line.
 
     Parameters
     ----------
     args
-        What the parser of `spnb.ui.cli` returned.
+        The result of the parser of `spnb.ui.cli`.
 
     Returns
     -------
@@ -144,7 +144,7 @@ def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
 
 
 def _images(args: argparse.Namespace, plan: JobPlan) -> Any:
-    """Return what ``--image`` gives for the inputs of a network."""
+    """Return the images of ``--image``, for the inputs of a network."""
     if not args.image:
         return NOT_GIVEN
     if len(plan.graph.inputs) > 1:
@@ -204,7 +204,7 @@ MEASURING: dict[str, Callable[[argparse.Namespace], Measurement]] = {
     "sweep": _sweep,
     "halo": _halo,
 }
-"""What each verb of `spnb.ui.cli.MEASURING` does."""
+"""The function of each verb of `spnb.ui.cli.MEASURING`."""
 
 
 def _session(plan: JobPlan, ranks: MPIRanks | None) -> Session:
