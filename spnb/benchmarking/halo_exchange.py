@@ -141,7 +141,7 @@ def halo_speed(
 
 
 def _plan(tiles: int, size: int, slice_method: str) -> JobPlan:
-    """Return a plan whose only purpose is to cut a square image into tiles."""
+    """Return a plan that serves only to cut a square image into tiles."""
     job = Job(
         "w1",
         image_size=size,
@@ -194,7 +194,7 @@ def _time(halo: int, channels: int, repeats: int) -> dict[str, Any] | None:
 
 
 def _coded(region: Region, extent: Sequence[int], channels: int) -> torch.Tensor:
-    """Return a piece of a tensor whose numbers encode their positions, channels included."""
+    """Return a piece of a tensor in which each number encodes its position and its channel."""
     code = torch.zeros((), dtype=torch.float32)
     for (a, b), n in zip(region.spans[1:], extent[1:], strict=True):
         code = code[..., None] * n + torch.arange(a, b, dtype=torch.float32)

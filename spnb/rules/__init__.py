@@ -36,7 +36,7 @@ matmul         linear, matrix products, attention
 reductions     mean, sum, largest, variance, norm over space: merged tile by tile
 norms          group, instance, layer, batch and RMS norm, softmax over space
 fallback       operators that need whole operands, and those without a rule
-loops          loops whose body is a network of its own
+loops          loops with a body of several operators
 =============  ====================================================================================
 
 Add an operator with `rule`; its function looks at the call and returns a `Rule`:

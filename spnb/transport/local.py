@@ -65,7 +65,7 @@ class LocalTransport:
         self.world, self.rank = world, rank
 
     def begin_call(self) -> None:
-        """Nothing to do: a world whose rank failed is not used again."""
+        """Nothing to do: after a failure, a world is not used again."""
 
     def supports(self, device: torch.device) -> bool:
         return True

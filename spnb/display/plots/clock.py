@@ -11,7 +11,7 @@ from ...ir.clock import ClockTable
 from .style import TILE, open_frame
 
 MOST_NUMBERED = 64
-"""Micro-batches of a picture whose cells are numbered."""
+"""Most micro-batches of a picture with a number in each cell."""
 
 
 def clock(table: ClockTable, ax: Axes | None = None) -> Axes:

@@ -18,7 +18,7 @@ MOST_LAYERS = 20
 """Bars of `layers` by default."""
 
 FEW_RANKS = 24
-"""Ranks whose rows are drawn in full height; more ranks have thinner rows."""
+"""Most ranks of a picture with rows of full height; more ranks have thinner rows."""
 
 THICK = ("pack", "unpack", "read", "hand-over")
 """Kinds of events that are drawn thicker: they are short, and easily overlooked."""
