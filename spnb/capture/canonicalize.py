@@ -6,13 +6,14 @@ a rule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from ..ir.axes import Axes
-from ..ir.node import GETITEM, Node, Ref
+from ..ir.node import GETITEM, Node, Ref, Weight
 
 SPLITS = (
     "chunk",
@@ -25,6 +26,21 @@ SPLITS = (
 )
 """Operators that return a tuple of pieces of their operand."""
 
+
+RESULTS = {
+    ("var_mean", 0): "aten.var.correction",
+    ("var_mean", 1): "aten.mean.dim",
+    ("std_mean", 0): "aten.std.correction",
+    ("std_mean", 1): "aten.mean.dim",
+    ("aminmax", 0): "aten.amin.default",
+    ("aminmax", 1): "aten.amax.default",
+    ("max", 0): "aten.amax.default",
+    ("min", 0): "aten.amin.default",
+}
+"""Calls that give one result of a call with two, by its kind and the number of the result."""
+
+ANY = {"any": "aten.amax.default", "all": "aten.amin.default"}
+"""Whether any or all elements are true, by the calls that tiles merge."""
 
 LARGEST = {"aten.max.default": "aten.amax.default", "aten.min.default": "aten.amin.default"}
 """The largest and smallest of all elements, by the calls that tiles merge."""
@@ -53,8 +69,8 @@ def canonical(nodes: Sequence[Node], returned: Iterable[object]) -> Iterator[Nod
         if _is_item(node):
             source = by_name[node.args["self"].value]
             yield _canonical_item(node, source, items_used[source.name])
-        elif node.kind not in SPLITS:
-            yield from _canonical_call(node, items_used.get(node.name, set()))
+        elif node.kind not in SPLITS and not _by_results(node, items_used.get(node.name)):
+            yield from _canonical_call(node, items_used.get(node.name, set()), by_name)
 
 
 def _is_item(node: Node) -> bool:
@@ -66,13 +82,23 @@ def _canonical_item(node: Node, source: Node, items_used: set[int]) -> Node:
     """An item of a tuple; a separate call, if the tuple has pieces, or only one read item."""
     if source.kind in SPLITS:
         return _piece_as_slice(node, source)
+    if _by_results(source, items_used):
+        return _result_by_itself(node, source)
     if items_used == {0} and source.kind in SINGLE:
         return replace(node, op="aten.alias.default", args={"self": node.args["self"]})
     return node
 
 
-def _canonical_call(node: Node, items_used: set[int]) -> Iterable[Node]:
+def _canonical_call(
+    node: Node, items_used: set[int], by_name: Mapping[str, Node]
+) -> Iterable[Node]:
     """A call that takes no item, as one call or several."""
+    if node.kind == "type_as":
+        return [_in_type(node, node.name, node.args["self"], node.dtype)]
+    if node.kind in ANY and (operand := _made_by(node.args["self"], by_name)):
+        return _any_as_largest(node, operand.shape)
+    if node.kind == "index_put" and (mask := _made_by(node.args["indices"][-1], by_name)):
+        return _masked_write(node, mask, by_name) or [node]
     if node.kind == "stack":
         return _stack_as_cat(node)
     if node.kind == "select_scatter":
@@ -86,6 +112,71 @@ def _canonical_call(node: Node, items_used: set[int]) -> Iterable[Node]:
     if items_used == {0} and node.kind in SINGLE:
         return [SINGLE[node.kind](node)]
     return [node]
+
+
+def _by_results(node: Node, items_used: set[int] | None) -> bool:
+    """Whether all results of a call that are read have calls of their own."""
+    return bool(items_used) and all((node.kind, k) in RESULTS for k in items_used or ())
+
+
+def _result_by_itself(node: Node, source: Node) -> Node:
+    """One of the two results of a call, as the call that gives only this one."""
+    op, given = RESULTS[source.kind, node.args["index"]], source.args
+    dims = given.get("dim")
+    if isinstance(dims, int) or dims is None:
+        dims = [] if dims is None else [dims]
+    args = {"self": given["self"], "dim": dims, "keepdim": given.get("keepdim", False)}
+    if op == "aten.mean.dim":
+        args["dtype"] = None
+    elif "correction" in op:
+        unbiased = given.get("correction", given.get("unbiased", True))
+        args["correction"] = 1 if unbiased is None else int(unbiased)
+    return replace(node, op=op, args=args)
+
+
+def _any_as_largest(node: Node, shape: tuple[int, ...]) -> Iterable[Node]:
+    """Whether any (all) elements are true, as whether the largest (smallest) of 0 and 1 is 1."""
+    dims = node.args.get("dim")
+    dims = [dims] if isinstance(dims, int) else list(dims or [])
+    truth = {"self": node.args["self"], "other": 0}
+    names = [f"{node.name}.{k}" for k in range(3)]
+    axes = Axes.uncut(shape, 1)
+    yield replace(node, name=names[0], op="aten.ne.Scalar", args=truth, axes=axes, dtype=torch.bool)
+    yield replace(_in_type(node, names[1], Ref(names[0]), torch.float32), axes=axes)
+    reduced = {"self": Ref(names[1]), "dim": dims, "keepdim": node.args.get("keepdim", False)}
+    yield replace(node, name=names[2], op=ANY[node.kind], args=reduced, dtype=torch.float32)
+    yield replace(node, op="aten.ne.Scalar", args={"self": Ref(names[2]), "other": 0})
+
+
+def _in_type(node: Node, name: str, value: Any, dtype: torch.dtype) -> Node:
+    """A conversion of a value to a type."""
+    args = {"self": value, "dtype": dtype, "non_blocking": False, "copy": False}
+    args["memory_format"] = None
+    return replace(node, name=name, op="aten.to.dtype", args=args, dtype=dtype)
+
+
+def _made_by(value: Any, by_name: Mapping[str, Node]) -> Node | None:
+    """The call that makes a value; None for an input, and for what is no value."""
+    return by_name.get(value.value) if isinstance(value, Ref) else None
+
+
+def _masked_write(node: Node, mask: Node, by_name: Mapping[str, Node]) -> Iterable[Node] | None:
+    """``x[mask] = number`` as a choice at each position; None for any other write."""
+    *leading, last = node.args["indices"]
+    number = node.args["values"]
+    written = number if isinstance(number, Weight) else _made_by(number, by_name)
+    if written is None or math.prod(written.shape) != 1:
+        return None
+    if node.args["accumulate"] or mask.dtype != torch.bool or any(k is not None for k in leading):
+        return None
+    shape = (*mask.shape, *[1] * (len(node.shape) - len(leading) - len(mask.shape)))
+    args = {"self": last, "size": list(shape)}
+    view = replace(mask, name=f"{node.name}.0", op="aten.view.default", args=args, path=node.path)
+    chosen = {"condition": Ref(view.name), "self": number, "other": node.args["self"]}
+    return [
+        replace(view, axes=Axes.uncut(shape, 1)),
+        replace(node, op="aten.where.self", args=chosen),
+    ]
 
 
 def _piece_as_slice(node: Node, source: Node) -> Node:

@@ -25,6 +25,7 @@ from ..ir.graph import Graph
 from ..ir.region import shape_text
 from ..kernels.compat import FakeTensorMode, transforms_undone
 from .autograd import as_trained, detaching, refuse_averages_of_all
+from .decompose import Table, taken_apart
 from .in_place import WritesIntoView
 from .regions import has_transforms
 from .sizes import nearest_size
@@ -129,9 +130,15 @@ def _read(
         if has_transforms(program):
             program = _decomposed(program)
         try:
-            return graph_of(program, fake, dtype, training)
+            graph = graph_of(program, fake, dtype, training)
         except WritesIntoView:
-            return graph_of(_decomposed(program), fake, dtype, training)
+            program = _decomposed(program)
+            graph = graph_of(program, fake, dtype, training)
+
+        def again(table: Table) -> Graph:
+            return graph_of(_decomposed(program, table), fake, dtype, training)
+
+        return taken_apart(graph, again)
     except CaptureError:
         raise
     except Exception as error:
@@ -141,10 +148,12 @@ def _read(
         ) from error
 
 
-def _decomposed(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+def _decomposed(
+    program: torch.export.ExportedProgram, table: Table | None = None
+) -> torch.export.ExportedProgram:
     """PyTorch's own decomposition: it takes longer, overwrites nothing, and holds no vmap."""
     with quiet_log(), redirect_stderr(io.StringIO()), transforms_undone():
-        return program.run_decompositions({})
+        return program.run_decompositions(dict(table or {}))
 
 
 def _runs(

@@ -16,6 +16,7 @@ name here                  in PyTorch 2.13               without it
 `FUNCTION_TRANSFORMS`      torch._functorch.predispatch  transforms are refused as unknown calls
 `arguments_of`             an operator's _schema         an error
 `script_converter`         torch._export.converter       TorchScript is refused
+`decomposition_of`         torch._decomp                 operators without a rule stay whole
 `gloo_opener`              ProcessGroupGloo._Options     PyTorch chooses the network interface
 `nccl_opener`              options.config.max_ctas       NCCL chooses its number of blocks
 `freeze_compiled_weights`  torch._inductor.config        an error
@@ -252,3 +253,25 @@ def freeze_compiled_weights() -> None:
     if not hasattr(config, "freezing"):
         raise lacks("torch._inductor.config.freezing")
     config.freezing = True
+
+
+def decomposition_of(op: Any) -> Callable[..., Any] | None:
+    """PyTorch's own definition of an operator by simpler ones; None where it has none.
+
+    Parameters
+    ----------
+    op
+        An overload.
+
+    Examples
+    --------
+    >>> decomposition_of(torch.ops.aten.hypot.default) is None
+    False
+    """
+    try:
+        table = importlib.import_module("torch._decomp").decomposition_table
+        if op in table:
+            return table[op]
+        return torch.export.default_decompositions()[op] if op._can_decompose() else None
+    except (ImportError, AttributeError, KeyError):
+        return None

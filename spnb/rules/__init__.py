@@ -31,6 +31,7 @@ resize         adaptive pooling, pixel shuffle
 borders        padding: constant, reflect, replicate, circular
 slices         slice, select, index; assignments to slices
 rearrange      concatenate, roll, flip
+lookups        rows of a table, places in a sorted one, gather and scatter along channels
 views          view, permute, expand
 matmul         linear, matrix products, attention
 reductions     mean, sum, largest, variance, norm over space: merged tile by tile
@@ -93,6 +94,7 @@ from . import (
     elementwise,
     fused,
     interpolate,
+    lookups,
     loops,
     matmul,
     norms,
@@ -126,6 +128,7 @@ __all__ = [
     "fused",
     "has_rule",
     "interpolate",
+    "lookups",
     "loops",
     "matmul",
     "module_of_rule",

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from ..ir.axes import Axes, axes_in, dim, size_of
-from ..ir.node import Node, Weight
+from ..ir.node import Node, Weight, overload
 from ..ir.region import Region, Tiling
 from .base import Rule, Tensors, Weights
 from .calls import invoke
@@ -88,8 +90,8 @@ class Unknown(Whole):
 
 INDEPENDENT = """
     adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d fft_fft fft_fft2
-    fft_ifft fft_ifft2 fft_irfft fft_irfft2 fft_rfft fft_rfft2 gather grid_sampler grid_sampler_2d
-    grid_sampler_3d kthvalue max_unpool2d max_unpool3d mode _upsample_bicubic2d_aa
+    fft_ifft fft_ifft2 fft_irfft fft_irfft2 fft_rfft fft_rfft2 grid_sampler grid_sampler_2d
+    grid_sampler_3d max_unpool2d max_unpool3d _upsample_bicubic2d_aa
     _upsample_bilinear2d_aa
 """
 
@@ -130,9 +132,15 @@ def rule_of(node: Node) -> Rule:
     """
     found = node.cache.get(Rule)
     if found is None:
-        factory = factory_of(node.op)
-        found = node.cache[Rule] = (factory(node) if factory else None) or Unknown(node)
+        factory = factory_of(node.op) or _tagged
+        found = node.cache[Rule] = factory(node) or Unknown(node)
     return found
+
+
+def _tagged(node: Node) -> Rule | None:
+    """The rule of an operator of which PyTorch itself says that it is elementwise."""
+    aten = node.op.startswith("aten.")
+    return Rule(node) if aten and torch.Tag.pointwise in overload(node.op).tags else None
 
 
 def whole_axes(rule: Rule, operand: int, tiling: Tiling) -> tuple[int, ...]:

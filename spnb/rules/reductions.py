@@ -263,7 +263,7 @@ def reduction(node: Node) -> Rule | None:
     return Reduction(node, node.kind, tuple(d % rank for d in dims), keepdim)
 
 
-@rule("all", "any", "argmax", "argmin", "max", "min", "median", "prod", "var_mean", "count_nonzero")
+@rule("all", "any", "argmax", "argmin", "max", "min", "prod", "var_mean", "count_nonzero")
 def reduction_without_merging(node: Node) -> Rule | None:
     """The rule of reductions that cannot be merged: over space they read the whole extent."""
     axes, dims = node.operand_axes[0], node.args.get("dim")

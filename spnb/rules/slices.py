@@ -14,6 +14,7 @@ from ..ir.region import Region, Span
 from .base import Direct, Local, Rule, Tensors, Weights
 from .elementwise import uncut
 from .fallback import Whole
+from .lookups import row_lookup
 from .registry import rule
 
 
@@ -100,6 +101,8 @@ def sliced(node: Node) -> Rule | None:
 def indexed(node: Node) -> Rule | None:
     """The rule of indexing, where constants or buffers of the network say which channels."""
     axes, indices = node.operand_axes[0], node.args.get("indices")
+    if isinstance(node.args["self"], Weight):
+        return row_lookup(node) if indices is not None else None
     if indices is None:
         number, index = node.args["dim"] % len(axes.dims), node.args["index"]
     else:

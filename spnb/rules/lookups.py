@@ -1,0 +1,72 @@
+"""Operators that look values up: in a table of weights, or along a dimension that is never cut."""
+
+from __future__ import annotations
+
+from ..ir.axes import Axes, axes_in, dim
+from ..ir.node import Node, Ref, Weight
+from .base import Local, Rule
+from .fallback import WholeImages
+from .registry import rule
+
+
+@rule("embedding")
+def embedding(node: Node) -> Rule | None:
+    """The rule of a table's rows, by number (torch.nn.functional.embedding)."""
+    return _rows_of(node, node.args["weight"], node.args["indices"])
+
+
+@rule("bucketize", "searchsorted")
+def sorted_places(node: Node) -> Rule | None:
+    """The rule of places in one sorted table, which is the same at all positions."""
+    names = ("self", "boundaries") if node.kind == "bucketize" else ("self", "sorted_sequence")
+    values, table = (node.args[name] for name in names)
+    one_table = isinstance(table, Weight) and len(table.shape) == 1
+    return Local(node, node.operand_axes[0]) if one_table and isinstance(values, Ref) else None
+
+
+def row_lookup(node: Node) -> Rule | None:
+    """The rule of ``table[numbers]``, where the table is a weight; None for other indices."""
+    indices = node.args["indices"]
+    return _rows_of(node, node.args["self"], indices[0]) if len(indices) == 1 else None
+
+
+def _rows_of(node: Node, table: object, numbers: object) -> Rule | None:
+    if not isinstance(table, Weight) or not isinstance(numbers, Ref) or len(node.operands) != 1:
+        return None
+    axes = node.operand_axes[0]
+    if node.shape != (*axes.shape, *table.shape[1:]):
+        return None
+    return Local(node, axes.with_dims([*axes.dims, *map(dim, table.shape[1:])]))
+
+
+@rule("gather", "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill")
+def along_channels(node: Node) -> Rule | None:
+    """The rule of reading, or writing, at places along one dimension.
+
+    Each tile does it by itself where that dimension is not cut, and all others are cut alike.
+    """
+    axes = node.operand_axes
+    number = node.args["dim"] % max(1, len(axes[0].dims))
+    others = [[d for k, d in enumerate(each.dims) if k != number] for each in axes]
+    alike = all(each == others[0] for each in others)
+    uncut = alike and not any(axes_in(each.dims[number]) for each in axes)
+    result = Axes.uncut(node.shape, axes[0].rank)
+    dims = [*axes[0].dims[:number], *result.dims[number : number + 1], *axes[0].dims[number + 1 :]]
+    spread = all(len(w.shape) <= 1 for w in node.weights)
+    if uncut and spread and node.shape == tuple(axes[0].with_dims(dims).shape):
+        return Local(node, axes[0].with_dims(dims))
+    rank = len(axes[0].dims)
+    return WholeImages(node) if node.kind == "gather" and node.args["dim"] % rank else None
+
+
+@rule("kthvalue", "mode", "median", "nanmedian")
+def ranked(node: Node) -> Rule | None:
+    """The rule of the value at a rank along one dimension; it has two results."""
+    axes, number = node.operand_axes[0], node.args.get("dim")
+    if number is None:
+        return None
+    number %= max(1, len(axes.dims))
+    if axes_in(axes.dims[number]):
+        return None if number == 0 else WholeImages(node)
+    kept = [dim(1)] if node.args["keepdim"] else []
+    return Local(node, axes.with_dims([*axes.dims[:number], *kept, *axes.dims[number + 1 :]]))
