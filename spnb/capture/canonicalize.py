@@ -148,14 +148,14 @@ def _any_as_largest(node: Node, shape: tuple[int, ...]) -> Iterable[Node]:
     yield replace(node, op="aten.ne.Scalar", args={"self": Ref(names[2]), "other": 0})
 
 
-def _in_type(node: Node, name: str, value: Any, dtype: torch.dtype) -> Node:
+def _in_type(node: Node, name: str, value: object, dtype: torch.dtype) -> Node:
     """A conversion of a value to a type."""
     args = {"self": value, "dtype": dtype, "non_blocking": False, "copy": False}
     args["memory_format"] = None
     return replace(node, name=name, op="aten.to.dtype", args=args, dtype=dtype)
 
 
-def _made_by(value: Any, by_name: Mapping[str, Node]) -> Node | None:
+def _made_by(value: object, by_name: Mapping[str, Node]) -> Node | None:
     """The call that makes a value; None for an input, and for what is no value."""
     return by_name.get(value.value) if isinstance(value, Ref) else None
 
