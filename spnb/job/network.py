@@ -101,9 +101,9 @@ class Network:
     @property
     def image_channels(self) -> tuple[int, int]:
         """Channels, and the number of spatial axes, that its first convolution takes."""
-        told = getattr(self.skeleton, IMAGE_CHANNELS, None)
-        if isinstance(told, tuple):  # by a module that was made of a program
-            return told
+        stated = getattr(self.skeleton, IMAGE_CHANNELS, None)
+        if isinstance(stated, tuple):  # by a module that was made from a program
+            return stated
         first = next((m for m in self.skeleton.modules() if isinstance(m, Convolution)), None)
         if self.method != FORWARD:
             first = first_called(self.skeleton) or first

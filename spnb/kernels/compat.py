@@ -220,14 +220,14 @@ def gloo_opener(address: str, timeout: timedelta) -> GroupOpener:
 
 
 def nccl_opener(timeout: timedelta, blocks: int) -> GroupOpener:
-    """What makes NCCL's groups of two ranks, given a store and this process's rank of the two.
+    """The function that makes NCCL's groups of two ranks, from a store and this process's rank.
 
     Parameters
     ----------
     timeout
-        After which a message that did not arrive is an error.
+        Time after which a message that did not arrive is an error.
     blocks
-        Thread blocks of the GPU that a group takes at most, where NCCL can be told.
+        Most thread blocks of the GPU that a group takes; ignored if NCCL has no such setting.
     """
 
     def open_group(store: distributed.Store, rank: int) -> distributed.ProcessGroup:
