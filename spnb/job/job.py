@@ -19,17 +19,10 @@ from . import checkpoint_io
 from .foreign import opened
 from .job_card import job_card
 from .network import Network
-from .options import OptionTable, options
+from .options import OptionTable, options_section
+from .precision import DTYPES, widest
 from .split import image_extent, shortest_border_grid, stage_tilings
 from .validation import check
-
-DTYPES = {
-    "fp32": torch.float32,
-    "fp64": torch.float64,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
-"""By the names in `spnb.job.parsing.PRECISIONS`."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,9 +61,8 @@ class Job(Shown, OptionTable):
     def __post_init__(self) -> None:
         self._open_foreign()
         if not isinstance(self.model, str | nn.Module):
-            hint = ""
-            if isinstance(self.model, type):
-                hint = f": make one, as {self.model.__name__}(…)"
+            is_class = isinstance(self.model, type)
+            hint = f": make one, as {self.model.__name__}(…)" if is_class else ""
             raise OptionError(f"model must be a name or an nn.Module, not {self.model!r}{hint}")
         super().__post_init__()
         check(self)
@@ -146,8 +138,7 @@ class Job(Shown, OptionTable):
         """
         if self.precision is not None:
             return DTYPES[self.precision]
-        types = self.network.floating_types
-        return max(types, key=lambda each: (each.itemsize, each == torch.float16))
+        return widest(self.network.floating_types)
 
     @property
     def weights_dtype(self) -> torch.dtype | None:
@@ -305,8 +296,4 @@ class Job(Shown, OptionTable):
         return f"Job({self.name!r}{given})"
 
 
-Job.__doc__ = (
-    (Job.__doc__ or "")
-    + "\n    Options\n    -------\n"
-    + "".join(f"    {o.name} : {o.default!r}\n        {o.metadata['help']}\n" for o in options())
-)
+Job.__doc__ = (Job.__doc__ or "") + options_section()

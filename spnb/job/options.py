@@ -2,7 +2,8 @@
 
 PyTorch is not imported here: the command line reads and checks its flags before it loads it.
 `spnb.job.validation` says which values go together; `spnb.job.job.Job` adds the network.
-The module is longer than others since every option stands here with its help text.
+The module is longer than 300 lines since every option stands here, with its help text: one table
+keeps keywords, flags and help alike.
 """
 
 from __future__ import annotations
@@ -363,3 +364,13 @@ def training_options() -> list[str]:
     ['app', 'datapath']
     """
     return [option.name for option in options() if option.metadata["training"]]
+
+
+def options_section() -> str:
+    """Return the section *Options* of a docstring: each option, its default and its help text.
+
+    >>> options_section().splitlines()[3]
+    '    batch_size : 32'
+    """
+    entries = (f"    {o.name} : {o.default!r}\n        {o.metadata['help']}\n" for o in options())
+    return "\n    Options\n    -------\n" + "".join(entries)

@@ -7,8 +7,9 @@ import spnb
 from spnb.errors import OptionError, PlanError
 from spnb.ir.schedule import SCHEDULES
 from spnb.job import options
-from spnb.job.job import DTYPES, Job
+from spnb.job.job import Job
 from spnb.job.parsing import PRECISIONS
+from spnb.job.precision import DTYPES
 from spnb.kernels.devices import DEVICES
 from spnb.training.recipe import OPTIMIZERS
 
