@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ..io.examples import Examples, Unread
 from ..io.sources import HeldSource, Source
+from ..io.tensors import numpy_floats
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 
@@ -36,7 +37,8 @@ def sources_for_rank(
         needs[step.value] = needs.get(step.value, step.region) | step.region
     if sees_files:
         return {name: sources[name] for name in needs}
-    return {name: HeldSource.of(sources[name], region) for name, region in needs.items()}
+    dtype = numpy_floats(rank_plan.dtype)
+    return {name: HeldSource.of(sources[name], region, dtype) for name, region in needs.items()}
 
 
 def examples_for_ranks(

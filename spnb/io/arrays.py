@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..ir.region import Region
 
@@ -15,8 +16,10 @@ def index_in(shape: tuple[int, ...], region: Region) -> tuple[slice, ...]:
     return (batch, slice(0, shape[1]), *box)
 
 
-def floats(values: np.ndarray, largest: int | None = None) -> np.ndarray:
-    """Return a contiguous float32 copy; unsigned integers are scaled to [0, 1].
+def floats(
+    values: np.ndarray, largest: int | None = None, dtype: DTypeLike = np.float32
+) -> np.ndarray:
+    """Return a contiguous copy of floats; unsigned integers are scaled to [0, 1].
 
     Parameters
     ----------
@@ -24,10 +27,12 @@ def floats(values: np.ndarray, largest: int | None = None) -> np.ndarray:
         An array of real numbers.
     largest
         The unsigned integer that becomes 1; by default the largest one of the type.
+    dtype
+        Type of the copy.
     """
-    out = np.array(values, np.float32, order="C")
+    out = np.array(values, dtype, order="C")
     if values.dtype.kind == "u":
-        out /= np.float32(largest or np.iinfo(values.dtype).max)
+        out /= out.dtype.type(largest or np.iinfo(values.dtype).max)
     return out
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 
 from ..ir.axes import Axes
 from ..ir.region import Region
 from .files import mapped
-from .sources import Source
+from .sources import Source, read_as
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,16 @@ class Examples:
         assert not isinstance(self.images, Unread), "only ranks that read images get a source"
         return self.images
 
-    def read(self, chosen: Sequence[int] | np.ndarray, region: Region) -> np.ndarray:
+    def read(
+        self,
+        chosen: Sequence[int] | np.ndarray,
+        region: Region,
+        dtype: DTypeLike = np.float32,
+    ) -> np.ndarray:
         """Return a region of the batch of the ``chosen`` images."""
-        source, rows = self.source, chosen[slice(*region.spans[0])]
-        each = [source.read(Region(((k, k + 1), *region.spans[1:]))) for k in map(int, rows)]
-        return np.concatenate(each)
+        source, rows = self.source, map(int, chosen[slice(*region.spans[0])])
+        ones = [Region(((k, k + 1), *region.spans[1:])) for k in rows]
+        return np.concatenate([read_as(source, one, dtype) for one in ones])
 
     def wanted(
         self, chosen: Sequence[int] | np.ndarray, region: Region, axes: Axes
@@ -116,10 +122,17 @@ class Ahead:
         The examples.
     batches
         Numbers of the examples of each batch.
+    dtype
+        Type in which images are read: float32 or float64.
     """
 
-    def __init__(self, examples: Examples, batches: Sequence[Sequence[int] | np.ndarray]):
-        self.examples, self.batches = examples, batches
+    def __init__(
+        self,
+        examples: Examples,
+        batches: Sequence[Sequence[int] | np.ndarray],
+        dtype: DTypeLike = np.float32,
+    ):
+        self.examples, self.batches, self.dtype = examples, batches, dtype
         self._pool: ThreadPoolExecutor | None = None
         self._coming: dict[tuple[int, Region], Future] = {}
 
@@ -136,10 +149,12 @@ class Ahead:
         """Return a region of a batch, and begin to read the same region of the next batch."""
         if self._pool is not None and number + 1 < len(self.batches):
             following = self.batches[number + 1]
-            job = self._pool.submit(self.examples.read, following, region)
+            job = self._pool.submit(self.examples.read, following, region, self.dtype)
             self._coming[number + 1, region] = job
         coming = self._coming.pop((number, region), None)
-        return coming.result() if coming else self.examples.read(self.batches[number], region)
+        if coming is not None:
+            return coming.result()
+        return self.examples.read(self.batches[number], region, self.dtype)
 
 
 def matched(
@@ -186,7 +201,9 @@ def matched(
                 f" use 0 to {number - 1}, or another num_classes"
             )
     else:
-        wanted, targets = (count, *shape[1:]), targets.astype(np.float32)
+        wanted = (count, *shape[1:])
+        if targets.dtype != np.float64:  # which a network in double precision takes as it is
+            targets = targets.astype(np.float32)
     if targets.shape != wanted:
         kind = "class numbers" if targets.dtype == np.int64 else "numbers"
         raise ValueError(

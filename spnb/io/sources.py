@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..ir.region import Region
 from ..kernels.counter_rng import mixed
@@ -74,6 +75,19 @@ class Source(Protocol):
         ...
 
 
+def read_as(source: Source, region: Region, dtype: DTypeLike) -> np.ndarray:
+    """Read a region in float32 or, for a network in double precision, in float64.
+
+    A source whose values are exact in float32 has only `Source.read`.
+
+    >>> source = ArraySource(np.full((1, 1, 1), 0.1))
+    >>> read_as(source, Region.whole((1, 1)), np.float64).item()
+    0.1
+    """
+    exactly = getattr(source, "read_as", None)
+    return source.read(region).astype(dtype) if exactly is None else exactly(region, dtype)
+
+
 @dataclass(eq=False)
 class ArraySource:
     """A numpy array or torch tensor ``(batch, channels, *spatial)`` in memory.
@@ -93,7 +107,11 @@ class ArraySource:
 
     def read(self, region: Region) -> np.ndarray:
         """Read a region; see `Source`."""
-        return floats(self.array[index_in(self.shape, region)])
+        return self.read_as(region, np.float32)
+
+    def read_as(self, region: Region, dtype: DTypeLike) -> np.ndarray:
+        """Read a region in another type; see `spnb.io.sources.read_as`."""
+        return floats(self.array[index_in(self.shape, region)], dtype=dtype)
 
 
 @dataclass
@@ -117,7 +135,11 @@ class FileSource:
 
     def read(self, region: Region) -> np.ndarray:
         """Read a region; see `Source`."""
-        return floats(self._array()[index_in(self.shape, region)])
+        return self.read_as(region, np.float32)
+
+    def read_as(self, region: Region, dtype: DTypeLike) -> np.ndarray:
+        """Read a region in another type; see `spnb.io.sources.read_as`."""
+        return floats(self._array()[index_in(self.shape, region)], dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -167,13 +189,15 @@ class Repeated:
 
     def read(self, region: Region) -> np.ndarray:
         """Read a region; see `Source`."""
+        return self.read_as(region, np.float32)
+
+    def read_as(self, region: Region, dtype: DTypeLike) -> np.ndarray:
+        """Read a region in another type; see `spnb.io.sources.read_as`."""
         index_in(self.shape, region)
-        if self.source.shape[0] == 1:
-            one = self.source.read(Region(((0, 1), *region.spans[1:])))
-        else:
-            one = self.source.read(region)
+        one = Region(((0, 1), *region.spans[1:])) if self.source.shape[0] == 1 else region
+        values = read_as(self.source, one, dtype)
         return np.ascontiguousarray(
-            np.broadcast_to(one, (region.shape[0], self.channels, *region.shape[1:]))
+            np.broadcast_to(values, (region.shape[0], self.channels, *region.shape[1:]))
         )
 
 
@@ -201,7 +225,7 @@ class RowSource:
         if given is NOT_GIVEN:
             array = np.random.default_rng(seed).random(shape, np.float32)
         else:
-            array = np.asarray(as_numpy(given), np.float32)
+            array = np.asarray(as_numpy(given), np.float64)
         if array.shape != tuple(shape):
             raise ValueError(f"an input is of shape {array.shape}, but {tuple(shape)} is planned")
         return cls(array)
@@ -222,14 +246,20 @@ class HeldSource:
     values: np.ndarray
 
     @classmethod
-    def of(cls, source: Source, region: Region) -> HeldSource | RowSource:
+    def of(
+        cls, source: Source, region: Region, dtype: DTypeLike = np.float32
+    ) -> HeldSource | RowSource:
         """Read a region of all images of the batch now."""
         if isinstance(source, RowSource):
             return source
         region = Region(((0, source.shape[0]), *region.spans[1:]))
-        return cls(source.shape, source.name, region, source.read(region))
+        return cls(source.shape, source.name, region, read_as(source, region, dtype))
 
     def read(self, region: Region) -> np.ndarray:
         """Read a region; see `Source`."""
+        return self.read_as(region, np.float32)
+
+    def read_as(self, region: Region, dtype: DTypeLike) -> np.ndarray:
+        """Read a region in another type; see `spnb.io.sources.read_as`."""
         batch, *box = region.slices_in(self.region)
-        return np.ascontiguousarray(self.values[(batch, slice(None), *box)])
+        return np.ascontiguousarray(self.values[(batch, slice(None), *box)], dtype)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..ir.region import Region
 from .arrays import checked, floats, index_in
@@ -146,6 +147,10 @@ class TiffSource:
 
     def read(self, region: Region) -> np.ndarray:
         """Read a region; see `Source`."""
+        return self.read_as(region, np.float32)
+
+    def read_as(self, region: Region, dtype: DTypeLike) -> np.ndarray:
+        """Read a region in another type; see `spnb.io.sources.read_as`."""
         batch, channels, *box = index_in(self.shape, region)
         index = stored_index(self.layout, batch, box)
         with reading(self.path):
@@ -155,7 +160,7 @@ class TiffSource:
                 values = np.memmap(self.path, self.dtype, "r", self.offset, self.stored)[index]
         values, largest = self._in_colours(values)
         values = batched(values, self._taken)[:, channels]
-        return floats(values if "B" in self.layout else values[batch], largest)
+        return floats(values if "B" in self.layout else values[batch], largest, dtype)
 
     def _decoded(self, index: tuple[slice, ...]) -> np.ndarray:
         """Return a part of the series, decoded plane by plane."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..ir.region import Region
 from .arrays import checked, floats, index_in
@@ -46,11 +47,15 @@ class ZarrSource:
 
     def read(self, region: Region) -> np.ndarray:
         """Read a region; see `Source`."""
+        return self.read_as(region, np.float32)
+
+    def read_as(self, region: Region, dtype: DTypeLike) -> np.ndarray:
+        """Read a region in another type; see `spnb.io.sources.read_as`."""
         batch, _, *box = index_in(self.shape, region)
         with reading(self.path):
             stored = self._array()[stored_index(self.layout, batch, box)]
         values = batched(stored, self.layout)
-        return floats(values if "B" in self.layout else values[batch])
+        return floats(values if "B" in self.layout else values[batch], dtype=dtype)
 
 
 def zarr_layout(

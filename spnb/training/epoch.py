@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..io.examples import Ahead, Examples
+from ..io.tensors import numpy_floats
 from ..ir.region import Region
 from ..kernels.devices import CPU
 from ..kernels.half_conv import HALVES
@@ -127,7 +128,8 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.recipe.rate(epoch)
         steps = len(examples) // batch
-        ahead = Ahead(examples, [order[k * batch : (k + 1) * batch] for k in range(steps)])
+        batches = [order[k * batch : (k + 1) * batch] for k in range(steps)]
+        ahead = Ahead(examples, batches, numpy_floats(self.worker.rank_plan.dtype))
         losses, right, seconds = [], [], []
         process_memory.restart_peak(self.worker.device)
         with ahead.reading(self.num_workers):

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import tifffile
 import torch
+import zarr
 from PIL import Image
 from torch import nn
 
@@ -168,3 +170,37 @@ def test_what_is_synthetic_says_so(capsys):
     plan = spnb.plan(run.plan.job.replace(batch_size=2), training=True)
     spnb.InProcess(plan).train()
     assert "no images are given: these are synthetic" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- double precision
+
+
+@pytest.mark.parametrize("suffix", ["array", "npy", "tif", "zarr", "tiles"])
+def test_double_precision_is_not_rounded(suffix, tmp_path):
+    module = net().double()
+    image = torch.rand(1, 3, 20, 30, dtype=torch.float64)
+    given, path = image, tmp_path / f"a.{suffix}"
+    if suffix == "npy":
+        np.save(path, image.numpy())
+        given = path
+    elif suffix == "zarr":
+        zarr.create_array(path, data=image.numpy())
+        given = path
+    elif suffix in ("tif", "tiles"):
+        options = {"tile": (16, 16), "compression": "zlib"} if suffix == "tiles" else {}
+        given = path.with_suffix(".tif")
+        tifffile.imwrite(given, image.numpy(), photometric="minisblack", **options)
+    result = session(module, batch_size=1, precision="fp64").infer(given)
+    with torch.no_grad():
+        torch.testing.assert_close(result.output, module(image), rtol=1e-14, atol=1e-14)
+
+
+def test_numbers_and_images_of_training_are_not_rounded():
+    module = nn.Conv2d(3, 2, 3, padding=1).double()
+    images = torch.rand(2, 3, 20, 30, dtype=torch.float64)
+    targets = torch.rand(2, 2, 20, 30, dtype=torch.float64)
+    expected = nn.functional.mse_loss(module(images), targets).item()
+    found = session(module, training=True, batch_size=2, precision="fp64").train(
+        images, targets, loss="mse"
+    )
+    assert found.history["loss"][0] == pytest.approx(expected, rel=1e-13)
