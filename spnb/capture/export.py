@@ -13,6 +13,7 @@ import io
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from typing import Any
@@ -129,16 +130,17 @@ def _read(
     try:
         if has_transforms(program):
             program = _decomposed(program)
-        try:
-            graph = graph_of(program, fake, dtype, training)
-        except WritesIntoView:
-            program = _decomposed(program)
-            graph = graph_of(program, fake, dtype, training)
+        with quiet_log():
+            try:
+                graph = graph_of(program, fake, dtype, training)
+            except WritesIntoView:
+                program = _decomposed(program)
+                graph = graph_of(program, fake, dtype, training)
 
-        def again(table: Table) -> Graph:
-            return graph_of(_decomposed(program, table), fake, dtype, training)
+            def again(table: Table) -> Graph:
+                return graph_of(_decomposed(program, table), fake, dtype, training)
 
-        return taken_apart(graph, again)
+            return taken_apart(graph, again)
     except CaptureError:
         raise
     except Exception as error:
@@ -220,6 +222,11 @@ def first_line(error: Exception) -> str:
     inner = re.search(r"got \w+\([\"'](.+?)[\"']\)", text) or re.search(r"Explanation: (.+)", text)
     if inner and len(text.splitlines()) > 1:  # of PyTorch's compiler, which is told of at length
         first = f"{first.rstrip('.')}: {inner[1].rstrip(':')}"
+    if kind := re.search(r"Found <class '(.+?)'> in output", text):
+        return (
+            f"it returns a {kind[1]}, of which PyTorch does not know the tensors: return tensors,"
+            " tuples, lists or dicts, or register the class with torch.export.register_dataclass"
+        )
     if "data-dependent" not in first:
         return first
     return (
@@ -235,7 +242,9 @@ def quiet_log() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Pred is a Python constant")  # one branch is taken
+            yield
     finally:
         logging.disable(before)
 

@@ -287,6 +287,11 @@ class ExportReader:
                 " depends on the values of a tensor, so what follows cannot be planned: use"
                 " torch.where, or do this after the network"
             )
+        if any(each.layout != torch.strided for each in every):
+            raise CaptureError(
+                f"{path or 'forward'} ({op.split('.')[1]}) gives a sparse tensor, which has no"
+                " tiles: use dense tensors"
+            )
         given = dict(zip((a.name for a in schema), fx.args, strict=False)) | dict(fx.kwargs)
         args = {a.name: self.leaf(given.get(a.name, a.default_value)) for a in schema}
         args = autocast.cast_in_region(self, fx, args)

@@ -11,11 +11,16 @@ MULTIPLES = (
 """Numbers of which sides of images often must be multiples: strides, and sizes of windows."""
 
 SURE = (256, 224)
-"""Most common multiples; a network that fails at multiples of these does not fail for its size."""
+"""A network that takes multiples of some number takes multiples of one of these."""
+
+FIXED = (28, 32, 64, 96, 112, 128, 160, 192, 224, 240, 256, 299, 320, 384, 448, 512, 518, 640, 1024)
+"""Sides of square images, for networks that take one size only."""
 
 
 def nearest_size(size: Sequence[int], works: Callable[[Sequence[int]], bool]) -> list[int] | None:
     """The nearest size that works, among sizes with sides that are multiples of one number.
+
+    For a network that takes one size only, the sizes that are tried are `FIXED`.
 
     Parameters
     ----------
@@ -33,9 +38,12 @@ def nearest_size(size: Sequence[int], works: Callable[[Sequence[int]], bool]) ->
     --------
     >>> nearest_size((97, 133), lambda size: all(n % 16 == 0 for n in size))
     [96, 128]
+    >>> nearest_size((200, 200), lambda size: size == [224, 224])
+    [224, 224]
     """
     if not any(works([-(-n // m) * m for n in size]) for m in SURE):
-        return None
+        squares = sorted(FIXED, key=lambda n: sum(abs(n - each) for each in size))
+        return next(([n] * len(size) for n in squares if works([n] * len(size))), None)
     tried = {tuple(size)}
     for m in MULTIPLES:
         candidate = [max(m, (n + m // 2) // m * m) for n in size]

@@ -55,6 +55,8 @@ def graph_of(
         reader.read(fx)
     inputs = reader.input_axes()
     outputs = [reader.returned(leaf) for leaf in _outputs(program)]
+    if not any(isinstance(leaf, (Ref, Weight)) for leaf in outputs):
+        raise CaptureError("the network returns no tensor: return what it computes")
     nodes = list(canonical(reader.nodes, outputs))
     if training:
         refuse_unread_norms(nodes, outputs)

@@ -102,11 +102,15 @@ def shown_by_module(bar: Bar, task: str, module: Any, costs: Mapping[str, float]
     costs
         The cost of each module in it, by path, in any unit.
     """
+    from torch.compiler import is_compiling
+
     done, total = 0.0, sum(costs.values()) or 1.0
 
     def after(path: str) -> Callable[..., None]:
         def show(*_: object) -> None:
             nonlocal done
+            if is_compiling():  # a branch of torch.cond may change nothing outside of it
+                return
             done = min(done + costs.get(path, 0.0), total)
             bar.show(task, done, total)
 

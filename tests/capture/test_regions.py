@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+import spnb
 from spnb.capture.export import capture
 from spnb.errors import CaptureError, PlanError
 from spnb.ir.region import Tiling
@@ -185,3 +186,32 @@ def test_what_spnb_does_not_know_is_refused_by_name():
 
     with pytest.raises(CaptureError, match=r"while_loop.*reads no input of the network"):
         capture(Call(forward), IMAGE, torch.float32)
+
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = (
+            nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), nn.ReLU()),
+            nn.Linear(4, 3),
+        )
+
+    @torch.autocast("cpu", dtype=torch.bfloat16)
+    def forward(self, x):
+        return self.head(self.conv(x).permute(0, 2, 3, 1)).softmax(-1)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 4, "parts": 2}, {"halo_D2": True}])
+def test_a_session_runs_and_checks_a_network_under_autocast(capfd, options):
+    options = {"batch_size": 1, "split_size": 1, "num_spatial_parts": 4} | options
+    job = spnb.Job(randomize(Classifier()), image_size="18x22", **options)
+    result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+    assert result.check().passed
+    assert result.output.dtype == torch.bfloat16
+    assert capfd.readouterr().err == ""
+
+
+def test_a_session_checks_a_network_with_modules_in_branches():
+    net = Call(lambda m, x: torch.cond(x.mean() > 0, m[0], m[1], (x,)), conv(), conv())
+    job = spnb.Job(net, image_size=12, batch_size=1, split_size=1, num_spatial_parts=4)
+    assert spnb.InProcess(spnb.plan(job), progress=False).infer().check().passed

@@ -101,6 +101,7 @@ def written_in_region(inner, x):
 
 WRAPS = {
     "autocast off": lambda inner, x: autocast(inner, x, enabled=False),
+    "autocast on": lambda inner, x: autocast(inner, x, dtype=torch.bfloat16),
     "no_grad": without_gradient,
     "inference_mode": in_inference_mode,
     "checkpoint": lambda inner, x: checkpoint(inner, x, use_reentrant=False),
