@@ -34,6 +34,7 @@ rearrange      concatenate, roll, flip
 lookups        rows of a table, places in a sorted one, gather and scatter along channels
 views          view, permute, expand
 matmul         linear, matrix products, attention
+tile_products  matrix products that sum over space: merged tile by tile
 reductions     mean, sum, largest, variance, norm over space: merged tile by tile
 norms          group, instance, layer, batch and RMS norm, softmax over space
 fallback       operators that need whole operands, and those without a rule
@@ -103,6 +104,7 @@ from . import (
     reductions,
     resize,
     slices,
+    tile_products,
     transposed,
     unfold,
     views,
@@ -142,6 +144,7 @@ __all__ = [
     "rule",
     "rule_of",
     "slices",
+    "tile_products",
     "transposed",
     "unfold",
     "views",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,10 +10,14 @@ from typing import Any
 from ..ir.axes import Axes, Dim, axes_in, dim, size_of
 from ..ir.broadcasting import fitted
 from ..ir.node import Node, Ref, Weight, leaves
-from ..ir.region import Region
+from ..ir.region import Region, Tiling
 from .base import Rule, Tensors, Weights
 from .calls import invoke
 from .registry import rule
+from .tile_products import ProductTargets, product_of_tiles
+
+MERGING = ("matmul", "bmm", "mm", "einsum", "linear")
+"""Products without a further summand but a bias, so that those of tiles add up."""
 
 Labels = tuple[str, ...]
 """A name for each dimension; the same name in two tensors is the same dimension."""
@@ -80,6 +84,57 @@ class Product(Rule):
         pairs = zip(axes.dims, target.dims, strict=True)
         return any(axis in axes_in(mine) and mine != there for mine, there in pairs)
 
+    def lower(self, tiling: Tiling) -> Sequence[Node]:
+        """Where the sum runs over positions that tiles share out, each tile sums its own."""
+        summed = self._summed(tiling)
+        if not summed:
+            return (self.node,)
+        weights = {
+            name: self._cut_like(labels, Axes.uncut(shape, self.axes.rank), summed)
+            for name, labels, shape in (
+                (w.name, self.weight_labels[w.name], w.shape)
+                for w in self.node.weights
+                if w.name in self.weight_labels
+            )
+        }
+        operands = tuple(
+            self._cut_like(labels, axes, summed)
+            for labels, axes in zip(self.labels, self.node.operand_axes, strict=True)
+        )
+        cut = [a for a in _axes_of(summed.values()) if tiling.grid[a] > 1]
+        return product_of_tiles(
+            self.node, ProductTargets(operands, weights, self.axes), sorted(cut), tiling
+        )
+
+    def _summed(self, tiling: Tiling) -> dict[str, Dim]:
+        """The axes in the summed dimensions that a grid cuts; empty if they do not let it."""
+        found: dict[str, Dim] = {}
+        for labels, axes in zip(self.labels, self.node.operand_axes, strict=True):
+            for label, factors in zip(labels, axes.dims, strict=True):
+                if label in self.result_labels or not any(
+                    tiling.grid[a] > 1 for a in axes_in(factors)
+                ):
+                    continue
+                if found.setdefault(label, factors) != factors:
+                    return {}
+        axes_summed = _axes_of(found.values())
+        alone = len(set(axes_summed)) == len(axes_summed) and 0 not in axes_summed
+        free = not set(axes_summed) & set(self.axes.present)
+        others = (
+            self.gathers(k, a)
+            for k, axes in enumerate(self.node.operand_axes)
+            for a in axes.present
+            if a not in axes_summed and tiling.grid[a] > 1
+        )
+        fits = self.node.kind in MERGING and self.node.dtype.is_floating_point
+        return found if alone and free and fits and not any(others) else {}
+
+    def _cut_like(self, labels: Labels, axes: Axes, summed: Mapping[str, Dim]) -> Axes:
+        """Axes in which a tensor's dimensions are cut like the result's, and like the sum's."""
+        target = self._target(labels, axes)
+        pairs = zip(labels, target.dims, strict=True)
+        return target.with_dims([summed.get(label, d) for label, d in pairs])
+
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
@@ -91,6 +146,11 @@ class Product(Rule):
         ]
         local = {w.name: self._fitted_weight(w, weights, region) for w in self.node.weights}
         return invoke(self.node.op, self.node.bind(operands, local))
+
+
+def _axes_of(dims: Iterable[Dim]) -> list[int]:
+    """The axes in some dimensions, in order."""
+    return [axis for factors in dims for axis in axes_in(factors)]
 
 
 def product(node: Node, labels: Sequence[Labels | None], result: Labels) -> Rule:

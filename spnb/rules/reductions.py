@@ -31,7 +31,7 @@ from .registry import rule
 from .statistics import REDUCTIONS, STATISTICS, order_of
 
 
-def _precise(dtype: torch.dtype) -> torch.dtype:
+def precise(dtype: torch.dtype) -> torch.dtype:
     """The type of the figures: fp32 for half precision, in which sums would overflow."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
@@ -61,18 +61,40 @@ def merged(
         name=f"{node.name}.partial",
         op=f"spnb.partial.{node.kind}",
         args=args,
-        dtype=_precise(node.dtype),
+        dtype=precise(node.dtype),
         operand_axes=(axes,),
     )
-    nodes = [replace(call, axes=Partial(call).axes)]
-    for axis in (*reversed(parts), *[0] * len(images)):
+    first = replace(call, axes=Partial(call).axes)
+    return [first, *combined(node, first, list(parts), _statistic(kind), images=len(images))]
+
+
+def combined(
+    node: Node, partial: Node, parts: Sequence[int], statistic: str, images: int = 0
+) -> list[Node]:
+    """Calls that merge the figures of tiles along one axis of the grid after another.
+
+    Parameters
+    ----------
+    node
+        The call that they replace; their names begin with its name.
+    partial
+        Computes the figures of each tile.
+    parts
+        The axes of the grid along which the figures differ.
+    statistic
+        A key of `STATISTICS`.
+    images
+        1 if the figures of all images are merged at the end, else 0.
+    """
+    nodes = [partial]
+    for axis in (*reversed(parts), *[0] * images):
         last = nodes[-1]
-        args = {"self": Ref(last.name), "axis": axis, "statistic": _statistic(kind)}
+        args = {"self": Ref(last.name), "axis": axis, "statistic": statistic}
         args["unmerged"] = [a for a in parts if a < axis]
         call = replace(last, name=f"{node.name}.over{axis}", op=f"spnb.combined.{node.kind}")
         call = replace(call, args=args, operand_axes=(last.axes,))
         nodes.append(replace(call, axes=Combined(call).axes))
-    return nodes
+    return nodes[1:]
 
 
 def _options(node: Node) -> dict[str, Any]:

@@ -1,0 +1,43 @@
+"""Gradients of operators that tiles compute by rules of their own, or in parts."""
+
+import pytest
+import torch
+from tiled import Call, noise
+from torch import nn
+from torch.nn import functional as F
+from training_steps import check, grid
+
+SHAPE = (2, 4, 12, 10)
+
+
+def masked(layers, x):
+    y = layers[0](x)
+    y[y < 0] = 0
+    return layers[0](y)
+
+
+def gram(layers, x):
+    flat = layers[0](x).flatten(2)
+    return ((flat @ flat.transpose(1, 2)).softmax(-1) @ flat).view(x.shape)
+
+
+TRAINED = {
+    "masked": masked,
+    "gram": gram,
+    "cosine_similarity": lambda m, x: m[0](x) * F.cosine_similarity(m[0](x), x, 1)[:, None],
+    "hypot": lambda m, x: torch.hypot(m[0](x), m[0](x) + 1),
+    "std_mean": lambda m, x: m[0](x) / (1 + torch.std_mean(m[0](x), (2, 3), keepdim=True)[0]),
+    "gather": lambda m, x: m[0](x).gather(1, x.argsort(1)),
+    "diff": lambda m, x: m[0](x).diff(dim=3),
+    "repeat_interleave": lambda m, x: m[0](x).repeat_interleave(2, 3),
+    "written weight": lambda m, x: m[0](x * m[0].weight.sum().detach()),
+}
+
+
+@pytest.mark.parametrize("operator", TRAINED)
+def test_gradients_are_those_of_the_untiled_network(operator):
+    torch.manual_seed(0)
+    net = Call(TRAINED[operator], nn.Conv2d(4, 4, 3, padding=1)).double()
+    with torch.no_grad():
+        like = net(noise(*SHAPE))
+    check(net, noise(*SHAPE), noise(*like.shape, seed=2), [grid(2, 2)])
