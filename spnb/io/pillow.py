@@ -59,7 +59,11 @@ def read_whole(path: str, name: str, channels: int) -> ArraySource:
         if image.format == "FITS" and image.mode[0] == "I":
             raise ValueError("zero and scale of a FITS are not read: use TIFF or npy")
         bits = lost_bits(image, path)
-        array = decoded(image, path, bits) if bits else _loaded(image)
+        try:
+            array = decoded(image, path, bits) if bits else _loaded(image)
+        except MemoryError:  # a damaged file may say any size
+            size = "x".join(map(str, image.size[::-1]))
+            raise ValueError(f"its {size} pixels do not fit into the memory") from None
     if array.ndim == 3 and array.shape[2] < 3:
         array = array[..., 0]  # grey; an alpha is dropped
     layout = "SS" if array.ndim == 2 else "SSA" if array.shape[2] == 4 != channels else "SSC"
