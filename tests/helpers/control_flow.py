@@ -198,7 +198,7 @@ def outcome(seed):
     try:
         with torch.no_grad():
             untiled = net(x.clone())
-    except RuntimeError:
+    except Exception:  # PyTorch's compiler, which runs torch.cond, raises errors of many classes
         return "untiled fails"
     tilings = [Tiling.even((1, *chance.choice([(2, 2), (1, 3), (2, 1)])))]
     options = {"parts": chance.choice([1, 1, 2]), "fused": chance.choice([0, 1 << 30])}
