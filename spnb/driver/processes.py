@@ -177,7 +177,7 @@ class Launch:
             processes = [*self.processes, *watchdog.family(self._leaders())]
             watchdog.send(signal.SIGTERM, self.engines)
             watchdog.wait(self.engines, GRACE)
-            watchdog.kill(processes)
+            watchdog.kill_family(self._leaders(), processes)
             watchdog.remove(self.segments)
         finally:
             # This removes the lease.  If an interrupt came before the kill, the watchdogs now

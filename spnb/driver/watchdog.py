@@ -41,7 +41,7 @@ def main(owner_pid: int, folder: Path, command: list[str]) -> int:
             return child.wait(POLL)
         except psutil.TimeoutExpired:
             continue
-    kill(family([child]))
+    kill_family([child])
     shutil.rmtree(folder, ignore_errors=True)
     return 1
 
@@ -63,6 +63,27 @@ def family(leaders: Iterable[psutil.Process]) -> list[psutil.Process]:
         except psutil.NoSuchProcess:
             continue
     return found
+
+
+def kill_family(leaders: Collection[psutil.Process], known: Iterable[psutil.Process] = ()) -> None:
+    """Kill processes and all their descendants, and wait until none runs.
+
+    A process that is just starting another would leave it behind.  So each is stopped before its
+    children are listed, until none is new.
+
+    Parameters
+    ----------
+    leaders
+        The processes.
+    known
+        Descendants that were found before: those of a dead process cannot be found any more.
+    """
+    found = list(known)
+    send(signal.SIGSTOP, found)
+    while new := [process for process in family(leaders) if process not in found]:
+        send(signal.SIGSTOP, new)
+        found += new
+    kill(found)
 
 
 def kill(processes: Collection[psutil.Process]) -> None:
