@@ -39,11 +39,14 @@ def test_refuses_what_needs_the_whole_extent():
         " stage fits; a network of finer modules, or spatial_size=0"
         " (--spatial-size 0), would do"
     )
-    net = nn.Sequential(
-        conv(), nn.Sequential(nn.Flatten(), nn.Linear(4 * 12 * 20, 4)), nn.Linear(4, 2)
-    )
+
+    class Sort(nn.Module):
+        def forward(self, x):
+            return x.sort(-1)[0]
+
+    net = nn.Sequential(conv(), nn.Sequential(nn.Flatten(), Sort()), nn.Linear(4 * 12 * 20, 2))
     message = refusal(net, (1, 4, 12, 20), [grid("square", 4), WHOLE], balance=[2, 1])
-    assert "stage 0, 1.1 (linear)" in message
+    assert "stage 0, 1.1 (sort)" in message
     assert "at most 1 of the 3 blocks can be tiled: balance 1,2" in message
     message = refusal(net, (1, 4, 12, 20), [grid("square", 4)])
     assert "add an untiled stage (split_size=2, --split-size 2)" in message

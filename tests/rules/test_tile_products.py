@@ -64,9 +64,10 @@ def test_a_product_is_merged(network, parts):
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_classifier_of_all_positions(bias):
     """As VGG's: each tile has the columns of the weight that belong to its positions."""
-    net = nn.Sequential(nn.Conv2d(4, 3, 3, padding=1), nn.Flatten(2), nn.Linear(99, 5, bias=bias))
-    plans = check_tiled(net, SHAPE, grids=[(2, 2)])
-    assert not any(plan.gathered for plan in plans)
+    for dims, size in ((2, 99), (1, 297)):
+        layers = [nn.Conv2d(4, 3, 3, padding=1), nn.Flatten(dims), nn.Linear(size, 5, bias=bias)]
+        plans = check_tiled(nn.Sequential(*layers), SHAPE, grids=[(2, 2), (1, 3)])
+        assert not any(plan.gathered for plan in plans)
 
 
 def test_a_volume():
