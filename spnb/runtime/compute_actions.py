@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from ..ir.axes import rows_beside
-from ..ir.node import Node
+from ..ir.node import Node, leaves
 from ..ir.program import Compute
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
+from ..kernels.nan_watch import FINITE, look
 from ..rules import Rule
 from ..rules.base import Call
 from ..rules.core_first import CoreAndBoundary, CoreFirst
@@ -81,9 +83,14 @@ class ComputeActions:
         self._values.hold(node.name, step.region)
         number, label = step.node, node.label
 
+        numbers = (arg for arg in leaves(node.args) if isinstance(arg, float))
+        makes_nan = node.kind not in FINITE or not all(map(math.isfinite, numbers))
+
         def compute(run: RunState) -> None:
             run.at = label
             apply(run)
+            if makes_nan:
+                look(run.values[node.name])
             run.report_node(number)
 
         return compute

@@ -6,6 +6,7 @@ from ..ir.axes import rows_beside
 from ..ir.exchange import HOST
 from ..ir.program import Free, Keep, Receive, Send
 from ..ir.rank_plan import RankPlan
+from ..kernels.nan_watch import look
 from .halo_tile import FramedHaloTile, HaloTile, Pieces, channels_last, packed, putter
 from .local_values import LocalValues
 from .result_places import ResultPlaces
@@ -87,6 +88,7 @@ class ExchangeActions:
             run.transport.wait(pieces.arrivals)
             size = sum(tensor.nbytes for tensor in pieces.tensors[1:])
             run.recorder.note(start, "wait", layer, step.kind, size)
+            look(pieces.tensors[1:])
 
         self._values.hold_tile(step.value, tile, end if step.transfers else None)
         return begin

@@ -16,6 +16,7 @@ from ..ir.region import Region
 from ..ir.schedule import at_once
 from ..kernels.devices import CPU, computing_on
 from ..kernels.half_conv import convolving
+from ..kernels.nan_watch import look, watched
 from ..kernels.preallocated import writing_in_place
 from ..transport import Transport
 from .compiled_stage import CompiledStage
@@ -75,6 +76,7 @@ class Worker:
         self.stages = [
             CompiledStage(stage, weights, device) for stage in pipeline_stages_of(rank_plan)
         ]
+        self._finite_weights = all(bool(t.sum().isfinite()) for t in weights.values())
         self._failed_before = False
         self._convolving = convolving(rank_plan.floating_types, device)
 
@@ -114,7 +116,8 @@ class Worker:
         run.recorder.stage = self.rank_plan.stage
         failures = share_failures(transport, lambda: f"stage {run.recorder.stage}, {run.at}")
         in_place = writing_in_place(any(stage.writes_in_place for stage in self.stages))
-        with computing_on(self.device), failures, in_place, self._convolving:
+        watch = watched(clean=self._finite_weights)
+        with computing_on(self.device), failures, in_place, self._convolving, watch:
             transport.barrier()
             run.recorder.start()
             self._run_all(run, transport, report_progress)
@@ -149,7 +152,13 @@ class Worker:
 
     def _reader(self, read: Read) -> Read:
         """A function that reads inputs to the device."""
-        return lambda value, region: read(value, region).to(self.device)
+
+        def read_to_device(value: str, region: Region) -> torch.Tensor:
+            found = read(value, region)
+            look(found)
+            return found.to(self.device)
+
+        return read_to_device
 
     def _connected(self) -> Transport:
         if self.transport is None:

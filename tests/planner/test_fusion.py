@@ -94,6 +94,8 @@ def test_what_is_joined_and_what_is_not_is_exact(forward, precision):
         lambda: [nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)],
         lambda: [nn.Conv2d(4, 4, 3, padding=1), nn.ReLU6()],
         lambda: [nn.Conv2d(4, 4, 3, 2, 1), nn.Hardtanh(-0.5, 0.5)],
+        lambda: [nn.Conv2d(4, 4, 1), Call(lambda x: x / x.relu()), nn.Conv2d(4, 4, 3), nn.ReLU()],
+        lambda: [nn.ConstantPad2d(1, float("nan")), nn.Conv2d(4, 4, 3), nn.ReLU()],
         lambda: [nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.SiLU()],
     ],
 )
