@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,43 +17,25 @@ _HIDDEN = {"training", *vars(nn.Module())} - {"_forward_hooks", "_forward_pre_ho
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.Size)
 
 
-@dataclass(frozen=True)
-class ModuleState:
-    """What a plan and its weights were made from.
+def structure_of(module: nn.Module) -> Hashable:
+    """The layers with their settings and hooks, and the name, shape and type of each weight.
 
-    Attributes
-    ----------
-    structure
-        The layers with their settings and hooks, and the name, shape and type of each weight.
-    values
-        A hash of the values of all weights.
+    Examples
+    --------
+    >>> layer = nn.Conv2d(1, 1, 3)
+    >>> before = structure_of(layer), hash_of(named(layer).values())
+    >>> with torch.no_grad():
+    ...     layer.weight.data += 1
+    >>> before[0] == structure_of(layer), before[1] == hash_of(named(layer).values())
+    (True, False)
     """
-
-    structure: Hashable
-    values: int
-
-    @classmethod
-    def of(cls, module: nn.Module) -> ModuleState:
-        """The state of a module now.
-
-        Examples
-        --------
-        >>> layer = nn.Conv2d(1, 1, 3)
-        >>> before = ModuleState.of(layer)
-        >>> with torch.no_grad():
-        ...     layer.weight.data += 1
-        >>> after = ModuleState.of(layer)
-        >>> before.structure == after.structure, before.values == after.values
-        (True, False)
-        """
-        layers = tuple(
-            (path, type(m), settings_of(m, hash_of)) for path, m in module.named_modules()
-        )
-        tensors = named(module)
-        weights = tuple(
-            (name, id(t), tuple(t.shape), t.dtype, t.requires_grad) for name, t in tensors.items()
-        )
-        return cls(structure=(layers, weights), values=hash_of(tensors.values()))
+    layers = tuple(
+        (path, type(layer), _settings_of(layer)) for path, layer in module.named_modules()
+    )
+    weights = tuple(
+        (name, id(t), tuple(t.shape), t.dtype, t.requires_grad) for name, t in named(module).items()
+    )
+    return layers, weights
 
 
 def hash_of(tensors: Iterable[torch.Tensor]) -> int:
@@ -72,28 +53,19 @@ def hash_of(tensors: Iterable[torch.Tensor]) -> int:
     return digest.intdigest()
 
 
-def settings_of(
-    module: nn.Module, tensor_key: Callable[[list[torch.Tensor]], Hashable] = len
-) -> tuple[tuple[str, Hashable], ...]:
-    """The plain values, tensors and functions that a module has as attributes, besides its mode.
+def _settings_of(module: nn.Module) -> Hashable:
+    """The plain values, tensors and functions that a layer has as attributes, besides its mode."""
+    return tuple((name, _key(value)) for name, value in vars(module).items() if name not in _HIDDEN)
 
-    Parameters
-    ----------
-    module
-        A module, without its children.
-    tensor_key
-        What stands for a tensor; by default all tensors are alike.
-    """
 
-    def key(value: Any) -> Hashable:
-        if isinstance(value, torch.Tensor):
-            return tensor_key([value])
-        if isinstance(value, _SIMPLE):
-            return repr(value)
-        if isinstance(value, list | tuple):
-            return tuple(map(key, value))
-        if isinstance(value, Mapping):
-            return tuple((repr(name), key(item)) for name, item in value.items())
-        return id(value) if callable(value) else type(value).__qualname__
-
-    return tuple((name, key(value)) for name, value in vars(module).items() if name not in _HIDDEN)
+def _key(value: Any) -> Hashable:
+    """What stands for an attribute's value in a comparison."""
+    if isinstance(value, torch.Tensor):
+        return hash_of([value])
+    if isinstance(value, _SIMPLE):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return tuple(map(_key, value))
+    if isinstance(value, Mapping):
+        return tuple((repr(name), _key(item)) for name, item in value.items())
+    return id(value) if callable(value) else type(value).__qualname__

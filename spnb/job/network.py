@@ -14,7 +14,7 @@ from .. import models
 from ..capture.export import capture
 from ..ir import weights
 from ..ir.graph import Graph
-from ..ir.module_state import ModuleState
+from ..ir.module_state import hash_of, structure_of
 from ..rules import registered
 from . import checkpoint_io
 from .foreign import IMAGE_CHANNELS
@@ -64,7 +64,7 @@ class Network:
         self._trained: nn.Module | None = None
         self._graph: Graph | None = None
         self._graph_key: tuple[Hashable, ...] | None = None
-        self._state: ModuleState | None = None
+        self._state: tuple[Hashable, int] | None = None  # structure and weights, when last looked
         self._default_dtype = torch.get_default_dtype()
 
     def is_same_as(self, other: Network) -> bool:
@@ -196,15 +196,14 @@ class Network:
 
     @property
     def structure(self) -> Hashable:
-        """The layers of a module and their settings now; see `ModuleState`."""
-        self._drop_if_changed()
-        return None if self._state is None else self._state.structure
+        """The layers of a module and their settings now; see `structure_of`."""
+        return structure_of(self.model) if isinstance(self.model, nn.Module) else None
 
     def _drop_if_changed(self) -> None:
         """Drop what was made from a module whose layers or weights its owner has changed."""
         if not isinstance(self.model, nn.Module):
             return
-        state = ModuleState.of(self.model)
+        state = (self.structure, hash_of(weights.named(self.model).values()))
         if self._state is not None and self._state != state:
             self._module = self._trained = self._graph = None
         self._state = state

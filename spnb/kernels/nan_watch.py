@@ -79,12 +79,29 @@ def look(value: Any) -> None:
     if not _state.clean:
         return
     for tensor in value if isinstance(value, (tuple, list)) else (value,):
-        if isinstance(tensor, torch.Tensor) and not _ordinary(tensor):
-            _state.clean = False
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.numel():
+            _state.clean &= within(tensor, LIMIT, torch.empty(2, dtype=tensor.dtype))
 
 
-def _ordinary(tensor: torch.Tensor) -> bool:
-    """Whether all numbers are finite and at most `LIMIT` in size."""
-    if not tensor.is_floating_point() or not tensor.numel():
-        return True
-    return bool(tensor.amin() >= -LIMIT) and bool(tensor.amax() <= LIMIT)  # false for NaN
+def within(tensor: torch.Tensor, limit: float, bounds: torch.Tensor) -> bool:
+    """Whether all numbers of a tensor are finite and at most ``limit`` in size.
+
+    Parameters
+    ----------
+    tensor
+        Has at least one number.
+    limit
+        The largest size.
+    bounds
+        Memory of two numbers, in which the smallest and the largest are stored.
+
+    Examples
+    --------
+    >>> within(torch.tensor([1.0, -2.0]), 2.0, torch.empty(2))
+    True
+    """
+    dims = tuple(range(tensor.ndim))
+    torch.amin(tensor, dims, out=bounds[0])
+    torch.amax(tensor, dims, out=bounds[1])
+    low, high = bounds.tolist()
+    return -limit <= low and high <= limit  # false for NaN

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from .nan_watch import is_clean
+from .nan_watch import is_clean, within
 
 Convolve = Callable[..., torch.Tensor]
 """Computes a fused convolution of its input, and of what is added, if anything is."""
@@ -134,11 +134,12 @@ class FusedConvolution:
         gain = float(per_channel.max())
         offset = 0.0 if bias is None else float(bias.abs().max())
         limit = (LARGEST - offset) / max(gain, 1.0)  # not above zero if a weight is infinite or NaN
+        # `spnb.kernels.preallocated` takes the next new tensor for the convolution's result.
         bounds = torch.empty(2, device="cpu")
 
         def keeping_nan(x: torch.Tensor, *other: torch.Tensor) -> torch.Tensor:
             small = is_clean() or (
-                _within(x, limit, bounds) and all(_within(t, LARGEST, bounds) for t in other)
+                within(x, limit, bounds) and all(within(t, LARGEST, bounds) for t in other)
             )
             return (call if small else self._one_by_one(weight.to_dense(), bias))(x, *other)
 
@@ -175,19 +176,6 @@ class FusedConvolution:
             return activate(result, **options) if activate else result
 
         return call
-
-
-def _within(x: torch.Tensor, limit: float, bounds: torch.Tensor) -> bool:
-    """Whether all numbers of a tensor are finite and at most ``limit`` in size.
-
-    The two results lie in ``bounds``: `spnb.kernels.preallocated` takes the next new tensor for
-    that of the convolution.
-    """
-    dims = tuple(range(x.ndim))
-    torch.amin(x, dims, out=bounds[0])
-    torch.amax(x, dims, out=bounds[1])
-    low, high = bounds.tolist()
-    return -limit <= low and high <= limit  # false for NaN
 
 
 def fuses(weight: torch.Tensor) -> bool:

@@ -76,7 +76,9 @@ class Worker:
         self.stages = [
             CompiledStage(stage, weights, device) for stage in pipeline_stages_of(rank_plan)
         ]
-        self._finite_weights = all(bool(t.sum().isfinite()) for t in weights.values())
+        # Only calls in fp32 on a CPU are fused, and only they ask whether a run is clean.
+        fuses = device == CPU and torch.float32 in rank_plan.floating_types
+        self._watches = fuses and all(bool(t.sum().isfinite()) for t in weights.values())
         self._failed_before = False
         self._convolving = convolving(rank_plan.floating_types, device)
 
@@ -116,7 +118,7 @@ class Worker:
         run.recorder.stage = self.rank_plan.stage
         failures = share_failures(transport, lambda: f"stage {run.recorder.stage}, {run.at}")
         in_place = writing_in_place(any(stage.writes_in_place for stage in self.stages))
-        watch = watched(clean=self._finite_weights)
+        watch = watched(clean=self._watches)
         with computing_on(self.device), failures, in_place, self._convolving, watch:
             transport.barrier()
             run.recorder.start()
