@@ -36,6 +36,7 @@ views          view, permute, expand
 matmul         linear, matrix products, attention
 tile_products  matrix products that sum over space: merged tile by tile
 reductions     mean, sum, largest, variance, norm over space: merged tile by tile
+merging        figures of tiles, and the calls that merge them
 norms          group, instance, layer, batch and RMS norm, softmax over space
 fallback       operators that need whole operands, and those without a rule
 loops          loops with a body of several operators
@@ -98,6 +99,7 @@ from . import (
     lookups,
     loops,
     matmul,
+    merging,
     norms,
     pools,
     rearrange,
@@ -133,6 +135,7 @@ __all__ = [
     "lookups",
     "loops",
     "matmul",
+    "merging",
     "module_of_rule",
     "norms",
     "places",

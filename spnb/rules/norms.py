@@ -17,7 +17,7 @@ from ..ir.region import Region, Tiling
 from .base import Direct, Local, Rule, Tensors, Weights
 from .elementwise import along_one, uncut
 from .fallback import Whole
-from .reductions import cut_axes, merged
+from .merging import cut_axes, merged
 from .registry import rule
 
 

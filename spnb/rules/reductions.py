@@ -1,222 +1,26 @@
-"""Operators that reduce over space: each tile computes its share, and the shares are merged.
-
-A sum over space is one call for a user, and several for the tiles of a stage::
-
-    x          (1, 64, 97, 131)   the operand, in tiles
-    partial    (1, 64, 2, 3)      one position for each tile of a 2×3 grid: the tile's sum
-    combined   (1, 64, 2, 1)      one for each row of tiles, computed by the last tile of the row
-    combined   (1, 64, 1, 1)      one for all tiles, computed by the last tile
-    finish     (1, 64, 1, 1)      the result, such as a mean; sent to the tiles that read it
-
-A partial is an ordinary value; its extent is the grid.  So figures are merged by ordinary
-exchanges, and all tiles read the same bits.
-"""
+"""Operators that reduce over space: each tile computes its share, and `merging` merges these."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-import torch
-
-from ..ir.axes import Axes, dim
+from ..ir.axes import Axes
 from ..ir.node import Node, Ref
-from ..ir.region import Region, Span, Tiling
-from .base import Direct, Local, Rule, Spans, Tensors, Weights
+from ..ir.region import Tiling
+from .base import Direct, Local, Rule
 from .fallback import Whole
+from .merging import cut_axes, finished, merged
 from .registry import rule
-from .statistics import REDUCTIONS, STATISTICS, order_of
-
-
-def precise(dtype: torch.dtype) -> torch.dtype:
-    """The type of the figures: fp32 for half precision, in which sums would overflow."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
-def merged(
-    node: Node, operand: Ref, axes: Axes, dims: list[int], kind: str, tiling: Tiling
-) -> list[Node]:
-    """Calls that compute a statistic over dimensions of a value, tile by tile, and merge it.
-
-    Parameters
-    ----------
-    node
-        The call that they replace; their names begin with its name.
-    operand, axes
-        The value, and where the axes of the image lie in it.
-    kind
-        A key of `REDUCTIONS`, or of `STATISTICS`.
-    """
-    spans, cut = tiling.spans(axes.extent), cut_axes(axes, dims, tiling)
-    images = [d for d in dims if axes.axes_of(d) == (0,)] if 0 in cut else []
-    if images:  # figures are per image until the end, as micro-batches may differ in size
-        dims, cut = [d for d in dims if d not in images], [a for a in cut if a]
-    parts = {axis: spans[axis] for axis in cut}
-    args = {"self": operand, "dims": dims, "kind": kind, "parts": parts, "options": _options(node)}
-    call = replace(
-        node,
-        name=f"{node.name}.partial",
-        op=f"spnb.partial.{node.kind}",
-        args=args,
-        dtype=precise(node.dtype),
-        operand_axes=(axes,),
-    )
-    first = replace(call, axes=Partial(call).axes)
-    return [first, *combined(node, first, list(parts), _statistic(kind), images=len(images))]
-
-
-def combined(
-    node: Node, partial: Node, parts: Sequence[int], statistic: str, images: int = 0
-) -> list[Node]:
-    """Calls that merge the figures of tiles along one axis of the grid after another.
-
-    Parameters
-    ----------
-    node
-        The call that they replace; their names begin with its name.
-    partial
-        Computes the figures of each tile.
-    parts
-        The axes of the grid along which the figures differ.
-    statistic
-        A key of `STATISTICS`.
-    images
-        1 if the figures of all images are merged at the end, else 0.
-    """
-    nodes = [partial]
-    for axis in (*reversed(parts), *[0] * images):
-        last = nodes[-1]
-        args = {"self": Ref(last.name), "axis": axis, "statistic": statistic}
-        args["unmerged"] = [a for a in parts if a < axis]
-        call = replace(last, name=f"{node.name}.over{axis}", op=f"spnb.combined.{node.kind}")
-        call = replace(call, args=args, operand_axes=(last.axes,))
-        nodes.append(replace(call, axes=Combined(call).axes))
-    return nodes[1:]
-
-
-def _options(node: Node) -> dict[str, Any]:
-    """The arguments of a call that are not tensors."""
-    return {k: v for k, v in node.args.items() if isinstance(v, (int, float, str, bool))}
-
-
-def _statistic(kind: str) -> str:
-    return REDUCTIONS[kind].statistic if kind in REDUCTIONS else kind
-
-
-def cut_axes(axes: Axes, dims: Sequence[int], tiling: Tiling) -> list[int]:
-    """The axes in some dimensions that a grid cuts."""
-    found = [axis for d in dims for axis in axes.axes_of(d)]
-    return [a for a in found if tiling.grid[a] > 1]
+from .statistics import order_of
 
 
 def reduced_axes(axes: Axes, dims: Collection[int], keepdim: bool) -> Axes:
     """Axes after a reduction over some dimensions, which then have size 1, or are removed."""
     left = [() if k in dims else d for k, d in enumerate(axes.dims) if keepdim or k not in dims]
     return axes.with_dims(left)
-
-
-@dataclass(frozen=True)
-class Partial(Direct):
-    """The figures of each tile; the extent of the result is the grid."""
-
-    owner_computes = True
-
-    @cached_property
-    def axes(self) -> Axes:
-        operand, parts = self.node.operand_axes[0], self.node.args["parts"]
-        dims = list(operand.dims)
-        for d in self.node.args["dims"]:
-            held = [a for a in operand.axes_of(d) if a in parts]
-            dims[d] = tuple(factor for a in held for factor in dim(len(parts[a]), a))
-        figures = len(STATISTICS[_statistic(self.node.args["kind"])].neutral)
-        return operand.with_dims([*dims, dim(figures)])
-
-    def need(self, operand: int, axis: int, span: Span) -> Span:
-        axes, parts = self.node.operand_axes[0], self.node.args["parts"]
-        if axis in parts:
-            return (parts[axis][span[0]][0], parts[axis][span[1] - 1][1])
-        whole = any(axis in axes.axes_of(d) for d in self.node.args["dims"])
-        return (0, axes.extent[axis]) if whole else span
-
-    def own(self, tiling: Tiling) -> Spans:
-        return one_each(tiling, self.axes, self.node.args["parts"])
-
-    def apply(
-        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
-    ) -> Any:
-        args, dims = self.node.args, self.node.args["dims"]
-        statistic = STATISTICS[_statistic(args["kind"])]
-        x = tensors[0].to(self.node.dtype)
-        if args["kind"] in REDUCTIONS:
-            x = REDUCTIONS[args["kind"]].prepare(x, args["options"])
-        if x.numel():
-            figures = torch.stack(statistic.of(x, dims), dim=-1)
-        else:
-            figures = x.new_tensor(statistic.neutral).expand(self.axes.local_shape(region))
-        return figures.reshape(self.axes.local_shape(region))
-
-
-def one_each(tiling: Tiling, axes: Axes, parts: Sequence[int]) -> Spans:
-    """Spans of ownership where each part of the grid owns one position along some axes."""
-    spans = list(tiling.spans(axes.extent))
-    for axis in parts:
-        spans[axis] = tuple((k, k + 1) for k in range(tiling.grid[axis]))
-    return tuple(spans)
-
-
-@dataclass(frozen=True)
-class Combined(Direct):
-    """Figures merged along one axis of the grid."""
-
-    owner_computes = True
-
-    @cached_property
-    def axes(self) -> Axes:
-        operand, axis = self.node.operand_axes[0], self.node.args["axis"]
-        return operand.with_dims([tuple(f for f in d if f.axis != axis) for d in operand.dims])
-
-    def need(self, operand: int, axis: int, span: Span) -> Span:
-        whole = axis == self.node.args["axis"]
-        return (0, self.node.operand_axes[0].extent[axis]) if whole else span
-
-    def own(self, tiling: Tiling) -> Spans:
-        return one_each(tiling, self.axes, self.node.args["unmerged"])
-
-    def apply(
-        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
-    ) -> Any:
-        operand, axis = self.node.operand_axes[0], self.node.args["axis"]
-        factors = [factor for factors in operand.dims for factor in factors]
-        at = next(k for k, factor in enumerate(factors) if factor.axis == axis)
-        here = region.shape
-        sizes = [f.size if f.axis is None else here[f.axis] for f in factors]
-        sizes[at] = -1
-        if not operand.dims[-1]:
-            sizes.append(1)  # a dimension of size 1 has no factor
-        figures = list(tensors[0].reshape(sizes).unbind(-1))
-        joint = STATISTICS[self.node.args["statistic"]].merge(figures, at)
-        return torch.stack(joint, dim=-1).reshape(self.axes.local_shape(region))
-
-
-@dataclass(frozen=True)
-class Finish(Direct):
-    """The result of a reduction, from its merged figures."""
-
-    @cached_property
-    def axes(self) -> Axes:
-        operand, gone = self.node.operand_axes[0], self.node.args["gone"]
-        return operand.with_dims([d for k, d in enumerate(operand.dims[:-1]) if k not in gone])
-
-    def apply(
-        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
-    ) -> Any:
-        args = self.node.args
-        finish = REDUCTIONS[args["kind"]].finish
-        result = finish(list(tensors[0].unbind(-1)), args["count"], args["options"])
-        return result.reshape(self.axes.local_shape(region)).to(self.node.dtype)
 
 
 @dataclass(frozen=True)
@@ -252,15 +56,9 @@ class Reduction(Direct):
             return (node,)
         operand = Ref(node.operands[0])
         nodes = merged(node, operand, axes, list(self.dims), self.kind, tiling)
-        args = {
-            "self": Ref(nodes[-1].name),
-            "kind": self.kind,
-            "count": math.prod(axes.shape[d] for d in self.dims),
-            "options": _options(node),
-            "gone": () if self.keepdim else self.dims,
-        }
-        last = replace(node, op=f"spnb.finish.{node.kind}", args=args)
-        return [*nodes, replace(last, operand_axes=(nodes[-1].axes,))]
+        count = math.prod(axes.shape[d] for d in self.dims)
+        gone = () if self.keepdim else self.dims
+        return [*nodes, finished(node, nodes[-1], self.kind, count, gone)]
 
     @property
     def _merges(self) -> bool:
@@ -297,8 +95,3 @@ def reduction_without_merging(node: Node) -> Rule | None:
     if any(axes.axes_of(d) for d in gone):
         return None if any(0 in axes.axes_of(d) for d in gone) else Whole(node)
     return Local(node, reduced_axes(axes, gone, bool(node.args.get("keepdim"))))
-
-
-rule("spnb.partial")(Partial)
-rule("spnb.combined")(Combined)
-rule("spnb.finish")(Finish)

@@ -22,7 +22,7 @@ from ..ir.node import Node, Ref, Weight
 from ..ir.region import Region, Span, Tiling
 from .base import Direct, Spans, Tensors, Weights
 from .calls import invoke
-from .reductions import Finish, combined, one_each, precise
+from .merging import Finish, combined, finished, one_each, positions_of, precise
 from .registry import rule
 
 
@@ -86,9 +86,7 @@ def product_of_tiles(
     first = replace(call, axes=PartialProduct(call).axes)
     nodes = [first, *combined(node, first, list(axes), "sum")]
     rank = len(targets.result.dims)
-    finish = {"self": Ref(nodes[-1].name), "kind": "sum", "count": 1, "options": {}}
-    finish["gone"] = tuple(range(rank, rank + len(axes)))
-    last = replace(node, op=f"spnb.finish.{node.kind}", args=finish, operand_axes=(nodes[-1].axes,))
+    last = finished(node, nodes[-1], "sum", count=1, gone=range(rank, rank + len(axes)))
     if bias is None:
         return [*nodes, last]
     last = replace(last, name=f"{node.name}.product")
@@ -124,8 +122,7 @@ class PartialProduct(Direct):
     def _read(self, axis: int, span: Span, extent: int) -> Span:
         """What a span of the result reads along an axis: a part's positions, or all of them."""
         if axis in self.node.args["parts"]:
-            spans = self.node.args["parts"][axis]
-            return (spans[span[0]][0], spans[span[1] - 1][1])
+            return positions_of(self.node.args["parts"][axis], span)
         return span if axis in self.node.args["targets"].result.present else (0, extent)
 
     def own(self, tiling: Tiling) -> Spans:
