@@ -12,6 +12,7 @@ from ..ir.cost import CORE
 from ..ir.graph import Graph
 from ..ir.region import Tiling
 from .obstacles import Obstacle, obstacle
+from .pieces.in_pieces import in_pieces
 
 
 def stage_blocks(
@@ -83,6 +84,10 @@ class _Balancer:
     cut_batch: bool
     allow_gather: bool
 
+    def _graph_on(self, tiling: Tiling) -> Graph:
+        """The network as a stage with this grid runs it."""
+        return in_pieces(self.graph, [tiling], [len(self.graph.blocks)])
+
     def check(self, given: Sequence[int]) -> None:
         """Refuse numbers of blocks that do not fit the network, or a layer that cannot run."""
         stages, blocks = len(self.tilings), len(self.graph.blocks)
@@ -140,11 +145,11 @@ class _Balancer:
 
     def _running_costs(self, tiling: Tiling) -> list[float]:
         """By number of blocks, the seconds of the first of them on the rank with the most work."""
-        sums = [0.0]
-        for block in self.graph.blocks:
+        sums, graph = [0.0], self._graph_on(tiling)
+        for block in graph.blocks:
             seconds = (
                 CORE.seconds(node) / max(1, math.prod(map(min, tiling.grid, node.axes.extent)))
-                for node in self.graph.nodes_of(block)
+                for node in graph.nodes_of(block)
             )
             sums.append(sums[-1] + sum(seconds))
         return sums
@@ -152,9 +157,10 @@ class _Balancer:
     def _first_obstacle(self, stage: int, blocks: range) -> _Found | None:
         """The first of some blocks that cannot run in a stage, if there is one."""
         tiling = self.tilings[stage]
+        graph = self._graph_on(tiling)
         for block in blocks:
-            for node in self.graph.nodes_of(self.graph.blocks[block]):
-                if found := obstacle(self.graph, node, tiling, self.cut_batch, self.allow_gather):
+            for node in graph.nodes_of(graph.blocks[block]):
+                if found := obstacle(graph, node, tiling, self.cut_batch, self.allow_gather):
                     return _Found(block, found)
         return None
 

@@ -22,6 +22,7 @@ from .exchanges import exchanges_of
 from .fuse import fuse_calls
 from .lower import lowered
 from .needs import OperandRegions, StageNeeds, trace_needs
+from .pieces.in_pieces import in_pieces
 from .rank_places import RankPlaces
 from .rank_plans import rank_plan_of
 from .rank_programs import RankProgramBuilder
@@ -109,7 +110,8 @@ class Plan(RankPlaces):
         self.captured, self.schedule, self.recompute = graph, schedule, recompute
         self.fused, self.network_module = fused, network_module
         patches = tuple(patches or (1,) * (len(tilings[0].grid) - 1))
-        graph = lowered(graph, in_patches(tilings, patches), blocks)
+        cuts = in_patches(tilings, patches)
+        graph = lowered(in_pieces(graph, cuts, blocks), cuts, blocks)
         if not graph.training:
             graph = fuse_calls(graph, blocks)
         super().__init__(
@@ -185,7 +187,8 @@ class Plan(RankPlaces):
         if found:
             extent = shape_text(found[0].operand_axes[0].extent[1:])
             after, written = stage.nodes[stage.nodes.index(found[0]) :], self.captured.by_name
-            label = next(written[node.name].label for node in after if node.name in written)
+            labels = (written[node.name].label for node in after if node.name in written)
+            label = next(labels, found[0].label)
             raise PlanError(
                 f"stage {stage.index}, {label}: it needs what all patches compute of"
                 f" {extent} positions, but the {stage.num_patches} patches of a tile are computed"

@@ -31,6 +31,7 @@ resize         adaptive pooling, pixel shuffle
 borders        padding: constant, reflect, replicate, circular
 slices         slice, select, index; assignments to slices
 rearrange      concatenate, roll, flip
+constants      constants that are joined to values
 lookups        rows of a table, places in a sorted one, gather and scatter along channels
 views          view, permute, expand
 matmul         linear, matrix products, attention
@@ -91,6 +92,7 @@ Now tiles exchange one row, and their result equals that of one process:
 # each of these modules registers its operators
 from . import (
     borders,
+    constants,
     convolutions,
     dropout,
     elementwise,
@@ -126,6 +128,7 @@ __all__ = [
     "Whole",
     "Window",
     "borders",
+    "constants",
     "convolutions",
     "dropout",
     "elementwise",

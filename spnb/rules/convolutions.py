@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ir.axes import axes_in
+from ..ir.axes import Dim, axes_in, dim
 from ..ir.node import Node, Ref
 from ..ir.region import Region
-from .base import Call, Rule, Weights
+from .base import Call, Local, Rule, Weights
 from .calls import caller
 from .core_first import CoreFirst
 from .fallback import Whole
@@ -33,7 +34,7 @@ def convolution(node: Node) -> Rule | None:
     where = places(operand, count)
     if not isinstance(node.args["input"], Ref) or shape is None:
         return None
-    if where is None or axes_in(operand.dims[-count - 1]):
+    if axes_in(operand.dims[-count - 1]):
         return Whole(node)
     kernel = shape[2:]
     dilation = per_dim(node.args["dilation"], count)
@@ -42,5 +43,16 @@ def convolution(node: Node) -> Rule | None:
         padding = tuple(d * (k - 1) // 2 for d, k in zip(dilation, kernel, strict=True))
     elif padding == "valid":
         padding = 0
-    stride = per_dim(node.args["stride"], count)
-    return Convolution(node, where, kernel, stride, dilation, per_dim(padding, count))
+    stride, padding = per_dim(node.args["stride"], count), per_dim(padding, count)
+    if where is not None:
+        return Convolution(node, where, kernel, stride, dilation, padding)
+    if {*kernel, *stride} == {1} and not any(padding):  # of tokens, each by itself
+        return Local(node, operand.with_dims(_with_channels(operand.dims, count, shape[0])))
+    return Whole(node)
+
+
+def _with_channels(dims: Sequence[Dim], count: int, channels: int) -> list[Dim]:
+    """Dimensions with another number of channels before the last ``count``."""
+    found = list(dims)
+    found[-count - 1] = dim(channels)
+    return found

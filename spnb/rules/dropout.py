@@ -53,8 +53,30 @@ def noise(seed: int, first_image: int, batch: int) -> Iterator[None]:
         _here.noise = before
 
 
+@dataclass(frozen=True)
+class PieceOf:
+    """Where a piece lies in a value that is held in pieces (see `spnb.planner.pieces`).
+
+    Attributes
+    ----------
+    dimension
+        The dimension along which it is in pieces.
+    start, size
+        The piece's first position in this dimension, and the size of the whole.
+    """
+
+    dimension: int
+    start: int
+    size: int
+
+
 def dropout_mask(
-    layer: str, share: float, axes: Axes, region: Region, features: bool
+    layer: str,
+    share: float,
+    axes: Axes,
+    region: Region,
+    features: bool,
+    piece: PieceOf | None = None,
 ) -> torch.Tensor:
     """The part of a dropout's mask that covers a region: True for elements that stay.
 
@@ -70,18 +92,25 @@ def dropout_mask(
         The region of the value.
     features
         Whether whole channels are dropped, not elements.
+    piece
+        The value of which this one is a piece; None if it is no piece.
     """
     seed, first_image, batch = getattr(_here, "noise", (0, 0, 1))
     images = axes.extent[0]
     later = 0 if images % batch else first_image * (images // batch)
     index = np.zeros((), np.uint64)
-    for factor in (factor for factors in axes.dims for factor in factors):
-        start, stop = (0, factor.size) if factor.axis is None else region.spans[factor.axis]
-        moved, size = later if factor.axis == 0 else 0, factor.size
-        along = np.arange(start + moved, stop + moved, dtype=np.uint64)
-        if features and factor.axis:  # all positions of a channel have the same number
-            along, size = np.zeros_like(along), 1
-        index = index[..., None] * np.uint64(size) + along
+    for number, factors in enumerate(axes.dims):
+        within, total = np.zeros((), np.uint64), 1
+        for factor in factors:
+            start, stop = (0, factor.size) if factor.axis is None else region.spans[factor.axis]
+            moved, size = later if factor.axis == 0 else 0, factor.size
+            along = np.arange(start + moved, stop + moved, dtype=np.uint64)
+            if features and factor.axis:  # all positions of a channel have the same number
+                along, size = np.zeros_like(along), 1
+            within, total = within[..., None] * np.uint64(size) + along, total * size
+        if piece is not None and number == piece.dimension:
+            within, total = within + np.uint64(piece.start), piece.size
+        index = index[(..., *[None] * within.ndim)] * np.uint64(total) + within
     key = zlib.crc32(f"{layer} {seed}".encode()) << 32 | zlib.crc32(f"{seed} {layer}".encode())
     bits = mixed(index + np.uint64(key)) >> np.uint64(40)  # 24 bits are left
     return torch.from_numpy(bits >= int(share * (1 << 24))).reshape(axes.local_shape(region))
@@ -96,8 +125,10 @@ class Dropout(Rule):
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
-        share, features = self.node.args["p"], "feature" in self.node.kind
-        mask = dropout_mask(self.node.name, share, self.axes, region, features)
+        args = self.node.args
+        share, features = args["p"], "feature" in self.node.kind
+        layer, piece = args.get("layer", self.node.name), args.get("piece")
+        mask = dropout_mask(layer, share, self.axes, region, features, piece)
         scale = 0.0 if share >= 1 else 1 / (1 - share)
         return tensors[0] * (mask.to(tensors[0].device, self.node.dtype) * scale)
 
@@ -106,6 +137,12 @@ class Dropout(Rule):
 def dropout(node: Node) -> Rule | None:
     """The rule of dropout; in evaluation it drops nothing."""
     return Dropout(node) if node.args["train"] else Rule(node)
+
+
+@rule("spnb.dropout_of_piece")
+def dropout_of_piece(node: Node) -> Rule:
+    """The rule of dropout in training of a piece: its part of the mask of the whole value."""
+    return Dropout(node)
 
 
 @rule("rrelu", "alpha_dropout", "feature_alpha_dropout")

@@ -78,6 +78,10 @@ class Product(Rule):
             return None
         return self._target(labels, Axes.uncut(weight.shape, self.axes.rank))
 
+    def cut_with_result(self, operand: int) -> Axes:
+        """The axes of an operand, if each dimension were cut like the result's."""
+        return self._target(self.labels[operand], self.node.operand_axes[operand])
+
     def gathers(self, operand: int, axis: int) -> bool:
         axes = self.node.operand_axes[operand]
         target = self._target(self.labels[operand], axes)

@@ -13,7 +13,7 @@ from ..ir.node import Node
 from ..ir.region import Region, Span, Tiling
 from .base import Rule, Tensors, Weights
 from .fallback import Whole
-from .reductions import over_last
+from .reductions import Reduction, over_last
 from .registry import rule
 from .spatial import Spatial, places
 
@@ -54,11 +54,14 @@ class AdaptivePool(Spatial):
         return x
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
-        """A single window over all of space becomes a reduction: each tile computes its share."""
-        if any(n > 1 for n in self.result_sizes()):
+        """Single windows over whole dimensions become a reduction: each tile computes its share."""
+        sizes = list(zip(self.sizes(), self.result_sizes(), strict=True))
+        if any(m not in (1, n) for n, m in sizes):
             return (self.node,)
+        first = len(self.node.shape) - len(sizes)
+        dims = tuple(first + k for k, (n, m) in enumerate(sizes) if m < n)
         kind = "amax" if self.largest else "mean"
-        return over_last(self.node, kind, len(self.places)).lower(tiling)
+        return Reduction(self.node, kind, dims, True).lower(tiling)
 
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "spnb.adaptive_max")

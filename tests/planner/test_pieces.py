@@ -1,0 +1,187 @@
+"""Concatenations held in pieces: class tokens, registers, coordinate attention."""
+
+import pytest
+import torch
+from running import planned, planned_for_training
+from tiled import Call, check_tiled, noise
+from torch import nn
+from torch.nn import functional as F
+from training_steps import check, grid, train
+from vision_transformers import CaiT, CoordinateAttention, MultiHead, ViT
+
+from spnb.errors import PlanError
+from spnb.planner.pieces.in_pieces import in_pieces
+
+SHAPE = (2, 3, 8, 12)
+
+
+def coordinate_network(pooled="mean"):
+    conv = nn.Conv2d(3, 6, 3, padding=1)
+    return nn.Sequential(conv, CoordinateAttention(6, pooled), nn.ReLU(), nn.Conv2d(6, 2, 3))
+
+
+def tokens(x):
+    return x.flatten(2).transpose(1, 2)
+
+
+def beside_constants(x, *others):
+    constants = [torch.linspace(0, 1, n * x.shape[1], dtype=x.dtype) for n in others]
+    first, *more = (c.view(1, -1, x.shape[1]).expand(len(x), -1, -1) for c in constants)
+    return torch.cat([first, tokens(x), *more], dim=1)
+
+
+@pytest.mark.parametrize("pooled", ["mean", "adaptive"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_coordinate_attention(pooled, parts):
+    plans = check_tiled(coordinate_network(pooled), (2, 3, 9, 11), parts=parts)
+    assert not any(plan.gathered for plan in plans)
+
+
+OPERATORS = {
+    "linear": lambda x: F.linear(x, torch.ones(3, 4, dtype=x.dtype))[:, 2:],
+    "elementwise": lambda x: (x.exp() + x).clamp(min=0.5)[:, 0],
+    "norm": lambda x: F.layer_norm(x, (4,)).mean(1),
+    "softmax of channels": lambda x: x.softmax(-1)[:, 2:].sum(1),
+    "softmax of tokens": lambda x: x.softmax(1)[:, 2:],
+    "log_softmax of tokens": lambda x: x.log_softmax(1)[:, :1],
+    "sum": lambda x: x.sum((1, 2)),
+    "mean": lambda x: x.mean(1, keepdim=True),
+    "mean of everything": lambda x: x.mean(),
+    "largest": lambda x: x.amax(1),
+    "smallest": lambda x: x.amin(1),
+    "logsumexp": lambda x: x.logsumexp(1),
+    "length": lambda x: (x / x.norm(dim=1, keepdim=True))[:, 2:],
+    "normalized tokens": lambda x: F.normalize(x, dim=1)[:, 0],
+    "gram": lambda x: x.transpose(1, 2) @ x,
+    "sum by a weight": lambda x: F.linear(x.mT, torch.linspace(0, 1, x.shape[1]).to(x)[None]),
+    "einsum": lambda x: torch.einsum("bnc,bnd->bcd", x, x + 1),
+    "channels first": lambda x: x.transpose(1, 2)[:, :, 2:],
+    "heads": lambda x: x.view(*x.shape[:2], 2, 2).permute(2, 0, 3, 1).flip(0)[..., 2:],
+    "tokens first": lambda x: x.transpose(0, 1).flatten(0, 1).view(-1, len(x), 4)[2:],
+    "conv of size 1": lambda x: F.conv1d(x.mT, torch.ones(2, 4, 1, dtype=x.dtype))[..., 2:],
+    "batch norm": lambda x: F.batch_norm(x.mT, torch.ones(4).to(x), torch.ones(4).to(x))[..., 2:],
+    "channels joined": lambda x: torch.cat([x, x * x], dim=-1)[:, 2:],
+    "chunks": lambda x: x.chunk(2, -1)[1][:, 2:],
+    "unbound": lambda x: x.unbind(1)[1] + x.unbind(-1)[0][:, :1],
+    "joined again": lambda x: torch.cat([x[:, :1], x[:, :1] + 1, x[:, 2:]], dim=1)[:, 2:],
+    "a value of the size of the pieces": lambda x: (x + x.mean(1, keepdim=True).expand_as(x))[
+        :, 2:
+    ],
+    "reshaped": lambda x: x.reshape(len(x), -1, 2, 2).reshape(len(x), -1, 4)[:, 2:],
+    "squeezed": lambda x: x.unsqueeze(1).squeeze()[:, 2:],
+    "repeated": lambda x: x[:, None].repeat(1, 3, 1, 2).sum(1)[:, 2:],
+    "mask of tokens": lambda x: x.masked_fill((torch.arange(x.shape[1]) % 3 == 0)[:, None], 0)[
+        :, 2:
+    ],
+}
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_an_operator_is_applied_to_each_piece(operator):
+    net = Call(lambda x: OPERATORS[operator](beside_constants(x, 2)))
+    plans = check_tiled(net, (2, 4, 5, 7), grids=[(2, 3)])
+    assert not any(plan.gathered for plan in plans)
+
+
+@pytest.mark.parametrize("operator", ["linear", "mean", "softmax of tokens", "gram", "heads"])
+def test_pieces_at_both_ends(operator):
+    def both_ends(x):
+        return OPERATORS[operator](beside_constants(x, 2, 3)[:, : 2 + 35])
+
+    plans = check_tiled(Call(both_ends), (2, 4, 5, 7), grids=[(2, 3)], parts=2)
+    assert not any(plan.gathered for plan in plans)
+
+
+WHOLE = {
+    "sort": lambda x: x.sort(1)[0],
+    "flip": lambda x: x.flip(1),
+    "conv": lambda x: F.conv1d(x.mT, torch.ones(4, 4, 3, dtype=x.dtype)),
+    "every other": lambda x: x[:, ::2],
+    "variance": lambda x: x.var(1),
+    "returned": lambda x: x * 2,
+    "batch in front": lambda x: x.reshape(-1, 4) * 2,
+}
+
+
+@pytest.mark.parametrize("operator", WHOLE)
+def test_what_counts_positions_reads_the_concatenation(operator):
+    net = Call(lambda x: WHOLE[operator](beside_constants(x, 2)))
+    with pytest.raises(PlanError, match="needs the whole extent 5×7"):
+        check_tiled(net, (2, 4, 5, 7), grids=[(2, 3)])
+    plans = check_tiled(net, (2, 4, 5, 7), grids=[(2, 3)], allow_gather=True)
+    assert all(plan.gathered for plan in plans)
+
+
+def test_a_concatenation_of_channels_stays_one():
+    net = Call(lambda x: torch.cat([x, x.relu()], dim=1).exp())
+    graph = check_tiled(net, (1, 4, 6, 8), grids=[(2, 2)])[0].captured
+    assert in_pieces(graph, [grid(2, 2)], [len(graph.blocks)]) is graph
+
+
+def test_a_stage_that_is_not_tiled_has_no_pieces():
+    graph = planned(ViT((8, 12)).double(), SHAPE, [grid(1, 1)]).captured
+    assert in_pieces(graph, [grid(1, 1)], [len(graph.blocks)]) is graph
+
+
+NETWORKS = {
+    "class token": {"head": "class"},
+    "mean": {"head": "mean"},
+    "registers": {"head": "class", "registers": 4},
+    "distilled": {"head": "distilled", "first": 2},
+    "mean of the image": {"head": "mean of the image", "registers": 2},
+    "image": {"head": "image", "registers": 1},
+    "readout": {"head": "readout"},
+    "nn.MultiheadAttention": {"head": "class", "attention": MultiHead},
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_vision_transformer(network, parts):
+    net = ViT((8, 12), **NETWORKS[network])
+    plans = check_tiled(net, SHAPE, grids=[(2, 2), (1, 3)], parts=parts, allow_gather=True)
+    for plan in plans:  # nothing but the keys and values of each layer
+        assert len(plan.gathered) == 2 * len(net.layers)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_class_attention(parts):
+    plans = check_tiled(CaiT(fused=False), SHAPE, grids=[(2, 2), (1, 3)], parts=parts)
+    assert not any(plan.gathered for plan in plans)
+
+
+def check_training(net, shape, parts=1):
+    torch.manual_seed(0)
+    net = net.double().train()
+    with torch.no_grad():
+        like = net(noise(*shape))
+    target = noise(*like.shape, seed=2)
+    tilings = [grid(2, 2)]
+    plan, _ = check(net, noise(*shape), target, tilings, parts, tolerance=1e-10, steps=2)
+    return plan
+
+
+def test_gradients_of_class_attention():
+    check_training(CaiT(fused=False), SHAPE, parts=2)
+
+
+@pytest.mark.parametrize("operator", ["mean", "softmax of tokens", "gram", "length", "largest"])
+def test_gradients_of_an_operator_on_pieces(operator):
+    def both(layers, x):
+        return OPERATORS[operator](layers[1](beside_constants(layers[0](x), 2)))
+
+    check_training(Call(both, nn.Conv2d(4, 4, 3), nn.LayerNorm(4)), (2, 4, 7, 9))
+
+
+def test_dropout_drops_the_same_elements_of_pieces_and_of_the_whole():
+    def forward(layers, x):
+        return F.relu(layers[1](beside_constants(layers[0](x), 2)))[:, 2:]
+
+    torch.manual_seed(0)
+    net = Call(forward, nn.Conv2d(4, 4, 3, padding=1), nn.Dropout(0.4)).double().train()
+    x, target, losses = noise(2, 4, 5, 7), noise(2, 35, 4, seed=2), []
+    for tiles in (grid(1, 1), grid(2, 3)):
+        plan = planned_for_training(net, tuple(x.shape), [tiles])
+        assert (plan.graph.by_name.keys() == plan.captured.by_name.keys()) == (tiles == grid(1, 1))
+        losses.append(train(plan, net, x, target, steps=2)[0])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-12)
