@@ -15,13 +15,14 @@ from ..ir.blocks import blocks_of
 from ..ir.graph import Graph
 from ..ir.node import Node, Ref, Weight, leaves, map_leaves, overload
 from ..kernels.compat import FakeTensor
-from ..rules import rule_of
 from ..rules.dropout import DROPOUTS
 from ..rules.loops import LOOPS, Subgraph
 from .alike import same_for_each_image
 from .autograd import refuse_moving, refuse_unread_norms
 from .canonicalize import canonical
+from .placement import with_axes
 from .reader import ExportReader, out_of_sight
+from .redistribution import with_redistribution
 from .states import refuse_states
 
 
@@ -123,7 +124,7 @@ def _calls(nodes: Iterable[Node], inputs: Mapping[str, Axes], training: bool) ->
         if training:
             refuse_moving(node)
         if node.operands:
-            node = _with_axes(node, axes, rank)
+            node = with_axes(node, axes, rank)
             axes[node.name] = node.axes
             found.nodes.append(node)
         elif node.kind in LOOPS:
@@ -137,27 +138,7 @@ def _calls(nodes: Iterable[Node], inputs: Mapping[str, Axes], training: bool) ->
                 alike.add(node.name)
             weight = Weight(f"={node.name}", node.shape, node.name in alike)
             found.weights[node.name] = weight
-    return found
-
-
-def _with_axes(node: Node, axes: Mapping[str, Axes], rank: int) -> Node:
-    """A call with the axes of its operands, and with its result's axes from its rule."""
-    node = replace(
-        node,
-        axes=Axes.uncut(node.shape, rank),
-        operand_axes=tuple(axes[value] for value in node.operands),
-    )
-    try:
-        found = rule_of(node).axes
-    except Exception as error:
-        raise CaptureError(
-            f"{node.label}: its rule fails ({type(error).__name__}: {error}): mend the rule"
-        ) from error
-    if found.shape != node.shape:
-        raise CaptureError(
-            f"{node.label} gives {node.shape}, but its rule says {found.shape}: mend the rule"
-        )
-    return replace(node, axes=found)
+    return found._replace(nodes=with_redistribution(found.nodes, inputs))
 
 
 def _one_name_each(module: nn.Module) -> dict[str, str]:

@@ -34,6 +34,8 @@ rearrange      concatenate, roll, flip
 constants      constants that are joined to values
 lookups        rows of a table, places in a sorted one, gather and scatter along channels
 views          view, permute, expand
+cyclic_cut     another part of an axis is cut, for grids of windows
+fourier        Fourier transforms of channels, or in windows
 matmul         linear, matrix products, attention
 tile_products  matrix products that sum over space: merged tile by tile
 reductions     mean, sum, largest, variance, norm over space: merged tile by tile
@@ -94,8 +96,10 @@ from . import (
     borders,
     constants,
     convolutions,
+    cyclic_cut,
     dropout,
     elementwise,
+    fourier,
     fused,
     interpolate,
     lookups,
@@ -130,8 +134,10 @@ __all__ = [
     "borders",
     "constants",
     "convolutions",
+    "cyclic_cut",
     "dropout",
     "elementwise",
+    "fourier",
     "fused",
     "has_rule",
     "interpolate",

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
 
 from ..ir.axes import Axes, axes_in, dim
 from ..ir.broadcasting import fitted, joined_along
-from ..ir.node import Node, Ref
+from ..ir.node import Node, Ref, Weight
 from ..ir.region import Region, Span, Tiling, intersect
 from .base import Direct, Local, Rule, Spans, Tensors, Weights
 from .elementwise import Joined
@@ -41,30 +42,53 @@ class Concatenated(Rule):
         return joined_along(k, dim(shape[k], self.axis), shape, self.node.operand_axes, rank)
 
     @cached_property
+    def _tensors(self) -> tuple[Axes, ...]:
+        """Axes of each tensor, in order; constants are held whole."""
+        operands, rank = iter(self.node.operand_axes), self.node.axes.rank
+        return tuple(
+            next(operands) if isinstance(tensor, Ref) else Axes.uncut(tensor.shape, rank)
+            for tensor in self.node.args["tensors"]
+        )
+
+    @cached_property
+    def _spans(self) -> list[Span]:
+        """The positions of the result that each tensor gives."""
+        stops = list(accumulate(axes.shape[self.number] for axes in self._tensors))
+        return list(zip([0, *stops], stops, strict=False))
+
+    @cached_property
     def starts(self) -> list[int]:
         """Where each operand begins."""
-        sizes = [shape[self.number] for shape in self.node.operand_shapes]
-        return [sum(sizes[:k]) for k in range(len(sizes))]
+        pairs = zip(self.node.args["tensors"], self._spans, strict=True)
+        return [start for tensor, (start, _) in pairs if isinstance(tensor, Ref)]
+
+    def _cut(self, axes: Axes) -> bool:
+        """Whether tiles have parts of a tensor along the axis."""
+        return self.axis in axes.axes_of(self.number)
 
     def gathers(self, operand: int, axis: int) -> bool:
         return axis != self.axis and super().gathers(operand, axis)
 
     def need(self, operand: int, axis: int, span: Span) -> Span:
-        if axis != self.axis:
+        if axis != self.axis or not self._cut(self.node.operand_axes[operand]):
             return super().need(operand, axis, span)
         return (span[0] - self.starts[operand], span[1] - self.starts[operand])
+
+    def against(self, weight: Weight) -> Axes | None:
+        return self.axes.without(self.number)
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
-        start, stop = region.spans[self.axis]
-        sizes = (shape[self.number] for shape in self.node.operand_shapes)
-        parts = zip(tensors, self.node.operand_axes, self.starts, sizes, strict=True)
-        pieces = [
-            fitted(tensor, axes.without(self.number), self.axes.without(self.number), region)
-            for tensor, axes, first, n in parts
-            if first < stop and start < first + n
-        ]
+        given, beside = self.node.bind(tensors, weights)["tensors"], self.axes.without(self.number)
+        pieces = []
+        for tensor, axes, span in zip(given, self._tensors, self._spans, strict=True):
+            start, stop = intersect(span, region.spans[self.axis])
+            if start == stop:
+                continue
+            if not self._cut(axes):
+                tensor = tensor.narrow(self.number, start - span[0], stop - start)
+            pieces.append(fitted(tensor, axes.without(self.number), beside, region))
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, self.number)
 
 
@@ -80,8 +104,7 @@ def joined(node: Node) -> Rule | None:
         return Joined(node, number)
     if 0 in found:
         return None
-    pure = all(len(axes.dims[number]) == len(axes.axes_of(number)) <= 1 for axes in operands)
-    if len(found) > 1 or not pure or node.weights:  # pure: the dimension holds at most one axis
+    if len(found) > 1 or any(len(axes.dims[number]) > 1 for axes in operands):
         return Whole(node)
     return Concatenated(node, number, found.pop())
 

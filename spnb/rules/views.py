@@ -48,11 +48,11 @@ def reshaped(axes: Axes, shape: Sequence[int]) -> Axes | None:
                 size = 1
             else:
                 return None
-        dims.append(_joined(taken))
+        dims.append(joined(taken))
     return axes.with_dims(dims)
 
 
-def _joined(factors: Sequence[Factor]) -> Dim:
+def joined(factors: Sequence[Factor]) -> Dim:
     """Factors with neighbours joined, if the faster of two is no axis of its own."""
     found: list[Factor] = []
     for factor in factors:
@@ -93,8 +93,14 @@ class Reshape(Direct):
         return self.axes.piece(tensors[0].reshape(self.axes.local_shape(held)), held, region)
 
 
-@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze",
-      "_reshape_alias", "ravel", "view_as", "reshape_as")  # fmt: skip
+VIEWS = (
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze",
+    "_reshape_alias", "ravel", "view_as", "reshape_as",
+)  # fmt: skip
+"""Operators that give the same elements in another shape."""
+
+
+@rule(*VIEWS)
 def reshape(node: Node) -> Rule | None:
     """The rule of a view; it reads the whole operand if it would mix axes of the image."""
     found = reshaped(node.operand_axes[0], node.shape)

@@ -288,5 +288,5 @@ class Tape:
 
 
 def _leaf(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor as a leaf of autograd; it requires a gradient if its type is a floating one."""
-    return tensor.detach().requires_grad_(tensor.is_floating_point())
+    """The tensor as a leaf of autograd; it requires a gradient unless it holds whole numbers."""
+    return tensor.detach().requires_grad_(tensor.is_floating_point() or tensor.is_complex())

@@ -48,6 +48,26 @@ def test_cat(dim):
     check(Call(net), SIZES[2])
 
 
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_cat_with_constants(dim):
+    def net(x):
+        shape = list(x.shape)
+        shape[dim] = 3
+        ramp = torch.linspace(-1, 1, torch.Size(shape[1:]).numel(), dtype=x.dtype)
+        ramp = ramp.view(1, *shape[1:]).expand(shape)
+        return torch.cat([x.new_zeros(shape), x, ramp, x + 1], dim)
+
+    assert not any(plan.gathered for plan in check(Call(net), SIZES[2]))
+
+
+def test_cat_of_rows_that_all_tiles_hold():
+    def net(x):
+        factors = torch.tensor([1.0, 2.0, 3.0], dtype=x.dtype)[:, None]
+        return torch.cat([x, x.mean(2, keepdim=True) * factors], 2)
+
+    assert not any(plan.gathered for plan in check(Call(net), SIZES[2]))
+
+
 @pytest.mark.parametrize("dim", [0, 1, 2, 4])
 def test_stack(dim):
     check(Call(lambda x: torch.stack([x, x.relu(), x.exp()], dim).sum(dim)), SIZES[2])
