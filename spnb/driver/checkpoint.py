@@ -17,6 +17,9 @@ from ..errors import WeightsError
 from ..job.checkpoint_io import read_file
 from ..training.recipe import Recipe
 
+MARK = {"format": "spnb"}
+"""An entry of each file that training has written, so that no other program's is taken for one."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -48,7 +51,8 @@ class Checkpoint:
         new = path.with_name(f".{path.name}-new")  # an earlier kill may have left this file
         try:
             with new.open("wb") as file:
-                torch.save({name: getattr(self, name) for name in self.__annotations__}, file)
+                state = {name: getattr(self, name) for name in self.__annotations__}
+                torch.save(MARK | state, file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(new, path)
@@ -58,7 +62,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint | None:
-        """Read a checkpoint to continue training from; None if the file has only weights.
+        """Read a checkpoint to continue training from; None for a file of another program.
 
         Raises
         ------
@@ -66,7 +70,7 @@ class Checkpoint:
             If PyTorch cannot read the file.
         """
         state = read_file(path)
-        if not isinstance(state, Mapping) or not {"model", "epoch", "optimizer"} <= set(state):
+        if not isinstance(state, Mapping) or not (state.items() >= MARK.items() or _old(state)):
             return None
         return cls(**{name: state[name] for name in cls.__annotations__ if name in state})
 
@@ -86,3 +90,10 @@ class Checkpoint:
                     f"{path} was trained with {name} {before}, not {value}: give the same {name},"
                     " or another checkpoint file to begin a new training"
                 )
+
+
+def _old(state: Mapping[str, Any]) -> bool:
+    """Whether training wrote a file before its files had a mark."""
+    optimizer = state.get("optimizer")
+    is_own = isinstance(optimizer, Mapping) and optimizer.keys() <= {"name", "state", "scaling"}
+    return is_own and Checkpoint.__annotations__.keys() == state.keys()

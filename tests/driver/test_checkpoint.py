@@ -87,3 +87,32 @@ def test_numbers_of_any_library_are_plain_in_the_file(tmp_path):
     assert torch.load(path, weights_only=True)["recipe"]["learning_rate"] == rate
     with pytest.raises(OptionError, match=r"learning_rate must be a number, not '0\.1'"):
         job(learning_rate="0.1")
+
+
+def foreign_state():
+    module = network().double()
+    optimizer = torch.optim.Adam(module.parameters())
+    return {"model": module.state_dict(), "epoch": 7, "optimizer": optimizer.state_dict()}
+
+
+@pytest.mark.parametrize("more", [{}, {"history": [], "recipe": {}}])
+def test_a_checkpoint_of_another_program_gives_weights_only(tmp_path, more):
+    images, labels = examples(8)
+    path, state = tmp_path / "net.pth", foreign_state() | more
+    torch.save(state, path)
+    assert Checkpoint.read(path) is None
+    found = trained(job(checkpoint=str(path)), images, labels)
+    assert len(found.history) == 2
+    own = torch.load(path, weights_only=True)
+    assert (own["format"], own["epoch"]) == ("spnb", 1)
+
+
+def test_a_file_from_before_files_had_a_mark_is_read(tmp_path):
+    images, labels = examples(8)
+    path = tmp_path / "net.pth"
+    trained(job(checkpoint=str(path)), images, labels)
+    state = torch.load(path, weights_only=True)
+    del state["format"]
+    torch.save(state, path)
+    assert Checkpoint.read(path).epoch == 1
+    assert len(trained(job(checkpoint=str(path), num_epochs=2), images, labels).history) == 4
