@@ -14,6 +14,7 @@ from ..ir.region import Region
 from .bit_depth import decoded, lost_bits, refuse_frames
 from .files import reading
 from .layout import batched
+from .native_messages import messages_caught
 from .sources import ArraySource
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def read_whole(path: str, name: str, channels: int) -> ArraySource:
             raise ValueError("zero and scale of a FITS are not read: use TIFF or npy")
         bits = lost_bits(image, path)
         try:
-            array = decoded(image, path, bits) if bits else _loaded(image)
+            array = decoded(image, path, bits) if bits else _decoded(image)
         except MemoryError:  # a damaged file may say any size
             size = "x".join(map(str, image.size[::-1]))
             raise ValueError(f"its {size} pixels do not fit into the memory") from None
@@ -68,6 +69,25 @@ def read_whole(path: str, name: str, channels: int) -> ArraySource:
         array = array[..., 0]  # grey; an alpha is dropped
     layout = "SS" if array.ndim == 2 else "SSA" if array.shape[2] == 4 != channels else "SSC"
     return ArraySource(batched(array, layout), name)
+
+
+def _decoded(image: Image.Image) -> np.ndarray:
+    """Return the pixels of a file; what libtiff prints about a damaged one is the error's reason.
+
+    Raises
+    ------
+    ValueError
+        If libtiff cannot decode the file.
+    """
+    if image.format != "TIFF":
+        return _loaded(image)
+    printed: list[str] = []
+    try:
+        with messages_caught() as printed:
+            return _loaded(image)
+    except OSError as error:
+        reason = printed[0].removeprefix("tempfile.tif: ") if printed else str(error)
+        raise ValueError(reason) from error
 
 
 def _loaded(image: Image.Image) -> np.ndarray:

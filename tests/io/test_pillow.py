@@ -1,10 +1,13 @@
 """Formats that Pillow decodes, and the samples of scikit-image."""
 
+import os
+
 import numpy as np
 import pytest
 from image_regions import GREY16, RGB, reads_like
 from PIL import Image
 
+from spnb.io.native_messages import messages_caught
 from spnb.io.open import open_source
 
 
@@ -42,3 +45,31 @@ def test_samples():
     assert open_source("camera", channels=1).shape == (1, 1, 512, 512)
     for name in ("coffee", "hubble_deep_field", "immunohistochemistry", "logo", "cat"):
         assert open_source(name).shape[:2] == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("compression", "reason"),
+    [("tiff_lzw", "Using code not yet in table"), ("tiff_deflate", "Decoding error at scanline 0")],
+)
+def test_the_line_about_a_damaged_tiff_has_what_libtiff_prints(
+    tmp_path, capfd, compression, reason
+):
+    path = tmp_path / "damaged.tif"
+    noise = np.random.default_rng(0).integers(0, 255, (40, 50, 4), dtype=np.uint8)
+    Image.fromarray(noise, "CMYK").save(path, compression=compression)
+    data = bytearray(path.read_bytes())
+    data[300:-400:7] = bytes(255 - byte for byte in data[300:-400:7])
+    path.write_bytes(data)
+    capfd.readouterr()
+    with pytest.raises(ValueError, match=rf"cannot read .*damaged\.tif: .*Pillow: .*{reason}"):
+        open_source(str(path), channels=3)
+    printed = capfd.readouterr().err
+    assert reason not in printed
+    assert "ecode:" not in printed
+
+
+def test_messages_of_a_decoder_that_succeeds_are_printed(capfd):
+    with messages_caught() as lines:
+        os.write(2, b"from a library in C\n")
+    assert lines == ["from a library in C"]
+    assert capfd.readouterr().err == "from a library in C\n"
