@@ -90,8 +90,7 @@ class Unknown(Whole):
 
 INDEPENDENT = """
     adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d grid_sampler grid_sampler_2d
-    grid_sampler_3d max_unpool2d max_unpool3d _upsample_bicubic2d_aa
-    _upsample_bilinear2d_aa
+    grid_sampler_3d max_unpool2d max_unpool3d
 """
 
 

@@ -22,6 +22,10 @@ BAND = 1 << 20
 """Bytes of a result that are summed at once, so that they stay in the processor's cache."""
 
 
+LINES = 32
+"""Lines that `taps_of` interpolates at once."""
+
+
 @dataclass(frozen=True)
 class Taps:
     """The positions that each position of a result is a weighted sum of, along one dimension.
@@ -55,14 +59,21 @@ def taps_of(
     >>> taps.shares[:, 1], taps.sources[:, 1]
     (tensor([0.7500, 0.2500]), tensor([0, 1]))
     """
-    count = 1 if "nearest" in kind else 4 if "cubic" in kind else 2
-    axes, period = int(kind[-2]), count + 2
+    count = _most_taps(kind, _step(n, m, align_corners, scale))
+    axes, period = dimensions_of(kind), count + 2
     at = torch.arange(n, device="cpu")
-    lines = torch.zeros(1, period, n, *[1] * (axes - 1), dtype=dtype, device="cpu")
-    lines.view(period, n)[at % period, at] = 1.0
     corners = [] if align_corners is None else [align_corners]
-    size, scales = [m, *[1] * (axes - 1)], [scale, *[None] * (axes - 1)]
-    shown = overload(f"aten.{kind}.default")(lines, size, *corners, *scales).view(period, m)
+    # PyTorch 2.13 antialiases an image of a single column wrongly: the lines lie along a row.
+    others = [1] * (axes - 1)
+    shape, size, scales = [*others, n], [*others, m], [*[None] * (axes - 1), scale]
+
+    def of_lines(first: int, stop: int) -> torch.Tensor:
+        lines = torch.zeros(1, stop - first, *shape, dtype=dtype, device="cpu")
+        here = at[(at % period >= first) & (at % period < stop)]
+        lines.view(-1, n)[here % period - first, here] = 1.0
+        return overload(f"aten.{kind}.default")(lines, size, *corners, *scales).view(-1, m)
+
+    shown = torch.cat([of_lines(k, min(k + LINES, period)) for k in range(0, period, LINES)])
     base = torch.floor(_sources(kind, n, m, align_corners, scale)).long() - (count + 1) // 2
     residues = torch.arange(period, device="cpu").unsqueeze(1)
     position = (base + (residues - base) % period).clamp(0, n - 1)
@@ -73,14 +84,38 @@ def taps_of(
     return Taps(shares, sources, first, torch.where(used, sources, -1).amax(0))
 
 
+def dimensions_of(kind: str) -> int:
+    """The number of dimensions in an operator's name.
+
+    >>> dimensions_of("upsample_trilinear3d"), dimensions_of("_upsample_bilinear2d_aa")
+    (3, 2)
+    """
+    return int(kind.removesuffix("_aa")[-2])
+
+
+def _most_taps(kind: str, step: float) -> int:
+    """The most positions that a position of the result is a sum of; antialiasing needs more."""
+    count = 1 if "nearest" in kind else 4 if "cubic" in kind else 2
+    if kind.endswith("_aa"):
+        return 2 * math.ceil(count / 2 * max(1.0, step)) + 1
+    return count
+
+
+def _step(n: int, m: int, align_corners: bool | None, scale: float | None) -> float:
+    """The distance in the operand between two positions of the result."""
+    if align_corners:
+        return (n - 1) / (m - 1) if m > 1 else 0.0
+    return 1.0 / scale if scale else n / m
+
+
 def _sources(
     kind: str, n: int, m: int, align_corners: bool | None, scale: float | None
 ) -> torch.Tensor:
     """Approximate position in the operand of each position (torch.nn.functional.interpolate)."""
     at = torch.arange(m, dtype=torch.float64, device="cpu")
-    if align_corners:
-        return at * ((n - 1) / (m - 1) if m > 1 else 0.0)
-    step = 1.0 / scale if scale else n / m
+    step = _step(n, m, align_corners, scale)
+    if align_corners and not kind.endswith("_aa"):
+        return at * step
     if "nearest" in kind:
         return (at + 0.5 * ("exact" in kind)) * step
     return (at + 0.5) * step - 0.5
@@ -121,6 +156,8 @@ class Interpolation(Spatial):
 
         With such factors the weights have no rounding errors, so they are the same in every tile.
         """
+        if self.node.kind.endswith("_aa"):
+            return None
         found = []
         for number, (n, m) in enumerate(zip(self.sizes(), self.result_sizes(), strict=True)):
             factor = m // n
@@ -224,6 +261,8 @@ class Interpolation(Spatial):
                 local = (source[span] - starts[number]).clamp(0, x.shape[at] - 1)
                 picked = x.index_select(at, local.to(x.device))
                 along = share[span].to(x.device).reshape(-1, *[1] * (-at - 1))
+                if self.node.kind.endswith("_aa"):  # windows differ in size; 0 * inf would be NaN
+                    picked = picked.masked_fill(along == 0, 0.0)
                 if result is None:
                     result = picked if len(taps.shares) == 1 else picked * along
                 else:
@@ -236,16 +275,20 @@ class Interpolation(Spatial):
 INTERPOLATIONS = """
     upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
     _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_linear1d upsample_bilinear2d
-    upsample_trilinear3d upsample_bicubic2d
+    upsample_trilinear3d upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
 """
 
 
 @rule(*INTERPOLATIONS.split())
 def interpolation(node: Node) -> Rule | None:
-    """The rule of nearest, linear and cubic interpolation, by size or by factor."""
-    count, args = int(node.kind[-2]), node.args
+    """The rule of nearest, linear and cubic interpolation, by size or by factor.
+
+    An antialiased one weighs all positions of a window as wide as the steps between positions.
+    """
+    count, args = dimensions_of(node.kind), node.args
     where = places(node.operand_axes[0], count)
-    if where is None:
+    rounds = node.kind.endswith("_aa") and not node.dtype.is_floating_point  # pass after pass
+    if where is None or rounds:
         return Whole(node)
     if "scale_factors" in args:
         scales = args["scale_factors"] or [None] * count

@@ -1,9 +1,10 @@
 """Interpolation, adaptive pooling, pixel shuffle."""
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiled import Call, check
+from tiled import Call, check, check_tiled
 from torch import nn
 from torch.nn import functional as F
 
@@ -38,6 +39,42 @@ def test_interpolation(data, axes):
         options["scale_factor"] = data.draw(st.tuples(*[st.floats(0.4, 3.1)] * axes))
         options["recompute_scale_factor"] = data.draw(st.sampled_from([None, True]))
     check(Call(lambda x: F.interpolate(x, **options)), SIZES[axes])
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("band")
+@settings(FEW, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_antialiased_interpolation(data):
+    method, corners = data.draw(st.sampled_from(METHODS[2][2:])), data.draw(st.booleans())
+    options = {"mode": method, "align_corners": corners, "antialias": True}
+    if data.draw(st.booleans()):
+        # PyTorch 2.13 itself gives wrong numbers for a single column.
+        options["size"] = data.draw(st.tuples(st.integers(1, 25), st.integers(2, 25)))
+    else:
+        options["scale_factor"] = data.draw(st.tuples(st.floats(0.1, 3.1), st.floats(0.2, 3.1)))
+    check(Call(lambda x: F.interpolate(x, **options)), SIZES[2])
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(4, 5), (13, 3), (1, 24), (6, 30)])
+def test_antialiased_windows_reach_as_far_as_their_steps(method, size):
+    net = Call(lambda x: F.interpolate(x, size, mode=method, antialias=True))
+    plans = check(net, SIZES[2], grids=[(2, 3)])
+    assert not any(plan.gathered for plan in plans)
+
+
+def test_antialiased_interpolation_keeps_nan_and_infinity_in_their_windows():
+    def with_nan(x):
+        x = torch.where(x > 1.8, torch.nan, torch.where(x < -1.8, torch.inf, x))
+        return F.interpolate(x, (5, 7), mode="bilinear", antialias=True)
+
+    check_tiled(Call(with_nan), (1, 2, 13, 17), grids=[(2, 3)])
+
+
+def test_a_long_line_is_antialiased_by_a_large_factor():
+    net = Call(lambda x: F.interpolate(x, (2, 150), mode="bilinear", antialias=True))
+    check_tiled(net, (1, 1, 2, 20011), grids=[(1, 4)])
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
