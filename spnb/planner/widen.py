@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from ..ir.axes import is_image, rows_beside
 from ..ir.cost import CORE
-from ..ir.node import Node
+from ..ir.node import Node, Weight
 from ..ir.program import Compute, Program, Receive, Step, held_by_host
 from ..ir.region import Region
 from ..rules import Rule, rule_of
@@ -76,7 +76,11 @@ def _widened(
     rule = rule_of(node)
     if not node.operands or not all(map(is_image, (node.axes, *node.operand_axes))):
         return step
-    if isinstance(rule, Convolution) and not any(axis in (None, 0) for axis in rule.places):
+    fixed_weight = isinstance(node.args.get("weight"), Weight)
+    over_image = isinstance(rule, Convolution) and not any(
+        axis in (None, 0) for axis in rule.places
+    )
+    if isinstance(rule, Convolution) and fixed_weight and over_image:
         own = core.get(node.operands[0])
         overlaps_halo = own is not None and rule.core_and_boundary(own, step.region)
         wider = None if overlaps_halo else _convolved(step, rule, held)

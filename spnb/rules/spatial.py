@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -174,10 +175,34 @@ def window_counts(sizes: Sequence[int], *windows: Sequence[int]) -> tuple[int, .
     return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, d, p in numbers)
 
 
-def uncut_weight(node: Node, name: str) -> tuple[int, ...] | None:
-    """Shape of a weight, which may be computed, but must not be cut."""
-    weight = node.args[name]
+def filter_axes(node: Node) -> Axes | None:
+    """The axes of a convolution's weight, which may be computed.
+
+    Returns
+    -------
+    Axes or None
+        None for a computed weight with more positions than the operand: no tile can hold it whole.
+    """
+    weight = node.args["weight"]
     if not isinstance(weight, Ref):
-        return weight.shape
+        return Axes.uncut(weight.shape, node.axes.rank)
     axes = node.operand_axes[node.operands.index(weight.value)]
-    return None if axes.present else axes.shape
+    large = math.prod(axes.extent[1:]) > math.prod(node.operand_axes[0].extent[1:])
+    return None if large else axes
+
+
+class HoldsFilter(Spatial):
+    """An operator whose weight and bias may be computed; each tile then reads them whole."""
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        return axis == 0 and self.of_filter(operand)
+
+    def need(self, operand: int, axis: int, span: Span) -> Span:
+        if self.of_filter(operand):
+            return (0, self.node.operand_axes[operand].extent[axis])
+        return super().need(operand, axis, span)
+
+    def of_filter(self, operand: int) -> bool:
+        """Whether an operand is the weight or the bias."""
+        value = Ref(self.node.operands[operand])
+        return operand > 0 and value in (self.node.args["weight"], self.node.args["bias"])

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 
 from ..ir.axes import Axes, axes_in, dim, size_of
-from ..ir.node import Node
+from ..ir.node import Node, Ref
 from ..ir.region import Region, Span
 from .base import Rule, Tensors, Weights
 from .calls import invoke
 from .fallback import Whole
 from .registry import rule
-from .spatial import Spatial, clipped, per_dim, places, uncut_weight, window_counts
+from .spatial import HoldsFilter, Spatial, clipped, filter_axes, per_dim, places, window_counts
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Spread(Spatial):
 
 
 @dataclass(frozen=True)
-class TransposedConvolution(Spread):
+class TransposedConvolution(HoldsFilter, Spread):
     """Transposed convolution; no window reaches the positions that output_padding adds."""
 
     any_layout = True
@@ -110,16 +110,16 @@ class Fold(Spread):
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def transposed_convolution(node: Node) -> Rule | None:
     """The rule of transposed convolution: each position times the kernel is added to the result."""
-    shape, operand = uncut_weight(node, "weight"), node.operand_axes[0]
-    if shape is None:
+    weight, operand = filter_axes(node), node.operand_axes[0]
+    if weight is None or not isinstance(node.args["input"], Ref):
         return None
-    count = len(shape) - 2
+    count = len(weight.shape) - 2
     where = places(operand, count)
     if where is None or axes_in(operand.dims[-count - 1]):
         return Whole(node)
     names = ("stride", "dilation", "padding")
     stride, dilation, padding = (per_dim(node.args[name], count) for name in names)
-    return TransposedConvolution(node, where, shape[2:], stride, dilation, padding)
+    return TransposedConvolution(node, where, weight.shape[2:], stride, dilation, padding)
 
 
 @rule("col2im")
