@@ -35,7 +35,9 @@ RESULTS = {
     ("aminmax", 0): "aten.amin.default",
     ("aminmax", 1): "aten.amax.default",
     ("max", 0): "aten.amax.default",
+    ("max", 1): "aten.argmax.default",
     ("min", 0): "aten.amin.default",
+    ("min", 1): "aten.argmin.default",
 }
 """Calls that give one result of a call with two, by its kind and the number of the result."""
 
@@ -126,6 +128,8 @@ def _result_by_itself(node: Node, source: Node) -> Node:
     if isinstance(dims, int) or dims is None:
         dims = [] if dims is None else [dims]
     args = {"self": given["self"], "dim": dims, "keepdim": given.get("keepdim", False)}
+    if "arg" in op:
+        args["dim"] = given["dim"]
     if op == "aten.mean.dim":
         args["dtype"] = None
     elif "correction" in op:
@@ -267,6 +271,11 @@ def _adaptive_max(node: Node) -> Node:
     return replace(node, op=f"spnb.adaptive_max.{node.kind}")
 
 
+def _largest_so_far(node: Node) -> Node:
+    """The largest (smallest) numbers so far, without their places."""
+    return replace(node, op=f"spnb.{node.kind}.default", parts=())
+
+
 SINGLE: dict[str, Callable[[Node], Node]] = {
     "_native_batch_norm_legit_no_training": _plain_batch_norm,
     "native_group_norm": _group_norm,
@@ -274,5 +283,7 @@ SINGLE: dict[str, Callable[[Node], Node]] = {
     "adaptive_max_pool1d": _adaptive_max,
     "adaptive_max_pool2d": _adaptive_max,
     "adaptive_max_pool3d": _adaptive_max,
+    "cummax": _largest_so_far,
+    "cummin": _largest_so_far,
 }
 """Calls with several results; if only the first is read, they get an operator with one result."""

@@ -21,6 +21,7 @@ from .alike import same_for_each_image
 from .autograd import refuse_moving, refuse_unread_norms
 from .canonicalize import canonical
 from .placement import with_axes
+from .positions import KnownCalls
 from .reader import ExportReader, out_of_sight
 from .redistribution import with_redistribution
 from .states import refuse_states
@@ -61,7 +62,8 @@ def graph_of(
     nodes = list(canonical(reader.nodes, outputs))
     if training:
         refuse_unread_norms(nodes, outputs)
-    calls = _calls(_without_unread_writes(nodes, outputs), inputs, training)
+    nodes = _without_unread_writes(nodes, outputs)
+    calls = _calls(nodes, inputs, reader.literals, dtype, training)
     returned = _copied_inputs(map(_as_weight(calls.weights), outputs), calls.nodes, inputs, dtype)
     return Graph(
         inputs=inputs,
@@ -111,11 +113,20 @@ class _Calls(NamedTuple):
     weights: dict[str, Weight]
 
 
-def _calls(nodes: Iterable[Node], inputs: Mapping[str, Axes], training: bool) -> _Calls:
+def _calls(
+    nodes: Iterable[Node],
+    inputs: Mapping[str, Axes],
+    literals: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+    training: bool,
+) -> _Calls:
     """Divide calls into those that depend on an input and constants, and find their axes."""
     found = _Calls([], [], {})
     axes, alike = dict(inputs), set[str]()
     rank = next(iter(inputs.values())).rank
+    by_name: dict[str, Node] = {}
+    constants: dict[str, Node] = {}
+    known = KnownCalls(by_name, constants, literals, axes, dtype)
     for node in nodes:
         as_weight = _as_weight(found.weights)
         node = replace(node, args={k: map_leaves(as_weight, v) for k, v in node.args.items()})
@@ -124,9 +135,10 @@ def _calls(nodes: Iterable[Node], inputs: Mapping[str, Axes], training: bool) ->
         if training:
             refuse_moving(node)
         if node.operands:
-            node = with_axes(node, axes, rank)
-            axes[node.name] = node.axes
-            found.nodes.append(node)
+            for call in known.rewritten(node):
+                by_name[call.name] = call = with_axes(call, axes, rank)
+                axes[call.name] = call.axes
+                found.nodes.append(call)
         elif node.kind in LOOPS:
             raise CaptureError(
                 f"{node.label} reads no input of the network: compute it once, and register the"
@@ -134,6 +146,7 @@ def _calls(nodes: Iterable[Node], inputs: Mapping[str, Axes], training: bool) ->
             )
         else:
             found.constants.append(node)
+            constants[node.name] = node
             if same_for_each_image(node, alike):
                 alike.add(node.name)
             weight = Weight(f"={node.name}", node.shape, node.name in alike)

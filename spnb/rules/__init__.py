@@ -32,6 +32,8 @@ borders        padding: constant, reflect, replicate, circular
 slices         slice, select, index; assignments to slices
 rearrange      concatenate, roll, flip
 constants      constants that are joined to values
+positions      constant positions, places of largest numbers, unpooling
+triangles      triangles and diagonals
 lookups        rows of a table, places in a sorted one, gather and scatter along channels
 views          view, permute, expand
 cyclic_cut     another part of an axis is cut, for grids of windows
@@ -40,6 +42,7 @@ matmul         linear, matrix products, attention
 tile_products  matrix products that sum over space: merged tile by tile
 reductions     mean, sum, largest, variance, norm over space: merged tile by tile
 merging        figures of tiles, and the calls that merge them
+scans          cumulative sums, products and largest numbers: continued from tile to tile
 norms          group, instance, layer, batch and RMS norm, softmax over space
 fallback       operators that need whole operands, and those without a rule
 loops          loops with a body of several operators
@@ -108,12 +111,15 @@ from . import (
     merging,
     norms,
     pools,
+    positions,
     rearrange,
     reductions,
     resize,
+    scans,
     slices,
     tile_products,
     transposed,
+    triangles,
     unfold,
     views,
 )
@@ -149,15 +155,18 @@ __all__ = [
     "norms",
     "places",
     "pools",
+    "positions",
     "rearrange",
     "reductions",
     "registered",
     "resize",
     "rule",
     "rule_of",
+    "scans",
     "slices",
     "tile_products",
     "transposed",
+    "triangles",
     "unfold",
     "views",
     "whole_axes",

@@ -187,6 +187,15 @@ def linear(node: Node) -> Rule | None:
     return product(node, labels[: len(_ranks(node))], (*before, "out"))
 
 
+@rule("bilinear")
+def bilinear(node: Node) -> Rule | None:
+    """A product of two operands at each position, and of a weight (torch.nn.Bilinear)."""
+    ranks = _ranks(node)
+    before = _batch(ranks[0] - 1)
+    labels: list[Labels | None] = [(*before, "in1"), (*before, "in2"), ("out", "in1", "in2")]
+    return product(node, [*labels, ("out",)][: len(ranks)], (*before, "out"))
+
+
 @rule("matmul", "bmm", "mm")
 def matmul(node: Node) -> Rule | None:
     """A matrix product, with leading dimensions that are broadcast (torch.matmul)."""

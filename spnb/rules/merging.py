@@ -26,7 +26,7 @@ from ..ir.node import Node, Ref
 from ..ir.region import Region, Span, Tiling
 from .base import Direct, Spans, Tensors, Weights
 from .registry import rule
-from .statistics import REDUCTIONS, STATISTICS
+from .statistics import REDUCTIONS, STATISTICS, Statistic
 
 
 def precise(dtype: torch.dtype) -> torch.dtype:
@@ -48,11 +48,20 @@ def merged(
     kind
         A key of `REDUCTIONS`, or of `STATISTICS`.
     """
-    spans, cut = tiling.spans(axes.extent), cut_axes(axes, dims, tiling)
-    images = [d for d in dims if axes.axes_of(d) == (0,)] if 0 in cut else []
+    images = [d for d in dims if axes.axes_of(d) == (0,)] if tiling.grid[0] > 1 else []
     if images:  # figures are per image until the end, as micro-batches may differ in size
-        dims, cut = [d for d in dims if d not in images], [a for a in cut if a]
-    parts = {axis: spans[axis] for axis in cut}
+        dims = [d for d in dims if d not in images]
+    first = partial_figures(node, operand, axes, dims, kind, tiling)
+    parts = first.args["parts"]
+    return [first, *combined(node, first, list(parts), _statistic(kind), images=len(images))]
+
+
+def partial_figures(
+    node: Node, operand: Ref, axes: Axes, dims: list[int], kind: str, tiling: Tiling
+) -> Node:
+    """The call that computes the figures of each tile; the arguments are those of `merged`."""
+    spans = tiling.spans(axes.extent)
+    parts = {axis: spans[axis] for axis in cut_axes(axes, dims, tiling)}
     args = {"self": operand, "dims": dims, "kind": kind, "parts": parts, "options": _options(node)}
     call = replace(
         node,
@@ -62,8 +71,7 @@ def merged(
         dtype=precise(node.dtype),
         operand_axes=(axes,),
     )
-    first = replace(call, axes=Partial(call).axes)
-    return [first, *combined(node, first, list(parts), _statistic(kind), images=len(images))]
+    return replace(call, axes=Partial(call).axes)
 
 
 def combined(
@@ -178,8 +186,17 @@ class Partial(Direct):
         if x.numel():
             figures = torch.stack(statistic.of(x, dims), dim=-1)
         else:
-            figures = x.new_tensor(statistic.neutral).expand(self.axes.local_shape(region))
+            figures = x.new_tensor(_neutral(statistic, x.dtype))
+            figures = figures.expand(self.axes.local_shape(region))
         return figures.reshape(self.axes.local_shape(region))
+
+
+def _neutral(statistic: Statistic, dtype: torch.dtype) -> tuple[float, ...]:
+    """The figures of an empty set; whole numbers have no infinity."""
+    if dtype.is_floating_point or dtype.is_complex:
+        return statistic.neutral
+    ends = torch.iinfo(dtype)
+    return tuple(int(min(max(n, ends.min), ends.max)) for n in statistic.neutral)
 
 
 def one_each(tiling: Tiling, axes: Axes, parts: Sequence[int]) -> Spans:

@@ -7,6 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+
 from ..ir.axes import Axes
 from ..ir.node import Node, Ref
 from ..ir.region import Tiling
@@ -15,6 +17,9 @@ from .fallback import Whole
 from .merging import cut_axes, finished, merged
 from .registry import rule
 from .statistics import order_of
+
+EXACT = ("amax", "amin", "prod", "sum")
+"""Reductions of whole numbers that are whole numbers, so that they are merged as such."""
 
 
 def reduced_axes(axes: Axes, dims: Collection[int], keepdim: bool) -> Axes:
@@ -62,8 +67,10 @@ class Reduction(Direct):
 
     @property
     def _merges(self) -> bool:
+        if not self.node.dtype.is_floating_point:
+            return self.kind in EXACT and self.node.dtype != torch.bool
         order = order_of(self.node.args) if self.kind in ("norm", "linalg_vector_norm") else 1.0
-        return self.node.dtype.is_floating_point and 0.0 < order < math.inf
+        return 0.0 < order < math.inf
 
 
 def over_last(node: Node, kind: str, count: int) -> Reduction:
@@ -72,7 +79,8 @@ def over_last(node: Node, kind: str, count: int) -> Reduction:
     return Reduction(node, kind, tuple(range(rank - count, rank)), True)
 
 
-@rule("amax", "amin", "linalg_vector_norm", "logsumexp", "mean", "norm", "std", "sum", "var")
+@rule("amax", "amin", "linalg_vector_norm", "logsumexp", "mean", "norm", "prod", "std", "sum",
+      "var")  # fmt: skip
 def reduction(node: Node) -> Rule | None:
     """The rule of reductions: over channels at each position; over space tile by tile."""
     rank, dims = len(node.operand_axes[0].dims), node.args.get("dim")
@@ -83,7 +91,7 @@ def reduction(node: Node) -> Rule | None:
     return Reduction(node, node.kind, tuple(d % rank for d in dims), keepdim)
 
 
-@rule("all", "any", "argmax", "argmin", "max", "min", "prod", "var_mean", "count_nonzero")
+@rule("all", "any", "argmax", "argmin", "max", "min", "var_mean", "count_nonzero")
 def reduction_without_merging(node: Node) -> Rule | None:
     """The rule of reductions that cannot be merged: over space they read the whole extent."""
     axes, dims = node.operand_axes[0], node.args.get("dim")

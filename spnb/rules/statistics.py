@@ -81,8 +81,15 @@ def _sum(x: torch.Tensor, dims: list[int]) -> list[torch.Tensor]:
     return [x.sum(dims, keepdim=True)]
 
 
+def _product(x: torch.Tensor, dims: list[int]) -> list[torch.Tensor]:
+    for d in dims:
+        x = x.prod(d, keepdim=True)
+    return [x]
+
+
 STATISTICS = {
     "sum": Statistic((0.0,), _sum, lambda f, d: _sum(f[0], [d])),
+    "product": Statistic((1.0,), _product, lambda f, d: _product(f[0], [d])),
     "largest": Statistic(
         (-math.inf,),
         lambda x, dims: [x.amax(dims, keepdim=True)],
@@ -135,6 +142,7 @@ POWER_NORM = Reduced(
 )
 REDUCTIONS = {
     "sum": Reduced("sum", lambda figures, count, args: figures[0]),
+    "prod": Reduced("product", lambda figures, count, args: figures[0]),
     "mean": Reduced("sum", lambda figures, count, args: figures[0] / count),
     "amax": Reduced("largest", lambda figures, count, args: figures[0]),
     "amin": Reduced("smallest", lambda figures, count, args: figures[0]),

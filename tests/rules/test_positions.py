@@ -1,0 +1,98 @@
+"""Positions that the code names, places of largest numbers, diagonals and unpooling, on tiles."""
+
+import pytest
+import torch
+from tiled import Call, check_tiled, noise
+from torch import nn
+from torch.nn import functional as F
+from training_steps import check as check_gradients
+from training_steps import grid
+
+SHAPE = (2, 4, 8, 12)
+ROWS, COLUMNS = torch.tensor([0, 2, 2, 7]), torch.tensor([1, -2])
+
+
+def unpooled(x, kernel=2, stride=None, padding=0):
+    pooled, places = F.max_pool2d(x, kernel, stride, padding, return_indices=True)
+    return F.max_unpool2d(pooled + 1, places, kernel, stride, padding, output_size=x.shape[-2:])
+
+
+OPERATORS = {
+    "rows": lambda x: x[:, :, [0, 2, 3]],
+    "rows of a tensor": lambda x: x[:, :, ROWS],
+    "index_select": lambda x: x.index_select(3, ROWS),
+    "rows and columns": lambda x: x[:, :, ROWS[:, None], COLUMNS],
+    "computed rows": lambda x: x[:, :, torch.arange(8) // 2],
+    "one row": lambda x: x[..., [5], :] + x,
+    "every third": lambda x: x[:, :, 1::3, ::2],
+    "nearest by index": lambda x: x[..., (torch.arange(18) / 1.5).long()],
+    "triu": lambda x: x.triu(-1),
+    "tril": lambda x: x.tril(2),
+    "diagonal": lambda x: x.diagonal(dim1=2, dim2=3),
+    "diagonal above": lambda x: x.diagonal(3, 2, 3),
+    "diagonal below": lambda x: x.diagonal(-3, 2, 3),
+    "diagonal of columns": lambda x: x.diagonal(1, 3, 2),
+    "diagonal through channels": lambda x: x.diagonal(1, 1, 3),
+    "trace": lambda x: x.diagonal(dim1=2, dim2=3).sum(-1),
+    "diagonal of channels": lambda x: (x.flatten(2) @ x.flatten(2).mT).diagonal(dim1=1, dim2=2),
+    "argmax of rows": lambda x: x.argmax(2),
+    "argmin of columns": lambda x: x.argmin(3, keepdim=True),
+    "argmax of positions": lambda x: x.flatten(2).argmax(2),
+    "argmax of equal numbers": lambda x: x.round().flatten(2).argmax(2),
+    "argmax of everything": lambda x: x.argmax(),
+    "maximum and its place": lambda x: x.max(3),
+    "minimum and its place": lambda x: x.flatten(2).min(2, keepdim=True),
+    "count_nonzero": lambda x: (x > 0).count_nonzero((2, 3)),
+    "number of positions": lambda x: (x > 0).sum((2, 3)),
+    "largest whole number": lambda x: x.round().long().amax((2, 3)),
+    "product": lambda x: x.prod(3),
+    "product of everything": lambda x: x.prod(),
+    "unpooled": unpooled,
+    "unpooled with a gap": lambda x: unpooled(x, 2, 3),
+    "unpooled with padding": lambda x: unpooled(x, 3, 3, 1),
+    "unpooled values of a decoder": lambda x: F.avg_pool2d(unpooled(x.relu()), 3, 1, 1),
+}
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_an_operator_is_tiled(operator):
+    plans = check_tiled(Call(OPERATORS[operator]), SHAPE, grids=[(2, 3), (1, 4)])
+    assert not any(plan.gathered for plan in plans)
+
+
+VOLUMES = {
+    "rows": lambda x: x[:, :, [0, 2, 3]],
+    "triu": lambda x: x.triu(),
+    "diagonal": lambda x: x.diagonal(dim1=2, dim2=4),
+    "argmax": lambda x: x.flatten(2).argmax(2),
+    "product": lambda x: x.prod(3),
+    "unpooled": lambda x: F.max_unpool3d(*F.max_pool3d(x, 2, return_indices=True), 2),
+}
+
+
+@pytest.mark.parametrize("operator", VOLUMES)
+def test_an_operator_on_a_volume_is_tiled(operator):
+    plans = check_tiled(Call(VOLUMES[operator]), (1, 2, 4, 6, 8), grids=[(2, 1, 2)])
+    assert not any(plan.gathered for plan in plans)
+
+
+def test_rows_in_another_order_are_gathered():
+    net = Call(lambda x: x[:, :, [5, 0, 2]])
+    plans = check_tiled(net, SHAPE, grids=[(2, 2)], allow_gather=True)
+    assert all(plan.gathered for plan in plans)
+
+
+def test_windows_of_unpooling_that_overlap_are_gathered():
+    net = Call(lambda x: unpooled(x, 3, 2, 1) * 0)
+    plans = check_tiled(net, SHAPE, grids=[(2, 2)], allow_gather=True)
+    assert all(plan.gathered for plan in plans)
+
+
+@pytest.mark.parametrize("operator", ["rows of a tensor", "diagonal", "product", "unpooled"])
+def test_gradients(operator):
+    torch.manual_seed(0)
+    net = Call(lambda m, x: OPERATORS[operator](m[0](x)), nn.Conv2d(4, 4, 3, padding=1)).double()
+    x = noise(*SHAPE)
+    with torch.no_grad():
+        like = net(x)
+    check_gradients(net, x, noise(*like.shape, seed=2), [grid(2, 2)])
