@@ -8,6 +8,7 @@ import pytest
 import torch
 from guide_pages import GUIDE
 from third_party_networks import GRIDS, OTHERS, build, plan, sent
+from torch import nn
 
 import spnb
 from spnb.errors import PlanError
@@ -33,15 +34,23 @@ def test_another_packages_network(other):
     assert row in PAGE.read_text()
 
 
-def test_attention_is_refused_unless_it_may_gather():
-    other = next(o for o in OTHERS if o.name == "SegformerForSemanticSegmentation")
-    job = plan(other, build(other), "2x2", False).job
-    with pytest.raises(PlanError, match=r"attention.*needs the whole extent 3×4.*--allow-gather"):
-        spnb.plan(spnb.Job(job.model, input_shapes=job.input_shapes, split_size=1))
-    shown = str(spnb.plan(job))
-    assert "gathered on every tile of stage 0, for segformer.stages.0.blocks.0.attention" in shown
-    untiled = spnb.plan(spnb.Job(job.model, input_shapes=job.input_shapes, spatial_size=0))
-    assert spnb.InProcess(untiled).infer().check().passed
+class Spectrum(nn.Module):
+    """A convolution of the spectrum, which needs the whole image."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return torch.fft.rfft2(self.layer(x)).abs()
+
+
+def test_a_whole_value_is_refused_unless_it_may_be_gathered():
+    job = spnb.Job(Spectrum(), image_size=32, batch_size=1, split_size=1, num_spatial_parts=4)
+    with pytest.raises(PlanError, match=r"fft.*needs the whole extent 30×30.*--allow-gather"):
+        spnb.plan(job)
+    shown = str(spnb.plan(job.replace(allow_gather=True)))
+    assert "gathered on every tile of stage 0, for forward (fft_rfft2)" in shown
 
 
 def test_the_table_of_the_guide_has_every_network():

@@ -14,7 +14,7 @@ def halos(plan: Plan, stage: int) -> list[Halo]:
     images, team = plan.micro_batch_sizes[0], plan.stages[stage].team
     found = []
     for exchange in plan.exchanges[images]:
-        if exchange.target is not team or exchange.kind in ("merge", "gather"):
+        if exchange.target is not team or exchange.kind in ("merge", "ring", "gather"):
             continue
         node = plan.graph.by_name.get(exchange.value)
         extent = (images, *plan.graph.extent(exchange.value)[1:])

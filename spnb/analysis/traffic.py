@@ -20,7 +20,7 @@ class Totals:
     Attributes
     ----------
     exchanges
-        Number of exchanges between ranks: halos, merges, gathers and hand-overs.
+        Number of exchanges between ranks: halos, merges, rings, gathers and hand-overs.
     messages, bytes
         Number of messages in these exchanges, and their bytes.
     flops
@@ -71,7 +71,7 @@ def _flops(plan: Plan, images: int) -> tuple[float, float]:
         for node in stage.nodes:
             share = node.flops / math.prod(node.axes.extent)
             # Operators that the planner adds, such as merges of figures, are not in the network.
-            if node.op.startswith(("aten.", "spnb.conv")):
+            if node.op.startswith(("aten.", "spnb.conv", "spnb.attention.")):
                 untiled += share * math.prod(extent_in(plan.graph, node.name, images))
             if node.name in needs.computed:
                 axes = (sum(map(length, spans)) for spans in needs.computed[node.name])

@@ -25,6 +25,7 @@ from .positions import KnownCalls
 from .reader import ExportReader, out_of_sight
 from .redistribution import with_redistribution
 from .states import refuse_states
+from .written_out import with_attention
 
 
 def graph_of(
@@ -64,6 +65,7 @@ def graph_of(
         refuse_unread_norms(nodes, outputs)
     nodes = _without_unread_writes(nodes, outputs)
     calls = _calls(nodes, inputs, reader.literals, dtype, training)
+    calls = calls._replace(nodes=with_attention(calls.nodes, outputs, inputs, dtype))
     returned = _copied_inputs(map(_as_weight(calls.weights), outputs), calls.nodes, inputs, dtype)
     return Graph(
         inputs=inputs,

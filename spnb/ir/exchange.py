@@ -81,8 +81,8 @@ class Exchange:
     value
         Name of the value.
     kind
-        ``"input"``, ``"halo"``, ``"merge"`` (of figures), ``"gather"``, ``"hand-over"`` or
-        ``"output"``.
+        ``"input"``, ``"halo"``, ``"merge"`` (of figures), ``"ring"`` (keys of attention that go
+        round), ``"gather"``, ``"hand-over"`` or ``"output"``.
     has, needs
         Spans of each team's tiles, axis by axis.
     position_bytes

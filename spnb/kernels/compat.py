@@ -17,6 +17,7 @@ name here                  in PyTorch 2.13               without it
 `arguments_of`             an operator's _schema         an error
 `script_converter`         torch._export.converter       TorchScript is refused
 `decomposition_of`         torch._decomp                 operators without a rule stay whole
+`cpu_flash_attention`      aten._scaled_dot_product_…    attention by plain operators, in blocks
 `gloo_opener`              ProcessGroupGloo._Options     PyTorch chooses the network interface
 `nccl_opener`              options.config.max_ctas       NCCL chooses its number of blocks
 `freeze_compiled_weights`  torch._inductor.config        an error
@@ -275,3 +276,12 @@ def decomposition_of(op: Any) -> Callable[..., Any] | None:
         return torch.export.default_decompositions()[op] if op._can_decompose() else None
     except (ImportError, AttributeError, KeyError):
         return None
+
+
+def cpu_flash_attention() -> Callable[..., Sequence[torch.Tensor]] | None:
+    """PyTorch's attention for CPUs that also gives logarithms of sums; None without such a one.
+
+    The caller compares what it gives with plain operators before it relies on it.
+    """
+    packet = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+    return getattr(packet, "default", None)

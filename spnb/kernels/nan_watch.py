@@ -28,7 +28,7 @@ _FINITE = """
     max_pool2d max_pool3d maximum mean minimum mish movedim mul neg pad permute pixel_shuffle
     pixel_unshuffle prelu reflection_pad1d reflection_pad2d reflection_pad3d relu relu6
     replication_pad1d replication_pad2d replication_pad3d reshape roll select sigmoid silu slice
-    softmax squeeze sub sum tanh to transpose unflatten unsqueeze upsample_bicubic2d
+    softmax squeeze sub sum tanh to transpose turned unflatten unsqueeze upsample_bicubic2d
     upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d
     upsample_trilinear3d view where
 """

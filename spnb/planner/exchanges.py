@@ -56,8 +56,11 @@ def _kind(
 
 def _kind_within(network: StagedGraph, value: str, stage: int) -> str:
     """The kind of an exchange among the tiles of one stage."""
-    if network.graph.by_name[value].op.startswith(("spnb.partial", "spnb.combined")):
+    op = network.graph.by_name[value].op
+    if op.startswith(("spnb.partial", "spnb.combined")):
         return "merge"
+    if op.startswith("spnb.turned"):
+        return "ring"
     return "gather" if (stage, value) in network.gathered else "halo"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+
 from ..ir.blocks import Block
 from ..ir.graph import Graph
 from ..ir.node import Node
@@ -26,10 +28,15 @@ def lowered(graph: Graph, tilings: Sequence[Tiling], blocks: Sequence[int]) -> G
     """
     nodes: list[Node] = []
     found: list[Block] = []
+    types: dict[str, torch.dtype] = {}
     stages = (tiling for tiling, count in zip(tilings, blocks, strict=True) for _ in range(count))
     for block, tiling in zip(graph.blocks, stages, strict=True):
         start = len(nodes)
         for node in graph.nodes_of(block):
-            nodes += rule_of(node).lower(tiling)
+            for call in rule_of(node).lower(tiling):
+                if call.kind == "turned":  # a rule does not know the types of operands
+                    call = replace(call, dtype=types.get(call.operands[0], graph.dtype))
+                types[call.name] = call.dtype
+                nodes.append(call)
         found.append(Block(block.path, start, len(nodes)))
     return replace(graph, nodes=tuple(nodes), blocks=tuple(found))

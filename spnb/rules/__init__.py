@@ -38,7 +38,10 @@ lookups        rows of a table, places in a sorted one, gather and scatter along
 views          view, permute, expand
 cyclic_cut     another part of an axis is cut, for grids of windows
 fourier        Fourier transforms of channels, or in windows
-matmul         linear, matrix products, attention
+matmul         linear, matrix products
+attention      attention: of all queries to some or all keys
+ring           attention over all positions: the keys of tiles go round
+ring_steps     the steps of such attention
 tile_products  matrix products that sum over space: merged tile by tile
 reductions     mean, sum, largest, variance, norm over space: merged tile by tile
 merging        figures of tiles, and the calls that merge them
@@ -96,6 +99,7 @@ Now tiles exchange one row, and their result equals that of one process:
 
 # each of these modules registers its operators
 from . import (
+    attention,
     borders,
     constants,
     convolutions,
@@ -115,6 +119,8 @@ from . import (
     rearrange,
     reductions,
     resize,
+    ring,
+    ring_steps,
     scans,
     slices,
     tile_products,
@@ -137,6 +143,7 @@ __all__ = [
     "Unknown",
     "Whole",
     "Window",
+    "attention",
     "borders",
     "constants",
     "convolutions",
@@ -160,6 +167,8 @@ __all__ = [
     "reductions",
     "registered",
     "resize",
+    "ring",
+    "ring_steps",
     "rule",
     "rule_of",
     "scans",

@@ -1,4 +1,4 @@
-"""Products that sum over a shared dimension: linear layers, matrix products, attention."""
+"""Products that sum over a shared dimension: linear layers and matrix products."""
 
 from __future__ import annotations
 
@@ -157,23 +157,28 @@ def _axes_of(dims: Iterable[Dim]) -> list[int]:
     return [axis for factors in dims for axis in axes_in(factors)]
 
 
-def product(node: Node, labels: Sequence[Labels | None], result: Labels) -> Rule:
+def product(
+    node: Node,
+    labels: Sequence[Labels | None],
+    result: Labels,
+    kind: type[Product] = Product,
+) -> Product:
     """The rule of a product, from the labels of its tensors in the order of its arguments."""
     tensors = [leaf for leaf in leaves(node.args) if isinstance(leaf, (Ref, Weight))]
     pairs = list(zip(tensors, labels, strict=True))
     operands = tuple(names or () for tensor, names in pairs if isinstance(tensor, Ref))
     others = {tensor.name: names for tensor, names in pairs if isinstance(tensor, Weight) and names}
-    return Product(node, operands, others, result)
+    return kind(node, operands, others, result)
 
 
-def _ranks(node: Node) -> list[int]:
+def ranks_of(node: Node) -> list[int]:
     """Number of dimensions of each tensor among the arguments, in order."""
     axes = iter(node.operand_axes)
     tensors = (leaf for leaf in leaves(node.args) if isinstance(leaf, (Ref, Weight)))
     return [len(next(axes).dims) if isinstance(t, Ref) else len(t.shape) for t in tensors]
 
 
-def _batch(count: int) -> Labels:
+def batch_labels(count: int) -> Labels:
     """Labels of leading dimensions, which are aligned at their end."""
     return tuple(f"batch{k}" for k in range(count, 0, -1))
 
@@ -181,17 +186,17 @@ def _batch(count: int) -> Labels:
 @rule("linear")
 def linear(node: Node) -> Rule | None:
     """A product over the last dimension (torch.nn.Linear)."""
-    rank = _ranks(node)[0]
-    before = _batch(rank - 1)
+    rank = ranks_of(node)[0]
+    before = batch_labels(rank - 1)
     labels: list[Labels | None] = [(*before, "in"), ("out", "in"), ("out",)]
-    return product(node, labels[: len(_ranks(node))], (*before, "out"))
+    return product(node, labels[: len(ranks_of(node))], (*before, "out"))
 
 
 @rule("bilinear")
 def bilinear(node: Node) -> Rule | None:
     """A product of two operands at each position, and of a weight (torch.nn.Bilinear)."""
-    ranks = _ranks(node)
-    before = _batch(ranks[0] - 1)
+    ranks = ranks_of(node)
+    before = batch_labels(ranks[0] - 1)
     labels: list[Labels | None] = [(*before, "in1"), (*before, "in2"), ("out", "in1", "in2")]
     return product(node, [*labels, ("out",)][: len(ranks)], (*before, "out"))
 
@@ -199,18 +204,18 @@ def bilinear(node: Node) -> Rule | None:
 @rule("matmul", "bmm", "mm")
 def matmul(node: Node) -> Rule | None:
     """A matrix product, with leading dimensions that are broadcast (torch.matmul)."""
-    a, b = _ranks(node)
+    a, b = ranks_of(node)
     if min(a, b) < 2:
         return None
-    labels = ((*_batch(a - 2), "row", "sum"), (*_batch(b - 2), "sum", "column"))
-    return product(node, labels, (*_batch(max(a, b) - 2), "row", "column"))
+    labels = ((*batch_labels(a - 2), "row", "sum"), (*batch_labels(b - 2), "sum", "column"))
+    return product(node, labels, (*batch_labels(max(a, b) - 2), "row", "column"))
 
 
 @rule("addmm", "baddbmm")
 def added_matmul(node: Node) -> Rule | None:
     """A matrix product, and a sum (torch.addmm)."""
-    ranks = _ranks(node)
-    batch = _batch(ranks[1] - 2)
+    ranks = ranks_of(node)
+    batch = batch_labels(ranks[1] - 2)
     result = (*batch, "row", "column")
     labels = (result[-ranks[0] :], (*batch, "row", "sum"), (*batch, "sum", "column"))
     return product(node, labels, result)
@@ -226,16 +231,3 @@ def einsum(node: Node) -> Rule | None:
     if any(len(set(term)) < len(term) for term in terms):
         return None  # a diagonal
     return product(node, terms, tuple(result))
-
-
-@rule("scaled_dot_product_attention")
-def attention(node: Node) -> Rule | None:
-    """The rule of attention: a query reads all keys and values (Vaswani et al., 2017)."""
-    ranks = _ranks(node)
-    if node.args["is_causal"] or node.args["dropout_p"] or len(set(ranks[:3])) > 1:
-        return None
-    batch = _batch(ranks[0] - 2)
-    labels = [(*batch, "query", "in"), (*batch, "key", "in"), (*batch, "key", "out")]
-    if len(ranks) > 3:
-        labels.append((*batch, "query", "key")[-ranks[3] :])
-    return product(node, labels, (*batch, "query", "out"))

@@ -24,14 +24,10 @@ import torch
 from ..ir.axes import Axes, dim
 from ..ir.node import Node, Ref
 from ..ir.region import Region, Span, Tiling
+from ..kernels.sum_types import precise
 from .base import Direct, Spans, Tensors, Weights
 from .registry import rule
 from .statistics import REDUCTIONS, STATISTICS, Statistic
-
-
-def precise(dtype: torch.dtype) -> torch.dtype:
-    """The type of the figures: fp32 for half precision, in which sums would overflow."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def merged(

@@ -20,9 +20,10 @@ from ..ir.axes import Axes, dim
 from ..ir.broadcasting import fitted
 from ..ir.node import Node, Ref, Weight
 from ..ir.region import Region, Span, Tiling
+from ..kernels.sum_types import precise
 from .base import Direct, Spans, Tensors, Weights
 from .calls import invoke
-from .merging import Finish, combined, finished, one_each, positions_of, precise
+from .merging import Finish, combined, finished, one_each, positions_of
 from .registry import rule
 
 

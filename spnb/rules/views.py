@@ -107,13 +107,24 @@ def reshape(node: Node) -> Rule | None:
     return Whole(node) if found is None else Reshape(node, found)
 
 
-@rule("permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "mT", "numpy_T")
+PERMUTES = (
+    "permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "mT", "numpy_T",
+)  # fmt: skip
+"""Operators that change the order of dimensions."""
+
+
+def order_of(node: Node) -> list[int]:
+    """For each dimension of a permutation's result, the number of the operand's dimension."""
+    sizes = list(range(2, 2 + len(node.shape)))  # all different, so the result shows the order
+    moved = invoke(node.op, node.bind([torch.empty(sizes, device="meta")], {}))
+    return [n - 2 for n in moved.shape]
+
+
+@rule(*PERMUTES)
 def permute(node: Node) -> Rule | None:
     """The rule of a permutation; the axes of the image move with their dimensions."""
     axes = node.operand_axes[0]
-    sizes = list(range(2, 2 + len(axes.dims)))  # all different, so the result shows the order
-    moved = invoke(node.op, node.bind([torch.empty(sizes, device="meta")], {}))
-    return Local(node, axes.with_dims([axes.dims[n - 2] for n in moved.shape]))
+    return Local(node, axes.with_dims([axes.dims[k] for k in order_of(node)]))
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,6 @@ OTHERS = [
         "SegformerForSemanticSegmentation",
         {"hidden_sizes": [8, 16, 24, 32], "depths": [1] * 4, "decoder_hidden_size": 16},
         (97, 131),
-        gather=True,
     ),
     of_transformers(
         "Swin2SRForImageSuperResolution", {"window_size": 8, "upscale": 2} | WINDOWS, (40, 56)

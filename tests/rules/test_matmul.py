@@ -53,22 +53,35 @@ def test_attention_in_windows_stays_on_the_tile(attention):
 
 
 @pytest.mark.parametrize("attention", [self_attention, written_out])
-def test_attention_along_one_axis_is_gathered_along_that(attention):
+def test_attention_along_one_axis_moves_keys_along_that(attention):
     net = Call(lambda x: attention(x.permute(0, 2, 3, 1).flatten(0, 1)))
-    plans = check(net, IMAGE, grids=[(3, 1)])
-    assert not any(plan.gathered for plan in plans)
-    plans = check(net, IMAGE, grids=[(1, 3)], allow_gather=True)
-    assert all(plan.gathered for plan in plans)
+    for grid, rings in (((3, 1), 0), ((1, 3), 2)):
+        plans = check(net, IMAGE, grids=[grid])
+        for plan in plans:
+            assert not plan.gathered
+            kinds = [e.kind for e in plan.exchanges[2]]
+            assert kinds.count("ring") in (rings, 2 * rings)  # keys that are their own values
 
 
-@pytest.mark.parametrize("attention", [self_attention, written_out])
-def test_global_attention_is_gathered_where_that_is_allowed(attention):
-    net = Call(lambda x: attention(tokens(x)).transpose(1, 2).view(IMAGE))
+def read_twice(x):
+    """The weights are returned too, so they are computed."""
+    weights = (x @ x.transpose(-2, -1)).softmax(-1)
+    return weights @ x + weights.mean(-1, keepdim=True)
+
+
+def test_weights_of_attention_are_gathered_where_that_is_allowed():
+    net = Call(lambda x: read_twice(tokens(x)).transpose(1, 2).view(IMAGE))
     check_regions(net, IMAGE)
     with pytest.raises(PlanError, match=r"needs the whole extent 8×12.*--allow-gather"):
         check(net, IMAGE)
     plans = check(net, IMAGE, allow_gather=True)
     assert all(plan.gathered for plan in plans)
+
+
+@pytest.mark.parametrize("attention", [self_attention, written_out])
+def test_global_attention_is_not_gathered(attention):
+    net = Call(lambda x: attention(tokens(x)).transpose(1, 2).view(IMAGE))
+    assert not any(plan.gathered for plan in check(net, IMAGE))
 
 
 def test_multi_head_attention_with_tokens_of_fewer_positions():
@@ -77,7 +90,7 @@ def test_multi_head_attention_with_tokens_of_fewer_positions():
         return m[0](tokens(x), small, small)[0]
 
     modules = nn.MultiheadAttention(8, 2, batch_first=True), nn.Conv2d(8, 8, 2, 2)
-    check(Call(net, *modules), IMAGE, allow_gather=True)
+    assert not any(plan.gathered for plan in check(Call(net, *modules), IMAGE))
 
 
 def test_a_bias_for_each_window_is_cut_with_the_windows():

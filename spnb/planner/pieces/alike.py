@@ -14,17 +14,20 @@ from ...ir.axes import Axes, Factor, axes_in
 from ...ir.node import Node, Ref, Weight, map_leaves
 from ...ir.region import Span
 from ...rules import Direct, Local, Rule, rule_of
+from ...rules.attention import Attention
 from ...rules.convolutions import Convolution
 from ...rules.dropout import Dropout, PieceOf
 from ...rules.elementwise import Joined
 from ...rules.matmul import Product
 from ...rules.reductions import Reduction
+from ...rules.ring import RingAttention
 from ...rules.views import Expand, Repeat, Reshape
 from .piece_calls import Leaf, PieceCalls
 from .pieces import POSITIONS, RANK, Pieces, shape_within
 
 ALIKE = (
-    Rule, Local, Joined, Product, Convolution, Reduction, Reshape, Expand, Repeat, Dropout,
+    Rule, Local, Joined, Product, RingAttention, Convolution, Reduction, Reshape, Expand, Repeat,
+    Dropout,
 )  # fmt: skip
 """Rules of operators that can be called on a piece; others count positions, or look at several."""
 
@@ -75,6 +78,8 @@ def piece_by_piece(node: Node, held: Mapping[str, Pieces]) -> PieceByPiece | Non
     if found or spans is None or cuts is None:
         return None
     if isinstance(rule, Dropout) and not _counts_elements(rule):
+        return None
+    if isinstance(rule, Attention) and node.args["is_causal"]:
         return None
     return PieceByPiece(rule, spans, cuts)
 
