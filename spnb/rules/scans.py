@@ -19,9 +19,10 @@ import torch
 from ..ir.axes import Axes
 from ..ir.node import Node, Ref
 from ..ir.region import Region, Span, Tiling
+from ..kernels.sum_types import precise
 from .base import Direct, Tensors, Weights
 from .fallback import Whole
-from .merging import cut_axes, partial_figures, precise
+from .merging import cut_axes, partial_figures
 from .registry import rule
 from .statistics import STATISTICS
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from ...ir.node import Node, Ref, Weight, map_leaves
 from ...ir.region import length
+from ...kernels.sum_types import precise
 from ...rules.matmul import MERGING, Labels, Product
-from ...rules.merging import precise
 from ...rules.reductions import Reduction
 from ...rules.statistics import order_of
 from .alike import rule_in_positions
