@@ -42,6 +42,7 @@ matmul         linear, matrix products
 attention      attention: of all queries to some or all keys
 ring           attention over all positions: the keys of tiles go round
 ring_steps     the steps of such attention
+matrices       determinants, inverses and eigenvalues of small matrices
 tile_products  matrix products that sum over space: merged tile by tile
 reductions     mean, sum, largest, variance, norm over space: merged tile by tile
 merging        figures of tiles, and the calls that merge them
@@ -112,6 +113,7 @@ from . import (
     lookups,
     loops,
     matmul,
+    matrices,
     merging,
     norms,
     pools,
@@ -157,6 +159,7 @@ __all__ = [
     "lookups",
     "loops",
     "matmul",
+    "matrices",
     "merging",
     "module_of_rule",
     "norms",
