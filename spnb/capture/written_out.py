@@ -20,6 +20,7 @@ from ..rules.attention import Attention
 from ..rules.matmul import Labels
 from ..rules.views import PERMUTES, order_of
 from .attention_chain import AttentionChain, Readers
+from .joined_tokens import JoinedTokens
 from .placement import with_axes
 from .products import Labelled, Tensor
 
@@ -65,11 +66,12 @@ def _with_attention(
         types={**dict.fromkeys(inputs, dtype), **{node.name: node.dtype for node in nodes}},
     )
     replaced: dict[str, list[Node]] = {}
+    joined = JoinedTokens.among(nodes)
     for node in nodes:
         chain = AttentionChain.begun_by(node, readers)
         if chain is None or not chain.reaches_values():
             continue
-        calls = _AttentionCall(chain, values).made()
+        calls = _AttentionCall(chain, values, joined).made()
         if calls is not None:
             replaced |= {each.name: [] for each in chain.nodes}
             replaced[chain.nodes[-1].name] = calls
@@ -130,10 +132,12 @@ class _AttentionCall:
         The chain, followed to its end.
     values
         The values of the network; those of the new calls are added.
+    joined
+        Tokens that the plan may hold in pieces.
     """
 
-    def __init__(self, chain: AttentionChain, values: _Values):
-        self._chain, self._values = chain, values
+    def __init__(self, chain: AttentionChain, values: _Values, joined: JoinedTokens):
+        self._chain, self._values, self._joined = chain, values, joined
         self._last, self._calls = chain.nodes[-1], list[Node]()
 
     def made(self) -> list[Node] | None:
@@ -154,8 +158,17 @@ class _AttentionCall:
         args = {"query": query, "key": key, "value": value}
         attention = self._attention(args, (*batch, roles.query, "out"))
         rule = rule_of(attention)
-        over_positions = isinstance(rule, Attention) and rule.over_positions
-        return self._calls if over_positions else None
+        if not isinstance(rule, Attention):
+            return None
+        return self._calls if rule.over_positions or self._over_joined_tokens(roles) else None
+
+    def _over_joined_tokens(self, roles: _Roles) -> bool:
+        """Whether the keys may be tokens that the plan holds in pieces."""
+        keys = roles.keys.tensor
+        if not isinstance(keys, Ref):
+            return False
+        count = self._values.axes[keys.value].shape[roles.keys.labels.index(roles.key)]
+        return self._joined.has(keys.value, count)
 
     def _in_order(self, given: Labelled, wanted: Labels, name: str) -> Tensor | None:
         """A tensor with its dimensions in another order; None for a weight in the wrong order."""

@@ -83,6 +83,46 @@ def result_of(
     return result.to(dtype)
 
 
+def merged_states(states: torch.Tensor, d: int) -> torch.Tensor:
+    """The state after the keys of several states, each of which was the first of its keys.
+
+    Parameters
+    ----------
+    states
+        The states, one after another along a dimension.
+    d
+        The dimension; the result has it too, with size 1.
+
+    Examples
+    --------
+    >>> query, key = torch.zeros(1, 2), torch.tensor([[1.0, 2.0], [3.0, 6.0]])
+    >>> states = [with_keys(None, query, k, k, 1.0, Masking()) for k in key.split(1)]
+    >>> result_of(merged_states(torch.stack(states), 0)[0], torch.float32)
+    tensor([[2., 4.]])
+    """
+    joint: torch.Tensor = _Merged.apply(states, d)
+    return joint
+
+
+class _Merged(torch.autograd.Function):
+    """The joint state; each state gets its gradient unchanged."""
+
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, d: int) -> torch.Tensor:
+        ctx.shape = states.shape
+        result, tops, totals, _ = states.split([states.shape[-1] - EXTRA, 1, 1, 1], dim=-1)
+        top = tops.amax(d, keepdim=True)
+        totals = totals * (tops - top.masked_fill(top == -math.inf, 0)).exp()
+        total = totals.sum(d, keepdim=True)
+        shares = totals / total.masked_fill(total == 0, 1)
+        joint = (result * shares).sum(d, keepdim=True)
+        return torch.cat([joint, top, total, torch.zeros_like(total)], dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0].expand(ctx.shape), None
+
+
 def _applied(
     state: torch.Tensor | None,
     query: torch.Tensor,

@@ -40,13 +40,14 @@ cyclic_cut     another part of an axis is cut, for grids of windows
 fourier        Fourier transforms of channels, or in windows
 matmul         linear, matrix products
 attention      attention: of all queries to some or all keys
+key_pieces     attention over keys in pieces, one piece after another
 ring           attention over all positions: the keys of tiles go round
 ring_steps     the steps of such attention
-matrices       determinants, inverses and eigenvalues of small matrices
 tile_products  matrix products that sum over space: merged tile by tile
 reductions     mean, sum, largest, variance, norm over space: merged tile by tile
 merging        figures of tiles, and the calls that merge them
 scans          cumulative sums, products and largest numbers: continued from tile to tile
+piece_norms    batch norm in training of a value in pieces
 norms          group, instance, layer, batch and RMS norm, softmax over space
 fallback       operators that need whole operands, and those without a rule
 loops          loops with a body of several operators
@@ -110,12 +111,13 @@ from . import (
     fourier,
     fused,
     interpolate,
+    key_pieces,
     lookups,
     loops,
     matmul,
-    matrices,
     merging,
     norms,
+    piece_norms,
     pools,
     positions,
     rearrange,
@@ -156,13 +158,14 @@ __all__ = [
     "fused",
     "has_rule",
     "interpolate",
+    "key_pieces",
     "lookups",
     "loops",
     "matmul",
-    "matrices",
     "merging",
     "module_of_rule",
     "norms",
+    "piece_norms",
     "places",
     "pools",
     "positions",

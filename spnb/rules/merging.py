@@ -71,7 +71,12 @@ def partial_figures(
 
 
 def combined(
-    node: Node, partial: Node, parts: Sequence[int], statistic: str, images: int = 0
+    node: Node,
+    partial: Node,
+    parts: Sequence[int],
+    statistic: str,
+    images: int = 0,
+    operator: str = "spnb.combined",
 ) -> list[Node]:
     """Calls that merge the figures of tiles along one axis of the grid after another.
 
@@ -87,13 +92,15 @@ def combined(
         A key of `STATISTICS`.
     images
         1 if the figures of all images are merged at the end, else 0.
+    operator
+        The operator that merges: `Combined`, or one that is derived from it.
     """
     nodes = [partial]
     for axis in (*reversed(parts), *[0] * images):
         last = nodes[-1]
         args = {"self": Ref(last.name), "axis": axis, "statistic": statistic}
         args["unmerged"] = [a for a in parts if a < axis]
-        call = replace(last, name=f"{node.name}.over{axis}", op=f"spnb.combined.{node.kind}")
+        call = replace(last, name=f"{node.name}.over{axis}", op=f"{operator}.{node.kind}")
         call = replace(call, args=args, operand_axes=(last.axes,))
         nodes.append(replace(call, axes=Combined(call).axes))
     return nodes[1:]
@@ -232,9 +239,13 @@ class Combined(Direct):
         sizes[at] = -1
         if not operand.dims[-1]:
             sizes.append(1)  # a dimension of size 1 has no factor
-        figures = list(tensors[0].reshape(sizes).unbind(-1))
-        joint = STATISTICS[self.node.args["statistic"]].merge(figures, at)
-        return torch.stack(joint, dim=-1).reshape(self.axes.local_shape(region))
+        joint = self._joint(tensors[0].reshape(sizes), at)
+        return joint.reshape(self.axes.local_shape(region))
+
+    def _joint(self, figures: torch.Tensor, d: int) -> torch.Tensor:
+        """The figures of the union of sets, which differ along a dimension."""
+        statistic = STATISTICS[self.node.args["statistic"]]
+        return torch.stack(statistic.merge(list(figures.unbind(-1)), d), dim=-1)
 
 
 @dataclass(frozen=True)

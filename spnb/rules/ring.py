@@ -42,11 +42,11 @@ class RingAttention(Attention):
     def lower(self, tiling: Tiling) -> Sequence[Node]:
         """The steps of a ring, where a grid cuts the keys."""
         cut = [a for a in axes_in(self.keys) if tiling.grid[a] > 1]
-        if not cut or not self._goes_round(tiling):
+        if not cut or not self.goes_round(tiling):
             return (self.node,)
-        return _Ring(self, cut, tiling).calls()
+        return Ring(self, cut, tiling).calls()
 
-    def _goes_round(self, tiling: Tiling) -> bool:
+    def goes_round(self, tiling: Tiling) -> bool:
         """Whether each tile can do its part of the call without a whole operand."""
         if 0 in axes_in(self.keys) or not self.node.dtype.is_floating_point:
             return False
@@ -79,7 +79,7 @@ def route(grid: Sequence[int]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Ring:
+class Ring:
     """Makes the calls that replace attention in a stage whose grid cuts the keys.
 
     Attributes
@@ -98,10 +98,20 @@ class _Ring:
 
     def calls(self) -> list[Node]:
         """The calls in order; the last has the name of the call that they replace."""
+        steps = self.steps(None)
+        return [*steps, self._result(steps[-1])]
+
+    def steps(self, state: Node | None) -> list[Node]:
+        """The calls in order, of which the last gives the state after all keys.
+
+        Parameters
+        ----------
+        state
+            The call that gives the state before; None before the first keys.
+        """
         turns = dict.fromkeys(self.cut, 0)
         keys = {value: value for value in self._axes_of_keys}
         calls: list[Node] = []
-        state: Node | None = None
         for number, axis in enumerate(self._route):
             # The keys are sent before they are read, so that they travel in the meantime.
             sent = self._turned(f"sent{number}", keys, turns)
@@ -110,8 +120,7 @@ class _Ring:
             received = self._turned(f"received{number}", _names(sent), turns)
             keys = _names(received)
             calls += [*sent.values(), state, *received.values()]
-        last = self._step(len(self._route), keys, turns, state)
-        return [*calls, last, self._result(last)]
+        return [*calls, self._step(len(self._route), keys, turns, state)]
 
     @cached_property
     def _axes_of_keys(self) -> dict[str, Axes]:

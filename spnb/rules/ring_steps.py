@@ -139,7 +139,8 @@ class AttentionResult(Direct):
 
     @cached_property
     def axes(self) -> Axes:
-        return self.node.axes
+        state = self.node.operand_axes[0]
+        return state.with_dims([*state.dims[:-1], dim(self.node.shape[-1])])
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights

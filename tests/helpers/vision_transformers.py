@@ -23,19 +23,34 @@ class Attention(nn.Module):
         return self.proj(x.transpose(1, 2).reshape(b, n, c))
 
 
+class WrittenOut(Attention):
+    """The same by products and a softmax, with a bias for each pair of tokens (as in BEiT)."""
+
+    def __init__(self, width, heads, count=0):
+        super().__init__(width, heads)
+        self.bias = nn.Parameter(torch.randn(heads, count, count)) if count else None
+
+    def forward(self, x):
+        b, n, c = x.shape
+        qkv = self.qkv(x).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        scores = scores if self.bias is None else scores + self.bias
+        return self.proj((scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(b, n, c))
+
+
 class MultiHead(nn.Module):
     """PyTorch's own module."""
 
-    def __init__(self, width, heads, batch_first=True):
+    def __init__(self, width, heads, batch_first=True, need_weights=False):
         super().__init__()
-        self.batch_first = batch_first
+        self.batch_first, self.need_weights = batch_first, need_weights
         self.inner = nn.MultiheadAttention(width, heads, batch_first=batch_first)
 
     def forward(self, x):
-        if self.batch_first:
-            return self.inner(x, x, x, need_weights=False)[0]
-        x = x.transpose(0, 1)
-        return self.inner(x, x, x, need_weights=False)[0].transpose(0, 1)
+        x = x if self.batch_first else x.transpose(0, 1)
+        x = self.inner(x, x, x, need_weights=self.need_weights)[0]
+        return x if self.batch_first else x.transpose(0, 1)
 
 
 class Layer(nn.Module):
@@ -86,7 +101,8 @@ class ViT(nn.Module):
             Layer(width, attention(width, 2), **options) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width)
-        self.linear, self.fine = nn.Linear(width, 5), conv(width, 3, 3, padding=1)
+        dense = head in ("image", "readout")
+        self.last = conv(width, 3, 3, padding=1) if dense else nn.Linear(width, 5)
 
     def forward(self, image):
         x = self.patches(image).flatten(2).transpose(1, 2)
@@ -98,13 +114,13 @@ class ViT(nn.Module):
             x = layer(x)
         x = self.norm(x)
         if self.head == "class":
-            return self.linear(x[:, 0])
+            return self.last(x[:, 0])
         if self.head == "mean":
-            return self.linear(x.mean(1))
+            return self.last(x.mean(1))
         if self.head == "distilled":  # Touvron et al., *DeiT*, 2021
-            return self.linear(x[:, 0]), self.linear(x[:, 1])
+            return self.last(x[:, 0]), self.last(x[:, 1])
         if self.head == "mean of the image":
-            return self.linear(x[:, self.extra :].mean(dim=1))
+            return self.last(x[:, self.extra :].mean(dim=1))
         if self.head == "readout":  # Ranftl et al., *DPT*, 2021
             x = torch.cat(
                 [x[:, self.extra :], x[:, :1].expand(-1, x.shape[1] - self.extra, -1)], -1
@@ -112,7 +128,7 @@ class ViT(nn.Module):
             x = F.gelu(x.mean(-1, keepdim=True) + x[..., : x.shape[-1] // 2])
         else:
             x = x[:, self.extra :]
-        return self.fine(x.transpose(1, 2).reshape(len(x), -1, *self.counts))
+        return self.last(x.transpose(1, 2).reshape(len(x), -1, *self.counts))
 
 
 class ClassAttention(nn.Module):

@@ -1,5 +1,7 @@
 """Concatenations held in pieces: class tokens, registers, coordinate attention."""
 
+from functools import partial
+
 import pytest
 import torch
 from running import planned, planned_for_training
@@ -7,12 +9,17 @@ from tiled import Call, check_tiled, noise
 from torch import nn
 from torch.nn import functional as F
 from training_steps import check, grid, train
-from vision_transformers import CaiT, CoordinateAttention, MultiHead, ViT
+from vision_transformers import CaiT, CoordinateAttention, MultiHead, ViT, WrittenOut
 
 from spnb.errors import PlanError
 from spnb.planner.pieces.in_pieces import in_pieces
 
 SHAPE = (2, 3, 8, 12)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
 
 
 def coordinate_network(pooled="mean"):
@@ -60,6 +67,8 @@ OPERATORS = {
     "tokens first": lambda x: x.transpose(0, 1).flatten(0, 1).view(-1, len(x), 4)[2:],
     "conv of size 1": lambda x: F.conv1d(x.mT, torch.ones(2, 4, 1, dtype=x.dtype))[..., 2:],
     "batch norm": lambda x: F.batch_norm(x.mT, torch.ones(4).to(x), torch.ones(4).to(x))[..., 2:],
+    "channels rolled": lambda x: x.roll(1, -1)[:, 2:],
+    "a channel written": lambda x: x.slice_scatter(x[..., :1] * 2, 2, 1, 2)[:, 2:],
     "channels joined": lambda x: torch.cat([x, x * x], dim=-1)[:, 2:],
     "chunks": lambda x: x.chunk(2, -1)[1][:, 2:],
     "unbound": lambda x: x.unbind(1)[1] + x.unbind(-1)[0][:, :1],
@@ -131,7 +140,11 @@ NETWORKS = {
     "mean of the image": {"head": "mean of the image", "registers": 2},
     "image": {"head": "image", "registers": 1},
     "readout": {"head": "readout"},
-    "nn.MultiheadAttention": {"head": "class", "attention": MultiHead},
+    "nn.MultiheadAttention": {"attention": MultiHead},
+    "its weights, unread": {"attention": partial(MultiHead, need_weights=True)},
+    "tokens first": {"attention": partial(MultiHead, batch_first=False)},
+    "written out": {"attention": WrittenOut, "registers": 2},
+    "bias of pairs": {"attention": partial(WrittenOut, count=25), "head": "image"},
 }
 
 
@@ -139,19 +152,56 @@ NETWORKS = {
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_vision_transformer(network, parts):
     net = ViT((8, 12), **NETWORKS[network])
-    plans = check_tiled(net, SHAPE, grids=[(2, 2), (1, 3)], parts=parts, allow_gather=True)
-    for plan in plans:  # nothing but the keys and values of each layer
-        assert len(plan.gathered) == 2 * len(net.layers)
+    plans = check_tiled(net, SHAPE, grids=[(2, 2), (1, 3)], parts=parts)
+    assert not any(plan.gathered for plan in plans)
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_class_attention(parts):
-    plans = check_tiled(CaiT(fused=False), SHAPE, grids=[(2, 2), (1, 3)], parts=parts)
+def test_class_attention(fused, parts):
+    plans = check_tiled(CaiT(fused), SHAPE, grids=[(2, 2), (1, 3)], parts=parts)
+    assert not any(plan.gathered for plan in plans)
+
+
+def number_mask(queries, keys, x):
+    return torch.linspace(-2, 2, queries * keys).sin().to(x).view(queries, keys)
+
+
+MASKS = {
+    "bias": lambda n, x: number_mask(n, n, x),
+    "bias of heads": lambda n, x: number_mask(n, 2 * n, x).view(2, n, n),
+    "bias of keys": lambda n, x: number_mask(1, n, x),
+    "boolean": lambda n, x: number_mask(n, n, x) < 0,
+    "hidden tokens": lambda n, x: (torch.arange(n) >= 4)[None],
+    "queries without keys": lambda n, x: (torch.arange(n) % 3 > 0)[:, None].expand(n, n),
+    "computed": lambda n, x: number_mask(n, n, x) * x.mean(),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_masks_of_tokens_in_pieces(mask):
+    def forward(x):
+        x = beside_constants(x, 2, 1).unflatten(-1, (2, 2)).transpose(1, 2)
+        y = F.scaled_dot_product_attention(x, x.roll(1, -1), x, MASKS[mask](x.shape[2], x))
+        return y[:, :, 2:-1], y[:, :, 0], y[:, :, -1]
+
+    plans = check_tiled(Call(forward), (2, 4, 5, 6), grids=[(2, 2), (1, 3)])
+    assert not any(plan.gathered for plan in plans)
+
+
+def test_tokens_read_those_of_another_image():
+    """Keys and values of two images, one after another."""
+
+    def forward(x):
+        q, more = tokens(x), tokens(F.avg_pool2d(x, 2))
+        k = torch.cat([q, more], dim=1)
+        return F.scaled_dot_product_attention(q[:, None], k[:, None], 2 * k[:, None])[:, 0]
+
+    plans = check_tiled(Call(forward), (2, 4, 8, 12), grids=[(2, 2), (1, 3)])
     assert not any(plan.gathered for plan in plans)
 
 
 def check_training(net, shape, parts=1):
-    torch.manual_seed(0)
     net = net.double().train()
     with torch.no_grad():
         like = net(noise(*shape))
@@ -161,8 +211,16 @@ def check_training(net, shape, parts=1):
     return plan
 
 
-def test_gradients_of_class_attention():
-    check_training(CaiT(fused=False), SHAPE, parts=2)
+@pytest.mark.parametrize("fused", [False, True])
+def test_gradients_of_class_attention(fused):
+    check_training(CaiT(fused), SHAPE, parts=2)
+
+
+@pytest.mark.parametrize(
+    "network", ["class token", "registers", "image", "tokens first", "bias of pairs"]
+)
+def test_gradients_of_a_vision_transformer(network):
+    check_training(ViT((8, 12), **NETWORKS[network]), SHAPE, parts=2)
 
 
 @pytest.mark.parametrize("operator", ["mean", "softmax of tokens", "gram", "length", "largest"])
@@ -170,14 +228,20 @@ def test_gradients_of_an_operator_on_pieces(operator):
     def both(layers, x):
         return OPERATORS[operator](layers[1](beside_constants(layers[0](x), 2)))
 
-    check_training(Call(both, nn.Conv2d(4, 4, 3), nn.LayerNorm(4)), (2, 4, 7, 9))
+    check_training(Call(both, nn.Conv2d(4, 4, 3), nn.GELU()), (2, 4, 7, 9))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_gradients_of_coordinate_attention(parts):
+    """The batch norm in it takes the statistics of rows and columns together."""
+    plan = check_training(coordinate_network(), (2, 3, 7, 9), parts)
+    assert not plan.gathered
 
 
 def test_dropout_drops_the_same_elements_of_pieces_and_of_the_whole():
     def forward(layers, x):
         return F.relu(layers[1](beside_constants(layers[0](x), 2)))[:, 2:]
 
-    torch.manual_seed(0)
     net = Call(forward, nn.Conv2d(4, 4, 3, padding=1), nn.Dropout(0.4)).double().train()
     x, target, losses = noise(2, 4, 5, 7), noise(2, 35, 4, seed=2), []
     for tiles in (grid(1, 1), grid(2, 3)):

@@ -19,15 +19,17 @@ from ...rules.convolutions import Convolution
 from ...rules.dropout import Dropout, PieceOf
 from ...rules.elementwise import Joined
 from ...rules.matmul import Product
+from ...rules.rearrange import Rolled
 from ...rules.reductions import Reduction
 from ...rules.ring import RingAttention
+from ...rules.slices import Scattered
 from ...rules.views import Expand, Repeat, Reshape
 from .piece_calls import Leaf, PieceCalls
 from .pieces import POSITIONS, RANK, Pieces, shape_within
 
 ALIKE = (
     Rule, Local, Joined, Product, RingAttention, Convolution, Reduction, Reshape, Expand, Repeat,
-    Dropout,
+    Dropout, Rolled, Scattered,
 )  # fmt: skip
 """Rules of operators that can be called on a piece; others count positions, or look at several."""
 

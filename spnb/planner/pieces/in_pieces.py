@@ -10,8 +10,9 @@ from ...ir.graph import Graph
 from ...ir.node import Node
 from ...ir.region import Tiling
 from .alike import in_each_piece, piece_by_piece
+from .attention import ATTENTIONS, attention
 from .joined import CONCATENATIONS, SLICES, joined, made, picked
-from .merged import reduced, softmax, summed_product
+from .merged import batch_norm, reduced, softmax, summed_product
 from .piece_calls import Leaf, PieceCalls
 from .pieces import Pieces
 
@@ -104,10 +105,14 @@ class PieceByPieceGraph:
                 return found
             if node.kind in SOFTMAX and (softened := softmax(self._calls, node, pieces)):
                 return softened
+            if node.kind == "batch_norm" and (found := batch_norm(self._calls, node, pieces)):
+                return found
             if result := reduced(self._calls, node, pieces):
                 return result
         if result := summed_product(self._calls, node, held):
             return result
+        if node.kind in ATTENTIONS and (attended := attention(self._calls, node, held)):
+            return attended
         return self._alike(node, held)
 
     def _alike(self, node: Node, held: dict[str, Pieces]) -> Pieces | None:

@@ -18,7 +18,6 @@ from .pieces import Pieces
 FOLDED = {
     "sum": "aten.add.Tensor",
     "mean": "aten.add.Tensor",
-    "prod": "aten.mul.Tensor",
     "amax": "aten.maximum.default",
     "amin": "aten.minimum.default",
     "logsumexp": "aten.logaddexp.default",
@@ -170,3 +169,29 @@ def log_total(calls: PieceCalls, node: Node, leaves: Sequence[Leaf], number: int
         name, op = f"{node.name}.total0-{k}", "aten.logaddexp.default"
         result = calls.add(node, name, op, args, calls.axes_of(leaf).shape, precise(node.dtype))
     return result
+
+
+def batch_norm(calls: PieceCalls, node: Node, pieces: Pieces) -> Pieces | None:
+    """A batch norm that takes the statistics of all pieces; None if it has fixed ones.
+
+    Parameters
+    ----------
+    calls
+        The calls so far.
+    node
+        A call of ``batch_norm``.
+    pieces
+        Its operand.
+    """
+    if not node.args["training"] or pieces.number < 2 or not pieces.alone:
+        return None
+    names = []
+    for k in range(len(pieces.names)):
+        args = {"pieces": [Ref(name) for name in pieces.names], "number": k, **node.args}
+        del args["input"]
+        if k:  # the statistics of all pieces are recorded once
+            args |= {"running_mean": None, "running_var": None}
+        name, op = f"{node.name}.piece{k}", "spnb.batch_norm_of_piece.batch_norm"
+        calls.add(node, name, op, args, pieces.shape_of(k))
+        names.append(name)
+    return Pieces(pieces.axes, tuple(names), pieces.spans)
