@@ -19,6 +19,7 @@ from ..kernels.half_conv import HALVES
 from ..planner.plan import Plan
 from ..rules import rule_of
 from ..rules.core_first import CoreFirst
+from ..rules.cut_constants import CONSTANT
 from ..runtime.buffer_plan import Place, plan_buffers
 
 PROCESS = 24 << 20
@@ -49,8 +50,9 @@ def held_weight_bytes(plan: Plan, rank: int) -> int:
 
 
 def weight_bytes(plan: Plan, stage: int) -> int:
-    """Return the bytes of the parameters and buffers of a stage."""
-    weights = {w.name: w for node in plan.stages[stage].nodes for w in node.weights}
+    """Return the bytes of the parameters and buffers of a stage that each rank has whole."""
+    nodes = (node for node in plan.stages[stage].nodes if node.op != CONSTANT)
+    weights = {w.name: w for node in nodes for w in node.weights}
     return sum(math.prod(w.shape) for w in weights.values()) * plan.graph.dtype.itemsize
 
 

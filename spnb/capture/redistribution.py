@@ -9,6 +9,9 @@ of each of ``outer`` runs, ``inner`` is the right one::
 
 Which one is meant shows only later, where a call reads all of a part that is cut.  Then the views
 that led there are tried with the other part, and what needs fewer whole values is taken.
+
+Attention could also pass the keys of each tile round all tiles (see `spnb.rules.ring`).  That sends
+more, but it is taken where ``inner`` has so few positions that some tiles would have none.
 """
 
 from __future__ import annotations
@@ -24,9 +27,14 @@ from ..ir.axes import Axes
 from ..ir.node import Node, Ref
 from ..ir.region import Tiling
 from ..rules import rule_of, whole_axes
+from ..rules.attention import Attention
 from ..rules.cyclic_cut import CutInner, can_cut_whole
+from ..rules.matmul import Product
 from ..rules.views import VIEWS
 from .placement import with_axes
+
+LEAST_INNER = 4
+"""Fewer positions are not shared out among tiles where keys can go round instead."""
 
 MOST_TRIED = 12
 """The most changes that are tried for one call."""
@@ -54,7 +62,49 @@ class Change:
     outer: Mapping[int, int]
 
 
-def with_redistribution(nodes: Sequence[Node], inputs: Mapping[str, Axes]) -> list[Node]:
+@dataclass(frozen=True)
+class Costs:
+    """What counts as a whole value.
+
+    Attributes
+    ----------
+    tiling
+        A grid that cuts every axis of the image.
+    before_attention
+        Whether attention counts, though its keys could go round the tiles.
+    """
+
+    tiling: Tiling
+    before_attention: bool
+
+    def of(self, node: Node) -> int:
+        """How many values a call needs whole, each axis counted by itself."""
+        rule, whole = rule_of(node), self.axes(node)
+        if not whole or (self.before_attention and isinstance(rule, Attention)):
+            return len(whole)
+        return sum(
+            len(whole_axes(rule_of(call), number, self.tiling))
+            for call in rule.lower(self.tiling)
+            for number in range(len(call.operands))
+        )
+
+    def axes(self, node: Node) -> set[int]:
+        """The axes along which a call, as the network has it, needs a whole operand."""
+        rule, operands = rule_of(node), range(len(node.operands))
+        return {axis for number in operands for axis in whole_axes(rule, number, self.tiling)}
+
+    def allow(self, change: Change, placed: Sequence[Node]) -> bool:
+        """Whether a change leaves enough positions to share out."""
+        if not self.before_attention or not isinstance(rule_of(placed[-1]), Product):
+            return True
+        extent = placed[change.views[0]].operand_axes[0].extent
+        inner = (extent[axis] // outer for axis, outer in change.outer.items())
+        return change.op != "cut_inner" or min(inner) >= LEAST_INNER
+
+
+def with_redistribution(
+    nodes: Sequence[Node], inputs: Mapping[str, Axes], before_attention: bool = False
+) -> list[Node]:
     """Return the calls with those between them that cut another part of an axis.
 
     Parameters
@@ -63,15 +113,17 @@ def with_redistribution(nodes: Sequence[Node], inputs: Mapping[str, Axes]) -> li
         The calls of a network, with their axes.
     inputs
         Axes of each input of the network.
+    before_attention
+        Whether attention that the network writes out is not yet one call.
     """
     rank = next(iter(inputs.values())).rank
-    tiling = Tiling.even((1, *[2] * (rank - 1)))
+    costs = Costs(Tiling.even((1, *[2] * (rank - 1))), before_attention)
     placed: list[Node] = []
     changed = False
     for node in nodes:
         placed = _placed([*placed, node], inputs, len(placed)) if changed else [*placed, node]
-        while _whole_values(placed[-1], tiling) and rule_of(placed[-1]).known:
-            better = _better(placed, inputs, tiling)
+        while costs.of(placed[-1]) and rule_of(placed[-1]).known:
+            better = _better(placed, inputs, costs)
             if better is None:
                 break
             placed, changed = better, True
@@ -91,40 +143,19 @@ def _placed(nodes: Sequence[Node], inputs: Mapping[str, Axes], start: int) -> li
     return placed
 
 
-def _whole_values(node: Node, tiling: Tiling) -> int:
-    """How many values a call needs whole, each axis counted by itself."""
-    if not _whole_axes(node, tiling):
-        return 0
-    return sum(
-        len(whole_axes(rule_of(call), number, tiling))
-        for call in rule_of(node).lower(tiling)
-        for number in range(len(call.operands))
-    )
-
-
-def _whole_axes(node: Node, tiling: Tiling) -> set[int]:
-    """The axes along which a call, as the network has it, needs a whole operand."""
-    rule, operands = rule_of(node), range(len(node.operands))
-    return {axis for number in operands for axis in whole_axes(rule, number, tiling)}
-
-
-def _better(
-    placed: Sequence[Node], inputs: Mapping[str, Axes], tiling: Tiling
-) -> list[Node] | None:
+def _better(placed: Sequence[Node], inputs: Mapping[str, Axes], costs: Costs) -> list[Node] | None:
     """The calls with the change that spares the last call most; None if none spares it anything."""
     best, least = None, 0
-    for change in islice(_changes(placed, tiling), MOST_TRIED):
+    allowed = (change for change in _changes(placed, costs) if costs.allow(change, placed))
+    for change in islice(allowed, MOST_TRIED):
         try:
             trial = _applied(change, placed, inputs)
         except CaptureError:  # a rule does not know what to do with such axes
             continue
-        before, after = (
-            sum(_whole_values(node, tiling) for node in calls[change.views[0] :])
-            for calls in (placed, trial)
-        )
+        before, after = (sum(map(costs.of, c[change.views[0] :])) for c in (placed, trial))
         if after - before < least:
             best, least = trial, after - before
-        if best is trial and not _whole_values(trial[-1], tiling):
+        if best is trial and not costs.of(trial[-1]):
             break
     return best
 
@@ -159,12 +190,12 @@ def _with_cuts(view: Node, change: Change, mark: str) -> list[Node]:
     return [replace(view, name=f"{view.name}.rows"), *calls]
 
 
-def _changes(placed: Sequence[Node], tiling: Tiling) -> Iterator[Change]:
+def _changes(placed: Sequence[Node], costs: Costs) -> Iterator[Change]:
     """The changes that may spare the last call a whole value, the nearest views first.
 
     Views of one shape are changed together first: those of the queries and the keys, say.
     """
-    wanted, outers = _whole_axes(placed[-1], tiling), _outers(placed)
+    wanted, outers = costs.axes(placed[-1]), _outers(placed)
     alike: dict[Any, tuple[list[int], Change]] = {}
     for number in _views_before(placed, wanted):
         view = placed[number]

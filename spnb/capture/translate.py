@@ -20,6 +20,7 @@ from ..rules.loops import LOOPS, Subgraph
 from .alike import same_for_each_image
 from .autograd import refuse_moving, refuse_unread_norms
 from .canonicalize import canonical
+from .cut_constants import Constants
 from .placement import with_axes
 from .positions import KnownCalls
 from .reader import ExportReader, out_of_sight
@@ -57,6 +58,7 @@ def graph_of(
     for fx in program.graph.nodes:
         reader.read(fx)
     inputs = reader.input_axes()
+    rank = next(iter(inputs.values())).rank
     outputs = [reader.returned(leaf) for leaf in _outputs(program)]
     if not any(isinstance(leaf, (Ref, Weight)) for leaf in outputs):
         raise CaptureError("the network returns no tensor: return what it computes")
@@ -65,7 +67,11 @@ def graph_of(
         refuse_unread_norms(nodes, outputs)
     nodes = _without_unread_writes(nodes, outputs)
     calls = _calls(nodes, inputs, reader.literals, dtype, training)
-    calls = calls._replace(nodes=with_attention(calls.nodes, outputs, inputs, dtype))
+    placed = with_redistribution(calls.nodes, inputs, before_attention=True)
+    placed = with_attention(placed, outputs, inputs, dtype)
+    placed = with_redistribution(placed, inputs)
+    constants = Constants(calls.constants, _unchanging(module, reader.literals, training), rank)
+    calls = calls._replace(nodes=constants.cut_in(placed, inputs))
     returned = _copied_inputs(map(_as_weight(calls.weights), outputs), calls.nodes, inputs, dtype)
     return Graph(
         inputs=inputs,
@@ -153,7 +159,15 @@ def _calls(
                 alike.add(node.name)
             weight = Weight(f"={node.name}", node.shape, node.name in alike)
             found.weights[node.name] = weight
-    return found._replace(nodes=with_redistribution(found.nodes, inputs))
+    return found
+
+
+def _unchanging(
+    module: nn.Module, literals: Mapping[str, torch.Tensor], training: bool
+) -> dict[str, torch.dtype]:
+    """The types of literals, and in evaluation of buffers, by name."""
+    buffers = {} if training else dict(module.named_buffers())
+    return {name: tensor.dtype for name, tensor in {**literals, **buffers}.items()}
 
 
 def _one_name_each(module: nn.Module) -> dict[str, str]:

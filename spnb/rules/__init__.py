@@ -36,6 +36,7 @@ positions      constant positions, places of largest numbers, unpooling
 triangles      triangles and diagonals
 lookups        rows of a table, places in a sorted one, gather and scatter along channels
 views          view, permute, expand
+cut_constants  constants as large as the image, such as masks of windows
 cyclic_cut     another part of an axis is cut, for grids of windows
 fourier        Fourier transforms of channels, or in windows
 matmul         linear, matrix products
@@ -105,6 +106,7 @@ from . import (
     borders,
     constants,
     convolutions,
+    cut_constants,
     cyclic_cut,
     dropout,
     elementwise,
@@ -151,6 +153,7 @@ __all__ = [
     "borders",
     "constants",
     "convolutions",
+    "cut_constants",
     "cyclic_cut",
     "dropout",
     "elementwise",

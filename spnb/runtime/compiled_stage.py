@@ -84,7 +84,7 @@ class CompiledStage:
         """Store weights in the memory order that kernels prefer, where it differs."""
         reordered = False
         for step in self._programs[0].steps:
-            if isinstance(step, Compute) and not step.region.empty:
+            if isinstance(step, Compute) and step.clipped and not step.region.empty:
                 axes = self.rank_plan.nodes[step.node].operand_axes[0]
                 known = self.weights[step.node]
                 shape = axes.local_shape(step.clipped[0])
