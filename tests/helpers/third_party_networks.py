@@ -81,7 +81,6 @@ OTHERS = [
         "SwinUNETR",
         lambda: monai.SwinUNETR(3, 2, feature_size=12, spatial_dims=2),
         (64, 96),
-        gather=True,
     ),
     of_monai(
         "UNet, 3-D", lambda: monai.UNet(3, 1, 2, (4, 8, 16), (2, 2)), (20, 28, 24), channels=1

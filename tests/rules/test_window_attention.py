@@ -183,3 +183,56 @@ def test_a_tile_receives_about_a_tile():
             regions = (transfer.region for transfer in exchange.receives(0))
             arrived += sum(region.size for region in regions) * exchange.position_bytes
     assert tile < arrived < 2.5 * tile
+
+
+def kinds(plans):
+    return {exchange.kind for plan in plans for exchange in plan.exchanges[SHAPE[0]]}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_keys_of_a_grid_do_not_go_round(fused):
+    assert "ring" not in kinds(check_tiled(MaxViTBlock(fused=fused), SHAPE, grids=[(2, 2)]))
+
+
+def unfolded(x):
+    """Every second position attends to the others, as in MobileViT (Mehta and Rastegari, 2022)."""
+    b, c, h, w = x.shape
+    y = x.reshape(b * c * (h // 2), 2, w // 2, 2).transpose(1, 2)
+    y = y.reshape(b, c, h * w // 4, 4).transpose(1, 3).reshape(b * 4, h * w // 4, c)
+    y = attended(y).view(b, 4, h * w // 4, c).transpose(1, 3)
+    y = y.reshape(b * c * (h // 2), w // 2, 2, 2).transpose(1, 2)
+    return x + y.reshape(b, c, h, w)
+
+
+def whole_stripes(layers, x):
+    """Dong et al., *CSWin*, 2022: stripes as high, and as wide, as the image."""
+    b, _, h, w = x.shape
+    found = []
+    for layer, (down, across) in zip(layers, ((h, 7), (5, w))):
+        y = layer(x)
+        shape = (b, y.shape[1], h // down, down, w // across, across)
+        y = y.view(shape).permute(0, 2, 4, 3, 5, 1).reshape(-1, down * across, y.shape[1])
+        y = attended(y).view(b, h // down, w // across, down, across, -1)
+        found.append(y.permute(0, 5, 1, 3, 2, 4).reshape(b, -1, h, w))
+    return x + torch.cat(found, 1)
+
+
+def subsampled(layers, x):
+    """Chu et al., *Twins*, 2021: all positions attend to one of each window."""
+    q, k = (y.flatten(2).transpose(1, 2)[:, None] for y in (x, layers[0](x)))
+    y = F.scaled_dot_product_attention(q, k, k).squeeze(1)
+    return x + y.transpose(1, 2).view(x.shape)
+
+
+ROUND = {
+    "MobileViT": lambda: Call(unfolded),
+    "CSWin": lambda: Call(whole_stripes, nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)),
+    "Twins": lambda: Call(subsampled, nn.Conv2d(8, 8, 4, stride=4)),
+}
+
+
+@pytest.mark.parametrize("network", ROUND)
+def test_keys_go_round_where_windows_span_the_image(network):
+    plans = check_tiled(ROUND[network](), SHAPE, grids=[(2, 3), (2, 1)])
+    assert not any(plan.gathered for plan in plans)
+    assert "ring" in kinds(plans)
