@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from ..errors import PlanError
@@ -84,9 +85,11 @@ class _Balancer:
     cut_batch: bool
     allow_gather: bool
 
-    def _graph_on(self, tiling: Tiling) -> Graph:
-        """The network as a stage with this grid runs it."""
-        return in_pieces(self.graph, [tiling], [len(self.graph.blocks)])
+    @cached_property
+    def _graph_on(self) -> dict[Tiling, Graph]:
+        """By grid, the network as a stage with it runs it."""
+        every = [len(self.graph.blocks)]
+        return {tiling: in_pieces(self.graph, [tiling], every) for tiling in set(self.tilings)}
 
     def check(self, given: Sequence[int]) -> None:
         """Refuse numbers of blocks that do not fit the network, or a layer that cannot run."""
@@ -145,7 +148,7 @@ class _Balancer:
 
     def _running_costs(self, tiling: Tiling) -> list[float]:
         """By number of blocks, the seconds of the first of them on the rank with the most work."""
-        sums, graph = [0.0], self._graph_on(tiling)
+        sums, graph = [0.0], self._graph_on[tiling]
         for block in graph.blocks:
             seconds = (
                 CORE.seconds(node) / max(1, math.prod(map(min, tiling.grid, node.axes.extent)))
@@ -157,7 +160,7 @@ class _Balancer:
     def _first_obstacle(self, stage: int, blocks: range) -> _Found | None:
         """The first of some blocks that cannot run in a stage, if there is one."""
         tiling = self.tilings[stage]
-        graph = self._graph_on(tiling)
+        graph = self._graph_on[tiling]
         for block in blocks:
             for node in graph.nodes_of(graph.blocks[block]):
                 if found := obstacle(graph, node, tiling, self.cut_batch, self.allow_gather):
