@@ -26,6 +26,7 @@ from spnb.display.cards import size_text
 from spnb.job.job_plan import JobPlan
 
 HIDDEN = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
+TOKENS = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
 WINDOWS = {"embed_dim": 12, "depths": [2, 2], "num_heads": [2, 2]}
 
 
@@ -101,6 +102,30 @@ OTHERS = [
         "Swin2SRForImageSuperResolution", {"window_size": 8, "upscale": 2} | WINDOWS, (40, 56)
     ),
     of_transformers("SwinModel", {"window_size": 4} | WINDOWS, (97, 131)),
+    of_transformers(
+        "ViTForImageClassification",
+        {"image_size": (48, 64), "patch_size": 8, "intermediate_size": 32} | TOKENS,
+        (48, 64),
+    ),
+    of_transformers(
+        "Dinov2WithRegistersForImageClassification",
+        {"image_size": 56, "patch_size": 8, "mlp_ratio": 2} | TOKENS,
+        (48, 64),
+    ),
+    of_transformers(
+        "DPTForDepthEstimation",
+        {"image_size": 64, "patch_size": 16, "intermediate_size": 32, "is_hybrid": False}
+        | {"backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8] * 4}
+        | {"fusion_hidden_size": 8}
+        | TOKENS
+        | {"num_hidden_layers": 4},
+        (64, 64),
+    ),
+    of_transformers(
+        "HieraForImageClassification",
+        {"image_size": [64, 96], "embed_dim": 8, "depths": [1] * 4, "num_heads": [1, 1, 2, 2]},
+        (64, 96),
+    ),
     of_transformers("SuperPointForKeypointDetection", {}, (97, 131), channels=1),
 ]
 GRIDS = {2: ("2x2", "1x3"), 3: ("1x2x2", "1x1x3")}
