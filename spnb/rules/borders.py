@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from ..ir.axes import dim
 from ..ir.node import Node
 from ..ir.region import Region, Span, Tiling
-from .base import Rule, Tensors, Weights
+from .base import Local, Rule, Tensors, Weights
+from .elementwise import uncut
 from .fallback import Whole
 from .rearrange import rearranged
 from .registry import rule
@@ -110,6 +112,11 @@ def border(node: Node) -> Rule | None:
     where = places(node.operand_axes[0], len(around))
     # PyTorch crops first, and then pads with the remaining positions.
     turned = mode == "circular" and any(a * b < 0 for a, b in around)
+    axes, first = node.operand_axes[0], len(node.shape) - len(around)
+    grown = [first + k for k, ends in enumerate(around) if any(ends)]
+    if where is None and uncut(axes, grown):  # of tokens, each by itself
+        pairs = enumerate(zip(axes.dims, node.shape, strict=True))
+        return Local(node, axes.with_dims([dim(m) if k in grown else d for k, (d, m) in pairs]))
     if where is None or 0 in where or turned:
         return Whole(node) if len(around) < len(node.shape) else None
     return Border(node, where, around, mode)

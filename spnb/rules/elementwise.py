@@ -11,6 +11,7 @@ from ..ir.axes import Axes, axes_in, dim, size_of
 from ..ir.broadcasting import joined_along
 from ..ir.node import Node
 from ..ir.region import Region
+from .along_batch import along_batch
 from .base import ALLOCATING, Local, Rule, Tensors, Weights
 from .fallback import Whole, axes_of_part
 from .registry import rule
@@ -77,7 +78,7 @@ def along_one(node: Node) -> Rule | None:
     axes, shape = node.operand_axes[0], node.shape
     number = node.args["dim"] % max(1, len(axes.dims))
     if axes.dims and not uncut(axes, [number]):
-        return None if number == 0 else Whole(node)
+        return along_batch(node, 0) if number == 0 else Whole(node)
     pairs = zip(axes.dims, shape, strict=True)
     return Local(node, axes.with_dims([dim(n) if n != size_of(d) else d for d, n in pairs]))
 

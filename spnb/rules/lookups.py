@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..ir.axes import Axes, axes_in, dim
 from ..ir.node import Node, Ref, Weight
+from .along_batch import along_batch
 from .base import Local, Rule
 from .fallback import WholeImages
 from .registry import rule
@@ -67,6 +68,6 @@ def ranked(node: Node) -> Rule | None:
         return None
     number %= max(1, len(axes.dims))
     if axes_in(axes.dims[number]):
-        return None if number == 0 else WholeImages(node)
+        return along_batch(node, number) if number == 0 else WholeImages(node)
     kept = [dim(1)] if node.args["keepdim"] else []
     return Local(node, axes.with_dims([*axes.dims[:number], *kept, *axes.dims[number + 1 :]]))

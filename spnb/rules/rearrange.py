@@ -14,6 +14,7 @@ from ..ir.axes import Axes, axes_in, dim
 from ..ir.broadcasting import fitted, joined_along
 from ..ir.node import Node, Ref, Weight
 from ..ir.region import Region, Span, Tiling, intersect
+from .along_batch import along_batch
 from .base import Direct, Local, Rule, Spans, Tensors, Weights
 from .elementwise import Joined
 from .fallback import Whole
@@ -103,7 +104,7 @@ def joined(node: Node) -> Rule | None:
     if not found:
         return Joined(node, number)
     if 0 in found:
-        return None
+        return along_batch(node, number)
     if len(found) > 1 or any(len(axes.dims[number]) > 1 for axes in operands):
         return Whole(node)
     return Concatenated(node, number, found.pop())
@@ -273,7 +274,9 @@ def flipped(node: Node) -> Rule | None:
     axes = node.operand_axes[0]
     factors = [axes.dims[d] for d in node.args["dims"]]
     if any(0 in axes_in(f) for f in factors):
-        return None
+        return (
+            along_batch(node, node.args["dims"][0] % len(axes.dims)) if len(factors) == 1 else None
+        )
     if not any(map(axes_in, factors)):
         return Local(node, axes)
     if any(len(f) > 1 for f in factors):

@@ -110,11 +110,8 @@ class Scanned(Whole):
 @rule("cumsum", "cumprod", "logcumsumexp", "spnb.cummax", "spnb.cummin")
 def scan(node: Node) -> Scanned | None:
     """The rule of a scan."""
-    axes = node.operand_axes[0]
-    if not axes.dims:
-        return None
-    number = node.args["dim"] % len(axes.dims)
-    return None if 0 in axes.axes_of(number) else Scanned(node, number)
+    count = len(node.shape)
+    return Scanned(node, node.args["dim"] % count) if count else None
 
 
 @dataclass(frozen=True)

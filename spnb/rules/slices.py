@@ -11,6 +11,7 @@ from ..ir.axes import Axes, dim
 from ..ir.broadcasting import aligned, fitted, joined_along
 from ..ir.node import Node, Ref, Weight
 from ..ir.region import Region, Span
+from .along_batch import along_batch
 from .base import Direct, Local, Rule, Tensors, Weights
 from .elementwise import uncut
 from .fallback import Whole
@@ -93,7 +94,7 @@ def sliced(node: Node) -> Rule | None:
     else:
         first, _, step = bounds(node, n)
     if 0 in axes.axes_of(number):  # a slice of the batch is another one in each micro-batch
-        return Local(node, axes) if node.shape == axes.shape else None
+        return Local(node, axes) if node.shape == axes.shape else along_batch(node, number)
     return Strided(node, number, first, step)
 
 

@@ -44,3 +44,12 @@ def test_a_torus_exchanges_its_ends_only():
     assert not plan.gathered
     halos = [e for e in plan.exchanges[1] if e.kind == "halo"]
     assert sum(e.sent(1)[1] for e in halos) <= 3 * 8
+
+
+@pytest.mark.parametrize("mode", ["constant", "replicate"])
+def test_channels_of_tokens_are_padded_where_they_are(mode):
+    net = Call(lambda x: F.pad(x.flatten(2), (0, 0, 1, 2), mode=mode))
+    if mode == "replicate":
+        net = Call(lambda x: F.pad(x.flatten(2)[:, None], (0, 0, 1, 2), mode=mode))
+    plans = check(net, (2, 3, 6, 8), grids=[(2, 2)])
+    assert not any(plan.gathered for plan in plans)
