@@ -24,6 +24,9 @@ from . import watchdog
 GRACE = 1.0
 """Seconds that engines have to end by themselves before they are killed."""
 
+PATIENCE = 5.0
+"""Seconds that watchdogs have to kill what they started."""
+
 POLL = 0.02
 """Seconds between two looks at processes that are starting."""
 
@@ -177,7 +180,11 @@ class Launch:
             processes = [*self.processes, *watchdog.family(self._leaders())]
             watchdog.send(signal.SIGTERM, self.engines)
             watchdog.wait(self.engines, GRACE)
-            watchdog.kill_family(self._leaders(), processes)
+            # The watchdogs kill what they started, also if this process is killed now.
+            Path(self.folder, watchdog.LEASE).unlink(missing_ok=True)
+            watchdog.wait(self._leaders(), PATIENCE)
+            watchdog.kill(processes)  # what has left its family, as a nanny of an engine that ended
+            watchdog.kill_family([each for each in self._leaders() if watchdog.runs(each)])
             watchdog.remove(self.segments)
         finally:
             # This removes the lease.  If an interrupt came before the kill, the watchdogs now

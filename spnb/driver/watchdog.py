@@ -24,7 +24,7 @@ LEASE = "lease"
 SEGMENT = r"/dev/shm/mpich_shm\w+"
 """Pattern of the names of MPICH's files of shared memory."""
 
-POLL = 0.5
+POLL = 0.2
 """Seconds between two looks at the owner."""
 
 
@@ -65,21 +65,19 @@ def family(leaders: Iterable[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
-def kill_family(leaders: Collection[psutil.Process], known: Iterable[psutil.Process] = ()) -> None:
+def kill_family(leaders: Collection[psutil.Process]) -> None:
     """Kill processes and all their descendants, and wait until none runs.
 
     A process that is just starting another would leave it behind.  So each is stopped before its
-    children are listed, until none is new.
+    children are listed, until none is new.  If the caller were killed meanwhile, they would remain
+    stopped; so it is called by watchdogs, which nobody kills, and for watchdogs that do not end.
 
     Parameters
     ----------
     leaders
         The processes.
-    known
-        Descendants that were found before: those of a dead process cannot be found any more.
     """
-    found = list(known)
-    send(signal.SIGSTOP, found)
+    found: list[psutil.Process] = []
     while new := [process for process in family(leaders) if process not in found]:
         send(signal.SIGSTOP, new)
         found += new

@@ -104,3 +104,28 @@ def test_the_end_of_the_process_stops_its_engines():
     assert (done.returncode, done.stderr) == (0, "")
     assert not Path(folder).exists()
     assert not processes_of(folder)
+
+
+KILLED_WHILE_IT_KILLS = """
+import os, signal
+from spnb.driver import watchdog
+from spnb.driver.engines import Engines
+engines = Engines(2)
+engines.start()
+watchdog.kill = lambda processes: os.kill(os.getpid(), signal.SIGKILL)
+engines.stop()
+"""
+
+
+def test_nothing_stays_where_the_owner_is_killed_while_it_stops_engines():
+    mark = f"SPNB_OWNER_{os.getpid()}"
+    environment = {**os.environ, mark: mark}
+    done = subprocess.run([sys.executable, "-c", KILLED_WHILE_IT_KILLS], env=environment)
+    assert done.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while processes_of(mark) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = processes_of(mark)
+    for process in left:
+        process.kill()
+    assert not left, left
