@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,24 +97,40 @@ def open_source(
         if not size:
             raise ValueError("a synthetic image needs a size: pass size=(height, width)")
         return SyntheticSource((batch_size or 1, channels, *size), seed)
-    source = _opened(image, _Wanted(channels, size, len(size) if size else axes))
+    wanted = _Wanted(channels, size, len(size) if size else axes, resize)
+    source = _opened(image, wanted)
     _check_channels(source, channels)
     batch = source.shape[0]
     if batch != 1 and batch_size not in (None, batch):
         raise ValueError(f"{source.name} holds {batch} images, but the batch size is {batch_size}")
     if size and source.shape[2:] != size:
-        source = _fitted(source, size, resize)
-    wanted = (batch_size or batch, channels)
-    return source if source.shape[:2] == wanted else Repeated(source, *wanted)
+        source = _fitted(source, wanted)
+    repeated = (batch_size or batch, channels)
+    return source if source.shape[:2] == repeated else Repeated(source, *repeated)
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """The wanted channels, size and number of spatial axes of an image, if known."""
+    """The wanted channels, size and number of spatial axes of an image, if known.
+
+    With ``resize``, an image of another size is resized.
+    """
 
     channels: int
     size: tuple[int, ...] | None
     axes: int | None
+    resize: bool
+
+    def refuse_other(self, name: str, own: tuple[int, ...]) -> None:
+        """Refuse an image of another size, if it is not to be resized."""
+        if self.resize or self.size is None or own == self.size or len(own) != len(self.size):
+            return
+        shown, wanted = ("x".join(map(str, n)) for n in (own, self.size))
+        raise ValueError(
+            f"{name} is {shown}, but {wanted} is planned: plan with image_size={shown!r}"
+            f" (--image-size {shown}), or with resize=True (--resize), which resizes images to"
+            f" {wanted}"
+        )
 
     def layout(self, shape: tuple[int, ...], name: str) -> str:
         """Return the layout of an array without names of axes."""
@@ -145,9 +162,10 @@ def _check_channels(source: Source, channels: int) -> None:
     )
 
 
-def _fitted(source: Source, size: tuple[int, ...], resize: bool) -> ArraySource:
-    """Return an image in memory, resized to a size if that is asked for."""
-    name, own = source.name, source.shape[2:]
+def _fitted(source: Source, fit: _Wanted) -> ArraySource:
+    """Return an image in memory, resized to the wanted size if that is asked for."""
+    assert fit.size is not None, "an image fits any size if none is wanted"
+    name, own, size = source.name, source.shape[2:], fit.size
     shown, wanted = ("x".join(map(str, n)) for n in (own, size))
     possible = isinstance(source, ArraySource) and len(own) == len(size)
     if not possible:
@@ -156,12 +174,7 @@ def _fitted(source: Source, size: tuple[int, ...], resize: bool) -> ArraySource:
             f" --image-size {shown}), or resize it once beforehand (only images in memory are"
             " resized here, and to as many axes)"
         )
-    if not resize:
-        raise ValueError(
-            f"{name} is {shown}, but {wanted} is planned: plan with image_size={shown!r}"
-            f" (--image-size {shown}), or with resize=True (--resize), which resizes images to"
-            f" {wanted}"
-        )
+    fit.refuse_other(name, own)
     assert isinstance(source, ArraySource), "others are refused above"
     return ArraySource(resized(source, size), f"{name} resized from {shown}")
 
@@ -195,7 +208,7 @@ def _open_path(path: str | Path, wanted: _Wanted) -> Source:
         return FileSource(path, name, wanted.layout(shape, name))
     if start.startswith(TIFF):
         return _open_tiff(path, name, wanted)
-    return read_whole(path, name, wanted.channels)
+    return read_whole(path, name, wanted.channels, partial(wanted.refuse_other, name))
 
 
 def _open_tiff(path: str, name: str, wanted: _Wanted) -> Source:
@@ -204,6 +217,7 @@ def _open_tiff(path: str, name: str, wanted: _Wanted) -> Source:
         return TiffSource(path, name, wanted.channels, wanted.size, wanted.axes or 2)
     except NotByRegion as error:
         try:
-            return read_whole(path, name, wanted.channels)
+            refuse = partial(wanted.refuse_other, name)
+            return read_whole(path, name, wanted.channels, refuse)
         except ValueError as whole:
             raise ValueError(f"{error}; Pillow: {whole.__cause__ or whole}") from None

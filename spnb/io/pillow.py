@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 
+from ..display.cards import size_text
 from ..ir.region import Region
 from .bit_depth import decoded, lost_bits, refuse_frames
 from .files import reading
@@ -19,6 +21,9 @@ from .sources import ArraySource
 
 if TYPE_CHECKING:
     from PIL import Image
+
+_SAMPLE = {"I": 4, "F": 4, "I;16": 2, "I;16B": 2, "I;16L": 2}
+"""Bytes of a sample by Pillow's name of the kind of image; one byte for all others."""
 
 _unlimited, _limit = 0, None
 _counting = threading.Lock()
@@ -43,28 +48,41 @@ def _any_size() -> Iterator[None]:
                 Image.MAX_IMAGE_PIXELS = _limit
 
 
-def read_whole(path: str, name: str, channels: int) -> ArraySource:
+def read_whole(
+    path: str, name: str, channels: int, refuse: Callable[[tuple[int, ...]], None]
+) -> ArraySource:
     """Decode a file with Pillow, as grey, RGB or (for 4 channels) RGBA.
 
     If Pillow would keep fewer bits of a sample than the file has, another decoder reads it.
 
+    Parameters
+    ----------
+    path, name
+        The file, and its name in messages.
+    channels
+        Channels that are wanted.
+    refuse
+        Called with the image's height and width before it is decoded; raises a ValueError if they
+        do not fit.
+
     Raises
     ------
     ValueError
-        If it cannot be read, has bits that no decoder here keeps, or holds a sequence of images.
+        If it cannot be read, has bits that no decoder here keeps, or holds a sequence of images; or
+        if its header names more pixels than there is memory for, as that of a damaged file may.
     """
     from PIL import Image
 
     with _any_size(), reading(path), Image.open(path) as image:
+        size = (image.height, image.width)
+    refuse(size)
+    with _any_size(), reading(path), Image.open(path) as image:
         refuse_frames(image)
+        _refuse_without_memory(image)
         if image.format == "FITS" and image.mode[0] == "I":
             raise ValueError("zero and scale of a FITS are not read: use TIFF or npy")
         bits = lost_bits(image, path)
-        try:
-            array = decoded(image, path, bits) if bits else _decoded(image)
-        except MemoryError:  # a damaged file may say any size
-            size = "x".join(map(str, image.size[::-1]))
-            raise ValueError(f"its {size} pixels do not fit into the memory") from None
+        array = decoded(image, path, bits) if bits else _decoded(image)
     if array.ndim == 3 and array.shape[2] < 3:
         array = array[..., 0]  # grey; an alpha is dropped
     layout = "SS" if array.ndim == 2 else "SSA" if array.shape[2] == 4 != channels else "SSC"
@@ -88,6 +106,18 @@ def _decoded(image: Image.Image) -> np.ndarray:
     except OSError as error:
         reason = printed[0].removeprefix("tempfile.tif: ") if printed else str(error)
         raise ValueError(reason) from error
+
+
+def _refuse_without_memory(image: Image.Image) -> None:
+    """Refuse an image that has more bytes, decoded, than there is memory."""
+    size = image.height * image.width * len(image.getbands()) * _SAMPLE.get(image.mode, 1)
+    available = psutil.virtual_memory().available
+    if size > available:
+        raise ValueError(
+            f"its {image.height}x{image.width} pixels do not fit into the memory: they take"
+            f" {size_text(size)}, and {size_text(available)} are free; if the file is not damaged,"
+            " convert it to a tiled TIFF, which is read by region"
+        )
 
 
 def _loaded(image: Image.Image) -> np.ndarray:

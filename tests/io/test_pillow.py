@@ -73,3 +73,15 @@ def test_messages_of_a_decoder_that_succeeds_are_printed(capfd):
         os.write(2, b"from a library in C\n")
     assert lines == ["from a library in C"]
     assert capfd.readouterr().err == "from a library in C\n"
+
+
+def test_a_header_that_names_too_many_pixels_is_refused_before_they_are_decoded(tmp_path):
+    path = tmp_path / "damaged.bmp"
+    Image.fromarray(np.zeros((20, 36, 3), np.uint8)).save(path)
+    content = bytearray(path.read_bytes())
+    content[18:26] = (2_000_000).to_bytes(4, "little") + (1_000_000).to_bytes(4, "little")
+    path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=r"1000000x2000000, but 20x36 is planned"):
+        open_source(path, channels=3, size=(20, 36))
+    with pytest.raises(ValueError, match=r"1000000x2000000 pixels do not fit into the memory"):
+        open_source(path, channels=3)
