@@ -149,7 +149,7 @@ def refuse_averages_of_all(module: nn.Module) -> None:
         With the name of the module.
     """
     for path, inner in module.named_modules():
-        if isinstance(inner, _BATCH_NORMS) and inner.momentum is None:
+        if isinstance(inner, _BATCH_NORMS) and inner.training and inner.momentum is None:
             raise CaptureError(
                 f"{path} averages its statistics over all batches so far (momentum=None), so the"
                 " weight of a step depends on its number: give it a momentum, such as 0.1"

@@ -23,6 +23,7 @@ from torch import nn
 
 from ..errors import CaptureError
 from ..ir.graph import Graph
+from ..ir.module_state import set_training_modes
 from ..ir.region import shape_text
 from ..kernels.compat import FakeTensorMode, transforms_undone
 from .autograd import as_trained, detaching, refuse_averages_of_all
@@ -55,7 +56,8 @@ def capture(
     dtype
         Floating type of the inputs, and of the weights.
     training
-        Whether norms take the statistics of the batch, and dropout drops.
+        Whether norms take the statistics of the batch, and dropout drops; not in layers that are in
+        evaluation mode while the module itself is in training mode.
     own_types
         Whether each weight has the module's own type instead.
 
@@ -85,12 +87,13 @@ def capture(
 
     weights_type = None if own_types else dtype
     try:
-        fake = rebuilt(module, lambda t: empty(t.shape, cast(t, weights_type))).train(training)
+        fake = rebuilt(module, lambda t: empty(t.shape, cast(t, weights_type)))
     except Exception as error:
         raise CaptureError(
             f"{type(module).__name__} cannot be copied without its weights: {first_line(error)}"
         ) from error
     if training:
+        set_training_modes(fake, module)
         refuse_averages_of_all(fake)
     fake.forward = detaching(fake.forward, training)
 

@@ -20,6 +20,9 @@ from ..training.recipe import Recipe
 MARK = {"format": "spnb"}
 """An entry of each file that training has written, so that no other program's is taken for one."""
 
+NO_DIFFERENCE = {"schedule", "recompute"}
+"""Fields of a recipe that do not change the result."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -37,6 +40,9 @@ class Checkpoint:
         Loss, accuracy and other figures of each step.
     recipe
         Fields of the `Recipe` that the model was trained with.
+    data
+        What it was trained on: ``batch_size``, the number of ``examples``, and a hash of their
+        ``targets``.
     """
 
     model: Mapping[str, torch.Tensor]
@@ -44,6 +50,7 @@ class Checkpoint:
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, int] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the file; if the process is killed meanwhile, the old file remains unchanged."""
@@ -61,39 +68,63 @@ class Checkpoint:
             raise
 
     @classmethod
-    def read(cls, path: Path) -> Checkpoint | None:
-        """Read a checkpoint to continue training from; None for a file of another program.
+    def read(cls, path: Path) -> Checkpoint:
+        """Read a checkpoint to continue training from.
 
         Raises
         ------
         WeightsError
-            If PyTorch cannot read the file.
+            If PyTorch cannot read the file, or if another program wrote it: training would
+            overwrite it.
         """
         state = read_file(path)
         if not isinstance(state, Mapping) or not (state.items() >= MARK.items() or _old(state)):
-            return None
+            raise WeightsError(
+                f"{path} is not a checkpoint that spnb wrote, and training would overwrite it: read"
+                " it with weights, and name another file with checkpoint"
+            )
         return cls(**{name: state[name] for name in cls.__annotations__ if name in state})
 
-    def check(self, recipe: Recipe, path: Path) -> None:
-        """Refuse to continue with another recipe: the result would be that of neither recipe.
+    def differences(self, recipe: Recipe, data: Mapping[str, int], path: Path) -> list[str]:
+        """In words, what differs in a training that goes on from this checkpoint.
+
+        Parameters
+        ----------
+        recipe
+            How training goes on.
+        data
+            What it goes on with: see the attribute.
+        path
+            The file of the checkpoint, for messages.
 
         Raises
         ------
         WeightsError
-            Naming the first field that differs, with both values.
+            If the optimizer differs, which cannot take the state of another one.
         """
+        found = []
         for name, value in asdict(recipe).items():
             before = self.recipe.get(name, value)
-            # The schedule and recomputing do not change the result.
-            if before != value and name not in ("schedule", "recompute"):
+            if before == value or name in NO_DIFFERENCE:
+                continue
+            if name == "optimizer":
                 raise WeightsError(
-                    f"{path} was trained with {name} {before}, not {value}: give the same {name},"
-                    " or another checkpoint file to begin a new training"
+                    f"{path} was trained with optimizer {before}, not {value}: give the same"
+                    " optimizer, or begin a new training with weights and another checkpoint file"
                 )
+            found.append(f"{name} is {value}, and was {before}")
+        for name, count in data.items():
+            before = self.data.get(name, count)
+            if before != count and name != "targets":
+                found.append(f"{name.replace('_', ' ')}: {count}, and {before} before")
+        same_number = self.data.get("examples") == data["examples"]
+        if same_number and self.data.get("targets") != data["targets"]:
+            found.append("the targets are others than before")
+        return found
 
 
 def _old(state: Mapping[str, Any]) -> bool:
     """Whether training wrote a file before its files had a mark."""
     optimizer = state.get("optimizer")
     is_own = isinstance(optimizer, Mapping) and optimizer.keys() <= {"name", "state", "scaling"}
-    return is_own and Checkpoint.__annotations__.keys() == state.keys()
+    return is_own and Checkpoint.__annotations__.keys() - {"data"} == state.keys()

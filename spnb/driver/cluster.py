@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from torch import nn
+
 from ..display.cards import Card, Shown
 from ..display.progress import Bar, notebook, show_output, show_run
 from ..engine import remote
@@ -147,11 +149,16 @@ class Cluster(Shown, Session):
         self._require_open()
         if self.engines.ensure(plan.num_ranks):
             self._prepare()
-        self._recover(plan)  # an interrupted cell may have left messages
         super().load(plan)
+
+    def _load_weights(self, plan: JobPlan, module: nn.Module) -> None:
+        self._recover(plan)  # an interrupted cell may have left messages
+        super()._load_weights(plan, module)
 
     def restart(self) -> None:
         """Start new engines and load the plan again, for instance after an engine died.
+
+        A training goes on with the epochs that were done.
 
         The class has an example.
 
@@ -163,7 +170,7 @@ class Cluster(Shown, Session):
         self._require_open()
         self.engines.restart()
         self._prepare()
-        self.load(self.plan)
+        self._load_weights(self.plan, self.plan.module)
 
     def stop(self) -> None:
         """Stop the engines, except those of a client of your own; safe to call again.

@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from torch import nn
+
 from ..engine.service import Call, RankService
 from ..io.examples import Examples
 from ..io.resident import ResidentSources
@@ -27,7 +29,7 @@ from ..training.loss_scale import LossScale
 from ..training.recipe import Recipe
 from .rank_calls import RankCalls
 from .result import Result
-from .training_loop import train
+from .training_loop import TrainingState, train
 from .training_result import Training
 from .weight_files import weight_names, weights_hash, write_weight_file
 
@@ -45,6 +47,8 @@ class Session(RankCalls):
         The plan that is loaded.
     progress
         Whether texts and bars are shown.
+    held
+        The state of the training since the plan was loaded, if there was one.
 
     Examples
     --------
@@ -69,10 +73,14 @@ class Session(RankCalls):
         self._runs = itertools.count()
         self._released: list[int] = []  # runs with results that were deleted
         self._loaded_weights: int | None = None  # hash of the weights that the ranks have
+        self.held: TrainingState | None = None
         self.plan = plan
 
     def load(self, plan: JobPlan) -> None:
         """Load a plan: every rank receives its share and its stage's weights.
+
+        The weights are those of the plan's job, also after a training.  To go on with trained ones,
+        load a plan of ``training.job``.
 
         Parameters
         ----------
@@ -86,15 +94,22 @@ class Session(RankCalls):
         4
         """
         self._require_open()
+        if self.held is not None or plan.training:
+            self._say(f"{plan.job.name} begins with the weights of {plan.weights_origin}")
+        self._load_weights(plan, plan.module)
+        self.held = None
+
+    def _load_weights(self, plan: JobPlan, module: nn.Module) -> None:
+        """Load a plan with the weights of a module."""
         stages_of = [plan.stages_on(rank) for rank in range(plan.num_ranks)]
         files = {
-            stages: write_weight_file(plan, stages, self.scratch)
+            stages: write_weight_file(plan, module, stages, self.scratch)
             for stages in dict.fromkeys(stages_of)
         }
         self._load(
             plan, [(plan.rank_plan(rank), files[stages]) for rank, stages in enumerate(stages_of)]
         )
-        self.plan, self._loaded_weights = plan, weights_hash(plan)
+        self.plan, self._loaded_weights = plan, weights_hash(module)
 
     def infer(self, image: Any = NOT_GIVEN, *, resize: bool | None = None) -> Result:
         """Run the network on an image.
@@ -155,8 +170,11 @@ class Session(RankCalls):
 
         Steps, gradients and batch statistics are those of the untiled network with the same
         micro-batches.  Each epoch takes all examples in an order of its own, in whole batches.
-        If the job has a checkpoint file, training continues from it, and writes it after each
-        epoch.
+
+        The first call after `load` begins with the job's weights, and trains for ``num_epochs``.
+        Another call goes on with what was trained, for as many epochs more; if the call before was
+        interrupted, for those that it left.  If the job names a ``checkpoint``, the first call
+        continues from that file if it exists, and each epoch writes it.
 
         Parameters
         ----------
@@ -191,14 +209,15 @@ class Session(RankCalls):
         2
         """
         self._require_open()
+        self.plan.refuse_if_outdated()
         return train(self, images, targets, loss=loss, say=self._say)
 
     def _follow_network(self) -> None:
         """Load the weights again if they changed since; refuse other layers and settings."""
         self.plan.refuse_if_outdated()
-        if self._loaded_weights != weights_hash(self.plan):
+        if self._loaded_weights != weights_hash(self.plan.module):
             self._say(f"the weights of {self.plan.job.name} changed: loading them again")
-            self.load(self.plan)
+            self._load_weights(self.plan, self.plan.module)
 
     def _say(self, text: str) -> None:
         if self.progress:
@@ -206,6 +225,7 @@ class Session(RankCalls):
 
     def begin_training(
         self,
+        module: nn.Module,
         trained: Sequence[str],
         recipe: Recipe,
         optimizer_state: OptimizerState,
@@ -216,6 +236,8 @@ class Session(RankCalls):
 
         Parameters
         ----------
+        module
+            The network with the weights to begin with.
         trained
             Names of the parameters that are trained.
         recipe
@@ -228,8 +250,8 @@ class Session(RankCalls):
         loss_scale
             The scale of the loss at the end of an earlier epoch, in fp16.
         """
-        if self._loaded_weights is None or self._loaded_weights != weights_hash(self.plan):
-            self.load(self.plan)  # with the weights that the plan has by now
+        if self._loaded_weights is None or self._loaded_weights != weights_hash(module):
+            self._load_weights(self.plan, module)
         self._loaded_weights = None  # training changes the weights on the ranks
         calls = []
         for rank in range(self.plan.num_ranks):

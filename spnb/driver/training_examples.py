@@ -6,12 +6,14 @@ from typing import Any
 
 import torch
 
-from ..io.datasets import Scaled, cifar10, image_folder
+from ..io.datasets import Normalized, Scaled, cifar10, decoded, image_folder
 from ..io.examples import Examples, matched
 from ..io.open import open_source
 from ..io.sources import NOT_GIVEN, Source, SyntheticSource, given
 from ..ir.axes import Axes
+from ..job.job import Job
 from ..job.job_plan import JobPlan
+from ..job.parsing import mean_and_std
 
 BATCHES = 10
 """Batches of synthetic examples in an epoch."""
@@ -81,8 +83,18 @@ def _of_the_job(plan: JobPlan, output: Axes) -> tuple[Source, torch.Tensor | lis
             f"{job.name} gives a class for each pixel, but app {job.app} has one for each image:"
             " take another network, or give images and targets to train(…)"
         )
+    found, labels = _of_files(job)
+    if job.normalize is not None:
+        found = Normalized(found, *mean_and_std(job.normalize))
+    return found, labels
+
+
+def _of_files(job: Job) -> tuple[Source, list[int]]:
+    """The images and classes of the files that a job names, each image decoded once."""
+    _, channels, *size = job.input_shape
     if job.app == 1:
-        return image_folder(job.datapath, channels, size, resize=job.resize)
+        pictures, labels = image_folder(job.datapath, channels, size, resize=job.resize)
+        return decoded(pictures), labels
     images, labels = cifar10(job.datapath)
     if channels != 3 or len(size) != 2:
         raise ValueError(f"{job.name} takes {channels} channels, but CIFAR-10 has 3 on two axes")
@@ -94,4 +106,4 @@ def _of_the_job(plan: JobPlan, output: Axes) -> tuple[Source, torch.Tensor | lis
             f"the images of CIFAR-10 are 32x32, but {shown} is planned: train with image_size=32,"
             f" or with resize=True (--resize), which resizes images to {shown}"
         )
-    return Scaled(images, tuple(size)), labels
+    return decoded(Scaled(images, tuple(size))), labels

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from ..engine.service import RankWeights
 from ..io.examples import Examples
 from ..io.sources import NOT_GIVEN, SyntheticSource
 from ..ir import weights
+from ..ir.module_state import hash_of
 from ..job import checkpoint_io
 from ..job.job_plan import JobPlan
 from ..training.epoch import EpochReport, OptimizerState
@@ -29,6 +30,22 @@ from .training_examples import examples_of
 from .training_result import Training
 
 
+@dataclass(frozen=True)
+class TrainingState:
+    """What ranks hold of a training: its state after the last whole epoch, and its aim.
+
+    Attributes
+    ----------
+    checkpoint
+        Weights, optimizer and history.
+    until
+        Number of epochs at which the training ends; more than are done if it was interrupted.
+    """
+
+    checkpoint: Checkpoint
+    until: int
+
+
 class TrainableRanks(Protocol):
     """The calls of the training loop to ranks with a loaded plan.
 
@@ -36,19 +53,23 @@ class TrainableRanks(Protocol):
     ----------
     plan
         The plan.
+    held
+        The state of the training since the plan was loaded, if there was one.
     """
 
     plan: JobPlan
+    held: TrainingState | None
 
     def begin_training(
         self,
+        module: nn.Module,
         trained: Sequence[str],
         recipe: Recipe,
         optimizer_state: OptimizerState,
         num_workers: int = 0,
         loss_scale: LossScale | None = None,
     ) -> None:
-        """Make every rank ready to train the parameters of these names."""
+        """Make every rank ready to train parameters of a network, from the weights it has."""
 
     def share(self, examples: Examples) -> list[Examples]:
         """The examples as each rank can read them."""
@@ -75,19 +96,20 @@ def train(
     examples = images if isinstance(images, Examples) else examples_of(plan, images, targets)
     if isinstance(examples.images, SyntheticSource):
         say("no images are given: these are synthetic")
-    loop = _TrainingLoop(ranks, examples, *resumed(plan, examples, loss), say)
-    return loop.run()
+    recipe = recipe_for(plan, examples, loss)
+    begun = _begun(ranks, examples, recipe, say)
+    return _TrainingLoop(ranks, examples, recipe, begun, say).run()
 
 
 class _TrainingLoop:
-    """Epochs on the ranks of a session, from a checkpoint on.
+    """Epochs on the ranks of a session, from a state on.
 
     Attributes
     ----------
     module
         The network that is trained: a copy, since a module of the user's own is not changed.
     history
-        A row for each step, those of the checkpoint first.
+        A row for each step since the first epoch.
     """
 
     def __init__(
@@ -95,55 +117,49 @@ class _TrainingLoop:
         ranks: TrainableRanks,
         examples: Examples,
         recipe: Recipe,
-        begun: Checkpoint,
+        begun: TrainingState,
         say: Callable[[str], None],
     ):
         self.ranks, self.examples, self.recipe, self.say = ranks, examples, recipe, say
         self.plan, self.job = ranks.plan, ranks.plan.job
-        self.path = self.job.checkpoint_file
-        self.first_epoch, self.history = begun.epoch, list(begun.history)
+        self.path = Path(self.job.checkpoint) if self.job.checkpoint else None
+        self.begun, self.until = begun.checkpoint, begun.until
+        self.history = list(begun.checkpoint.history)
         self.steps = len(examples) // self.job.batch_size
         self.classes = examples.known_targets.dtype.kind == "i"
         self.peaks = (0,) * self.plan.num_ranks
         plan = self.plan
-        if begun.epoch and not weights.equal(plan.module, begun.model):
-            # the checkpoint was written after the plan read it
-            plan.module = checkpoint_io.ready(
-                plan.module, plan.weights_dtype, begun.model, self.path
-            )
-        self.module = copy.deepcopy(plan.module)
-        self._begin(begun)
+        self.module = checkpoint_io.ready(
+            plan.module, plan.weights_dtype, self.begun.model, self.path
+        )
+        self._begin()
 
-    def _begin(self, begun: Checkpoint) -> None:
-        """Make the ranks ready, with the optimizer's state of the checkpoint."""
-        scale = begun.optimizer.get("scaling")
+    def _begin(self) -> None:
+        """Make the ranks ready, with the weights and the optimizer's state of the checkpoint."""
+        scale = self.begun.optimizer.get("scaling")
         self.ranks.begin_training(
+            self.module,
             trained=with_gradient(self.plan.captured, self.job.network.trained),
             recipe=self.recipe,
-            optimizer_state=begun.optimizer.get("state", {}),
+            optimizer_state=self.begun.optimizer.get("state", {}),
             num_workers=self.job.num_workers,
             loss_scale=LossScale(**scale) if scale else None,
         )
-        if begun.epoch:
-            assert self.path is not None  # epochs are done only in a checkpoint that was read
-            total = self.job.num_epochs
-            enough = "" if begun.epoch < total else ": give a larger num_epochs to go on"
-            self.say(f"{self.path.name}: {begun.epoch} of {total} epochs are done{enough}")
 
     def run(self) -> Training:
-        """Train until the job's number of epochs is done."""
+        """Train until the number of epochs is done."""
         shares = self.ranks.share(self.examples)
-        for epoch in range(self.first_epoch, self.job.num_epochs):
+        self.ranks.held = TrainingState(self.begun, self.until)
+        for epoch in range(self.begun.epoch, self.until):
             self._epoch(shares, epoch)
         for name, parameter in self.module.named_parameters():
             parameter.requires_grad_(name in self.job.network.trained)  # to train on in PyTorch
-        self.plan.module = self.module
         columns = ["epoch", "step", "loss", "accuracy", "learning_rate", "seconds"]
         return Training(
             plan=self.plan,
             module=self.module,
             history=pd.DataFrame(self.history, columns=columns),
-            checkpoint=self.path if self.first_epoch < self.job.num_epochs else None,
+            checkpoint=self.path if self.begun.epoch < self.until else None,
             peak_memory_bytes=self.peaks,
         )
 
@@ -160,9 +176,11 @@ class _TrainingLoop:
         )
         micro_batches = self.steps * len(self.plan.micro_batch_sizes)
         optimizer_state = fetch_weights(self.ranks, self.module, micro_batches)
+        done = self._checkpoint(epoch, optimizer_state, reports[0].loss_scale)
+        self.ranks.held = TrainingState(done, self.until)
         self.say(self._summary(epoch, rows, seconds))
         if self.path is not None:
-            self._save(self.path, epoch, optimizer_state, reports[0].loss_scale)
+            done.save(self.path)
 
     def _row(self, reports: Sequence[EpochReport], epoch: int, step: int) -> dict[str, float]:
         """The figures of a step: sums over the ranks."""
@@ -181,52 +199,106 @@ class _TrainingLoop:
 
     def _summary(self, epoch: int, rows: Sequence[dict[str, float]], seconds: float) -> str:
         loss = sum(row["loss"] for row in rows) / len(rows)
-        text = f"epoch {epoch + 1} of {self.job.num_epochs}: loss {loss:.4f}"
+        text = f"epoch {epoch + 1} of {self.until}: loss {loss:.4f}"
         if self.classes:
             text += f", accuracy {sum(row['accuracy'] for row in rows) / len(rows):.1%}"
         return f"{text}, {seconds:.3g} s"
 
-    def _save(
-        self,
-        path: Path,
-        epoch: int,
-        optimizer_state: OptimizerState,
-        loss_scale: LossScale | None,
-    ) -> None:
+    def _checkpoint(
+        self, epoch: int, optimizer_state: OptimizerState, loss_scale: LossScale | None
+    ) -> Checkpoint:
+        """The state of the training after an epoch."""
         optimizer: dict[str, Any] = {"name": self.recipe.optimizer, "state": optimizer_state}
         if loss_scale is not None:
             optimizer["scaling"] = asdict(loss_scale)
-        Checkpoint(
-            model=self.module.state_dict(),
+        return Checkpoint(
+            model={name: tensor.clone() for name, tensor in self.module.state_dict().items()},
             optimizer=optimizer,
             epoch=epoch + 1,
-            history=self.history,
+            history=list(self.history),
             recipe=vars(self.recipe),
-        ).save(path)
+            data=data_of(self.plan, self.examples),
+        )
 
 
-def resumed(
-    plan: JobPlan, examples: Examples, loss: str | None = None
-) -> tuple[Recipe, Checkpoint]:
-    """The recipe, and the state to begin with: a checkpoint's, or the plan's weights.
+def recipe_for(plan: JobPlan, examples: Examples, loss: str | None = None) -> Recipe:
+    """How a plan is trained on examples.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    examples
+        Images and targets.
+    loss
+        Name of a loss; by default cross entropy for class numbers, and squares for others.
 
     Raises
     ------
     ValueError
         If the loss does not go with the targets.
-    WeightsError
-        If the checkpoint was made with another recipe.
     """
-    integers, path = examples.known_targets.dtype.kind == "i", plan.job.checkpoint_file
+    integers = examples.known_targets.dtype.kind == "i"
     loss = loss or ("cross_entropy" if integers else "mse")
     if integers != (loss == "cross_entropy"):
         kind = "class numbers" if integers else "numbers like the output"
         raise ValueError(f"the loss {loss} does not go with targets that are {kind}")
-    recipe = plan.job.recipe(loss)
-    if path is not None and path.exists() and (begun := Checkpoint.read(path)) is not None:
-        begun.check(recipe, path)
-        return recipe, begun
-    return recipe, Checkpoint(plan.module.state_dict())
+    return plan.job.recipe(loss)
+
+
+def data_of(plan: JobPlan, examples: Examples) -> dict[str, int]:
+    """What tells one data set, and its batches, from another; it is kept in a checkpoint."""
+    targets = torch.from_numpy(np.array(examples.known_targets))
+    count = len(examples)
+    return {"batch_size": plan.job.batch_size, "examples": count, "targets": hash_of([targets])}
+
+
+def resumed(
+    plan: JobPlan, examples: Examples, recipe: Recipe, say: Callable[[str], None]
+) -> Checkpoint:
+    """The state to begin with: that of the job's checkpoint file, or the job's weights.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    examples
+        What it is trained on.
+    recipe
+        How it is trained.
+    say
+        Prints a line: where the state is from.
+
+    Raises
+    ------
+    WeightsError
+        If the file was not written by a training, or by one that cannot be continued.
+    """
+    path = None if plan.job.checkpoint is None else Path(plan.job.checkpoint)
+    if path is None or not path.exists():
+        say(f"training begins with the weights of {plan.weights_origin}")
+        return Checkpoint(plan.module.state_dict())
+    begun, total = Checkpoint.read(path), plan.job.num_epochs
+    changes = begun.differences(recipe, data_of(plan, examples), path)
+    enough = "" if begun.epoch < total else ": give a larger num_epochs to go on"
+    say(f"training continues from {path}: {begun.epoch} of {total} epochs are done{enough}")
+    for change in changes:
+        say(f"{path.name}: {change}")
+    return begun
+
+
+def _begun(
+    ranks: TrainableRanks, examples: Examples, recipe: Recipe, say: Callable[[str], None]
+) -> TrainingState:
+    """The state to begin with: what the ranks hold of a training, or that of `resumed`."""
+    epochs = ranks.plan.job.num_epochs
+    if ranks.held is None:
+        begun = resumed(ranks.plan, examples, recipe, say)
+        return TrainingState(begun, max(epochs, begun.epoch))
+    done, until = ranks.held.checkpoint.epoch, ranks.held.until
+    until = until if done < until else done + epochs
+    say(f"training goes on with what was trained: {done} of {until} epochs are done")
+    return TrainingState(ranks.held.checkpoint, until)
 
 
 def fetch_weights(ranks: TrainableRanks, module: nn.Module, micro_batches: int) -> OptimizerState:

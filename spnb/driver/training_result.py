@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import torch
 from torch import nn
 
+from ..capture.export import rebuilt
 from ..display.cards import Card, Shown, Table, size_text
+from ..ir.module_state import set_training_modes
+from ..job.job import Job
 from ..job.job_plan import JobPlan
 
 if TYPE_CHECKING:
@@ -55,6 +59,28 @@ class Training(Shown):
     history: pd.DataFrame
     checkpoint: Path | None = None
     peak_memory_bytes: tuple[int, ...] = field(default=())
+
+    @property
+    def job(self) -> Job:
+        """The same job with the trained network, to run it or to train it on.
+
+        Returns
+        -------
+        Job
+            Its model is `module`, and it names no file.
+
+        Examples
+        --------
+        >>> session.load(spnb.plan(training.job))
+        >>> session.infer(images[:2]).check().passed
+        True
+        """
+        module = rebuilt(self.module, torch.Tensor.detach)
+        own = dict(self.module.named_parameters())
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(own[name].requires_grad)
+        set_training_modes(module, self.plan.job.network.skeleton)
+        return self.plan.job.replace(model=module, weights=None, checkpoint=None)
 
     @cached_property
     def epochs(self) -> pd.DataFrame:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
+
 from ..io.stage_weights import write_weights
 from ..ir.module_state import hash_of
 from ..ir.weights import named, tensors_of
@@ -30,13 +32,17 @@ def weight_names(plan: JobPlan, stages: Sequence[int]) -> list[str]:
     return list(plan.graph.made_of(read)[0] if plan.training else read)
 
 
-def write_weight_file(plan: JobPlan, stages: Sequence[int], folder: Path) -> Path:
+def write_weight_file(
+    plan: JobPlan, module: nn.Module, stages: Sequence[int], folder: Path
+) -> Path:
     """Write the weights of stages into a file of a folder.
 
     Parameters
     ----------
     plan
-        The plan, whose module has the weights.
+        The plan.
+    module
+        The network with the weights.
     stages
         Numbers of the stages.
     folder
@@ -49,21 +55,21 @@ def write_weight_file(plan: JobPlan, stages: Sequence[int], folder: Path) -> Pat
     """
     path = folder / f"stage-{'-'.join(map(str, stages))}.pt"
     path.unlink(missing_ok=True)  # ranks may still map the file of an earlier plan
-    write_weights(path, tensors_of(plan.module, weight_names(plan, stages), plan.graph))
+    write_weights(path, tensors_of(module, weight_names(plan, stages), plan.graph))
     return path
 
 
-def weights_hash(plan: JobPlan) -> int:
-    """A hash of the values of a plan's weights.
+def weights_hash(module: nn.Module) -> int:
+    """A hash of the values of a network's weights.
 
     Parameters
     ----------
-    plan
-        The plan, whose module has the weights.
+    module
+        The network.
 
     Returns
     -------
     int
         Equal for equal values.
     """
-    return hash_of(named(plan.module).values())
+    return hash_of(named(module).values())

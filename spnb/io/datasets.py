@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
+import os
 import pickle
+import shutil
+import tempfile
 import warnings
+import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +22,7 @@ import numpy as np
 from ..errors import DatasetError
 from ..ir.region import Region
 from .open import open_source
-from .sources import ArraySource, Source
+from .sources import ArraySource, FileSource, Source
 
 NAMED_ONLY = {"BUFR", "GRIB", "HDF5", "MPEG", "WMF"}
 """Formats that Pillow cannot read, although it knows their suffixes."""
@@ -120,6 +126,93 @@ class Scaled:
         return np.concatenate(found)
 
 
+@dataclass(frozen=True, eq=False)
+class Normalized:
+    """Images with a mean subtracted, and divided by a standard deviation, channel by channel.
+
+    Attributes
+    ----------
+    source
+        The images.
+    mean, std
+        One number for all channels, or one for each.
+    """
+
+    source: Source
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
+            if len(numbers) not in (1, self.shape[1]):
+                raise DatasetError(
+                    f"normalize has a {name} of {len(numbers)} numbers, but images have"
+                    f" {self.shape[1]} channels: give one number, or one for each channel"
+                )
+
+    @property
+    def name(self) -> str:
+        """Name of the images."""
+        return self.source.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(images, channels, *spatial)``."""
+        return self.source.shape
+
+    def read(self, region: Region) -> np.ndarray:
+        """Read a region; see `spnb.io.sources.Source`."""
+        space = (1,) * (len(self.shape) - 2)
+        mean, std = (np.array(n, np.float32).reshape(-1, *space) for n in (self.mean, self.std))
+        return (self.source.read(region) - mean) / std
+
+
+def decoded(source: Source) -> Source:
+    """Return the same images, decoded and resized once, in a file that ranks read by region.
+
+    All images are decoded now, so that one that is damaged is found before a run.  If the file
+    would fill more than half of the free disk, there is none, and images are decoded whenever they
+    are read.
+
+    Parameters
+    ----------
+    source
+        Images that are decoded or resized one by one.
+
+    Returns
+    -------
+    Source
+        The file, which is removed with it; or the source itself.
+
+    Raises
+    ------
+    DatasetError
+        Naming an image that cannot be read.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="spnb-images-"))
+    remove = weakref.finalize(source, shutil.rmtree, folder, ignore_errors=True)
+    size = math.prod(source.shape) * np.dtype(np.float32).itemsize
+    fits = size < shutil.disk_usage(folder).free // 2
+    path = folder / "images.npy"
+    held = np.lib.format.open_memmap(path, "w+", np.float32, source.shape) if fits else None
+
+    def decode(number: int) -> None:
+        spans = ((number, number + 1), *Region.whole(source.shape[2:]).spans)
+        image = source.read(Region(spans))
+        if held is not None:
+            held[number] = image[0]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(decode, range(source.shape[0])):
+            pass  # raises the first error
+    if held is None:
+        return source
+    remove.detach()
+    file = FileSource(str(path), source.name)
+    weakref.finalize(file, shutil.rmtree, folder, ignore_errors=True)
+    return file
+
+
 def image_folder(
     path: str | Path, channels: int, size: Sequence[int], *, resize: bool = False
 ) -> tuple[Pictures, list[int]]:
@@ -127,8 +220,7 @@ def image_folder(
 
     Classes are numbered in the order of their folders' names, as torchvision's ImageFolder does.
     Files and folders whose names begin with a dot are ignored; other files that are no images are
-    left out with a warning.  If images are not resized, the first one of each class is opened at
-    once, so that another size is refused before training starts.
+    left out with a warning.
 
     Parameters
     ----------
@@ -142,8 +234,7 @@ def image_folder(
     Raises
     ------
     DatasetError
-        If there is no such folder, no class, or a class without images, or if the first image of a
-        class cannot be read or does not fit.
+        If there is no such folder, no class, or a class without images.
     """
     root = Path(path)
     if not root.is_dir():
@@ -169,11 +260,7 @@ def image_folder(
         first = others[0].relative_to(root)
         text = f"{path}: {len(others)} files beside {len(paths)} images are left out, as {first}"
         warnings.warn(text, stacklevel=2)
-    pictures = Pictures(tuple(paths), channels, tuple(size), root.name, resize)
-    if not resize:
-        for number in range(len(classes)):
-            pictures.opened(paths[labels.index(number)])
-    return pictures, labels
+    return Pictures(tuple(paths), channels, tuple(size), root.name, resize), labels
 
 
 def _hidden(path: Path, folder: Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .datasets import Scaled
+from .datasets import Normalized, Scaled
 from .sources import ArraySource, FileSource, Repeated, Source
 
 
@@ -46,7 +46,7 @@ class ResidentSources:
         Parameters
         ----------
         source
-            An image, or an image that is repeated or scaled as it is read.
+            An image, or an image that is repeated, scaled or normalized as it is read.
 
         Returns
         -------
@@ -55,8 +55,9 @@ class ResidentSources:
         """
         if isinstance(source, ArraySource):
             return self._file_of(source)
-        if isinstance(source, (Repeated, Scaled)) and isinstance(source.source, ArraySource):
-            return replace(source, source=self._file_of(source.source))
+        if isinstance(source, (Repeated, Scaled, Normalized)):
+            inner = self.resident(source.source)
+            return source if inner is source.source else replace(source, source=inner)
         return source
 
     def _file_of(self, source: ArraySource) -> FileSource:

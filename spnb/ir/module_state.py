@@ -38,6 +38,34 @@ def structure_of(module: nn.Module) -> Hashable:
     return layers, weights
 
 
+def modes_of(module: nn.Module) -> tuple[bool, ...]:
+    """For each layer, whether it is trained in training mode; see `set_training_modes`."""
+    layers = module.modules()
+    return tuple(layer.training or not module.training for layer in layers)
+
+
+def set_training_modes(copied: nn.Module, module: nn.Module) -> None:
+    """Set a copy of a module to training mode; layers that the module's owner froze stay frozen.
+
+    A module in training mode has layers in the modes that its owner gave them: a frozen batch norm
+    is in evaluation mode.  A module that is in evaluation mode itself has all layers in that mode,
+    which says nothing of how it is to be trained; its copy is set by `nn.Module.train`.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.BatchNorm2d(1), nn.BatchNorm2d(1))
+    >>> _ = net[0].eval()
+    >>> copied = nn.Sequential(nn.BatchNorm2d(1), nn.BatchNorm2d(1)).eval()
+    >>> set_training_modes(copied, net)
+    >>> [layer.training for layer in copied]
+    [False, True]
+    """
+    copied.train()
+    if module.training:
+        for layer, own in zip(copied.modules(), module.modules(), strict=True):
+            layer.training = own.training
+
+
 def hash_of(tensors: Iterable[torch.Tensor]) -> int:
     """A hash of the values of tensors, read byte by byte.
 

@@ -21,8 +21,6 @@ from ..errors import OptionError, WeightsError
 from ..ir.weights import named
 from .state_dict import holds_tensors, state_dict_for
 
-DEFAULT_CHECKPOINT = "./checkpoint.pth"
-
 SHOWN = 4
 """How many names a message lists."""
 
@@ -165,7 +163,7 @@ def ready(
         how = f" (read {found.how})" if found.how else ""
         raise WeightsError(
             f"{path}{how} is not a checkpoint of {type(module).__name__}: {problem}: name another"
-            " with checkpoint, or move this one away"
+            " file"
         )
     if found.how:
         print(f"spnb: {path}: read {found.how}", file=sys.stderr, flush=True)
@@ -200,7 +198,7 @@ def refuse_meta(module: nn.Module, known: Collection[str]) -> None:
         raise OptionError(
             f"{len(empty)} of the {len(every)} weights of {type(module).__name__} are on the meta"
             f" device, where they have no values ({_listed(empty)}): make the module on the CPU, or"
-            " name a file that has them with checkpoint"
+            " name a file that has them with weights"
         )
 
 

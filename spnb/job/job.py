@@ -15,7 +15,6 @@ from ..errors import OptionError
 from ..ir.graph import Graph
 from ..ir.region import Tiling
 from ..training.recipe import Recipe
-from . import checkpoint_io
 from .foreign import opened
 from .job_card import job_card
 from .network import Network
@@ -198,24 +197,12 @@ class Job(Shown, OptionTable):
 
     @property
     def weights_file(self) -> Path | None:
-        """The checkpoint that is read: ``checkpoint``, or the default file if it exists.
+        """The file that weights are read from: ``checkpoint``, or else ``weights``.
 
         It is None for weights from the seed, and for the weights of a module.
         """
-        if self.checkpoint is not None:
-            return Path(self.checkpoint)
-        default = Path(checkpoint_io.DEFAULT_CHECKPOINT)
-        return default if isinstance(self.model, str) and default.exists() else None
-
-    @property
-    def checkpoint_file(self) -> Path | None:
-        """The file that training continues from and writes.
-
-        It is None for a module if ``checkpoint`` is not given.
-        """
-        if self.checkpoint is None and not isinstance(self.model, str):
-            return None
-        return Path(self.checkpoint or checkpoint_io.DEFAULT_CHECKPOINT)
+        file = self.checkpoint or self.weights
+        return None if file is None else Path(file)
 
     @property
     def weights_origin(self) -> str:

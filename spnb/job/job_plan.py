@@ -95,7 +95,7 @@ class JobPlan(PlanPictures, PlanFigures):
             overlapped=job.enable_master_comm_opt or not job.gems,
         )
         self.job, self.training = job, training
-        self._structure = job.network.structure
+        self._structure = job.network.structure(training)
         self._change: Callable[[RankPlan], RankPlan] | None = None
         if training:
             require_statistics(self, job.parts)
@@ -163,7 +163,7 @@ class JobPlan(PlanPictures, PlanFigures):
         Traceback (most recent call last):
         spnb.errors.PlanError: Sequential has other layers or settings than it was planned with: ...
         """
-        structure = self.job.network.structure
+        structure = self.job.network.structure(self.training)
         if structure == self._structure:
             return
         job = self.job
@@ -207,20 +207,14 @@ class JobPlan(PlanPictures, PlanFigures):
 
     @property
     def module(self) -> nn.Module:
-        """The network with its weights, in evaluation mode.
-
-        A plan for training needs no checkpoint that exists already.
+        """The network with the weights of the job, in evaluation mode.
 
         Raises
         ------
         WeightsError
             If the checkpoint or the factory cannot be used.
         """
-        return self.job.network.module(self.weights_dtype, self._weights_file)
-
-    @module.setter
-    def module(self, trained: nn.Module) -> None:
-        self.job.network.keep(trained, self.weights_dtype, self._weights_file)
+        return self.job.network.module(self.weights_dtype, self.weights_file)
 
     def build_module(self) -> None:
         """Build `module` now, so that a bad checkpoint is refused before ranks start.
@@ -234,7 +228,7 @@ class JobPlan(PlanPictures, PlanFigures):
         --------
         >>> plan(Job("resnet20_v1", image_size=64, batch_size=1)).build_module()
         """
-        self.job.network.module(self.weights_dtype, self._weights_file)
+        self.job.network.module(self.weights_dtype, self.weights_file)
 
     @property
     def weights_dtype(self) -> torch.dtype | None:
@@ -246,9 +240,31 @@ class JobPlan(PlanPictures, PlanFigures):
         return torch.float32 if half else self.job.weights_dtype
 
     @property
-    def _weights_file(self) -> Path | None:
-        file = self.job.weights_file
-        return None if self.training and file is not None and not file.exists() else file
+    def weights_file(self) -> Path | None:
+        """The file that weights are read from.
+
+        A plan for training needs no checkpoint that exists already; without one, it begins with the
+        file ``weights``, if the job names it.
+        """
+        return self._job_of_weights.weights_file
+
+    @property
+    def weights_origin(self) -> str:
+        """Where the weights come from, in words: a file, a seed or the module.
+
+        Examples
+        --------
+        >>> plan(Job("resnet20_v1", image_size=64, batch_size=1)).weights_origin
+        'seed 0'
+        """
+        return self._job_of_weights.weights_origin
+
+    @property
+    def _job_of_weights(self) -> Job:
+        """The job, without a checkpoint that training has yet to write."""
+        file = self.job.checkpoint
+        unwritten = self.training and file is not None and not Path(file).exists()
+        return self.job.replace(checkpoint=None) if unwritten else self.job
 
 
 def plan(job: Job, training: bool = False) -> JobPlan:

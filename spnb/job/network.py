@@ -14,7 +14,7 @@ from .. import models
 from ..capture.export import capture
 from ..ir import weights
 from ..ir.graph import Graph
-from ..ir.module_state import hash_of, structure_of
+from ..ir.module_state import hash_of, modes_of, structure_of
 from ..rules import registered
 from . import checkpoint_io
 from .foreign import IMAGE_CHANNELS
@@ -61,7 +61,6 @@ class Network:
         self._skeleton: nn.Module | None = None
         self._module: nn.Module | None = None
         self._module_key: tuple[Hashable, ...] | None = None
-        self._trained: nn.Module | None = None
         self._graph: Graph | None = None
         self._graph_key: tuple[Hashable, ...] | None = None
         self._state: tuple[Hashable, int] | None = None  # structure and weights, when last looked
@@ -128,8 +127,7 @@ class Network:
         dtype
             Floating type of its weights; ``None`` for their own types.
         file
-            A checkpoint.  Without one, the weights are those that training left, those of the
-            module, or those of the seed.
+            A checkpoint.  Without one, the weights are those of the module, or of the seed.
 
         Raises
         ------
@@ -139,9 +137,7 @@ class Network:
         self._drop_if_changed()
         key = (dtype, file, _version(file))
         if self._module is None or self._module_key != key:
-            source = self._trained
-            if source is None:
-                source = self._build() if self._built_in else self.skeleton
+            source = self._build() if self._built_in else self.skeleton
             state = None if file is None else checkpoint_io.read_checkpoint(file)
             self._module = checkpoint_io.ready(source, dtype, state, file)
             self._module_key = key
@@ -152,11 +148,6 @@ class Network:
         """Names of the parameters that take part in training; a shared one has several names."""
         every = self.skeleton.named_parameters(remove_duplicate=False)
         return [name for name, parameter in every if parameter.requires_grad]
-
-    def keep(self, module: nn.Module, dtype: torch.dtype | None, file: Path | None) -> None:
-        """Store a module that was trained; from now on, `module` returns its weights."""
-        self._module, self._module_key = module, (dtype, file, _version(file))
-        self._trained = module
 
     def graph(
         self, shapes: Shapes, dtype: torch.dtype, training: bool = False, own_types: bool = False
@@ -188,24 +179,29 @@ class Network:
                 self.name, sizes, shapes, dtype, training, registered(), torch.get_default_dtype()
             )
         self._drop_if_changed()
-        key = (shapes, dtype, training, own_types, registered(), torch.get_default_dtype())
+        modes = modes_of(self.skeleton) if training else None
+        key = (shapes, dtype, modes, own_types, registered(), torch.get_default_dtype())
         if self._graph is None or self._graph_key != key:
             self._graph = capture(self.skeleton, shapes, dtype, training, own_types)
             self._graph_key = key
         return self._graph
 
-    @property
-    def structure(self) -> Hashable:
-        """The layers of a module and their settings now; see `structure_of`."""
-        return structure_of(self.model) if isinstance(self.model, nn.Module) else None
+    def structure(self, training: bool = False) -> Hashable:
+        """The layers of a module and their settings now; in training, also their modes.
+
+        See `spnb.ir.module_state.structure_of`.
+        """
+        if not isinstance(self.model, nn.Module):
+            return None
+        return structure_of(self.model), modes_of(self.model) if training else None
 
     def _drop_if_changed(self) -> None:
         """Drop what was made from a module whose layers or weights its owner has changed."""
         if not isinstance(self.model, nn.Module):
             return
-        state = (self.structure, hash_of(weights.named(self.model).values()))
+        state = (self.structure(), hash_of(weights.named(self.model).values()))
         if self._state is not None and self._state != state:
-            self._module = self._trained = self._graph = None
+            self._module = self._graph = None
         self._state = state
 
     @property

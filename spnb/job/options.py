@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OptionError
 from ..ir.replicas import Replicas
 from ..ir.schedule import SCHEDULES
-from .parsing import PRECISIONS, blocks_fused, one_or_more, precision, shapes, taken, whole_numbers
+from .parsing import (
+    NORMALIZATIONS,
+    PRECISIONS,
+    blocks_fused,
+    one_or_more,
+    precision,
+    shapes,
+    taken,
+    whole_numbers,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -179,10 +188,17 @@ class OptionTable:
         str,
         suggestions=PRECISIONS,
     )
+    weights: str | None = _option(
+        None,
+        "file of weights to begin with, as training scripts write them; it is read, never written"
+        " (default: those of the seed, or of the module)",
+        str,
+        "FILE",
+    )
     checkpoint: str | None = _option(
         None,
-        "file of weights; training continues from it, and writes it (default: ./checkpoint.pth,"
-        " if that file exists)",
+        "file of a training: training continues from it if it exists, and writes it after each"
+        " epoch (default: none; the command `train` names one after the model); inference reads it",
         str,
         "FILE",
     )
@@ -194,6 +210,16 @@ class OptionTable:
     )
     datapath: str = _option(
         "./train", "training: folder of the images for --app 1 and 2", str, "DIR", training=True
+    )
+    normalize: str | None = _option(
+        None,
+        "training: mean and standard deviation of the images of --app 1 and 2, as 0.5,0.5 or one"
+        " number for each channel as 0.4/0.5/0.6,0.2/0.2/0.2, or benchmark (0.5,0.5) or imagenet;"
+        " images are in [0, 1] before (default: they stay so)",
+        str,
+        "MEAN,STD",
+        suggestions=tuple(NORMALIZATIONS),
+        training=True,
     )
     num_workers: int = _option(
         0, "training: threads of each rank that read the next batch", least=0, training=True
@@ -248,7 +274,7 @@ class OptionTable:
         bool,
         training=True,
     )
-    seed: int = _option(0, "seed of synthetic images, and of weights if there is no checkpoint")
+    seed: int = _option(0, "seed of synthetic images, and of weights that no file has")
     verbose: bool = _option(False, "print figures of each rank", bool)
 
     def __post_init__(self) -> None:

@@ -82,6 +82,41 @@ def precision(text: str) -> str:
     return name
 
 
+NORMALIZATIONS = {
+    "benchmark": ((0.5,), (0.5,)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+"""Mean and standard deviation by name: of the OSU benchmarks, and of ImageNet's training images."""
+
+
+def mean_and_std(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Read ``"0.5,0.2"``, ``"0.4/0.5/0.6,0.2/0.2/0.2"`` for three channels, or a name.
+
+    Raises
+    ------
+    OptionError
+        If it is none of these, or a standard deviation is not above 0.
+
+    Examples
+    --------
+    >>> mean_and_std("0.5,0.2"), mean_and_std("benchmark")
+    (((0.5,), (0.2,)), ((0.5,), (0.5,)))
+    """
+    if text in NORMALIZATIONS:
+        return NORMALIZATIONS[text]
+    try:
+        mean, std = (tuple(map(float, part.split("/"))) for part in text.split(","))
+    except ValueError:
+        names = ", ".join(NORMALIZATIONS)
+        raise OptionError(
+            f"cannot read normalize {text!r}: give MEAN,STD such as 0.5,0.5, with one number or"
+            f" one for each channel (0.4/0.5/0.6,0.2/0.2/0.2), or {names}"
+        ) from None
+    if min(std) <= 0:
+        raise OptionError(f"normalize is {text}, but a standard deviation must be above 0")
+    return mean, std
+
+
 def taken(name: str, value: Any, read: Callable[[Any], Any], default: Any) -> Any:
     """Return the value of an option, read and checked for its kind.
 

@@ -11,7 +11,7 @@ from .. import models
 from ..errors import OptionError
 from ..ir.region import grid_of
 from .options import OptionTable, option_named, options, training_options
-from .parsing import is_program_file, whole_numbers
+from .parsing import is_program_file, mean_and_std, whole_numbers
 
 
 def check(table: OptionTable) -> None:
@@ -33,6 +33,29 @@ def check(table: OptionTable) -> None:
     _check_model(table)
     _check_backend(table)
     _check_training_options(table)
+    for reason in without_effect(table).values():
+        raise OptionError(reason)
+
+
+def without_effect(table: OptionTable) -> dict[str, str]:
+    """Options that do nothing beside the others, each with the reason.
+
+    The benchmarks' own scripts ignore such flags, so pasted command lines have them.
+
+    >>> without_effect(OptionTable("resnet", times=2))
+    {'times': 'times is for mirrored copies of the plan: it needs gems'}
+    """
+    found = {}
+    for name in ("times", "enable_master_comm_opt"):
+        if not table.gems and getattr(table, name) != option_named(name).default:
+            found[name] = f"{name} is for mirrored copies of the plan: it needs gems"
+    if table.fused_layers != 1 and not table.halo_D2:
+        found["fused_layers"] = f"fused_layers is {table.fused_layers}, which needs halo_D2"
+    amoebanet = _built_in(table) and str(table.model).startswith("amoebanet")
+    for name in ("num_layers", "num_filters"):
+        if not amoebanet and getattr(table, name) != option_named(name).default:
+            found[name] = f"{name} is for amoebanet: leave it out"
+    return found
 
 
 def check_training(table: OptionTable) -> None:
@@ -108,8 +131,6 @@ def _check_batch(table: OptionTable) -> None:
 
 def _check_halos(table: OptionTable) -> None:
     """Refuse options of halos and patches that would have no effect, or cannot work."""
-    if table.fused_layers != 1 and not table.halo_D2:
-        raise OptionError(f"fused_layers is {table.fused_layers}, which needs halo_D2")
     if table.fused_layers != "all" and int(table.fused_layers) < 1:
         raise OptionError(f"fused_layers is {table.fused_layers}: use 1 or more, or all")
     for name in ("halo_D2", "allow_gather"):
@@ -125,8 +146,7 @@ def _check_halos(table: OptionTable) -> None:
 
 def _check_model(table: OptionTable) -> None:
     """Refuse an unknown built-in name, and options that only other networks have."""
-    model = table.model
-    built_in = isinstance(model, str) and ":" not in model and not is_program_file(model)
+    model, built_in = table.model, _built_in(table)
     if built_in and table.method != option_named("method").default:
         raise OptionError(
             f"method is {table.method}, but {model} has its forward alone: leave it out"
@@ -136,11 +156,14 @@ def _check_model(table: OptionTable) -> None:
             models.checked_name(str(table.model))
         except ValueError as error:
             raise OptionError(str(error)) from None
-    amoebanet = built_in and str(table.model).startswith("amoebanet")
-    if (table.num_layers, table.num_filters) != (18, 416) and not amoebanet:
-        raise OptionError("num_layers and num_filters are AmoebaNet's: leave them out")
     if table.num_classes != 10 and not built_in:
         raise OptionError("num_classes is for the built-in networks: leave it out")
+
+
+def _built_in(table: OptionTable) -> bool:
+    """Whether the model is one that spnb has by name."""
+    model = table.model
+    return isinstance(model, str) and ":" not in model and not is_program_file(model)
 
 
 def _check_backend(table: OptionTable) -> None:
@@ -151,8 +174,8 @@ def _check_backend(table: OptionTable) -> None:
             raise OptionError(f"unknown {option.name} {value!r}: use {', '.join(choices)}")
     if table.backend == "nccl" and table.device_kind == "cpu":
         raise OptionError(
-            "the nccl backend carries tensors between GPUs, but device is cpu: use device cuda, or"
-            " backend mpi or gloo"
+            "the nccl backend carries tensors between GPUs, but device is cpu: leave backend out,"
+            " or use mpi or gloo; on a machine with GPUs, add device cuda"
         )
 
 
@@ -164,13 +187,14 @@ def _check_training_options(table: OptionTable) -> None:
         )
     if table.app == 3 and table.datapath != option_named("datapath").default:
         raise OptionError("datapath is for app 1 and 2: synthetic examples are in no file")
+    if table.normalize is not None:
+        mean_and_std(table.normalize)
+        if table.app == 3:
+            raise OptionError("normalize is for app 1 and 2: synthetic examples are noise")
     for name in ("learning_rate", "weight_decay", "learning_rate_decay"):
         value = getattr(table, name)
         if not 0 <= value < float("inf"):
             raise OptionError(f"{name} is {value!r}, but must be a number, 0 or more")
-    if not table.gems and (table.times > 1 or table.enable_master_comm_opt):
-        name = "times" if table.times > 1 else "enable_master_comm_opt"
-        raise OptionError(f"{name} is for mirrored copies of the plan: it needs gems")
     given = table.given()
     useless = [name for name in training_options() if name in given]
     if table.enable_evaluation and useless:

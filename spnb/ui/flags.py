@@ -15,7 +15,7 @@ from ..errors import CaptureError, DeviceError, OptionError, PlanError, WeightsE
 from ..io.formats import check_suffix
 from ..job.options import OptionTable, option_named, options, training_options
 from ..job.parsing import blocks_fused
-from ..job.validation import check, check_training
+from ..job.validation import check, check_training, without_effect
 
 BAD_INPUT = (
     OptionError,
@@ -192,6 +192,20 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(args).items() if name in names}
 
 
+def effective(model: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The options of a line that have an effect, and a line of text for each of the others.
+
+    Lines that are pasted from the benchmarks' scripts have such flags, which are ignored there.
+
+    >>> effective("resnet", {"parts": 2, "num_layers": 3})
+    ({'parts': 2}, ['--num-layers has no effect: num_layers is for amoebanet: leave it out'])
+    """
+    useless = without_effect(OptionTable(model, **given))
+    kept = {name: value for name, value in given.items() if name not in useless}
+    names = {name: flag(option_named(name)) for name in useless}
+    return kept, [f"{names[name]} has no effect: {why}" for name, why in useless.items()]
+
+
 def refuse_useless(verb: str, given: Collection[str]) -> None:
     """Refuse options of the table that a verb does not use.
 
@@ -228,6 +242,7 @@ def check_options(verb: str, model: str, given: dict[str, Any]) -> None:
     OptionError
         Naming the option.
     """
+    given, _ = effective(model, given)
     refuse_useless(verb, given)
     table = OptionTable(model, **given)
     check(table)

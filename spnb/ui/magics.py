@@ -143,7 +143,7 @@ class SpnbMagics(Magics):
         )
         job = self._planned().job.replace(**flags.given(args))
         training = notebook.start(plan(job, training=True)).train(images, targets, loss=args.loss)
-        self.plan = plan(job)  # infer uses the trained weights, after another start
+        self.plan = plan(training.job)  # infer runs the trained network, after another start
         return training
 
     def _explore(self, args: argparse.Namespace) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +18,7 @@ from ..driver.mpi_launch import MPIRanks, MPISession, run_launched
 from ..driver.result import Result
 from ..driver.session import Session
 from ..driver.training_examples import examples_of
-from ..driver.training_loop import resumed
+from ..driver.training_loop import recipe_for, resumed
 from ..io.decoding import decoding_text
 from ..io.sources import NOT_GIVEN, Source
 from ..job import job_plan
@@ -65,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _job(args: argparse.Namespace) -> Job:
-    given = flags.given(args)
+    given, useless = flags.effective(args.model, flags.given(args))
+    for line in useless:
+        print(f"spnb: {line}", file=sys.stderr, flush=True)
     flags.refuse_useless(args.verb, given)
     job = job_of(args.model, given, getattr(args, "image", None) or ())
     return job if args.verb in ("plan", "train") else job.replace(enable_evaluation=True)
@@ -87,14 +91,16 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
     job = _job(args)
+    if job.checkpoint is None:
+        job = job.replace(checkpoint=checkpoint_named_after(job.name))
     plan = job_plan.plan(job, training=True)
     launched = ranks.comm.size // plan.num_ranks if ranks is not None else 1
     if launched > 1 and "replicas" not in flags.given(args):
         job = job.replace(replicas=launched)
         plan = job_plan.plan(job, training=True)
-    print(f"{plan}\nweights: {job.weights_origin}", flush=True)
+    print(f"{plan}\ncheckpoint: {job.checkpoint}, written after each epoch", flush=True)
     examples = examples_of(plan)
-    resumed(plan, examples)  # refuses a bad checkpoint before ranks start
+    resumed(plan, examples, recipe_for(plan, examples), say=_silent)  # refuses a bad file early
     with _session(plan, ranks) as session:
         found = session.train(examples)
     print(f"\n{found}", flush=True)
@@ -107,6 +113,19 @@ def _train(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
     if args.report:
         _save_report(found.report(), Path(args.report))
     return 0
+
+
+def checkpoint_named_after(model: str) -> str:
+    """The file that the command ``train`` writes where the line names none.
+
+    >>> checkpoint_named_after("networks:classifier")
+    'networks-classifier-checkpoint.pth'
+    """
+    return re.sub(r"[^\w.]+", "-", model) + "-checkpoint.pth"
+
+
+def _silent(text: str) -> None:
+    """Print nothing: the session prints the same line."""
 
 
 def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:

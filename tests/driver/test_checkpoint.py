@@ -28,8 +28,72 @@ def test_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(tmp_path):
     assert int(plain[1].num_batches_tracked) == 4 * 2 * 2
     again = trained(job(num_epochs=4, checkpoint=str(file)), images, labels)
     assert len(again.history) == 8
-    with pytest.raises(WeightsError, match=r"learning_rate 0.05, not 0.1"):
-        trained(job(num_epochs=4, checkpoint=str(file), learning_rate=0.1), images, labels)
+    with pytest.raises(WeightsError, match=r"optimizer adam, not sgd: give the same optimizer"):
+        trained(job(num_epochs=4, checkpoint=str(file), optimizer="sgd"), images, labels)
+
+
+def test_what_differs_from_the_training_before_is_said(tmp_path, capsys):
+    images, labels = examples(8)
+    file = str(tmp_path / "net.pth")
+    trained(job(checkpoint=file), images, labels)
+    changed = {"learning_rate": 0.1, "batch_size": 2, "num_epochs": 2}
+    plan = spnb.plan(job(checkpoint=file, **changed), training=True)
+    with spnb.InProcess(plan) as session:
+        found = session.train(images[:6], labels[:6])
+    assert capsys.readouterr().out.splitlines()[1:5] == [
+        f"training continues from {file}: 1 of 2 epochs are done",
+        "net.pth: learning_rate is 0.1, and was 0.05",
+        "net.pth: batch size: 2, and 4 before",
+        "net.pth: examples: 6, and 8 before",
+    ]
+    assert found.history["learning_rate"].tolist() == pytest.approx([0.05] * 2 + [0.085] * 3)
+    plan = spnb.plan(job(checkpoint=file, **changed | {"num_epochs": 3}), training=True)
+    with spnb.InProcess(plan) as session:
+        session.train(images[:6], 2 - labels[:6])
+    assert "net.pth: the targets are others than before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda net: net.state_dict(),
+        lambda net: {"model": net.state_dict()},
+        lambda net: {"model": net.state_dict(), "epoch": 3, "optimizer": {"state": {}}},
+    ],
+    ids=["weights", "under a key", "of another loop"],
+)
+def test_weights_are_read_and_never_written(tmp_path, content):
+    images, labels = examples(8)
+    pretrained, own = tmp_path / "pretrained.pth", tmp_path / "own.pth"
+    start = network(3)
+    with torch.no_grad():
+        start[0].weight.mul_(2)
+    torch.save(content(start), pretrained)
+    before = pretrained.read_bytes()
+    with pytest.raises(WeightsError, match=r"pretrained\.pth is not a checkpoint that spnb wrote"):
+        trained(job(checkpoint=str(pretrained)), images, labels)
+    found = trained(job(weights=str(pretrained), checkpoint=str(own)), images, labels)
+    assert pretrained.read_bytes() == before
+    assert_same(found.module.state_dict(), trained(job(start), images, labels).module.state_dict())
+    both = {"weights": str(pretrained), "checkpoint": str(own), "num_epochs": 2}
+    rest = trained(job(**both), images, labels)
+    assert_same(
+        rest.module.state_dict(),
+        trained(job(start, num_epochs=2), images, labels).module.state_dict(),
+    )
+
+
+def test_nothing_is_written_or_read_unless_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"of": torch.ones(1)}, "checkpoint.pth")
+    before = (tmp_path / "checkpoint.pth").read_bytes()
+    given = {"image_size": 32, "batch_size": 2, "split_size": 1, "num_spatial_parts": 2}
+    found = trained(
+        spnb.Job("resnet20_v1", **given), torch.rand(2, 3, 32, 32), torch.ones(2).long()
+    )
+    assert found.checkpoint is None
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pth"]
+    assert (tmp_path / "checkpoint.pth").read_bytes() == before
 
 
 def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
@@ -96,15 +160,15 @@ def foreign_state():
 
 
 @pytest.mark.parametrize("more", [{}, {"history": [], "recipe": {}}])
-def test_a_checkpoint_of_another_program_gives_weights_only(tmp_path, more):
+def test_a_checkpoint_of_another_program_is_not_taken_for_an_own_one(tmp_path, more):
     images, labels = examples(8)
     path, state = tmp_path / "net.pth", foreign_state() | more
     torch.save(state, path)
-    assert Checkpoint.read(path) is None
-    found = trained(job(checkpoint=str(path)), images, labels)
+    with pytest.raises(WeightsError, match=r"net\.pth is not a checkpoint that spnb wrote"):
+        Checkpoint.read(path)
+    found = trained(job(weights=str(path)), images, labels)
     assert len(found.history) == 2
-    own = torch.load(path, weights_only=True)
-    assert (own["format"], own["epoch"]) == ("spnb", 1)
+    assert torch.load(path, weights_only=True).keys() == state.keys()
 
 
 def test_a_file_from_before_files_had_a_mark_is_read(tmp_path):
@@ -112,7 +176,7 @@ def test_a_file_from_before_files_had_a_mark_is_read(tmp_path):
     path = tmp_path / "net.pth"
     trained(job(checkpoint=str(path)), images, labels)
     state = torch.load(path, weights_only=True)
-    del state["format"]
+    del state["format"], state["data"]
     torch.save(state, path)
     assert Checkpoint.read(path).epoch == 1
     assert len(trained(job(checkpoint=str(path), num_epochs=2), images, labels).history) == 4

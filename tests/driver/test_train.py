@@ -117,16 +117,19 @@ def test_a_cluster_trains_and_then_infers(cluster):
     job = spnb.Job(net, image_size="20x24", batch_size=4, split_size=1, num_epochs=2)
     with spnb.InProcess(spnb.plan(job, training=True), progress=False) as session:
         wanted = session.train(images, labels)
-    job = spnb.Job(net, **job.given())  # from its own weights again
     cluster.load(spnb.plan(job, training=True))
     found = cluster.train(images, labels)
     assert found.history["loss"].tolist() == pytest.approx(wanted.history["loss"].tolist())
     assert min(found.peak_memory_bytes) > 0
-    cluster.load(spnb.plan(job))
+    cluster.load(spnb.plan(found.job))
     result = cluster.infer(images[:4])
     assert result.check().passed
     with torch.no_grad():
         torch.testing.assert_close(torch.as_tensor(result.output), found.module(images[:4]))
+    cluster.load(spnb.plan(job))  # the job's own weights
+    with torch.no_grad():
+        untrained = torch.as_tensor(cluster.infer(images[:4]).output)
+        torch.testing.assert_close(untrained, net.eval()(images[:4]))
 
 
 def test_memory_is_foreseen_for_each_schedule():

@@ -43,20 +43,19 @@ def trained(job, images, targets, **options):
         return session.train(images, targets, **options)
 
 
-def untiled(job, images, targets, loss=F.cross_entropy):
-    """What plain PyTorch does with the same batches, micro-batches, rates and order."""
-    net = copy.deepcopy(job.model).double().train()
-    make = OPTIMIZERS[job.optimizer]
-    optimizer = make(net.parameters(), lr=job.learning_rate, weight_decay=job.weight_decay)
-    decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, job.learning_rate_decay)
-    losses = []
-    shape = tuple(net(images[:4]).shape)
+def untiled(job, images, targets, loss=F.cross_entropy, frozen=False):
+    """What plain PyTorch does with the same batches, micro-batches, rates and order.
+
+    With ``frozen``, each layer keeps the mode that it has.
+    """
+    losses, make = [], OPTIMIZERS[job.optimizer]
+    with torch.no_grad():
+        shape = tuple(copy.deepcopy(job.model).double().eval()(images[:4]).shape)
     known = matched(ArraySource(images.numpy()), targets, shape, seed=job.seed)
-    net = copy.deepcopy(job.model).double().train()
+    net = copy.deepcopy(job.model).double()
+    net = net if frozen else net.train()
     optimizer = make(net.parameters(), lr=job.learning_rate, weight_decay=job.weight_decay)
     decay = torch.optim.lr_scheduler.ExponentialLR(optimizer, job.learning_rate_decay)
-    # Sources read fp32, as image files have it.
-    images = images.float().double()
     for epoch in range(job.num_epochs):
         order = known.order(epoch)
         for step in range(len(images) // job.batch_size):

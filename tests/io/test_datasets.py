@@ -4,6 +4,7 @@ import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,19 +13,16 @@ import torch
 from PIL import Image
 
 import spnb
+from spnb.driver.training_examples import examples_of
 from spnb.errors import DatasetError
-from spnb.io.datasets import Scaled, cifar10, image_folder
+from spnb.io.datasets import Normalized, Pictures, Scaled, cifar10, decoded, image_folder
 from spnb.io.examples import Ahead, Examples
 from spnb.io.open import open_source
 from spnb.ir.region import Region
 from spnb.job.options import OptionError
+from spnb.job.parsing import NORMALIZATIONS
 
 CHANCE = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # where a checkpoint is written
 
 
 def picture(*shape):
@@ -118,9 +116,68 @@ def test_trains_on_a_folder(folder):
         trained(**options, num_classes=2)
     found = trained(**options, num_classes=2, resize=True)
     assert len(found.history) == 3
-    (folder.parent / "checkpoint.pth").unlink()
     with pytest.raises(ValueError, match="run from 0 to 1, but the network has 1 classes"):
         trained(**options, num_classes=1, resize=True)
+
+
+def test_each_image_is_decoded_once_and_in_one_file(folder, monkeypatch):
+    opened = []
+    monkeypatch.setattr(
+        Pictures,
+        "opened",
+        lambda self, path, own=Pictures.opened: (opened.append(path), own(self, path))[1],
+    )
+    pictures, _ = image_folder(folder, 3, (16, 18), resize=True)
+    whole = Region.whole((7, 16, 18))
+    wanted = pictures.read(whole)
+    opened.clear()
+    source = decoded(pictures)
+    assert sorted(opened) == sorted(pictures.paths)
+    assert np.array_equal(source.read(whole), wanted)
+    assert len(opened) == 7
+    file = Path(source.path)
+    assert file.exists()
+    del source
+    assert not file.exists()
+
+
+def test_images_that_would_fill_the_disk_are_read_from_their_files(folder, monkeypatch):
+    pictures, _ = image_folder(folder, 3, (16, 18), resize=True)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    assert decoded(pictures) is pictures
+
+
+def test_a_damaged_image_is_found_before_a_rank_starts(folder, monkeypatch):
+    broken = folder / "dogs" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    monkeypatch.setattr("spnb.driver.session.Session.load", lambda *_: pytest.fail("ranks started"))
+    options = {"app": 1, "datapath": str(folder), "image_size": "32x32", "resize": True}
+    job = spnb.Job("resnet20_v1", batch_size=2, split_size=1, **options)
+    with pytest.raises(DatasetError, match=r"dogs/1\.png"):
+        examples_of(spnb.plan(job, training=True))
+    image_folder(folder, 3, (16, 18), resize=True)
+    with pytest.raises(DatasetError, match=r"dogs/1\.png"):
+        decoded(image_folder(folder, 3, (16, 18), resize=True)[0])
+
+
+def test_normalization(folder):
+    pictures, _ = image_folder(folder, 3, (16, 18), resize=True)
+    region = Region(((2, 5), (1, 9), (2, 7)))
+    raw = pictures.read(region)
+    mean, std = (np.array(n).reshape(3, 1, 1) for n in NORMALIZATIONS["imagenet"])
+    found = Normalized(pictures, *NORMALIZATIONS["imagenet"]).read(region)
+    assert np.allclose(found, (raw - mean) / std, atol=1e-6)
+    assert np.allclose(Normalized(pictures, (0.5,), (0.5,)).read(region), raw * 2 - 1, atol=1e-6)
+    with pytest.raises(DatasetError, match="a mean of 2 numbers, but images have 3 channels"):
+        Normalized(pictures, (0.5, 0.4), (0.5,))
+    options = {"app": 1, "datapath": str(folder), "image_size": "32x32", "resize": True}
+    plain, scaled = (trained(**options, num_classes=2, normalize=how) for how in (None, "0.5,0.25"))
+    assert plain.history["loss"].tolist() != scaled.history["loss"].tolist()
+    for wrong in ("0.5", "a,b", "0.5,0"):
+        with pytest.raises(OptionError, match="normalize"):
+            trained(**options, normalize=wrong)
+    with pytest.raises(OptionError, match="normalize is for app 1 and 2"):
+        trained(normalize="benchmark")
 
 
 def test_cifar_in_both_forms(tmp_path):
@@ -136,7 +193,7 @@ def test_cifar_in_both_forms(tmp_path):
     assert np.array_equal(again.array, source.array)
     assert same == labels
     for size in (32, 40):
-        file = f"{size}.pth"
+        file = str(tmp_path / f"{size}.pth")
         options = {"app": 2, "datapath": str(tmp_path), "image_size": size, "checkpoint": file}
         if size != 32:
             with pytest.raises(ValueError, match="CIFAR-10 are 32x32, but 40x40 is planned"):

@@ -56,7 +56,7 @@ def test_options_that_training_does_not_take_are_refused():
             {"patches": 4, "halo_D2": True, "fused_layers": "all", "spatial_size": 2},
             "which needs one tiled stage (spatial_size is 2)",
         ),
-        ({"num_filters": 64}, "num_layers and num_filters are AmoebaNet's"),
+        ({"num_filters": 64}, "num_filters is for amoebanet: leave it out"),
     ],
     ids=str,
 )

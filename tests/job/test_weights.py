@@ -7,6 +7,7 @@ from torch import nn
 from spnb.errors import WeightsError
 from spnb.ir.weights import tensors_of
 from spnb.job.job import Job
+from spnb.job.job_plan import plan
 
 
 def factory():
@@ -54,14 +55,30 @@ def test_checkpoints(tmp_path, wrap):
         assert torch.equal(tensor, saved[name].to(tensor.dtype))
 
 
-def test_the_default_checkpoint_is_read_where_it_exists(tmp_path, monkeypatch):
+def test_no_file_is_read_that_the_job_does_not_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert Job("resnet20_v1").weights_origin == "seed 0"
-    torch.save(Job("resnet20_v1", seed=3).module.state_dict(), "checkpoint.pth")
+    state = Job("resnet20_v1", seed=3).module.state_dict()
+    for name in ("checkpoint.pth", "resnet20_v1-checkpoint.pth", "given.pth"):
+        torch.save(state, name)
     job = Job("resnet20_v1")
-    assert job.weights_origin == "checkpoint.pth"
-    assert torch.equal(job.module.fc.weight, Job("resnet20_v1", seed=3).module.fc.weight)
+    assert job.weights_origin == "seed 0"
+    assert not torch.equal(job.module.fc.weight, state["fc.weight"])
+    job = Job("resnet20_v1", weights="given.pth")
+    assert job.weights_origin == "given.pth"
+    assert torch.equal(job.module.fc.weight, state["fc.weight"])
     assert Job(factory()).weights_origin == "the module's own"
+
+
+def test_a_plan_for_training_reads_a_checkpoint_if_it_exists_and_else_weights(tmp_path):
+    given, own = tmp_path / "given.pth", tmp_path / "own.pth"
+    torch.save(Job("resnet20_v1", seed=3).module.state_dict(), given)
+    job = Job("resnet20_v1", weights=str(given), checkpoint=str(own), image_size=32, batch_size=2)
+    assert plan(job, training=True).weights_origin == str(given)
+    with pytest.raises(WeightsError, match="there is no checkpoint"):
+        plan(job).build_module()
+    torch.save(Job("resnet20_v1", seed=4).module.state_dict(), own)
+    for training in (False, True):
+        assert plan(job, training).weights_origin == str(own)
 
 
 def test_bad_checkpoints_are_refused(tmp_path):

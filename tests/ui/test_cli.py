@@ -45,12 +45,26 @@ def test_another_size_than_the_images_needs_a_flag(capsys):
     assert "image: retina resized from 1411x1411 is decoded whole: 72.0 KiB" in printed
 
 
+def test_a_flag_without_effect_is_said_and_the_line_runs(capsys):
+    line = "plan resnet20_v1 --image-size 64 --batch-size 2 --times 2 --enable-master-comm-opt"
+    assert main([*line.split(), "--fused-layers", "2", "--num-layers", "19"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [
+        "spnb: --times has no effect: times is for mirrored copies of the plan: it needs gems",
+        "spnb: --enable-master-comm-opt has no effect: enable_master_comm_opt is for mirrored"
+        " copies of the plan: it needs gems",
+        "spnb: --fused-layers has no effect: fused_layers is 2, which needs halo_D2",
+        "spnb: --num-layers has no effect: num_layers is for amoebanet: leave it out",
+    ]
+    assert "5 ranks" in printed.out
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ("infer resnet --precision fp8", "unknown precision 'fp8'"),
         ("infer resnet --slice-method round", "unknown slice method 'round'"),
-        ("infer resnet --backend nccl --device cpu", "between GPUs, but device is cpu: use"),
+        ("infer resnet --backend nccl --device cpu", "between GPUs, but device is cpu: leave"),
         ("infer resnet20_v1 --balance 3,4", "has 2 entries with the sum 7"),
         ("infer resnet --balance 3,a", "argument --balance: cannot read '3,a'"),
         ("infer resnet --num-spatial-parts 4096", "an image of 32×32 pixels cannot be cut"),
@@ -85,8 +99,6 @@ def test_another_size_than_the_images_needs_a_flag(capsys):
         ("train unet --app 1 --split-size 1", "unet gives a class for each pixel, but app 1"),
         ("train resnet --optimizer adamm", "unknown optimizer 'adamm'"),
         ("train resnet --enable-evaluation", "is for inference"),
-        ("train resnet --times 2", "times is for mirrored copies of the plan: it needs gems"),
-        ("train resnet --enable-master-comm-opt", "it needs gems"),
         ("infer resnet --gems --batch-size 1", "2 turns (replicas, gems, times) of a batch of 1"),
         ("infer resnet --schedule gpipe", "schedule is for training"),
         ("train resnet --replicas 0", "replicas is 0, but must be at least 1"),
