@@ -212,7 +212,7 @@ def _merged(state: torch.Tensor | None, more: Partial) -> torch.Tensor:
     found[..., -3:-2], found[..., -2:-1] = top, total
     total = total.masked_fill(total == 0, 1)
     torch.mul(result, before / total, out=found[..., :channels])
-    found[..., :channels] += more.result * (after / total)
+    found[..., :channels].addcmul_(more.result, after / total)
     return found
 
 

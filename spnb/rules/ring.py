@@ -21,12 +21,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from ..ir.axes import Axes, axes_in
+from ..ir.axes import Axes, axes_in, dim, size_of
 from ..ir.node import Node, Ref, map_leaves
 from ..ir.region import Tiling
+from ..kernels.attention_state import EXTRA
 from ..kernels.sum_types import precise
 from .attention import Attention
 from .base import Rule
+from .fallback import rule_of
 from .matmul import batch_labels, product, ranks_of
 from .registry import rule
 from .ring_steps import AttentionStep, HeldKeys, Turns, rotated
@@ -44,7 +46,29 @@ class RingAttention(Attention):
         cut = [a for a in axes_in(self.keys) if tiling.grid[a] > 1]
         if not cut or not self.goes_round(tiling):
             return (self.node,)
-        return Ring(self, cut, tiling).calls()
+        if not set(cut) & self.axes.present:
+            return self._tile_by_tile(tiling)
+        steps = Ring(self, cut, tiling).steps(None)
+        return [*steps, self._result(steps[-1])]
+
+    def _tile_by_tile(self, tiling: Tiling) -> Sequence[Node]:
+        """Queries that are no positions read the keys of each tile there."""
+        *dims, channels = self.axes.dims
+        part = replace(
+            self.node,
+            name=f"{self.node.name}.state",
+            op=f"spnb.attention_part.{self.node.kind}",
+            args={**self.node.args, "state": None},
+            dtype=precise(self.node.dtype),
+            axes=self.axes.with_dims([*dims, dim(size_of(channels) + EXTRA)]),
+        )
+        return [*rule_of(part).lower(tiling), self._result(part)]
+
+    def _result(self, state: Node) -> Node:
+        """The call that gives the result, from the state after all keys."""
+        args, op = {"state": Ref(state.name), "of": self.node}, self.node.kind
+        axes = (state.axes,)
+        return replace(self.node, op=f"spnb.attention_result.{op}", args=args, operand_axes=axes)
 
     def goes_round(self, tiling: Tiling) -> bool:
         """Whether each tile can do its part of the call without a whole operand."""
@@ -95,11 +119,6 @@ class Ring:
     attention: RingAttention
     cut: Sequence[int]
     tiling: Tiling
-
-    def calls(self) -> list[Node]:
-        """The calls in order; the last has the name of the call that they replace."""
-        steps = self.steps(None)
-        return [*steps, self._result(steps[-1])]
 
     def steps(self, state: Node | None) -> list[Node]:
         """The calls in order, of which the last gives the state after all keys.
@@ -179,11 +198,6 @@ class Ring:
             queries={axis: queries[axis] for axis in self.cut},
             keys={axis: rotated(keys[axis], turns[axis]) for axis in self.cut},
         )
-
-    def _result(self, state: Node) -> Node:
-        node = self.attention.node
-        args, op = {"state": Ref(state.name), "of": node}, f"spnb.attention_result.{node.kind}"
-        return replace(node, op=op, args=args, operand_axes=(state.axes,))
 
 
 def _names(calls: Mapping[str, Node]) -> dict[str, str]:

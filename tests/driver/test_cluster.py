@@ -130,7 +130,7 @@ def test_files_that_engines_do_not_see_are_sent(cluster):
 
 
 class Everything(nn.Module):
-    """Merged figures, windows of attention, two inputs, outputs of every kind."""
+    """Merged figures, attention in windows and everywhere, two inputs, outputs of every kind."""
 
     def __init__(self):
         super().__init__()
@@ -143,7 +143,10 @@ class Everything(nn.Module):
         w = pooled.unflatten(2, (-1, 4)).unflatten(4, (-1, 4)).permute(0, 2, 4, 3, 5, 1)
         w = w.reshape(-1, 16, 8)
         w = F.scaled_dot_product_attention(w, w, w).mean(1)
-        return {"dense": x.roll(3, 2), "mask": x > 0, "places": places, "rest": [w, x.amax((2, 3))]}
+        tokens = pooled.flatten(2).transpose(1, 2)
+        everywhere = F.scaled_dot_product_attention(tokens, tokens, tokens)
+        rest = [w, x.amax((2, 3)), everywhere]
+        return {"dense": x.roll(3, 2), "mask": x > 0, "places": places, "rest": rest}
 
 
 def test_merging_several_inputs_and_outputs_of_every_type(cluster):
@@ -160,7 +163,7 @@ def test_merging_several_inputs_and_outputs_of_every_type(cluster):
     result = cluster.infer(inputs)
     result.check()
     assert result.output["mask"].dtype == torch.bool
-    assert {"halo", "merge"} <= set(result.timings.query("kind == 'pack'").what)
+    assert {"halo", "merge", "ring"} <= set(result.timings.query("kind == 'pack'").what)
 
 
 @pytest.mark.parametrize("suffix", ["npy", "tif", "zarr"])

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from training_steps import check as check_training
 from training_steps import grid
 
+import spnb
 from spnb.analysis.memory import activation_bytes
 from spnb.analysis.traffic import traffic
 from spnb.ir.region import Tiling
@@ -137,7 +138,8 @@ def test_keys_go_round(name):
     check_regions(net, SHAPE, most=10)
     plans = check_tiled(net, SHAPE, grids=[(2, 2), (1, 3)])
     assert not any(plan.gathered for plan in plans)
-    assert any(e.kind == "ring" for plan in plans for e in plan.exchanges[2])
+    kind = "merge" if name == "learned_queries" else "ring"
+    assert any(e.kind == kind for plan in plans for e in plan.exchanges[2])
 
 
 WRITTEN_OUT = {
@@ -267,6 +269,23 @@ def test_scores_of_few_queries_at_a_time(flash, monkeypatch):
     check_tiled(Call(OPERATORS["biased"][0]), SHAPE, grids=[(2, 2)])
 
 
+@pytest.mark.parametrize("precision", ["bf_16", "fp_16"])
+@pytest.mark.parametrize("function", [self_attention, OPERATORS["masked"][0]])
+def test_half_precision(function, precision):
+    net = Call(lambda m, x: function(m[0](x)), nn.Conv2d(8, 8, 1))
+    job = spnb.Job(
+        net,
+        input_shapes=[SHAPE],
+        split_size=1,
+        batch_size=2,
+        num_spatial_parts=4,
+        precision=precision,
+    )
+    plan = spnb.plan(job)
+    assert not plan.gathered
+    assert spnb.InProcess(plan, progress=False).infer().check().passed
+
+
 TRAINED = ["self_attention", "masked", "rows_without_keys", "causal", "several_heads_of_queries",
            "reduced_keys", "block_of_diffusers", "block_of_latent_diffusion"]  # fmt: skip
 
@@ -286,6 +305,16 @@ def test_gradients(name, fused):
             net, noise(*SHAPE), noise(*like.shape, seed=2), [grid(2, 2)], fused=fused,
             recompute=recompute, tolerance=1e-11,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("tiles", [(2, 2), (1, 3)])
+def test_gradients_of_queries_without_positions(tiles):
+    torch.manual_seed(0)
+    net = Call(learned_queries, nn.Linear(8, 3, bias=False))
+    net = Call(lambda m, x: m[1](m[0](x)), nn.Conv2d(8, 8, 3, padding=1), net).double()
+    check_training(
+        net, noise(*SHAPE), noise(2, 3, 8, seed=2), [grid(*tiles)], tolerance=1e-11
+    )  # fmt: skip
 
 
 class LearnedBias(nn.Module):
