@@ -214,6 +214,17 @@ def size_of(factors: Dim) -> int:
     return math.prod(factor.size for factor in factors)
 
 
+def joined(factors: Sequence[Factor]) -> Dim:
+    """Factors with neighbours joined, if the faster of two is no axis of its own."""
+    found: list[Factor] = []
+    for factor in factors:
+        if found and factor.axis is None:
+            found[-1] = Factor(found[-1].size * factor.size, found[-1].axis)
+        else:
+            found.append(factor)
+    return tuple(found)
+
+
 def axes_in(factors: Dim) -> tuple[int, ...]:
     """The axes among the factors of a dimension."""
     return tuple(f.axis for f in factors if f.axis is not None)

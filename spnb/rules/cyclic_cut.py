@@ -18,17 +18,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import torch
 
-from ..ir.axes import Axes, Dim, Factor, dim, size_of
+from ..ir.axes import Axes, Factor, dim, size_of
+from ..ir.cyclic_axes import inner_cut, place_of, unfolded, whole_cut, with_dim, with_outer
 from ..ir.node import Node, Ref
 from ..ir.region import Region, Span, Tiling
 from .base import Direct, Local, Tensors, Weights
 from .registry import rule
-from .views import Reshape, joined
+from .views import Reshape
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Redistributed(Reshape):
         return super().need(operand, axis, span)
 
     def _lowered(
-        self, unfolded: Axes, number: int, slices: Slices, joint: tuple[str, Axes]
+        self, operand: Axes, number: int, slices: Slices, joint: tuple[str, Axes]
     ) -> list[Node]:
         """The calls that exchange slices of the operand.
 
         Parameters
         ----------
-        unfolded
+        operand
             Axes of the operand with a dimension for each factor.
         number
             The dimension that is sliced.
@@ -71,7 +71,7 @@ class Redistributed(Reshape):
             The operator that joins the slices, and the axes of its result.
         """
         node, name = self.node, self.node.name
-        first = _viewed(node, f"{name}.factors", node.args["self"], node.operand_axes[0], unfolded)
+        first = _viewed(node, f"{name}.factors", node.args["self"], node.operand_axes[0], operand)
         cut = [
             replace(
                 node,
@@ -79,7 +79,7 @@ class Redistributed(Reshape):
                 op=slices.op,
                 args={"self": Ref(first.name), "dim": number, **args},
                 axes=slices.axes,
-                operand_axes=(unfolded,),
+                operand_axes=(operand,),
             )
             for k, args in enumerate(slices.args)
         ]
@@ -112,8 +112,8 @@ class CutInner(Redistributed):
         """Each of ``outer`` slices is cut evenly; a tile receives its part of all of them."""
         if tiling.grid[self.axis] == 1:
             return (self.node,)
-        whole = _unfolded(self.node.operand_axes[0])
-        number = _place(whole, self.axis)
+        whole = unfolded(self.node.operand_axes[0])
+        number = place_of(whole, self.axis)
         inner = size_of(whole.dims[number]) // self.outer
         starts = range(0, inner * self.outer, inner)
         slices = Slices(
@@ -121,7 +121,7 @@ class CutInner(Redistributed):
             [{"start": start, "stop": start + inner} for start in starts],
             whole.resized(number, inner),
         )
-        rows = _with_dim(whole, number, (Factor(self.outer), *dim(inner, self.axis)))
+        rows = with_dim(whole, number, (Factor(self.outer), *dim(inner, self.axis)))
         return self._lowered(whole, number, slices, ("spnb.stacked.default", rows))
 
 
@@ -133,8 +133,8 @@ class CutWhole(Redistributed):
         """A tile's positions are a few slices, of each of which other tiles have a part."""
         if tiling.grid[self.axis] == 1:
             return (self.node,)
-        rows = _with_outer(self.node.operand_axes[0], self.axis, self.outer)
-        number = _place(rows, self.axis) - 1
+        rows = with_outer(self.node.operand_axes[0], self.axis, self.outer)
+        number = place_of(rows, self.axis) - 1
         each = rows.with_dims([d for k, d in enumerate(rows.dims) if k != number])
         slices = Slices("spnb.row.default", [{"index": k} for k in range(self.outer)], each)
         whole = each.resized(number, self.outer * size_of(each.dims[number]))
@@ -168,79 +168,6 @@ def cut_whole(node: Node) -> CutWhole:
     return CutWhole(node, result)
 
 
-def inner_cut(axes: Axes, axis: int, outer: int) -> Axes:
-    """Axes in which only the faster part of an axis is cut.
-
-    >>> inner_cut(Axes.image((1, 3, 56, 56)), axis=1, outer=7)
-    Axes(1 | 3 | 7·axis1 8 | axis2 56)
-    """
-    dims = []
-    for factors in axes.dims:
-        found: list[Factor] = []
-        for factor in factors:
-            cut = factor.axis == axis
-            found += [Factor(outer), Factor(factor.size // outer, axis)] if cut else [factor]
-        dims.append(joined(found))
-    return axes.with_dims(dims)
-
-
-def whole_cut(axes: Axes, axis: int, outer: int) -> Axes:
-    """Axes in which an axis is cut together with the slower part before it.
-
-    >>> tokens = Axes(((Factor(7), Factor(8, 1), Factor(56, 2)), (Factor(3),)), rank=3)
-    >>> whole_cut(tokens, axis=1, outer=7)
-    Axes(axis1 56·axis2 56 | 3)
-    """
-    dims = []
-    for factors in axes.dims:
-        found: list[Factor] = []
-        for factor in factors:
-            if factor.axis == axis:
-                before = found.pop()
-                found += _divided(before, outer)
-                factor = Factor(outer * factor.size, axis)
-            found.append(factor)
-        dims.append(tuple(found))
-    return axes.with_dims(dims)
-
-
-def can_cut_whole(axes: Axes, axis: int, outer: int) -> bool:
-    """Whether a part of ``outer`` positions is before an axis, in the same dimension."""
-    pairs = (pair for d in axes.dims for pair in pairwise(d))
-    return any(here.axis == axis and before.size % outer == 0 for before, here in pairs)
-
-
-def _divided(factor: Factor, outer: int) -> list[Factor]:
-    """The slower part of a factor, without a faster part of ``outer`` positions."""
-    rest = factor.size // outer
-    return [Factor(rest, factor.axis)] if rest > 1 else []
-
-
-def _unfolded(axes: Axes) -> Axes:
-    """Axes of the tensor with a dimension for each factor."""
-    return axes.with_dims([(factor,) for factors in axes.dims for factor in factors])
-
-
-def _with_outer(axes: Axes, axis: int, outer: int) -> Axes:
-    """Axes with a dimension for each factor, and one for ``outer`` positions before an axis."""
-    dims: list[Dim] = []
-    for (factor,) in _unfolded(axes).dims:
-        if factor.axis == axis:
-            (before,) = dims.pop()
-            dims += [(rest,) for rest in _divided(before, outer)] + [(Factor(outer),)]
-        dims.append((factor,))
-    return axes.with_dims(dims)
-
-
-def _place(axes: Axes, axis: int) -> int:
-    """The number of the dimension that holds an axis."""
-    return next(k for k in range(len(axes.dims)) if axis in axes.axes_of(k))
-
-
-def _with_dim(axes: Axes, number: int, factors: Dim) -> Axes:
-    return axes.with_dims([*axes.dims[:number], factors, *axes.dims[number + 1 :]])
-
-
 @dataclass(frozen=True)
 class Stacked(Direct):
     """Tensors that are all cut alike, as the rows of a dimension of which columns are cut."""
@@ -251,7 +178,7 @@ class Stacked(Direct):
     def axes(self) -> Axes:
         number, (first, *_) = self.node.args["dim"], self.node.operand_axes
         outer = Factor(len(self.node.operand_axes))
-        return _with_dim(first, number, (outer, *first.dims[number]))
+        return with_dim(first, number, (outer, *first.dims[number]))
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..ir.axes import Axes, Dim, Factor, dim, size_of
+from ..ir.axes import Axes, Dim, Factor, dim, joined, size_of
 from ..ir.broadcasting import broadcast
 from ..ir.node import Node
 from ..ir.region import Region, Span
@@ -50,17 +50,6 @@ def reshaped(axes: Axes, shape: Sequence[int]) -> Axes | None:
                 return None
         dims.append(joined(taken))
     return axes.with_dims(dims)
-
-
-def joined(factors: Sequence[Factor]) -> Dim:
-    """Factors with neighbours joined, if the faster of two is no axis of its own."""
-    found: list[Factor] = []
-    for factor in factors:
-        if found and factor.axis is None:
-            found[-1] = Factor(found[-1].size * factor.size, found[-1].axis)
-        else:
-            found.append(factor)
-    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiled import Call, check_regions, check_tiled
 from torch import nn
 from torch.nn import functional as F
@@ -21,6 +23,7 @@ from window_networks import (
 )
 from windows import windows
 
+FEW = settings(max_examples=25, deadline=None, derandomize=True)
 SHAPE = (2, 8, 20, 28)  # five and seven windows of 4×4: tiles are cut inside of windows
 ODD = (1, 8, 19, 26)
 
@@ -158,6 +161,38 @@ def test_a_grid_of_windows(network):
 
 def test_a_grid_of_windows_of_a_volume():
     plans = check_tiled(Call(volume_grid), (1, 3, 6, 9, 8), grids=[(2, 3, 1), (1, 2, 2)])
+    assert not any(plan.gathered for plan in plans)
+
+
+def drawn(rows, columns, in_grid, function):
+    """Windows of ``rows`` times ``columns``, or grids; the shape of the image stays."""
+
+    def net(x):
+        b, c, h, w = x.shape
+        sizes = [(h, rows), (w, columns)]
+        parts = [(k, n // k) if grid else (n // k, k) for (n, k), grid in zip(sizes, in_grid)]
+        window = [position + (not grid) for position, grid in zip((2, 4), in_grid)]
+        beside = [position + grid for position, grid in zip((2, 4), in_grid)]
+        order = [0, *beside, *window, 1]
+        y = x.view(b, c, *parts[0], *parts[1]).permute(order)
+        shape = y.shape
+        y = function(y.reshape(-1, rows * columns, c)).view(shape)
+        return x + y.permute([order.index(k) for k in range(6)]).reshape(b, c, h, w)
+
+    return Call(net)
+
+
+@FEW
+@given(
+    size=st.tuples(*[st.integers(2, 5)] * 4),
+    in_grid=st.tuples(st.booleans(), st.booleans()),
+    tiles=st.tuples(st.integers(1, 4), st.integers(1, 3)),
+    function=st.sampled_from([attended, lambda y: y.sort(1)[0]]),
+)
+def test_windows_and_grids_of_any_size(size, in_grid, tiles, function):
+    rows, columns, down, across = size
+    net = drawn(rows, columns, in_grid, function)
+    plans = check_tiled(net, (2, 3, rows * down, columns * across), grids=[tiles])
     assert not any(plan.gathered for plan in plans)
 
 
