@@ -18,7 +18,28 @@ if TYPE_CHECKING:
     from .reader import ExportReader
 
 DEVICE = "cpu"
-"""Regions for another device change nothing here: networks are captured on the CPU."""
+"""The device of regions whose casts are found, since networks are captured on the CPU.
+
+A region for a GPU changes nothing on the CPU; a job whose ranks have GPUs is refused.
+"""
+
+
+def gpu_casts_of(program: torch.export.ExportedProgram) -> str:
+    """The module with the first region of ``torch.autocast("cuda")``; empty without one.
+
+    Parameters
+    ----------
+    program
+        A network that was exported while `spnb.kernels.gpu_autocast` had such regions recorded.
+    """
+    graphs = (m for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule))
+    for fx in (fx for module in graphs for fx in module.graph.nodes):
+        if getattr(fx.target, "__name__", "") == "wrap_with_autocast":
+            device, _, enabled = fx.args[:3]
+            if device == "cuda" and enabled:
+                stack = list((fx.meta.get("nn_module_stack") or {"": ("", "")}).values())
+                return str(stack[-1][0] or "forward")
+    return ""
 
 
 class _Casts(TorchDispatchMode):

@@ -26,6 +26,7 @@ from ..ir.graph import Graph
 from ..ir.module_state import set_training_modes
 from ..ir.region import shape_text
 from ..kernels.compat import FakeTensorMode, transforms_undone
+from ..kernels.gpu_autocast import gpu_autocast_recorded
 from .autograd import as_trained, detaching, refuse_averages_of_all
 from .decompose import Table, taken_apart
 from .in_place import WritesIntoView
@@ -157,7 +158,12 @@ def _decomposed(
     program: torch.export.ExportedProgram, table: Table | None = None
 ) -> torch.export.ExportedProgram:
     """PyTorch's own decomposition: it takes longer, overwrites nothing, and holds no vmap."""
-    with quiet_log(), redirect_stderr(io.StringIO()), transforms_undone():
+    with (
+        quiet_log(),
+        redirect_stderr(io.StringIO()),
+        transforms_undone(),
+        gpu_autocast_recorded(),
+    ):
         return program.run_decompositions(dict(table or {}))
 
 
@@ -212,7 +218,13 @@ def _exported(
     """Run torch.export; where that fails, the whole graph that it prints is not shown."""
     printed = io.StringIO()
     gradients = as_trained() if training else torch.no_grad()
-    with gradients, redirect_stderr(printed), quiet_log(), transforms_undone():
+    with (
+        gradients,
+        redirect_stderr(printed),
+        quiet_log(),
+        transforms_undone(),
+        gpu_autocast_recorded(),
+    ):
         program = torch.export.export(module, positional, named, strict=False)
     sys.stderr.write(printed.getvalue())
     return program
@@ -230,6 +242,8 @@ def first_line(error: Exception) -> str:
             f"it returns a {kind[1]}, of which PyTorch does not know the tensors: return tensors,"
             " tuples, lists or dicts, or register the class with torch.export.register_dataclass"
         )
+    if type(error).__name__ == "DataDependentOutputException":  # its text is an operator's name
+        first = f"data-dependent: {first}"
     if "data-dependent" not in first:
         return first
     return (

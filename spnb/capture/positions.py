@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,7 +44,7 @@ class KnownCalls:
 
     nodes: Mapping[str, Node]
     constants: Mapping[str, Node]
-    literals: Mapping[str, torch.Tensor]
+    literals: MutableMapping[str, torch.Tensor]
     axes: Mapping[str, Axes]
     dtype: torch.dtype
 
@@ -126,6 +126,24 @@ def _named_numbers(known: KnownCalls, node: Node, axes: Axes) -> dict[int, tuple
 def _only(rank: int, number: int, size: int) -> tuple[int, ...]:
     """A shape with all positions in one dimension."""
     return tuple(size if k == number else 1 for k in range(rank))
+
+
+def _written_rows(known: KnownCalls, node: Node) -> Iterator[Node]:
+    """A number written to positions that a constant names, as a choice at each position."""
+    given = [k for k, index in enumerate(node.args["indices"]) if index is not None]
+    number, axes = node.args["values"], known.axes.get(getattr(node.args["self"], "value", ""))
+    single = isinstance(number, Weight) and math.prod(number.shape) == 1
+    value = known.value_of(node.args["indices"][given[0]]) if len(given) == 1 else None
+    if axes is None or value is None or not single or node.args["accumulate"] or value.ndim != 1:
+        yield node
+        return
+    mask = torch.zeros(axes.shape[given[0]], dtype=torch.bool)
+    mask[value] = True
+    name = f"={node.name}.rows"
+    known.literals[name] = mask.reshape([-1 if k == given[0] else 1 for k in range(len(axes.dims))])
+    chosen = Weight(name, tuple(known.literals[name].shape))
+    args = {"condition": chosen, "self": number, "other": node.args["self"]}
+    yield replace(node, op="aten.where.self", args=args)
 
 
 def _diagonal(known: KnownCalls, node: Node) -> Iterator[Node]:
@@ -231,6 +249,7 @@ def _window_of(pooling: Node) -> dict[str, tuple[int, ...]] | None:
 _REWRITES = {
     "index": _rows,
     "index_select": _rows,
+    "index_put": _written_rows,
     "diagonal": _diagonal,
     "argmax": _place_of_largest,
     "argmin": _place_of_largest,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from ..kernels.compat import FakeTensor
 from ..rules.dropout import DROPOUTS
 from ..rules.loops import LOOPS, Subgraph
 from .alike import same_for_each_image
+from .autocast import gpu_casts_of
 from .autograd import refuse_moving, refuse_unread_norms
 from .canonicalize import canonical
 from .cut_constants import Constants
@@ -85,6 +86,7 @@ def graph_of(
         training=training,
         counted=reader.counted,
         default_dtype=torch.get_default_dtype(),
+        gpu_casts=gpu_casts_of(program),
     )
 
 
@@ -124,7 +126,7 @@ class _Calls(NamedTuple):
 def _calls(
     nodes: Iterable[Node],
     inputs: Mapping[str, Axes],
-    literals: Mapping[str, torch.Tensor],
+    literals: MutableMapping[str, torch.Tensor],
     dtype: torch.dtype,
     training: bool,
 ) -> _Calls:

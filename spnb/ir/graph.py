@@ -51,6 +51,8 @@ class Graph:
         By the name of a batch norm's ``num_batches_tracked``: how often a pass adds one to it.
     default_dtype
         PyTorch's default floating type when the network was captured.
+    gpu_casts
+        Path of the first module with a region of ``torch.autocast("cuda")``; empty without one.
     """
 
     inputs: Mapping[str, Axes]
@@ -64,6 +66,7 @@ class Graph:
     training: bool = False
     counted: Mapping[str, int] = field(default_factory=dict)
     default_dtype: torch.dtype = torch.float32
+    gpu_casts: str = ""
 
     @cached_property
     def floating_types(self) -> frozenset[torch.dtype]:

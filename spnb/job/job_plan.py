@@ -19,7 +19,12 @@ from .job import Job
 from .options import LeftOut
 from .plan_figures import PlanFigures
 from .plan_pictures import PlanPictures
-from .plan_refusals import refuse_several_types, refuse_small_images, require_statistics
+from .plan_refusals import (
+    refuse_gpu_casts,
+    refuse_several_types,
+    refuse_small_images,
+    require_statistics,
+)
 from .validation import check_training
 
 
@@ -72,6 +77,7 @@ class JobPlan(PlanPictures, PlanFigures):
         if training:
             refuse_several_types(job)
         graph = job.network.graph(job.shapes, job.dtype, training, job.weights_dtype is None)
+        refuse_gpu_casts(job, graph)
         blocks = stage_blocks(
             graph,
             cuts,

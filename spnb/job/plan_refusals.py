@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ..errors import OptionError, PlanError
+from ..ir.graph import Graph
 from ..ir.region import Tiling, shape_text
 from ..planner.plan import Plan
 from .job import Job
@@ -35,6 +36,22 @@ def refuse_small_images(job: Job, cuts: Sequence[Tiling]) -> None:
                 f" {shape_text(grid)} {'patches' if job.patches > 1 else 'tiles'}:"
                 " use fewer or a larger image"
             )
+
+
+def refuse_gpu_casts(job: Job, graph: Graph) -> None:
+    """Refuse a network whose ``torch.autocast("cuda")`` would cast in plain PyTorch, but not here.
+
+    Raises
+    ------
+    OptionError
+        Naming the module, if ranks compute on GPUs.
+    """
+    if graph.gpu_casts and job.device_kind == "cuda":
+        raise OptionError(
+            f"{graph.gpu_casts} of {job.name} casts on GPUs (torch.autocast('cuda')), which spnb"
+            " does not follow, and device is cuda: name the type of all with precision, or write"
+            " torch.autocast(x.device.type), which it follows"
+        )
 
 
 def refuse_several_types(job: Job) -> None:

@@ -44,6 +44,7 @@ attention      attention: of all queries to some or all keys
 key_pieces     attention over keys in pieces, one piece after another
 ring           attention over all positions: the keys of tiles go round
 ring_steps     the steps of such attention
+matrices       determinants, inverses and eigenvalues of small matrices
 tile_products  matrix products that sum over space: merged tile by tile
 reductions     mean, sum, largest, variance, norm over space: merged tile by tile
 merging        figures of tiles, and the calls that merge them
@@ -117,6 +118,7 @@ from . import (
     lookups,
     loops,
     matmul,
+    matrices,
     merging,
     norms,
     piece_norms,
@@ -165,6 +167,7 @@ __all__ = [
     "lookups",
     "loops",
     "matmul",
+    "matrices",
     "merging",
     "module_of_rule",
     "norms",

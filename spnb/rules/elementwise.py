@@ -25,7 +25,7 @@ ELEMENTWISE = """
     logical_xor logit lt masked_fill maximum minimum mish mul nan_to_num ne neg ones_like
     pow real reciprocal relu relu6 remainder round rsqrt rsub selu sigmoid sign silu sin
     sinh softplus softshrink special_erf special_expit sqrt square sub tan tanh tanhshrink
-    threshold to trunc type_as where xlogy zeros_like _to_copy
+    threshold to trunc type_as where xlogy zeros_like _to_copy fake_quantize_per_tensor_affine
 """
 
 
@@ -57,6 +57,13 @@ class OneResult(Rule):
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
         return tensors[0][self.node.args["index"]]
+
+
+@rule("fake_quantize_per_channel_affine")
+def of_one_dimension(node: Node) -> Rule | None:
+    """The rule of rounding to a scale for each channel, in training that is aware of it."""
+    axes = node.operand_axes[0]
+    return Local(node, axes) if uncut(axes, [node.args["axis"]]) else None
 
 
 @rule("getitem")

@@ -16,7 +16,7 @@ from .base import Direct, Local, Rule
 from .fallback import Whole
 from .merging import cut_axes, finished, merged
 from .registry import rule
-from .statistics import order_of
+from .statistics import NORMS, order_of
 
 EXACT = ("amax", "amin", "prod", "sum")
 """Reductions of whole numbers that are whole numbers, so that they are merged as such."""
@@ -87,8 +87,10 @@ def reduction(node: Node) -> Rule | None:
     if dims is None or dims == []:
         dims = list(range(rank))
     dims = [dims] if isinstance(dims, int) else dims
-    keepdim = bool(node.args.get("keepdim"))
-    return Reduction(node, node.kind, tuple(d % rank for d in dims), keepdim)
+    keepdim, kind = bool(node.args.get("keepdim")), node.kind
+    if kind in ("norm", "linalg_vector_norm"):
+        kind = NORMS.get(order_of(node.args), kind)
+    return Reduction(node, kind, tuple(d % rank for d in dims), keepdim)
 
 
 @rule("all", "any", "argmax", "argmin", "max", "min", "var_mean", "count_nonzero")

@@ -135,6 +135,9 @@ def order_of(args: Mapping[str, Any]) -> float:
     return 2.0 if order is None else float(order)
 
 
+NORMS = {math.inf: "norm_of_largest", -math.inf: "norm_of_smallest", 0.0: "norm_of_nonzero"}
+"""For some orders of a vector norm, the reduction; for all others, a sum of powers."""
+
 POWER_NORM = Reduced(
     "sum",
     lambda figures, count, args: figures[0] ** (1 / order_of(args)),
@@ -149,6 +152,11 @@ REDUCTIONS = {
     "var": Reduced("moments", _variance),
     "std": Reduced("moments", lambda *given: _variance(*given).sqrt()),
     "logsumexp": Reduced("exponentials", lambda f, count, args: f[0] + f[1].log()),
+    "norm_of_largest": Reduced("largest", lambda f, count, args: f[0], lambda x, args: x.abs()),
+    "norm_of_smallest": Reduced("smallest", lambda f, count, args: f[0], lambda x, args: x.abs()),
+    "norm_of_nonzero": Reduced(
+        "sum", lambda f, count, args: f[0], lambda x, args: (x != 0).to(x.dtype)
+    ),
     "linalg_vector_norm": POWER_NORM,
     "norm": POWER_NORM,
 }

@@ -125,3 +125,8 @@ def test_an_output_without_elements_is_equal():
     net = Call(lambda m, x: m[0](x)[:, :0], nn.Conv2d(3, 3, 3))
     job = spnb.Job(net, image_size=12, batch_size=1, split_size=1, num_spatial_parts=4)
     assert spnb.InProcess(spnb.plan(job), progress=False).infer().check().passed
+
+
+def test_an_operator_that_asks_for_values_is_named():
+    with pytest.raises(CaptureError, match=r"decides by the values of a tensor .*aten\.equal"):
+        capture(Call(lambda x: torch.cov(x.flatten(2)[0])), (1, 3, 8, 8), torch.float32)

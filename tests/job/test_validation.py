@@ -1,6 +1,7 @@
 """Options that cannot be, alone or together, are refused in one line."""
 
 import pytest
+import torch
 from torch import nn
 from trained_sessions import job
 
@@ -81,3 +82,24 @@ def test_what_only_the_network_can_tell_is_refused_later():
 def test_a_class_is_no_network():
     with pytest.raises(OptionError, match=r"not <class .*Conv2d'>: make one, as Conv2d\(…\)"):
         Job(nn.Conv2d)
+
+
+class CastsOnGpu(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.conv, self.options = nn.Conv2d(3, 4, 3, padding=1), options
+
+    def forward(self, x):
+        with torch.autocast("cuda", **self.options):
+            return self.conv(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_casts_on_gpus_are_refused_where_ranks_have_gpus(dtype):
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), CastsOnGpu(dtype=dtype))
+    options = {"image_size": 16, "batch_size": 1, "num_spatial_parts": 2, "split_size": 1}
+    assert spnb.plan(spnb.Job(network, **options)).num_ranks == 2
+    with pytest.raises(OptionError, match=r"^1 of Sequential casts on GPUs .*precision"):
+        spnb.plan(spnb.Job(network, device="cuda", **options))
+    plain = nn.Sequential(nn.Conv2d(3, 3, 1), CastsOnGpu(enabled=False))
+    assert spnb.plan(spnb.Job(plain, device="cuda", **options)).num_ranks == 2

@@ -17,6 +17,12 @@ def unpooled(x, kernel=2, stride=None, padding=0):
     return F.max_unpool2d(pooled + 1, places, kernel, stride, padding, output_size=x.shape[-2:])
 
 
+def written(x, rows):
+    y = x.clone()
+    y[:, :, rows] = 2.0
+    return y
+
+
 OPERATORS = {
     "rows": lambda x: x[:, :, [0, 2, 3]],
     "rows of a tensor": lambda x: x[:, :, ROWS],
@@ -26,6 +32,8 @@ OPERATORS = {
     "one row": lambda x: x[..., [5], :] + x,
     "every third": lambda x: x[:, :, 1::3, ::2],
     "nearest by index": lambda x: x[..., (torch.arange(18) / 1.5).long()],
+    "written rows": lambda x: written(x, ROWS),
+    "written rows from the end": lambda x: written(x * 1, torch.tensor([-1, 2])),
     "triu": lambda x: x.triu(-1),
     "tril": lambda x: x.tril(2),
     "diagonal": lambda x: x.diagonal(dim1=2, dim2=3),

@@ -24,6 +24,10 @@ def table(x, *shape):
     return torch.linspace(-1, 1, torch.Size(shape).numel(), dtype=x.dtype).view(shape)
 
 
+def matrices(x):
+    return x.movedim(1, -1).unflatten(-1, (2, 2)) + 4 * torch.eye(2).to(x)
+
+
 OPERATORS = {
     "type_as": lambda x: torch.arange(12).type_as(x) * x,
     "masked": masked,
@@ -74,6 +78,17 @@ OPERATORS = {
     "cross": lambda x: torch.cross(x[:, :3], x[:, 1:], dim=1),
     "trapezoid": lambda x: torch.trapezoid(x, dim=1),
     "mse_loss": lambda x: F.mse_loss(x, x + 1),
+    "largest_norm": lambda x: x.norm(p=float("inf"), dim=(2, 3)),
+    "smallest_norm": lambda x: torch.linalg.vector_norm(x, -float("inf"), dim=3),
+    "norm_of_nonzero": lambda x: torch.linalg.vector_norm(x.relu(), 0, dim=(2, 3)),
+    "determinant": lambda x: torch.linalg.det(matrices(x)),
+    "inverse": lambda x: torch.linalg.inv(matrices(x)),
+    "singular_values": lambda x: torch.linalg.svdvals(matrices(x)),
+    "eigenvalues": lambda x: torch.linalg.eigvalsh(matrices(x) @ matrices(x).mT),
+    "solve": lambda x: torch.linalg.solve(matrices(x), x.movedim(1, -1)[..., :2]),
+    "cholesky": lambda x: torch.linalg.cholesky(matrices(x) @ matrices(x).mT + torch.eye(2).to(x)),
+    "fake_quantize": lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -128, 127),
+    "bilinear": lambda x: F.bilinear(x.movedim(1, 3), x.movedim(1, 3) + 1, table(x, 3, 4, 4)),
     "triangle": lambda x: x.triu() + x.tril(1),
 }
 

@@ -18,6 +18,7 @@ from .pieces import Pieces
 FOLDED = {
     "sum": "aten.add.Tensor",
     "mean": "aten.add.Tensor",
+    "prod": "aten.mul.Tensor",
     "amax": "aten.maximum.default",
     "amin": "aten.minimum.default",
     "logsumexp": "aten.logaddexp.default",
