@@ -37,7 +37,7 @@ class JoinedTokens:
         values, sizes = set[str](), set[int]()
         for node in nodes:
             depends = not values.isdisjoint(node.operands)
-            if node.kind in CONCATENATIONS and (depends or type(rule_of(node)) is Whole):
+            if node.kind in CONCATENATIONS and (depends or isinstance(rule_of(node), Whole)):
                 sizes.add(node.shape[node.args["dim"]])
                 depends = True
             if depends:

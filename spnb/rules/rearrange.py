@@ -17,7 +17,7 @@ from ..ir.region import Region, Span, Tiling, intersect
 from .along_batch import along_batch
 from .base import Direct, Local, Rule, Spans, Tensors, Weights
 from .elementwise import Joined
-from .fallback import Whole
+from .fallback import Whole, WholeImages
 from .registry import rule
 from .slices import Strided
 
@@ -106,7 +106,7 @@ def joined(node: Node) -> Rule | None:
     if 0 in found:
         return along_batch(node, number)
     if len(found) > 1 or any(len(axes.dims[number]) > 1 for axes in operands):
-        return Whole(node)
+        return WholeImages(node)
     return Concatenated(node, number, found.pop())
 
 

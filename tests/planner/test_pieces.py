@@ -1,5 +1,6 @@
 """Concatenations held in pieces: class tokens, registers, coordinate attention."""
 
+import random
 from functools import partial
 
 import pytest
@@ -9,7 +10,7 @@ from tiled import Call, check_tiled, noise
 from torch import nn
 from torch.nn import functional as F
 from training_steps import check, grid, train
-from vision_transformers import CaiT, CoordinateAttention, MultiHead, ViT, WrittenOut
+from vision_transformers import Attention, CaiT, CoordinateAttention, MultiHead, ViT, WrittenOut
 
 from spnb.errors import PlanError
 from spnb.planner.pieces.in_pieces import in_pieces
@@ -109,6 +110,8 @@ WHOLE = {
     "variance": lambda x: x.var(1),
     "returned": lambda x: x * 2,
     "batch in front": lambda x: x.reshape(-1, 4) * 2,
+    "a token written": lambda x: x.slice_scatter(x[:, :1] * 2, 1, 1, 2)[:, 0],
+    "two roles of one value": lambda x: torch.einsum("bnc,bmc,bmd->bnd", x, x, x),
 }
 
 
@@ -119,6 +122,8 @@ def test_what_counts_positions_reads_the_concatenation(operator):
         check_tiled(net, (2, 4, 5, 7), grids=[(2, 3)])
     plans = check_tiled(net, (2, 4, 5, 7), grids=[(2, 3)], allow_gather=True)
     assert all(plan.gathered for plan in plans)
+    if operator != "batch in front":
+        check_tiled(net, (2, 4, 5, 7), grids=[(2, 3)], parts=2, allow_gather=True)
 
 
 def test_a_concatenation_of_channels_stays_one():
@@ -153,6 +158,24 @@ NETWORKS = {
 def test_a_vision_transformer(network, parts):
     net = ViT((8, 12), **NETWORKS[network])
     plans = check_tiled(net, SHAPE, grids=[(2, 2), (1, 3)], parts=parts)
+    assert not any(plan.gathered for plan in plans)
+
+
+def test_vision_transformers_of_random_sizes():
+    chance = random.Random(0)
+    for _ in range(6):
+        size = [2 * chance.randint(3, 7), 2 * chance.randint(3, 7)]
+        grids = [(chance.randint(1, 3), chance.randint(2, 4))]
+        registers, attention = chance.randint(0, 4), chance.choice([Attention, WrittenOut])
+        net = ViT(size, first=2, registers=registers, attention=attention, depth=1)
+        plans = check_tiled(net, (1, 3, *size), grids=grids, fused=(0,))
+        assert not any(plan.gathered for plan in plans)
+
+
+@pytest.mark.parametrize("size", [(16,), (4, 6, 8)])
+def test_sequences_and_volumes(size):
+    grids = [(3,)] if len(size) == 1 else [(2, 1, 2)]
+    plans = check_tiled(ViT(size, registers=2), (1, 3, *size), grids=grids)
     assert not any(plan.gathered for plan in plans)
 
 

@@ -81,6 +81,8 @@ def piece_by_piece(node: Node, held: Mapping[str, Pieces]) -> PieceByPiece | Non
         return None
     if isinstance(rule, Dropout) and not _counts_elements(rule):
         return None
+    if isinstance(rule, Scattered) and rule.axes.axes_of(rule.number):
+        return None  # it counts positions
     if isinstance(rule, Attention) and node.args["is_causal"]:
         return None
     return PieceByPiece(rule, spans, cuts)
@@ -99,9 +101,9 @@ def _spans(rule: Rule, operand: int, pieces: Pieces) -> tuple[Span, ...] | None:
 def _cuts(rule: Rule, held: Mapping[str, Pieces]) -> dict[Leaf, int] | None:
     """By tensor that is not in pieces: the dimension of which each piece reads its own slice.
 
-    None if the dimension holds other positions as well.
+    None if the dimension holds other positions as well, or if a tensor occurs twice and differs.
     """
-    node, found = rule.node, dict[Leaf, int]()
+    node, found = rule.node, dict[Leaf, int | None]()
     targets: list[tuple[Leaf, Sequence[int], Axes | None]] = [
         (Ref(value), axes.shape, _cut_with_result(rule, k))
         for k, (value, axes) in enumerate(zip(node.operands, node.operand_axes, strict=True))
@@ -109,15 +111,17 @@ def _cuts(rule: Rule, held: Mapping[str, Pieces]) -> dict[Leaf, int] | None:
     ]
     targets += [(weight, weight.shape, rule.against(weight)) for weight in node.weights]
     for leaf, shape, target in targets:
-        if target is None:
-            continue
-        there = target.dims[len(target.dims) - len(shape) :]
-        for number, (size, factors) in enumerate(zip(shape, there, strict=True)):
-            if size > 1 and POSITIONS in axes_in(factors):
-                if factors != (Factor(size, POSITIONS),):
-                    return None
-                found[leaf] = number
-    return found
+        there = target.dims[len(target.dims) - len(shape) :] if target else ()
+        numbers = [
+            number
+            for number, (size, factors) in enumerate(zip(shape, there, strict=False))
+            if size > 1 and POSITIONS in axes_in(factors)
+        ]
+        number = numbers[0] if numbers else None
+        others = number is not None and there[number] != (Factor(shape[number], POSITIONS),)
+        if others or found.setdefault(leaf, number) != number:
+            return None
+    return {leaf: number for leaf, number in found.items() if number is not None}
 
 
 def _cut_with_result(rule: Rule, operand: int) -> Axes | None:

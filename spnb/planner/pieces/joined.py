@@ -65,7 +65,8 @@ def joined(
 
 def _is_gathered(calls: PieceCalls, node: Node) -> bool:
     """Whether tiles would gather the operands of a concatenation."""
-    return type(rule_of(calls.with_axes(node))) is Whole
+    rule = rule_of(calls.with_axes(node))
+    return isinstance(rule, Whole) and rule.known
 
 
 def _parts(

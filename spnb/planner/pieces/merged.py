@@ -98,16 +98,15 @@ def summed_product(calls: PieceCalls, node: Node, held: Mapping[str, Pieces]) ->
     rule = rule_in_positions(node, held)
     if not isinstance(rule, Product) or node.kind not in MERGING:
         return None
-    labels = dict(zip(node.operands, rule.labels, strict=True))
-    summed = {labels[value][pieces.number] for value, pieces in held.items()}
+    pairs = list(zip(node.operands, rule.labels, strict=True))
+    summed = {labels[held[value].number] for value, labels in pairs if value in held}
     spans = {pieces.spans for pieces in held.values()}
     together = len(summed) == len(spans) == 1 and all(p.alone for p in held.values())
     if not together or summed & set(rule.result_labels):
         return None
-    label, every = summed.pop(), dict[Leaf, Labels]()
-    every |= {Ref(value): names for value, names in labels.items() if value not in held}
-    every |= {weight: rule.weight_labels.get(weight.name, ()) for weight in node.weights}
-    cuts = {leaf: names.index(label) for leaf, names in every.items() if label in names}
+    cuts = _dimensions(rule, held, summed.pop())
+    if cuts is None:
+        return None
     results = []
     for k, span in enumerate(spans.pop()):
 
@@ -123,6 +122,25 @@ def summed_product(calls: PieceCalls, node: Node, held: Mapping[str, Pieces]) ->
             args["bias"] = None
         results.append(calls.add(node, f"{node.name}.piece{k}", node.op, args, node.shape))
     return calls.folded(node, "aten.add.Tensor", results, node.shape, alpha=1)
+
+
+def _dimensions(rule: Product, held: Mapping[str, Pieces], label: str) -> dict[Leaf, int] | None:
+    """The dimension with a label, of each tensor that has it and is not in pieces.
+
+    None if a tensor occurs twice, and has the label in different dimensions.
+    """
+    pairs: list[tuple[Leaf, Labels]] = [
+        (Ref(value), labels)
+        for value, labels in zip(rule.node.operands, rule.labels, strict=True)
+        if value not in held
+    ]
+    pairs += [(w, rule.weight_labels.get(w.name, ())) for w in rule.node.weights]
+    found: dict[Leaf, int | None] = {}
+    for leaf, labels in pairs:
+        number = labels.index(label) if label in labels else None
+        if found.setdefault(leaf, number) != number:
+            return None
+    return {leaf: number for leaf, number in found.items() if number is not None}
 
 
 def softmax(calls: PieceCalls, node: Node, pieces: Pieces) -> Pieces | None:
