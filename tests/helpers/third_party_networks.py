@@ -126,6 +126,37 @@ OTHERS = [
         {"image_size": [64, 96], "embed_dim": 8, "depths": [1] * 4, "num_heads": [1, 1, 2, 2]},
         (64, 96),
     ),
+    of_transformers(
+        "MobileViTModel",
+        {
+            "image_size": 128,
+            "hidden_sizes": [16, 24, 32],
+            "neck_hidden_sizes": [8, 8, 16, 16, 24, 32, 32],
+            "num_attention_heads": 2,
+        },
+        (128, 128),
+    ),
+    of_transformers(
+        "PvtV2Model",
+        {"hidden_sizes": [8, 16, 24, 32], "depths": [1] * 4, "num_attention_heads": [1, 2, 2, 4]},
+        (96, 128),
+    ),
+    of_transformers(
+        "CvtModel",
+        {"embed_dim": [8, 16, 32], "num_heads": [1, 2, 2], "depth": [1, 2, 3]},
+        (96, 128),
+    ),
+    of_transformers(
+        "LevitModel",
+        {
+            "image_size": 128,
+            "hidden_sizes": [16, 32, 48],
+            "num_attention_heads": [2, 2, 2],
+            "depths": [1, 1, 1],
+            "key_dim": [8, 8, 8],
+        },
+        (128, 128),
+    ),
     of_transformers("SuperPointForKeypointDetection", {}, (97, 131), channels=1),
 ]
 GRIDS = {2: ("2x2", "1x3"), 3: ("1x2x2", "1x1x3")}

@@ -224,6 +224,21 @@ def test_keys_that_all_ranks_have_stay_there():
     assert not any(e.kind == "ring" for plan in plans for e in plan.exchanges[2])
 
 
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("from_the_image", [False, True])
+def test_keys_that_are_padding(need_weights, from_the_image):
+    """A mask of keys is an input of the network, or is computed from the image."""
+
+    def net(m, x, padding):
+        y = tokens(x)
+        mask = y[..., 0] > 1 if from_the_image else padding > 0.5
+        return m[0](y, y, y, key_padding_mask=mask, need_weights=need_weights)[0]
+
+    module = nn.MultiheadAttention(8, 2, batch_first=True)
+    plans = check_tiled(Call(net, module), SHAPE, (2, POSITIONS), grids=[(2, 2), (1, 3)])
+    assert not any(plan.gathered for plan in plans)
+
+
 def test_keys_of_another_value_in_a_volume():
     def net(m, x):
         y = F.avg_pool3d(x, 2)
