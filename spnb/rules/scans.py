@@ -10,7 +10,7 @@ Each tile scans its own positions.  The tiles before it are merged from one figu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..ir.node import Node, Ref
 from ..ir.region import Region, Span, Tiling
 from ..kernels.sum_types import precise
 from .base import Direct, Tensors, Weights
-from .fallback import Whole
+from .fallback import Whole, rule_of
 from .merging import cut_axes, partial_figures
 from .registry import rule
 from .statistics import STATISTICS
@@ -96,8 +96,11 @@ class Scanned(Whole):
         """Each tile scans its own positions, and adds the figures of the tiles before it."""
         node, axes = self.node, self.axes
         cut = cut_axes(axes, [self.number], tiling)
-        if not cut or len(axes.dims[self.number]) > 1:
+        if not cut:
             return (node,)
+        if len(axes.dims[self.number]) > 1:
+            sums = node.kind == "cumsum" and node.dtype.is_floating_point
+            return self._row_by_row(tiling) if sums else (node,)
         kind, operand = node.kind, Ref(node.operands[0])
         figures = partial_figures(node, operand, axes, [self.number], SCANS[kind].statistic, tiling)
         args = {"self": operand, "before": Ref(figures.name), "kind": kind}
@@ -105,6 +108,62 @@ class Scanned(Whole):
         op = f"spnb.continued_scan.{kind}"
         last = replace(node, op=op, args=args, operand_axes=(axes, figures.axes))
         return (figures, last)
+
+    def _row_by_row(self, tiling: Tiling) -> list[Node]:
+        """Sums of flattened positions: those of each row, and the sum of all rows before it."""
+        node, number, dims = self.node, self.number, self.axes.dims
+        first, *others = dims[number]
+        apart = [*dims[:number], (first,), tuple(others), *dims[number + 1 :]]
+        shape = self.axes.with_dims(apart).shape
+        single = (*shape[: number + 1], 1, *shape[number + 2 :])
+        one_row_later = [0, 0] * (len(shape) - number - 1) + [1, -1]
+        calls = _Replacement(node, tiling, {node.operands[0]: self.axes})
+        x, columns = node.args["self"], number + 1
+        rows = calls.add("rows", "view.default", shape, self=x, size=list(shape))
+        scans = calls.add("scans", "cumsum.default", shape, self=rows, dim=columns, dtype=None)
+        dim: dict[str, Any] = {"dim": [columns], "keepdim": True, "dtype": None}
+        totals = calls.add("totals", "sum.dim_IntList", single, self=rows, **dim)
+        running = calls.add(
+            "running", "cumsum.default", single, self=totals, dim=number, dtype=None
+        )
+        pad: dict[str, Any] = {"pad": one_row_later, "value": 0.0}
+        before = calls.add("before", "constant_pad_nd.default", single, self=running, **pad)
+        sums = calls.add("sums", "add.Tensor", shape, self=scans, other=before, alpha=1)
+        calls.add("", "view.default", node.shape, self=sums, size=list(node.shape))
+        return calls.nodes
+
+
+@dataclass
+class _Replacement:
+    """The calls that replace a call in a stage with a grid.
+
+    Attributes
+    ----------
+    node
+        The call that they replace.
+    tiling
+        The grid.
+    axes
+        Where the axes of the image lie in each value that they read.
+    nodes
+        The calls, each as tiles compute it.
+    """
+
+    node: Node
+    tiling: Tiling
+    axes: dict[str, Axes]
+    nodes: list[Node] = field(default_factory=list)
+
+    def add(self, name: str, op: str, shape: Sequence[int], /, **args: Any) -> Ref:
+        """Add a call, and return its result; without a name, it has that of the replaced call."""
+        name = f"{self.node.name}.{name}" if name else self.node.name
+        axes = Axes.uncut(shape, self.node.axes.rank)
+        call = replace(self.node, name=name, op=f"aten.{op}", args=args, axes=axes)
+        call = replace(call, operand_axes=tuple(self.axes[value] for value in call.operands))
+        call = replace(call, axes=rule_of(call).axes)
+        self.axes[name] = call.axes
+        self.nodes += rule_of(call).lower(self.tiling)
+        return Ref(name)
 
 
 @rule("cumsum", "cumprod", "logcumsumexp", "spnb.cummax", "spnb.cummin")

@@ -27,6 +27,17 @@ def test_a_scan_goes_on_from_the_tiles_before(scan, dimension):
     assert not any(plan.gathered for plan in plans)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 9, 11), (1, 2, 5, 6, 7), (1, 1, 2, 9)])
+def test_sums_of_flattened_positions(shape):
+    def summed(x):
+        x = torch.where(x > 2, torch.inf, x)
+        return x.flatten(2).cumsum(2) + x.movedim(1, -1).flatten(1, -2).cumsum(1).mT
+
+    grids = [(2, 3), (3, 1), (1, 4)] if len(shape) == 4 else [(2, 2, 2), (1, 2, 3)]
+    plans = check_tiled(Call(summed), shape, grids=grids)
+    assert not any(plan.gathered for plan in plans)
+
+
 @pytest.mark.parametrize("dimension", [2, 3, 4])
 def test_a_scan_through_a_volume(dimension):
     plans = check_tiled(Call(lambda x: x.cumsum(dimension)), (1, 2, 5, 6, 7), grids=[(2, 2, 2)])
