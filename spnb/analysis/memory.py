@@ -224,6 +224,8 @@ def _training_value_bytes(plan: Plan, rank: int) -> int:
     for step in program.steps:
         if isinstance(step, Compute):
             node = stage.nodes[step.node]
+            if node.kind == "turned":  # the keys of another tile, whose arrival is counted
+                continue
             size = value_bytes(plan, node.name, step.region)
             made, largest = made + size, max(largest, size)
             if step.clipped and (padded := rule_of(node).scratch(step.clipped[0], step.region)):

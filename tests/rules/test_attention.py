@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from running import planned
+from running import planned, planned_for_training
 from tiled import Call, check_regions, check_tiled, noise
 from torch import nn
 from torch.nn import functional as F
@@ -13,7 +13,7 @@ from training_steps import check as check_training
 from training_steps import grid
 
 import spnb
-from spnb.analysis.memory import activation_bytes
+from spnb.analysis.memory import activation_bytes, held_value_bytes
 from spnb.analysis.traffic import traffic
 from spnb.ir.region import Tiling
 from spnb.kernels import attention as kernel
@@ -370,3 +370,11 @@ def test_what_a_tile_holds_and_sends_is_in_the_plan():
         assert len(ring) == 2 * (count - 1)  # keys and values
         assert sum(e.sent(0)[1] for e in ring) == sent == 2 * whole // count * (count - 1)
         assert held < 16 * whole / count
+
+
+def test_training_holds_the_keys_of_all_tiles():
+    """Keys and values once, a state for each tile that was read, and no scores."""
+    net, shape, count = Call(self_attention).double(), (1, 8, 48, 48), 16
+    plan = planned_for_training(net, shape, [Tiling.even((1, 4, 4))])
+    whole = math.prod(shape) * 8
+    assert 2 * whole < held_value_bytes(plan, 0) < (2 + 2 + 16 / count) * whole
