@@ -9,5 +9,5 @@ tiles.  Here such a tensor is held as *pieces*, and each call is made for each p
 
 Begin with `in_pieces`.  `pieces` has the data, and `piece_calls` adds calls to the graph.  The
 other modules each write one kind of call for pieces: `alike` what treats all positions alike,
-`joined` concatenations and slices, `merged` sums over all pieces.
+`joined` concatenations and slices, `merged` sums over all pieces, and `attention`.
 """

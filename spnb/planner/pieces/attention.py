@@ -20,17 +20,19 @@ MASKS = ("attn_mask", "masked")
 
 
 def attention(calls: PieceCalls, node: Node, held: Mapping[str, Pieces]) -> Pieces | Leaf | None:
-    """Attention over keys and values in pieces; None if they are not.
+    """Attention over keys and values in pieces; None for any other call.
 
     Parameters
     ----------
     calls
         The calls so far.
     node
-        The call of attention.
+        A call.
     held
         Those of its operands that are in pieces.
     """
+    if node.kind not in ATTENTIONS:
+        return None
     args = node.args
     queries, keys, values = (_tokens(args[name], held) for name in ("query", "key", "value"))
     if args.get("is_causal") or args.get("dropout_p") or not (keys and values):

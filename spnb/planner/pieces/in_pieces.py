@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ...ir.blocks import Block
@@ -10,13 +10,18 @@ from ...ir.graph import Graph
 from ...ir.node import Node
 from ...ir.region import Tiling
 from .alike import in_each_piece, piece_by_piece
-from .attention import ATTENTIONS, attention
-from .joined import CONCATENATIONS, SLICES, joined, made, picked
+from .attention import attention
+from .joined import CONCATENATIONS, joined, made, picked
 from .merged import batch_norm, reduced, softmax, summed_product
 from .piece_calls import Leaf, PieceCalls
 from .pieces import Pieces
 
-SOFTMAX = ("softmax", "log_softmax")
+OF_ONE_VALUE: dict[str, Callable[[PieceCalls, Node, Pieces], Pieces | Leaf | None]] = {
+    **dict.fromkeys(("slice", "narrow", "select"), picked),
+    **dict.fromkeys(("softmax", "log_softmax"), softmax),
+    "batch_norm": batch_norm,
+}
+"""By operator, what gives the result of a call of one value in pieces; else it is `reduced`."""
 
 
 def in_pieces(graph: Graph, tilings: Sequence[Tiling], blocks: Sequence[int]) -> Graph:
@@ -99,21 +104,15 @@ class PieceByPieceGraph:
 
     def _by_pieces(self, node: Node, held: dict[str, Pieces]) -> Pieces | Leaf | None:
         """The result of a call of values in pieces; None if it needs them in one."""
+        calls, result = self._calls, None
         if len(node.operands) == 1:
-            pieces = held[node.operands[0]]
-            if node.kind in SLICES and (found := picked(self._calls, node, pieces)):
-                return found
-            if node.kind in SOFTMAX and (softened := softmax(self._calls, node, pieces)):
-                return softened
-            if node.kind == "batch_norm" and (found := batch_norm(self._calls, node, pieces)):
-                return found
-            if result := reduced(self._calls, node, pieces):
-                return result
-        if result := summed_product(self._calls, node, held):
-            return result
-        if node.kind in ATTENTIONS and (attended := attention(self._calls, node, held)):
-            return attended
-        return self._alike(node, held)
+            result = OF_ONE_VALUE.get(node.kind, reduced)(calls, node, held[node.operands[0]])
+        return (
+            result
+            or summed_product(calls, node, held)
+            or attention(calls, node, held)
+            or self._alike(node, held)
+        )
 
     def _alike(self, node: Node, held: dict[str, Pieces]) -> Pieces | None:
         """The result of a call that treats the positions of some operands alike.

@@ -14,7 +14,6 @@ from .piece_calls import Leaf, PieceCalls
 from .pieces import Pieces
 
 CONCATENATIONS = ("cat", "concat", "concatenate")
-SLICES = ("slice", "narrow", "select")
 
 MOST_PIECES = 16
 """A concatenation of more tensors is made: each of them costs a call for each operator."""
