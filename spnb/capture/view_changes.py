@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,11 @@ from ..ir.cyclic_axes import can_cut_whole
 from ..ir.node import Node, Ref
 from ..rules import rule_of
 from ..rules.cyclic_cut import CutInner
+from ..rules.held_whole import LEAST_COPIES
 from ..rules.views import VIEWS
+
+COPIES = ("expand", "repeat")
+"""Operators that copy a value along dimensions."""
 
 MOST_SEEN = 200
 """The most calls that are looked at for one call, back from it."""
@@ -28,7 +33,7 @@ class Change:
     views
         Numbers of the views among the calls, in order.
     op
-        ``cut_inner`` before the views, or ``cut_whole`` after them.
+        ``cut_inner`` before the views, or ``cut_whole`` after them; ``held_whole`` before copies.
     outer
         By axis, the number of positions of the slower part.
     """
@@ -46,7 +51,7 @@ def with_cuts(view: Node, change: Change, mark: str) -> list[Node]:
     mark
         Text in the names of new calls, other than in those of an earlier change.
     """
-    first = change.op == "cut_inner"
+    first = change.op != "cut_whole"
     axes = view.operand_axes[0] if first else view.axes
     value = view.args["self"].value if first else f"{view.name}.rows"
     calls: list[Node] = []
@@ -54,6 +59,10 @@ def with_cuts(view: Node, change: Change, mark: str) -> list[Node]:
         args = {"self": Ref(value), "axis": axis, "outer": outer}
         value, op = f"{view.name}.{mark}.{axis}", f"spnb.{change.op}.default"
         calls.append(replace(view, name=value, op=op, args=args, axes=axes, operand_axes=()))
+    if change.op == "held_whole":
+        args, name = {"self": Ref(value)}, f"{view.name}.{mark}"
+        op, value = "spnb.held_whole.default", name
+        calls.append(replace(view, name=name, op=op, args=args, axes=axes, operand_axes=()))
     if first:
         return [*calls, replace(view, args={**view.args, "self": Ref(value)}, operand_axes=())]
     calls[-1] = replace(calls[-1], name=view.name)
@@ -96,7 +105,7 @@ def _views_before(placed: Sequence[Node], wanted: set[int]) -> Iterator[int]:
         if number is None:
             continue  # an input of the network
         node = placed[number]
-        if node.kind in VIEWS:
+        if node.kind in (*VIEWS, *COPIES):
             yield number
         for value, axes in zip(node.operands, node.operand_axes, strict=True):
             not_coarser = any(1 < axes.extent[a] <= node.axes.extent[a] for a in wanted)
@@ -119,6 +128,10 @@ def _changes_at(
 ) -> Iterator[Change]:
     """The changes before and after a view, of all wanted axes together and of each by itself."""
     before, after = view.operand_axes[0], view.axes
+    if view.kind in COPIES:
+        if math.prod(after.shape) >= LEAST_COPIES * math.prod(before.shape):
+            yield Change((number,), "held_whole", {})
+        return
     inner = {a: _outers_in_view(before, a, view.shape) for a in wanted}
     whole = {a: _outers_before(after, a, outers.get(a, ())) for a in wanted}
     for op, options in (("cut_inner", inner), ("cut_whole", whole)):

@@ -38,6 +38,7 @@ lookups        rows of a table, places in a sorted one, gather and scatter along
 views          view, permute, expand
 cut_constants  constants as large as the image, such as masks of windows
 cyclic_cut     another part of an axis is cut, for grids of windows
+held_whole     small values that are copied for each window
 fourier        Fourier transforms of channels, or in windows
 matmul         linear, matrix products
 attention      attention: of all queries to some or all keys
@@ -113,6 +114,7 @@ from . import (
     elementwise,
     fourier,
     fused,
+    held_whole,
     interpolate,
     key_pieces,
     lookups,
@@ -162,6 +164,7 @@ __all__ = [
     "fourier",
     "fused",
     "has_rule",
+    "held_whole",
     "interpolate",
     "key_pieces",
     "lookups",

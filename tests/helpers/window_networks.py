@@ -384,3 +384,13 @@ class FourierUnit(nn.Module):
         f = torch.fft.ifftshift(torch.complex(pairs[..., 0], pairs[..., 1]), dim=-2)
         y = torch.fft.irfftn(f, s=(s, s), dim=(-2, -1))
         return x + y.permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
+
+
+def of_global_queries(layers, x):
+    """Hatamizadeh et al., *GC ViT*, 2023: one window of queries for all windows."""
+    b, c, h, w = x.shape
+    q = layers[0](F.adaptive_avg_pool2d(layers[0](x), (4, 4)))
+    y = windows(x.permute(0, 2, 3, 1)).view(b, -1, 16, c)
+    q = q.permute(0, 2, 3, 1).reshape(b, 1, 16, c).expand(-1, y.shape[1], -1, -1)
+    y = (q @ y.transpose(-2, -1)).softmax(-1) @ y
+    return image(y, (b, h, w, c)).permute(0, 3, 1, 2)

@@ -20,6 +20,7 @@ from window_networks import (
     SwinV2Attention,
     VideoSwin,
     WindowFilter,
+    of_global_queries,
 )
 from windows import windows
 
@@ -66,6 +67,15 @@ def test_windows_of_a_volume():
 
 def attended(x, dims=1):
     return (x @ x.transpose(-2, -1)).softmax(-1) @ x
+
+
+def test_queries_that_are_copied_for_each_window_are_held_whole():
+    net = Call(of_global_queries, nn.Conv2d(8, 8, 3, padding=1))
+    check_regions(net, SHAPE, most=8)
+    plans = check_tiled(net, SHAPE, grids=[(2, 3), (3, 1)])
+    assert not any(plan.gathered for plan in plans)
+    held = [n for plan in plans for n in plan.graph.nodes if n.kind == "held_whole"]
+    assert {node.shape for node in held} == {(2, 1, 16, 8)}
 
 
 def volume_grid(x):

@@ -3,9 +3,17 @@
 import pytest
 import torch
 from networks import randomize
-from tiled import noise
+from tiled import Call, noise
+from torch import nn
 from training_steps import check, grid
-from window_networks import MaxViTBlock, OmniBlock, OverlappingCross, SwinBlock, WindowFilter
+from window_networks import (
+    MaxViTBlock,
+    OmniBlock,
+    OverlappingCross,
+    SwinBlock,
+    WindowFilter,
+    of_global_queries,
+)
 
 NETWORKS = {
     "Swin, shifted and padded": SwinBlock,
@@ -13,6 +21,7 @@ NETWORKS = {
     "OmniSR": OmniBlock,
     "HAT": OverlappingCross,
     "Global filter": WindowFilter,
+    "GC ViT": lambda: Call(of_global_queries, nn.Conv2d(8, 8, 3, padding=1)),
 }
 ODD = (1, 8, 11, 14)
 EVEN = (1, 8, 12, 16)
