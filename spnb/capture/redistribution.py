@@ -69,9 +69,11 @@ class Costs:
         return {axis for number in operands for axis in whole_axes(rule, number, self.tiling)}
 
     def allow(self, change: Change, placed: Sequence[Node]) -> bool:
-        """Whether a change leaves enough positions to share out."""
+        """Whether a change is better than keys that go round."""
         if not self.before_attention or not isinstance(rule_of(placed[-1]), Product):
             return True
+        if change.op == "held_whole":
+            return False
         extent = placed[change.views[0]].operand_axes[0].extent
         inner = (extent[axis] // outer for axis, outer in change.outer.items())
         return change.op != "cut_inner" or min(inner) >= LEAST_INNER

@@ -281,3 +281,13 @@ def test_keys_go_round_where_windows_span_the_image(network):
     plans = check_tiled(ROUND[network](), SHAPE, grids=[(2, 3), (2, 1)])
     assert not any(plan.gathered for plan in plans)
     assert "ring" in kinds(plans)
+
+
+def test_keys_that_heads_share_go_round():
+    def net(layers, x):
+        b, c, h, w = x.shape
+        q = x.flatten(2).transpose(1, 2).view(b, h * w, 8, 1).transpose(1, 2)
+        k, v = layers[0](x).flatten(2).transpose(1, 2)[:, None].expand(-1, 8, -1, -1).chunk(2, -1)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, h, w, c)
+
+    assert "ring" in kinds(check_tiled(Call(net, nn.Conv2d(8, 2, 1)), SHAPE, grids=[(2, 2)]))
