@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from ..errors import CaptureError
+from ..ir.axes import Axes
 from ..ir.graph import Graph
 from ..ir.module_state import set_training_modes
 from ..ir.region import shape_text
@@ -127,8 +128,52 @@ def capture(
     return graph
 
 
+def capture_calls(
+    module: nn.Module, inputs: Sequence[tuple[Axes, torch.dtype]], dtype: torch.dtype
+) -> Graph:
+    """Capture what a module without weights computes of tensors that are cut in a known way.
+
+    Parameters
+    ----------
+    module
+        The module; it may change no tensor.
+    inputs
+        Axes and type of each input.
+    dtype
+        The graph's floating type.
+
+    Returns
+    -------
+    Graph
+        The calls, with gradients as in training.
+
+    Raises
+    ------
+    CaptureError
+        With the reason, if it cannot be captured.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        given = tuple(torch.empty(axes.shape, dtype=kind) for axes, kind in inputs)
+    module.forward = detaching(module.forward, training=True)
+    try:
+        program = _exported(module, given, {}, training=True)
+    except CaptureError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{axes.shape} of {kind}" for axes, kind in inputs)
+        raise CaptureError(
+            f"the loss cannot run or be captured on {shapes}: {first_line(error)}"
+        ) from error
+    return _read(program, module, dtype, True, [axes for axes, _ in inputs])
+
+
 def _read(
-    program: torch.export.ExportedProgram, fake: nn.Module, dtype: torch.dtype, training: bool
+    program: torch.export.ExportedProgram,
+    fake: nn.Module,
+    dtype: torch.dtype,
+    training: bool,
+    inputs: Sequence[Axes] = (),
 ) -> Graph:
     """Return the graph of an exported program; what it holds and spnb does not know is refused."""
     try:
@@ -136,13 +181,13 @@ def _read(
             program = _decomposed(program)
         with quiet_log():
             try:
-                graph = graph_of(program, fake, dtype, training)
+                graph = graph_of(program, fake, dtype, training, inputs)
             except WritesIntoView:
                 program = _decomposed(program)
-                graph = graph_of(program, fake, dtype, training)
+                graph = graph_of(program, fake, dtype, training, inputs)
 
             def again(table: Table) -> Graph:
-                return graph_of(_decomposed(program, table), fake, dtype, training)
+                return graph_of(_decomposed(program, table), fake, dtype, training, inputs)
 
             return taken_apart(graph, again)
     except CaptureError:

@@ -43,7 +43,8 @@ def with_gradient(graph: Graph, names: Collection[str]) -> list[str]:
         if dependent.intersection(_read(node)) and _differentiable(node, graph):
             dependent |= {node.name, f"={node.name}"}
     # From the outputs backward: those of them that an output depends on.
-    wanted = set(graph.outputs) & dependent
+    outputs = graph.outputs[:1] if graph.loss_calls else graph.outputs  # metrics have no gradient
+    wanted = set(outputs) & dependent
     for node in reversed(calls):
         if {node.name, f"={node.name}"} & wanted:
             wanted |= dependent.intersection(_read(node))

@@ -31,7 +31,11 @@ from .written_out import with_attention
 
 
 def graph_of(
-    program: torch.export.ExportedProgram, module: nn.Module, dtype: torch.dtype, training: bool
+    program: torch.export.ExportedProgram,
+    module: nn.Module,
+    dtype: torch.dtype,
+    training: bool,
+    given: Sequence[Axes] = (),
 ) -> Graph:
     """Return the graph of an exported program.
 
@@ -45,6 +49,8 @@ def graph_of(
         Floating type of the inputs.
     training
         Whether it was exported in training mode.
+    given
+        Axes of the inputs in order; by default the first is an image.
 
     Raises
     ------
@@ -59,6 +65,7 @@ def graph_of(
     for fx in program.graph.nodes:
         reader.read(fx)
     inputs = reader.input_axes()
+    inputs = dict(zip(inputs, given, strict=True)) if given else inputs
     rank = next(iter(inputs.values())).rank
     outputs = [reader.returned(leaf) for leaf in _outputs(program)]
     if not any(isinstance(leaf, (Ref, Weight)) for leaf in outputs):

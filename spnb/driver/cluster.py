@@ -250,9 +250,8 @@ class Cluster(Shown, Session):
         images = self.sources.resident(examples.source)
         if self.shares_files:
             examples = examples.filed(self.scratch)
-        return examples_for_ranks(
-            examples, images, self.plan.graph.inputs, self._rank_plans, self.shares_files
-        )
+        inputs = self.plan.graph.inputs.keys() - self.plan.graph.target_types.keys()
+        return examples_for_ranks(examples, images, inputs, self._rank_plans, self.shares_files)
 
     def train_epoch(self, shares: Sequence[Examples], epoch: int) -> list[EpochReport]:
         """Train on all examples once, with a bar; `train` calls it for each epoch.

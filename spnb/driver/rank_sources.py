@@ -33,7 +33,7 @@ def sources_for_rank(
         now.
     """
     needs: dict[str, Region] = {}
-    for step in rank_plan.received("input"):
+    for step in (step for step in rank_plan.received("input") if step.value in sources):
         needs[step.value] = needs.get(step.value, step.region) | step.region
     if sees_files:
         return {name: sources[name] for name in needs}

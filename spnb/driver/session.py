@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 
 from torch import nn
 
+from ..capture.losses import LossFunction
 from ..engine.service import Call, RankService
 from ..io.examples import Examples
 from ..io.resident import ResidentSources
@@ -73,6 +74,7 @@ class Session(RankCalls):
         self._runs = itertools.count()
         self._released: list[int] = []  # runs with results that were deleted
         self._loaded_weights: int | None = None  # hash of the weights that the ranks have
+        self._loaded_plan: JobPlan | None = None  # the plan that the ranks have
         self.held: TrainingState | None = None
         self.plan = plan
 
@@ -109,7 +111,8 @@ class Session(RankCalls):
         self._load(
             plan, [(plan.rank_plan(rank), files[stages]) for rank, stages in enumerate(stages_of)]
         )
-        self.plan, self._loaded_weights = plan, weights_hash(module)
+        self.plan = self._loaded_plan = plan
+        self._loaded_weights = weights_hash(module)
 
     def infer(self, image: Any = NOT_GIVEN, *, resize: bool | None = None) -> Result:
         """Run the network on an image.
@@ -164,7 +167,12 @@ class Session(RankCalls):
         return result
 
     def train(
-        self, images: Any = NOT_GIVEN, targets: Any = NOT_GIVEN, *, loss: str | None = None
+        self,
+        images: Any = NOT_GIVEN,
+        targets: Any = NOT_GIVEN,
+        *,
+        loss: str | LossFunction | None = None,
+        metrics: Mapping[str, LossFunction] | None = None,
     ) -> Training:
         """Train the network of a plan that was made with ``training=True``.
 
@@ -186,7 +194,15 @@ class Session(RankCalls):
             Class numbers ``(examples,)`` or ``(examples, *spatial)``, or numbers like the
             network's output.
         loss
-            ``cross_entropy`` (classes), ``mse`` or ``l1``, averaged over the whole batch.
+            ``cross_entropy`` (classes), ``mse`` or ``l1``, averaged over the whole batch.  Or a
+            function or module that takes what the network returns and the target, as
+            ``torch.nn.CrossEntropyLoss(weight, ignore_index=255)`` or one of your own: tiles
+            compute it as they compute the network, so class weights, ignored positions and a Dice
+            of the whole image are exact.  It returns the loss of a micro-batch: a number, or one
+            for each image or position, of which the mean is taken.  ``targets`` may then have any
+            shape ``(examples, …)``, or be a tuple of arrays, which the function takes as a tuple.
+        metrics
+            Further functions like such a loss, by name; each is a column of the history.
 
         Returns
         -------
@@ -210,7 +226,7 @@ class Session(RankCalls):
         """
         self._require_open()
         self.plan.refuse_if_outdated()
-        return train(self, images, targets, loss=loss, say=self._say)
+        return train(self, images, targets, loss=loss, metrics=metrics, say=self._say)
 
     def _follow_network(self) -> None:
         """Load the weights again if they changed since; refuse other layers and settings."""
@@ -250,7 +266,8 @@ class Session(RankCalls):
         loss_scale
             The scale of the loss at the end of an earlier epoch, in fp16.
         """
-        if self._loaded_weights is None or self._loaded_weights != weights_hash(module):
+        known = self._loaded_plan is self.plan and self._loaded_weights is not None
+        if not known or self._loaded_weights != weights_hash(module):
             self._load_weights(self.plan, module)
         self._loaded_weights = None  # training changes the weights on the ranks
         calls = []

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
+from ..capture.losses import LossFunction, OwnLoss, TargetShape
+from ..io.arrays import as_numpy
 from ..io.datasets import Normalized, Scaled, cifar10, decoded, image_folder
 from ..io.examples import Examples, matched
 from ..io.open import open_source
@@ -56,6 +60,88 @@ def examples_of(plan: JobPlan, images: Any = NOT_GIVEN, targets: Any = NOT_GIVEN
             f"{len(examples)} images make no batch of {batch}: use a smaller batch_size"
         )
     return examples
+
+
+def examples_for_loss(plan: JobPlan, images: Any, targets: Any) -> Examples:
+    """Return images and targets of any shape, for a loss of the user's own.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    images
+        As of `examples_of`.
+    targets
+        An array or tensor ``(examples, …)``, or a tuple or list of them.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit, or make no whole batch.
+    """
+    job = plan.job
+    batch, channels, *size = job.input_shape
+    if len(job.shapes) > 1:
+        raise ValueError(f"{job.name} has {len(job.shapes)} inputs: training takes one")
+    if not given(images, "images") or not given(targets, "targets"):
+        raise ValueError("a loss of your own needs images and targets: give both")
+    source = open_source(images, channels=channels, size=size, resize=job.resize)
+    several = isinstance(targets, (tuple, list)) and all(map(_is_array, targets))
+    arrays = [_target_array(each) for each in (targets if several else [targets])]
+    for array in arrays:
+        if len(array) != source.shape[0]:
+            raise ValueError(
+                f"{source.shape[0]} images, but {len(array)} targets: give one for each image"
+            )
+    if source.shape[0] < batch:
+        raise ValueError(
+            f"{source.shape[0]} images make no batch of {batch}: use a smaller batch_size"
+        )
+    return Examples(source, arrays[0], job.seed, tuple(arrays[1:]))
+
+
+def _is_array(target: Any) -> bool:
+    return hasattr(target, "shape") and len(target.shape) > 0
+
+
+def _target_array(target: Any) -> np.ndarray:
+    """A target as an array; whole numbers have 64 bits, as PyTorch's losses want classes."""
+    array = as_numpy(target)
+    if array.dtype.kind in "iu":
+        return array.astype(np.int64)
+    return (
+        array if array.dtype == np.float64 or array.dtype.kind == "b" else array.astype(np.float32)
+    )
+
+
+def loss_of(
+    plan: JobPlan,
+    examples: Examples,
+    function: LossFunction,
+    metrics: Mapping[str, LossFunction],
+    several: bool,
+) -> OwnLoss:
+    """Return a loss of the user's own, with the shapes that its targets have in a batch.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    examples
+        Images and targets.
+    function, metrics
+        The loss and the metrics.
+    several
+        Whether they take a tuple of targets.
+    """
+    batch, *_ = plan.job.input_shape
+    exact = torch.float64 if plan.job.dtype == torch.float64 else torch.float32
+    found = []
+    for number in range(1 + len(examples.further)):
+        array = examples.array_of_targets(number)
+        dtype = {"i": torch.int64, "b": torch.bool}.get(array.dtype.kind, exact)
+        found.append(TargetShape((batch, *array.shape[1:]), dtype))
+    return OwnLoss(function, tuple(found), several, dict(metrics))
 
 
 def tells_classes(plan: JobPlan) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from ..capture.losses import LossFunction
 from ..capture.trainable import with_gradient
 from ..engine.service import RankWeights
 from ..io.examples import Examples
@@ -23,10 +24,10 @@ from ..job import checkpoint_io
 from ..job.job_plan import JobPlan
 from ..training.epoch import EpochReport, OptimizerState
 from ..training.loss_scale import LossScale
-from ..training.losses import positions
+from ..training.losses import OWN, positions
 from ..training.recipe import Recipe
 from .checkpoint import Checkpoint
-from .training_examples import examples_of
+from .training_examples import examples_for_loss, examples_of, loss_of
 from .training_result import Training
 
 
@@ -86,13 +87,25 @@ def train(
     images: Any = NOT_GIVEN,
     targets: Any = NOT_GIVEN,
     *,
-    loss: str | None = None,
+    loss: str | LossFunction | None = None,
+    metrics: Mapping[str, LossFunction] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Training:
     """Train on the ranks of a session; see `spnb.driver.session.Session.train`."""
     plan = ranks.plan
     if not plan.training:
         raise ValueError("this plan is for inference: make it with spnb.plan(job, training=True)")
+    if callable(loss):
+        examples = examples_for_loss(plan, images, targets)
+        own = loss_of(plan, examples, loss, metrics or {}, isinstance(targets, (tuple, list)))
+        ranks.plan = plan if plan.loss == own else plan.with_loss(own)
+        recipe = ranks.plan.job.recipe(OWN)
+        begun = _begun(ranks, examples, recipe, say)
+        return _TrainingLoop(ranks, examples, recipe, begun, say).run()
+    if metrics:
+        raise ValueError("metrics go with a loss that is a function, such as torch.nn.MSELoss()")
+    if plan.loss is not None:
+        ranks.plan = plan = plan.with_loss(None)
     examples = images if isinstance(images, Examples) else examples_of(plan, images, targets)
     if isinstance(examples.images, SyntheticSource):
         say("no images are given: these are synthetic")
@@ -126,7 +139,8 @@ class _TrainingLoop:
         self.begun, self.until = begun.checkpoint, begun.until
         self.history = list(begun.checkpoint.history)
         self.steps = len(examples) // self.job.batch_size
-        self.classes = examples.known_targets.dtype.kind == "i"
+        self.own = self.plan.loss
+        self.classes = self.own is None and examples.known_targets.dtype.kind == "i"
         self.peaks = (0,) * self.plan.num_ranks
         plan = self.plan
         self.module = checkpoint_io.ready(
@@ -158,10 +172,14 @@ class _TrainingLoop:
         return Training(
             plan=self.plan,
             module=self.module,
-            history=pd.DataFrame(self.history, columns=columns),
+            history=pd.DataFrame(self.history, columns=[*columns, *self._metrics]),
             checkpoint=self.path if self.begun.epoch < self.until else None,
             peak_memory_bytes=self.peaks,
         )
+
+    @property
+    def _metrics(self) -> list[str]:
+        return list(self.own.metrics) if self.own else []
 
     def _epoch(self, shares: Sequence[Examples], epoch: int) -> None:
         """Train on all examples once, take the weights back and write the checkpoint."""
@@ -188,6 +206,10 @@ class _TrainingLoop:
         if self.classes:
             count = positions(self.plan.graph.shape(self.plan.graph.outputs[0]))
             accuracy = sum(report.right[step] for report in reports) / count
+        metrics = {}
+        values = self.plan.graph.returned[1:] if self.own else ()
+        for name, value in zip(self.own.metrics if self.own else (), values, strict=True):
+            metrics[name] = sum(report.metrics[step].get(value.value, 0.0) for report in reports)
         return {
             "epoch": epoch,
             "step": step,
@@ -195,6 +217,7 @@ class _TrainingLoop:
             "accuracy": accuracy,
             "learning_rate": self.recipe.rate(epoch),
             "seconds": max(report.seconds[step] for report in reports),
+            **metrics,
         }
 
     def _summary(self, epoch: int, rows: Sequence[dict[str, float]], seconds: float) -> str:

@@ -192,7 +192,7 @@ class Rank:
             weights=self._initial,
             trained=trained,
             transport=self.transport,
-            loss=LOSSES[recipe.loss],
+            loss=LOSSES.get(recipe.loss),  # none: the plan computes it
             schedule=recipe.schedule,
             recompute=recipe.recompute,
             device=self.device,

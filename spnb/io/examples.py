@@ -40,6 +40,8 @@ class Examples:
     targets
         Class numbers ``(examples,)`` or ``(examples, *spatial)``, or numbers like the output
         ``(examples, channels, *spatial)``; or the ``.npy`` file that has them.
+    further
+        More targets, of any shape ``(examples, …)``, for a loss that takes several.
     seed
         Seed of the order in which examples are taken.
     """
@@ -47,6 +49,7 @@ class Examples:
     images: Source | Unread
     targets: np.ndarray | Path
     seed: int = 0
+    further: tuple[np.ndarray | Path, ...] = ()
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -56,17 +59,21 @@ class Examples:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self))
 
     def filed(self, folder: Path) -> Examples:
-        """Return the same examples with their targets in a file, which ranks read by region."""
-        path = folder / "targets.npy"
-        np.save(path, self.known_targets)
-        return replace(self, targets=path)
+        """Return the same examples with their targets in files, which ranks read by region."""
+        paths = [folder / f"targets-{number}.npy" for number in range(1 + len(self.further))]
+        for number, path in enumerate(paths):
+            np.save(path, self.array_of_targets(number))
+        return replace(self, targets=paths[0], further=tuple(paths[1:]))
 
     @property
     def known_targets(self) -> np.ndarray:
         """The targets as an array; a file is mapped, and read where the array is used."""
-        if isinstance(self.targets, Path):
-            return mapped(self.targets, "r")
-        return self.targets
+        return self.array_of_targets(0)
+
+    def array_of_targets(self, number: int) -> np.ndarray:
+        """Return the targets of a number, 0 being ``targets``, as `known_targets` does."""
+        found = (self.targets, *self.further)[number]
+        return mapped(found, "r") if isinstance(found, Path) else found
 
     @property
     def source(self) -> Source:
@@ -99,9 +106,15 @@ class Examples:
         axes
             Where the axes of the image lie in the output, the batch first.
         """
-        targets, rows = self.known_targets, chosen[slice(*region.spans[0])]
-        if targets.dtype.kind == "i":  # a class number has no axis of channels
+        if self.known_targets.dtype.kind == "i":  # a class number has no axis of channels
             axes = axes.with_dims([axes.dims[0], *axes.dims[2:]])
+        return self.target(0, chosen, region, axes)
+
+    def target(
+        self, number: int, chosen: Sequence[int] | np.ndarray, region: Region, axes: Axes
+    ) -> torch.Tensor:
+        """Return the targets of a number over a region of the batch; ``axes`` are the targets'."""
+        targets, rows = self.array_of_targets(number), chosen[slice(*region.spans[0])]
         whole, present = Region.whole((1, *axes.extent[1:])), axes.present
         spans = ((0, 1), *region.spans[1:])
         one = Region(tuple(spans[k] if k in present else whole.spans[k] for k in range(len(spans))))

@@ -53,6 +53,10 @@ class Graph:
         PyTorch's default floating type when the network was captured.
     gpu_casts
         Path of the first module with a region of ``torch.autocast("cuda")``; empty without one.
+    target_types
+        By name, the type of each input that is a target of a loss in the graph.
+    loss_calls
+        Names of the calls of such a loss; it mixes the images of a micro-batch.
     """
 
     inputs: Mapping[str, Axes]
@@ -67,6 +71,8 @@ class Graph:
     counted: Mapping[str, int] = field(default_factory=dict)
     default_dtype: torch.dtype = torch.float32
     gpu_casts: str = ""
+    target_types: Mapping[str, torch.dtype] = field(default_factory=dict)
+    loss_calls: frozenset[str] = frozenset()
 
     @cached_property
     def floating_types(self) -> frozenset[torch.dtype]:
@@ -150,7 +156,9 @@ class Graph:
 
     def dtype_of(self, value: str) -> torch.dtype:
         """Type of a value's elements."""
-        return self.by_name[value].dtype if value in self.by_name else self.dtype
+        if value in self.by_name:
+            return self.by_name[value].dtype
+        return self.target_types.get(value, self.dtype)
 
     def itemsize(self, value: str) -> int:
         """Bytes of an element."""

@@ -70,6 +70,8 @@ class RankPlan:
         Number of stages of the plan.
     outputs
         Shape of each whole output of the network; the mean of a loss divides by its size.
+    targets
+        Inputs that are targets of a loss in the plan, in order.
     constants
         Calls that compute weights from other weights.
     shared
@@ -108,6 +110,7 @@ class RankPlan:
     default_dtype: torch.dtype
     num_stages: int
     outputs: Mapping[str, tuple[int, ...]]
+    targets: tuple[str, ...]
     constants: tuple[Node, ...]
     shared: tuple[Shared, ...]
     turns: Mapping[str, tuple[int, int]]

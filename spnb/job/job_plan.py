@@ -10,9 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..capture.losses import OwnLoss, refuse_sizes, with_loss
 from ..errors import PlanError
+from ..ir.graph import Graph
 from ..ir.rank_plan import RankPlan
 from ..ir.region import in_patches
+from ..ir.schedule import micro_batches
 from ..kernels.half_conv import HALVES
 from ..planner.balance import stage_blocks
 from .job import Job
@@ -39,10 +42,12 @@ class JobPlan(PlanPictures, PlanFigures):
         What to plan; kept as ``plan.job``.
     training
         Whether to train the network, rather than to run it.
+    loss
+        A loss of the user's own, which the plan computes after the network.
 
     Attributes
     ----------
-    job, training
+    job, training, loss
         The arguments.
     num_ranks
         Number of MPI ranks that the plan needs.
@@ -68,7 +73,7 @@ class JobPlan(PlanPictures, PlanFigures):
     (5, (64, 64), 2)
     """
 
-    def __init__(self, job: Job, training: bool = False):
+    def __init__(self, job: Job, training: bool = False, loss: OwnLoss | None = None):
         tilings, patches = job.tilings, job.patch_grid
         cuts = in_patches(tilings, patches)
         refuse_small_images(job, cuts)
@@ -78,6 +83,9 @@ class JobPlan(PlanPictures, PlanFigures):
             refuse_several_types(job)
         graph = job.network.graph(job.shapes, job.dtype, training, job.weights_dtype is None)
         refuse_gpu_casts(job, graph)
+        self._network_graph = graph
+        if loss is not None:
+            graph = _with_loss(graph, loss, job)
         blocks = stage_blocks(
             graph,
             cuts,
@@ -100,7 +108,7 @@ class JobPlan(PlanPictures, PlanFigures):
             times=job.times if job.gems else 0,
             overlapped=job.enable_master_comm_opt or not job.gems,
         )
-        self.job, self.training = job, training
+        self.job, self.training, self.loss = job, training, loss
         self._structure = job.network.structure(training)
         self._change: Callable[[RankPlan], RankPlan] | None = None
         if training:
@@ -174,12 +182,41 @@ class JobPlan(PlanPictures, PlanFigures):
             return
         job = self.job
         graph = job.network.graph(job.shapes, job.dtype, self.training, job.weights_dtype is None)
-        if not graph.is_same_as(self.captured):
+        if not graph.is_same_as(self._network_graph):
             raise PlanError(
                 f"{job.name} has other layers or settings than it was planned with: load a new"
                 " plan, as cluster.load(spnb.plan(job))"
             )
         self._structure = structure
+
+    def with_loss(self, loss: OwnLoss | None) -> JobPlan:
+        """Return the plan for training with a loss of the user's own, which tiles compute.
+
+        Parameters
+        ----------
+        loss
+            The loss, and the shapes of its targets; None for one of spnb's own, by name.
+
+        Returns
+        -------
+        JobPlan
+            The other plan; this one stays unchanged.
+
+        Raises
+        ------
+        CaptureError, PlanError
+            If the loss cannot be captured, or tiles cannot compute it.
+
+        Examples
+        --------
+        >>> job = Job(nn.Conv2d(1, 1, 3, padding=1), image_size=8, batch_size=2, split_size=1)
+        >>> loss = OwnLoss(nn.BCEWithLogitsLoss(), (TargetShape((2, 1, 8, 8), torch.float32),))
+        >>> [node.kind for node in plan(job, training=True).with_loss(loss).captured.nodes][-1]
+        'mean'
+        """
+        found = JobPlan(self.job, self.training, loss)
+        found._change = self._change
+        return found
 
     def for_images(self, count: int) -> JobPlan:
         """Return the plan for a number of images, where the job leaves the batch size out.
@@ -271,6 +308,18 @@ class JobPlan(PlanPictures, PlanFigures):
         file = self.job.checkpoint
         unwritten = self.training and file is not None and not Path(file).exists()
         return self.job.replace(checkpoint=None) if unwritten else self.job
+
+
+def _with_loss(graph: Graph, loss: OwnLoss, job: Job) -> Graph:
+    """The graph with a loss; refused if the loss of a micro-batch would divide by the batch."""
+    found = with_loss(graph, loss)
+    count = min(micro_batches(graph.batch, job.num_micro_batches))
+    if count == graph.batch:
+        return found
+    fewer = [(count, *shape[1:]) for shape in job.shapes]
+    smaller = job.network.graph(tuple(fewer), job.dtype, True, job.weights_dtype is None)
+    refuse_sizes(found, with_loss(smaller, loss.with_images(count)))
+    return found
 
 
 def plan(job: Job, training: bool = False) -> JobPlan:

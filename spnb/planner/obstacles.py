@@ -8,6 +8,7 @@ from ..ir.graph import Graph
 from ..ir.node import Node
 from ..ir.region import Tiling, shape_text
 from ..rules import has_rule, rule_of, whole_axes
+from ..rules.reductions import Reduction
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def obstacle(
     if tiling.spatial and not allow_gather:
         found = _obstacle_in_space(node, tiling)
     if found is None and cut_batch:
-        found = _obstacle_in_batch(graph, node)
+        found = _obstacle_in_batch(graph, node, tiling)
     return found
 
 
@@ -67,12 +68,15 @@ def _obstacle_in_space(node: Node, tiling: Tiling) -> Obstacle | None:
     return None
 
 
-def _obstacle_in_batch(graph: Graph, node: Node) -> Obstacle | None:
+def _obstacle_in_batch(graph: Graph, node: Node, tiling: Tiling) -> Obstacle | None:
     """The obstacle if a node may mix the images of a batch."""
     rule = rule_of(node)
     if rule.keeps_images_apart and _of_images(graph, node):
         return None
     if graph.training and rule.by_micro_batch:
+        return None
+    # A loss is that of a micro-batch, as in plain PyTorch.
+    if node.name in graph.loss_calls and (isinstance(rule, Reduction) or tiling.grid[0] == 1):
         return None
     return Obstacle(
         node,

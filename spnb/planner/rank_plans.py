@@ -69,6 +69,7 @@ def rank_plan_of(
         default_dtype=graph.default_dtype,
         num_stages=len(network.stages),
         outputs={value: graph.shape(value) for value in graph.outputs},
+        targets=tuple(graph.target_types),
         constants=tuple(graph.made_of(stage.weights)[1]),
         shared=_shared(network, stage, replicas),
         turns={n.name: graph.turns[n.name] for n in stage.nodes if n.name in graph.turns},

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 from ..ir.axes import Axes, axes_in, dim
 from ..ir.node import Node, Ref, Weight
 from .along_batch import along_batch
@@ -48,6 +51,10 @@ def along_channels(node: Node) -> Rule | None:
     """
     axes = node.operand_axes
     number = node.args["dim"] % max(1, len(axes[0].dims))
+    if node.kind == "gather" and isinstance(table := node.args["self"], Weight):
+        if len(table.shape) == 1:
+            return Local(node, axes[0])
+        return None if axes_in(axes[0].dims[number]) else FromWeight(node)
     others = [[d for k, d in enumerate(each.dims) if k != number] for each in axes]
     alike = all(each == others[0] for each in others)
     uncut = alike and not any(axes_in(each.dims[number]) for each in axes)
@@ -58,6 +65,20 @@ def along_channels(node: Node) -> Rule | None:
         return Local(node, axes[0].with_dims(dims))
     rank = len(axes[0].dims)
     return WholeImages(node) if node.kind == "gather" and node.args["dim"] % rank else None
+
+
+@dataclass(frozen=True)
+class FromWeight(Rule):
+    """Numbers of a weight at places along a dimension that is never cut: class weights, say."""
+
+    @cached_property
+    def axes(self) -> Axes:
+        return self.node.operand_axes[0]
+
+    def against(self, weight: Weight) -> Axes | None:
+        dims, number = list(self.axes.dims), self.node.args["dim"] % len(self.axes.dims)
+        dims[number] = dim(weight.shape[number])
+        return self.axes.with_dims(dims)
 
 
 @rule("kthvalue", "mode", "median", "nanmedian")

@@ -16,7 +16,7 @@ from .base import Direct, Local, Rule
 from .fallback import Whole
 from .merging import cut_axes, finished, merged
 from .registry import rule
-from .statistics import NORMS, order_of
+from .statistics import NORMS, OF_IMAGES, order_of
 
 EXACT = ("amax", "amin", "prod", "sum")
 """Reductions of whole numbers that are whole numbers, so that they are merged as such."""
@@ -59,11 +59,13 @@ class Reduction(Direct):
         node, axes = self.node, self.node.operand_axes[0]
         if not cut_axes(axes, self.dims, tiling) or not self._merges:
             return (node,)
-        operand = Ref(node.operands[0])
-        nodes = merged(node, operand, axes, list(self.dims), self.kind, tiling)
+        operand, kind = Ref(node.operands[0]), self.kind
+        if kind in OF_IMAGES and any(0 in axes.axes_of(d) for d in self.dims):
+            kind = f"{kind} of images"
+        nodes = merged(node, operand, axes, list(self.dims), kind, tiling)
         count = math.prod(axes.shape[d] for d in self.dims)
         gone = () if self.keepdim else self.dims
-        return [*nodes, finished(node, nodes[-1], self.kind, count, gone)]
+        return [*nodes, finished(node, nodes[-1], kind, count, gone)]
 
     @property
     def _merges(self) -> bool:

@@ -77,6 +77,11 @@ def _finite(top: torch.Tensor) -> torch.Tensor:
     return top.masked_fill(top.isinf(), 0.0)
 
 
+def _counted(x: torch.Tensor, dims: list[int]) -> list[torch.Tensor]:
+    total = x.sum(dims, keepdim=True)
+    return [torch.full_like(total, math.prod(x.shape[d] for d in dims)), total]
+
+
 def _sum(x: torch.Tensor, dims: list[int]) -> list[torch.Tensor]:
     return [x.sum(dims, keepdim=True)]
 
@@ -99,6 +104,9 @@ STATISTICS = {
         (math.inf,),
         lambda x, dims: [x.amin(dims, keepdim=True)],
         lambda f, d: [f[0].amin(d, keepdim=True)],
+    ),
+    "counted": Statistic(
+        (0.0, 0.0), _counted, lambda f, d: [each.sum(d, keepdim=True) for each in f]
     ),
     "moments": Statistic((0.0, 0.0, 0.0), _moments, _merged_moments),
     "exponentials": Statistic((-math.inf, 0.0), _exponentials, _merged_exponentials),
@@ -125,8 +133,18 @@ class Reduced:
 
 
 def _variance(figures: list[torch.Tensor], count: int, args: dict[str, Any]) -> torch.Tensor:
+    return figures[2] / max(0, count - _correction(args))
+
+
+def _counted_variance(
+    figures: list[torch.Tensor], count: int, args: dict[str, Any]
+) -> torch.Tensor:
+    return figures[2] / (figures[0] - _correction(args)).clamp(min=0)
+
+
+def _correction(args: Mapping[str, Any]) -> float:
     correction = args.get("correction", args.get("unbiased", 1))
-    return figures[2] / max(0, count - (1 if correction is None else correction))
+    return 1 if correction is None else float(correction)
 
 
 def order_of(args: Mapping[str, Any]) -> float:
@@ -143,10 +161,17 @@ POWER_NORM = Reduced(
     lambda figures, count, args: figures[0] ** (1 / order_of(args)),
     lambda x, args: x.abs() ** order_of(args),
 )
+OF_IMAGES = ("mean", "var", "std")
+"""Reductions that divide by a count: over the images of a micro-batch, of which there may be fewer
+than of the batch, tiles count them."""
+
 REDUCTIONS = {
     "sum": Reduced("sum", lambda figures, count, args: figures[0]),
     "prod": Reduced("product", lambda figures, count, args: figures[0]),
     "mean": Reduced("sum", lambda figures, count, args: figures[0] / count),
+    "mean of images": Reduced("counted", lambda figures, count, args: figures[1] / figures[0]),
+    "var of images": Reduced("moments", _counted_variance),
+    "std of images": Reduced("moments", lambda *given: _counted_variance(*given).sqrt()),
     "amax": Reduced("largest", lambda figures, count, args: figures[0]),
     "amin": Reduced("smallest", lambda figures, count, args: figures[0]),
     "var": Reduced("moments", _variance),

@@ -19,7 +19,7 @@ from ..runtime import process_memory
 from ..runtime.worker import share_failures
 from .loss_scale import LossScale
 from .recipe import OPTIMIZERS, Recipe
-from .step import TrainingWorker
+from .step import Step, TrainingWorker
 
 OptimizerState = Mapping[str, Mapping[str, Any]]
 """The optimizer's state of each parameter, such as Adam's moments, by the parameter's name."""
@@ -39,6 +39,8 @@ class EpochReport:
         Seconds of each step.
     peak_memory_bytes
         Growth of its process above its size before a network was loaded.
+    metrics
+        In each step, its shares of the plan's metrics, by their values' names.
     loss_scale
         The scale of the loss in the next step, in fp16.
     """
@@ -47,6 +49,7 @@ class EpochReport:
     right: list[int]
     seconds: list[float]
     peak_memory_bytes: int
+    metrics: list[Mapping[str, float]]
     loss_scale: LossScale | None = None
 
 
@@ -78,6 +81,11 @@ class Trainer:
             node.name: node.axes
             for rank_plan in worker.rank_plan.with_mirror
             for node in rank_plan.nodes
+        }
+        self._targets = {
+            step.value: (worker.rank_plan.targets.index(step.value), step.axes, step.dtype)
+            for step in worker.rank_plan.received("input")
+            if step.value in worker.rank_plan.targets
         }
 
     def _make_optimizer(self, state: OptimizerState) -> torch.optim.Optimizer | None:
@@ -130,24 +138,27 @@ class Trainer:
         steps = len(examples) // batch
         batches = [order[k * batch : (k + 1) * batch] for k in range(steps)]
         ahead = Ahead(examples, batches, numpy_floats(self.worker.rank_plan.dtype))
-        losses, right, seconds = [], [], []
+        losses, right, seconds, metrics = [], [], [], []
         process_memory.restart_peak(self.worker.device)
         with ahead.reading(self.num_workers):
             for step in range(steps):
                 start = time.perf_counter()
-                loss, hits = self._step(ahead, epoch, step)
+                result, hits = self._step(ahead, epoch, step)
                 seconds.append(time.perf_counter() - start)
-                losses.append(loss)
+                losses.append(result.loss)
                 right.append(hits)
-                after_step(step, loss)
+                metrics.append(result.metrics)
+                after_step(step, result.loss)
         peak = max(0, process_memory.peak_bytes(self.worker.device) - idle_bytes)
-        return EpochReport(losses, right, seconds, peak, self.worker.loss_scale)
+        return EpochReport(losses, right, seconds, peak, metrics, self.worker.loss_scale)
 
-    def _step(self, ahead: Ahead, epoch: int, step: int) -> tuple[float, int]:
-        """Train on a batch; return this rank's share of the loss, and of the right classes."""
+    def _step(self, ahead: Ahead, epoch: int, step: int) -> tuple[Step, int]:
+        """Train on a batch; return the results, and this rank's share of the right classes."""
         dtype, device, targets = self.worker.rank_plan.dtype, self.worker.device, {}
 
         def read(value: str, region: Region) -> torch.Tensor:
+            if value in self._targets:
+                return self._target(ahead, step, value, region)
             return torch.from_numpy(ahead.read(step, region)).to(device, dtype)
 
         def wanted(value: str, region: Region) -> torch.Tensor:
@@ -160,7 +171,14 @@ class Trainer:
         result = self.worker.step(read, wanted, seed)
         if self.optimizer is not None and result.finite:
             self.optimizer.step()
-        return result.loss, sum(_right(p.tensor, targets[p.region]) for p in result.pieces)
+        known = (piece for piece in result.pieces if piece.region in targets)
+        return result, sum(_right(piece.tensor, targets[piece.region]) for piece in known)
+
+    def _target(self, ahead: Ahead, step: int, value: str, region: Region) -> torch.Tensor:
+        """A region of a target that the plan's loss reads."""
+        number, axes, dtype = self._targets[value]
+        found = ahead.examples.target(number, ahead.batches[step], region, axes)
+        return found.to(self.worker.device, dtype)
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:

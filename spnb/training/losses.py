@@ -39,5 +39,8 @@ def positions(shape: Sequence[int]) -> int:
     return math.prod(shape) // shape[1]
 
 
+OWN = "own"
+"""Name of a loss that the plan computes: see `spnb.capture.losses`."""
+
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "mse": squares, "l1": differences}
 """Losses by name; each is a mean over the whole batch, as in PyTorch."""

@@ -9,7 +9,7 @@ import torch
 
 from ..errors import OptionError
 from ..ir.schedule import SCHEDULES
-from .losses import LOSSES
+from .losses import LOSSES, OWN
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -28,7 +28,7 @@ class Recipe:
     Attributes
     ----------
     loss
-        A key of `spnb.training.losses.LOSSES`.
+        A key of `spnb.training.losses.LOSSES`, or `spnb.training.losses.OWN`.
     optimizer
         A key of `OPTIMIZERS`.
     learning_rate, weight_decay
@@ -53,7 +53,11 @@ class Recipe:
     recompute: bool
 
     def __post_init__(self) -> None:
-        for name, known in (("loss", LOSSES), ("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        for name, known in (
+            ("loss", (*LOSSES, OWN)),
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+        ):
             if getattr(self, name) not in known:
                 value = getattr(self, name)
                 raise OptionError(f"unknown {name} {value!r}: use {', '.join(known)}")

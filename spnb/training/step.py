@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -48,6 +48,8 @@ class Step:
         The largest number of micro-batches that it held at once.
     overlapped_sums
         Number of sums of gradients over ranks that began before the last pass ended.
+    metrics
+        Its shares of the plan's metrics, means over the batch, by their values' names.
     finite
         Whether the gradients of all ranks are finite; if not, parameters have no gradient.
     """
@@ -56,6 +58,7 @@ class Step:
     pieces: list[Piece]
     most_held: int
     overlapped_sums: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
     finite: bool = True
 
 
@@ -73,7 +76,8 @@ class TrainingWorker:
     transport
         Carries its messages.
     loss
-        Computes a piece's share of the loss.
+        Computes a piece's share of the loss; None if the plan computes it: its first output is
+        then the mean over a micro-batch, and the others are metrics.
     schedule
         A key of `spnb.ir.schedule.SCHEDULES`.
     recompute
@@ -96,7 +100,7 @@ class TrainingWorker:
         weights: Mapping[str, torch.Tensor],
         trained: Collection[str],
         transport: Transport,
-        loss: Loss,
+        loss: Loss | None,
         schedule: str = "1f1b",
         recompute: bool = False,
         device: torch.device = CPU,
@@ -173,7 +177,14 @@ class TrainingWorker:
         reducer.finish()
         finite = self._set_gradients(reducer.sums)
         self.transport.flush()
-        return Step(passes.loss, passes.pieces, passes.most_held, overlapped_sums, finite)
+        return Step(
+            loss=passes.loss,
+            pieces=passes.pieces,
+            most_held=passes.most_held,
+            overlapped_sums=overlapped_sums,
+            metrics=passes.metrics,
+            finite=finite,
+        )
 
     def _weights_of_step(self) -> StepWeights:
         return StepWeights.of(
@@ -229,8 +240,9 @@ class _Passes:
         self.sizes = worker.rank_plan.micro_batch_sizes
         self.tapes = worker._tapes
         self.loss, self.most_held = 0.0, 0
+        self.metrics: dict[str, float] = {}
         self.pieces: list[Piece] = []
-        self._output_gradients: dict[int, list[torch.Tensor]] = {}
+        self._output_gradients: dict[int, list[torch.Tensor | None]] = {}
 
     def forward(self, stage: PipelineStage, micro_batch: int) -> None:
         """Run a micro-batch forward, and add its share of the loss."""
@@ -246,7 +258,8 @@ class _Passes:
         )
         with self._dropout(micro_batch):
             tape.forward(self.read, partial(self._record_stats, stage, micro_batch))
-        shares = [self._share(piece) for piece in tape.pieces]
+        of_batch = self.sizes[micro_batch] / sum(self.sizes)
+        shares = [self._share(piece, of_batch) for piece in tape.pieces]
         self.loss += sum(share for share, _ in shares)
         self._output_gradients[micro_batch] = [gradient for _, gradient in shares]
         self.pieces += tape.pieces
@@ -279,15 +292,30 @@ class _Passes:
         if self.worker.rank_plan.replicas.overlapped:
             self.reducer.mark_ready(self.worker.complete_after.get((index, step), ()))
 
-    def _share(self, piece: Piece) -> tuple[float, torch.Tensor]:
-        """A piece's share of the loss, and the gradient of that share."""
+    def _share(self, piece: Piece, of_batch: float) -> tuple[float, torch.Tensor | None]:
+        """A piece's share of the loss, and the gradient of that share.
+
+        Of a loss that the plan computes, a micro-batch's share is that of its images.
+        """
         worker = self.worker
+        if worker.loss is None:
+            return self._share_of_plan(piece, of_batch)
         output = piece.tensor.detach()
         output = (output.float() if output.dtype in HALVES else output).requires_grad_()
         with torch.enable_grad():
             shape = worker.rank_plan.outputs[piece.value]
             share = worker.loss(output, self.wanted(piece.value, piece.region), shape)
         (gradient,) = torch.autograd.grad(share, output)
-        if worker.loss_scale is not None:
-            gradient = gradient * worker.loss_scale.factor
-        return float(share.detach()), gradient.to(piece.tensor.dtype)
+        return float(share.detach()), self._scaled(gradient).to(piece.tensor.dtype)
+
+    def _share_of_plan(self, piece: Piece, of_batch: float) -> tuple[float, torch.Tensor | None]:
+        number = float(piece.tensor.sum()) * of_batch
+        if piece.value != next(iter(self.worker.rank_plan.outputs)):
+            self.metrics[piece.value] = self.metrics.get(piece.value, 0.0) + number
+            return 0.0, None
+        return number, self._scaled(torch.full_like(piece.tensor, of_batch))
+
+    def _scaled(self, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient of an output, in fp16 with the scale of the loss."""
+        scale = self.worker.loss_scale
+        return gradient if scale is None else gradient * scale.factor

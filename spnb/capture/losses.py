@@ -1,0 +1,222 @@
+"""A loss of the user's own, captured as the last operators of the network.
+
+Tiles compute a loss as they compute the network: each tile its own positions, and sums over all of
+them are merged.  So any loss that PyTorch's operators express is exact on tiles, whatever it
+divides by: class weights, ignored positions, the overlap of a Dice loss.  Targets are inputs::
+
+    image ── network ── output ──┐
+                                 loss ── one number, and the metrics
+    targets ─────────────────────┘
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import CaptureError
+from ..ir.axes import Axes, dim
+from ..ir.graph import Graph
+from ..ir.node import Node, Ref, Weight, map_leaves
+from ..kernels.half_conv import HALVES
+from .export import capture_calls
+
+LossFunction = Callable[[Any, Any], torch.Tensor]
+"""Takes what a network returns, and its target."""
+
+
+@dataclass(frozen=True)
+class TargetShape:
+    """Shape and type of a target of a whole batch."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def axes(self, rank: int) -> Axes:
+        """Where the axes of the image lie in the target.
+
+        A target of ``(batch, channels, *spatial)`` lies on the image, and so does one without
+        channels, such as a class for each pixel.  Of others, the first dimension is the batch.
+
+        >>> TargetShape((2, 8, 9), torch.int64).axes(rank=3)
+        Axes(batch 2 | axis1 8 | axis2 9)
+        """
+        positions = len(self.shape) == rank and (rank > 2 or not self.dtype.is_floating_point)
+        if not positions:
+            return Axes.image(self.shape, rank)
+        return Axes(tuple(dim(n, axis) for axis, n in enumerate(self.shape)), rank)
+
+
+@dataclass(frozen=True)
+class OwnLoss:
+    """A loss and metrics as functions of a network's outputs and of targets.
+
+    Attributes
+    ----------
+    function
+        The loss: a number, or one for each image or position, of which the mean is taken.
+    targets
+        The targets.
+    several
+        Whether the functions take the targets as a tuple, though it may have one item.
+    metrics
+        By name, further functions; no gradient goes through them.
+    """
+
+    function: LossFunction
+    targets: tuple[TargetShape, ...]
+    several: bool = False
+    metrics: Mapping[str, LossFunction] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The function's name, or its class."""
+        return getattr(self.function, "__name__", None) or type(self.function).__name__
+
+    def with_images(self, count: int) -> OwnLoss:
+        """The same loss of another number of images."""
+        targets = [TargetShape((count, *each.shape[1:]), each.dtype) for each in self.targets]
+        return OwnLoss(self.function, tuple(targets), self.several, self.metrics)
+
+
+def _precise(tensor: torch.Tensor) -> torch.Tensor:
+    """A value in fp32 if it is in half precision, in which a loss would be coarse."""
+    return tensor.float() if tensor.dtype in HALVES else tensor
+
+
+def _ready(function: LossFunction, exact: torch.dtype) -> LossFunction:
+    """A loss in a floating type; a module's weights, such as those of classes, are cast."""
+    if not isinstance(function, nn.Module):
+        return function
+    if trained := [name for name, each in function.named_parameters() if each.requires_grad]:
+        raise CaptureError(
+            f"the loss {type(function).__name__} has parameters to train ({trained[0]}): make it a"
+            " part of the network, which returns it, or freeze them"
+        )
+    return copy.deepcopy(function).to(exact).forward
+
+
+def _number(value: Any, function: LossFunction) -> torch.Tensor:
+    """The loss as one number: the mean of losses of images or positions."""
+    if not isinstance(value, torch.Tensor):
+        raise CaptureError(
+            f"the loss {getattr(function, '__name__', function)} returns a {type(value).__name__},"
+            " not a tensor"
+        )
+    value = value if value.is_floating_point() else value.float()
+    return value.mean() if value.ndim else value
+
+
+class _LossModule(nn.Module):
+    """Computes a loss and its metrics from the outputs of a network, leaf by leaf, and targets."""
+
+    def __init__(self, graph: Graph, loss: OwnLoss):
+        super().__init__()
+        self.graph, self.loss = graph, loss
+        exact = torch.float32 if graph.dtype in HALVES else graph.dtype
+        functions = (loss.function, *loss.metrics.values())
+        self.functions = [_ready(each, exact) for each in functions]
+
+    def forward(self, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        count = len(self.graph.outputs)
+        values = zip(self.graph.outputs, map(_precise, given[:count]), strict=True)
+        output, targets = self.graph.pack(dict(values), {}), given[count:]
+        target = targets if self.loss.several else targets[0]
+        return tuple(_number(each(output, target), each) for each in self.functions)
+
+
+def with_loss(graph: Graph, loss: OwnLoss) -> Graph:
+    """Return a network's graph with a loss after it.
+
+    Parameters
+    ----------
+    graph
+        The network, captured for training.
+    loss
+        The loss.
+
+    Returns
+    -------
+    Graph
+        It takes the targets as further inputs, and returns the loss and the metrics.
+
+    Raises
+    ------
+    CaptureError
+        If the loss cannot be captured.
+    """
+    if not all(isinstance(leaf, Ref) for leaf in graph.returned):
+        raise CaptureError("the network returns what is no tensor that it computes: a loss cannot")
+    rank = next(iter(graph.inputs.values())).rank
+    outputs = [(graph.axes[value], graph.dtype_of(value)) for value in graph.outputs]
+    targets = [(each.axes(rank), each.dtype) for each in loss.targets]
+    found = capture_calls(_LossModule(graph, loss), [*outputs, *targets], graph.dtype)
+    given = dict(zip(found.inputs, graph.outputs, strict=False))
+    kept = list(found.inputs)[len(outputs) :]
+    return _joined(graph, found, given, dict(zip(kept, loss.targets, strict=True)))
+
+
+def _joined(
+    graph: Graph, loss: Graph, given: Mapping[str, str], targets: Mapping[str, TargetShape]
+) -> Graph:
+    """The calls of a network and of a loss as one graph; the names of the loss's are changed."""
+
+    def renamed(leaf: Any) -> Any:
+        if isinstance(leaf, Ref):
+            return Ref(given.get(leaf.value, f"loss.{leaf.value}"))
+        return Weight(_own(leaf.name), leaf.shape, leaf.alike) if isinstance(leaf, Weight) else leaf
+
+    def of_loss(node: Node) -> Node:
+        args = {name: map_leaves(renamed, arg) for name, arg in node.args.items()}
+        return replace(node, name=f"loss.{node.name}", args=args, path=node.path or "loss")
+
+    nodes = tuple(map(of_loss, loss.nodes))
+    *blocks, last = graph.blocks
+    return replace(
+        graph,
+        inputs={**graph.inputs, **{f"loss.{name}": loss.inputs[name] for name in targets}},
+        nodes=(*graph.nodes, *nodes),
+        returned=tuple(map(renamed, loss.returned)),
+        structure=loss.structure,
+        blocks=(*blocks, replace(last, stop=last.stop + len(nodes))),
+        constants=(*graph.constants, *map(of_loss, loss.constants)),
+        literals={**graph.literals, **{_own(n): tensor for n, tensor in loss.literals.items()}},
+        target_types={f"loss.{name}": each.dtype for name, each in targets.items()},
+        loss_calls=frozenset(node.name for node in nodes),
+    )
+
+
+def _own(name: str) -> str:
+    """The name of a constant of a loss in the graph of a network with it."""
+    return f"=loss.{name.removeprefix('=')}"
+
+
+def refuse_sizes(graph: Graph, smaller: Graph) -> None:
+    """Refuse a loss that computes with the number of images in the batch.
+
+    A micro-batch has fewer; a loss that divides by the batch would be wrong there.
+
+    Parameters
+    ----------
+    graph, smaller
+        The network with the loss, captured for a batch and for a micro-batch.
+
+    Raises
+    ------
+    CaptureError
+        Naming the call, with both numbers.
+    """
+    calls = [[n for n in each.nodes if n.name in each.loss_calls] for each in (graph, smaller)]
+    for one, other in zip(*calls, strict=True):
+        for name, value in one.args.items():
+            found = other.args.get(name)
+            if isinstance(value, (int, float)) and value != found:
+                raise CaptureError(
+                    f"{one.label} of the loss computes with the number of images: {name} is {value}"
+                    f" for a batch, and {found} for a micro-batch: use a mean, or parts=1"
+                )
