@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import copy
 import io
-import logging
-import re
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from typing import Any
 
 import torch
@@ -25,14 +22,14 @@ from ..errors import CaptureError
 from ..ir.axes import Axes
 from ..ir.graph import Graph
 from ..ir.module_state import set_training_modes
-from ..ir.region import shape_text
 from ..kernels.compat import FakeTensorMode, transforms_undone
 from ..kernels.gpu_autocast import gpu_autocast_recorded
 from .autograd import as_trained, detaching, refuse_averages_of_all
 from .decompose import Table, taken_apart
 from .in_place import WritesIntoView
+from .messages import first_line, quiet_log
 from .regions import has_transforms
-from .sizes import nearest_size
+from .sizes import resized, size_advice
 from .states import Passes
 from .translate import graph_of
 
@@ -115,13 +112,13 @@ def capture(
 
         def works(size: Sequence[int]) -> bool:
             old = tuple((*positional, *named.values())[0][2:])
-            args = [empty(_resized(shape, old, size), dtype) for shape in positional]
-            kwargs = {n: empty(_resized(shape, old, size), dtype) for n, shape in named.items()}
+            args = [empty(resized(shape, old, size), dtype) for shape in positional]
+            kwargs = {n: empty(resized(shape, old, size), dtype) for n, shape in named.items()}
             return _runs(fake, args, kwargs, mode)
 
         raise CaptureError(
             f"{type(module).__name__} cannot run or be captured at input shape {given}:"
-            f" {first_line(error)}{_size_advice((*positional, *named.values())[0], works)}"
+            f" {first_line(error)}{size_advice((*positional, *named.values())[0], works)}"
         ) from error
     graph = _read(program, fake, dtype, training)
     passes.refuse_counters(program, exported)
@@ -233,18 +230,6 @@ def _runs(
     return True
 
 
-def _resized(shape: Sequence[int], old: Sequence[int], new: Sequence[int]) -> tuple[int, ...]:
-    """The shape of an input, with another size if it has the image's."""
-    return (*shape[:2], *new) if tuple(shape[2:]) == tuple(old) else tuple(shape)
-
-
-def _size_advice(shape: Sequence[int], works: Callable[[Sequence[int]], bool]) -> str:
-    """In words, the nearest image size at which the network runs; empty where none was found."""
-    size = list(shape[2:])
-    found = None if not size or works(size) else nearest_size(size, works)
-    return f"; the nearest image size that works is {shape_text(found)}" if found else ""
-
-
 def _arguments(shapes: Shapes) -> tuple[list[Sequence[int]], dict[str, Sequence[int]]]:
     """Shapes of the inputs that are given by position, and of those given by name."""
     if isinstance(shapes, Mapping):
@@ -273,42 +258,6 @@ def _exported(
         program = torch.export.export(module, positional, named, strict=False)
     sys.stderr.write(printed.getvalue())
     return program
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error, with a way out where one is known."""
-    text = str(error).strip()
-    first = text.splitlines()[0] if text else repr(error)
-    inner = re.search(r"got \w+\([\"'](.+?)[\"']\)", text) or re.search(r"Explanation: (.+)", text)
-    if inner and len(text.splitlines()) > 1:  # of PyTorch's compiler, which is told of at length
-        first = f"{first.rstrip('.')}: {inner[1].rstrip(':')}"
-    if kind := re.search(r"Found <class '(.+?)'> in output", text):
-        return (
-            f"it returns a {kind[1]}, of which PyTorch does not know the tensors: return tensors,"
-            " tuples, lists or dicts, or register the class with torch.export.register_dataclass"
-        )
-    if type(error).__name__ == "DataDependentOutputException":  # its text is an operator's name
-        first = f"data-dependent: {first}"
-    if "data-dependent" not in first:
-        return first
-    return (
-        "its forward decides by the values of a tensor (if, float(), int(), math), so two images"
-        f" may take different ways through it: use torch.where or torch.cond, or .item() for a"
-        f" number, or decide outside ({first})"
-    )
-
-
-@contextmanager
-def quiet_log() -> Iterator[None]:
-    """Keep PyTorch's own messages out of the log: what is wrong is said in one line."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Pred is a Python constant")  # one branch is taken
-            yield
-    finally:
-        logging.disable(before)
 
 
 def rebuilt(module: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]) -> nn.Module:

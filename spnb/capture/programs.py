@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import CaptureError, OptionError
 from ..kernels.compat import script_converter, transforms_undone
-from .export import first_line, quiet_log
+from .messages import first_line, quiet_log
 
 Size = int | None
 """The size of a dimension; None where a program takes any."""

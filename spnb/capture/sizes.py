@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ..ir.region import shape_text
+
 MULTIPLES = (
     *(2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64),
     *(80, 96, 112, 128, 160, 192, 224, 256),
@@ -51,3 +53,32 @@ def nearest_size(size: Sequence[int], works: Callable[[Sequence[int]], bool]) ->
             return candidate
         tried.add(tuple(candidate))
     return None
+
+
+def resized(shape: Sequence[int], old: Sequence[int], new: Sequence[int]) -> tuple[int, ...]:
+    """The shape of an input, with another size if it has the image's.
+
+    >>> resized((1, 3, 8, 9), old=(8, 9), new=(16, 16)), resized((1, 7), old=(8, 9), new=(16, 16))
+    ((1, 3, 16, 16), (1, 7))
+    """
+    return (*shape[:2], *new) if tuple(shape[2:]) == tuple(old) else tuple(shape)
+
+
+def size_advice(shape: Sequence[int], works: Callable[[Sequence[int]], bool]) -> str:
+    """In words, the nearest image size at which a network runs; empty where none was found.
+
+    Parameters
+    ----------
+    shape
+        Of the image, ``(batch, channels, *spatial)``.
+    works
+        Whether the network runs at a size.
+
+    Examples
+    --------
+    >>> size_advice((1, 3, 97, 133), lambda size: all(n % 16 == 0 for n in size))
+    '; the nearest image size that works is 96×128'
+    """
+    size = list(shape[2:])
+    found = None if not size or works(size) else nearest_size(size, works)
+    return f"; the nearest image size that works is {shape_text(found)}" if found else ""

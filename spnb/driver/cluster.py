@@ -95,8 +95,7 @@ class Cluster(Shown, Session):
         progress: bool = True,
     ):
         super().__init__(plan)
-        self.deadline, self.progress = deadline, progress
-        self._failed = False
+        self.deadline, self.progress, self._failed = deadline, progress, False
         self._offered: Client | None = None  # the client that the notebook's variable `rc` holds
         bar = Bar(progress)
         self.engines = Engines(plan.num_ranks, timeout=timeout, on_progress=bar.show)
@@ -112,8 +111,6 @@ class Cluster(Shown, Session):
             raise
         finally:
             bar.close()
-
-    # --- the user's side --------------------------------------------------------------------
 
     @property
     def client(self) -> Client | None:
@@ -187,8 +184,6 @@ class Cluster(Shown, Session):
             return Card("Cluster: stopped")
         return cluster_card(self.plan, self.engines.hosts, self.engines.alive)
 
-    # --- how it reaches them ----------------------------------------------------------------
-
     def _prepare(self) -> None:
         token = self.scratch / "token"
         token.touch()
@@ -244,14 +239,14 @@ class Cluster(Shown, Session):
         Returns
         -------
         list of Examples
-            The examples in rank order, with the files of this host, or, on hosts that do not see
-            them, with the regions that the rank needs.
+            In rank order, with the files of this host, or with the regions that the rank needs.
         """
         images = self.sources.resident(examples.source)
         if self.shares_files:
             examples = examples.filed(self.scratch)
-        inputs = self.plan.graph.inputs.keys() - self.plan.graph.target_types.keys()
-        return examples_for_ranks(examples, images, inputs, self._rank_plans, self.shares_files)
+        return examples_for_ranks(
+            examples, images, self.plan.graph, self._rank_plans, self.shares_files
+        )
 
     def train_epoch(self, shares: Sequence[Examples], epoch: int) -> list[EpochReport]:
         """Train on all examples once, with a bar; `train` calls it for each epoch.
@@ -286,7 +281,6 @@ class Cluster(Shown, Session):
             for piece in pieces:
                 if piece.value == value:
                     store.write(piece.region, piece.tensor)
-        return None
 
     def _recover(self, plan: JobPlan | None = None) -> None:
         backend = (plan or self.plan).job.backend

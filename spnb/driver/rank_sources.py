@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..io.examples import Examples, Unread
 from ..io.sources import HeldSource, Source
 from ..io.tensors import numpy_floats
+from ..ir.graph import Graph
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 
@@ -44,7 +45,7 @@ def sources_for_rank(
 def examples_for_ranks(
     examples: Examples,
     images: Source,
-    inputs: Collection[str],
+    graph: Graph,
     rank_plans: Sequence[RankPlan],
     sees_files: bool,
 ) -> list[Examples]:
@@ -56,8 +57,8 @@ def examples_for_ranks(
         The targets, and the order of the examples.
     images
         The images.
-    inputs
-        Names of the network's inputs.
+    graph
+        The network; a loss in it has targets as inputs, which are no images.
     rank_plans
         The share of each rank.
     sees_files
@@ -69,8 +70,9 @@ def examples_for_ranks(
         In rank order; a rank that reads no image has the targets only.
     """
     shares = []
+    inputs = {name: images for name in graph.inputs if name not in graph.target_types}
     for rank_plan in rank_plans:
-        seen = sources_for_rank(dict.fromkeys(inputs, images), rank_plan, sees_files)
+        seen = sources_for_rank(inputs, rank_plan, sees_files)
         own = next(iter(seen.values()), Unread(examples.images.shape))
         shares.append(replace(examples, images=own))
     return shares

@@ -7,37 +7,25 @@ engines, and `spnb.driver.mpi_launch` has the processes that ``mpiexec`` started
 from __future__ import annotations
 
 import itertools
-import shutil
-import tempfile
 import time
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from torch import nn
-
 from ..capture.losses import LossFunction
-from ..engine.service import Call, RankService
-from ..io.examples import Examples
-from ..io.resident import ResidentSources
 from ..io.sources import NOT_GIVEN
 from ..job.job_plan import JobPlan
-from ..training.epoch import OptimizerState
-from ..training.loss_scale import LossScale
-from ..training.recipe import Recipe
-from .rank_calls import RankCalls
+from .rank_loading import RankLoading
 from .result import Result
-from .training_loop import TrainingState, train
+from .training_loop import train
 from .training_result import Training
-from .weight_files import weight_names, weights_hash, write_weight_file
+from .training_state import TrainingState
 
 T = TypeVar("T")
 
 
-class Session(RankCalls):
+class Session(RankLoading):
     """A loaded plan, and ranks that can run it.
 
     Weights and images are prepared here, so that each rank receives its own share only.
@@ -67,16 +55,10 @@ class Session(RankCalls):
     progress = True  # whether bars are shown
 
     def __init__(self, plan: JobPlan):
-        plan.build_module()  # refuses a bad checkpoint before any rank starts
-        self.scratch = Path(tempfile.mkdtemp(prefix="spnb-"))
-        self._clean = weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
-        self.sources = ResidentSources(self.scratch)
+        super().__init__(plan)
         self._runs = itertools.count()
         self._released: list[int] = []  # runs with results that were deleted
-        self._loaded_weights: int | None = None  # hash of the weights that the ranks have
-        self._loaded_plan: JobPlan | None = None  # the plan that the ranks have
         self.held: TrainingState | None = None
-        self.plan = plan
 
     def load(self, plan: JobPlan) -> None:
         """Load a plan: every rank receives its share and its stage's weights.
@@ -100,19 +82,6 @@ class Session(RankCalls):
             self._say(f"{plan.job.name} begins with the weights of {plan.weights_origin}")
         self._load_weights(plan, plan.module)
         self.held = None
-
-    def _load_weights(self, plan: JobPlan, module: nn.Module) -> None:
-        """Load a plan with the weights of a module."""
-        stages_of = [plan.stages_on(rank) for rank in range(plan.num_ranks)]
-        files = {
-            stages: write_weight_file(plan, module, stages, self.scratch)
-            for stages in dict.fromkeys(stages_of)
-        }
-        self._load(
-            plan, [(plan.rank_plan(rank), files[stages]) for rank, stages in enumerate(stages_of)]
-        )
-        self.plan = self._loaded_plan = plan
-        self._loaded_weights = weights_hash(module)
 
     def infer(self, image: Any = NOT_GIVEN, *, resize: bool | None = None) -> Result:
         """Run the network on an image.
@@ -228,73 +197,9 @@ class Session(RankCalls):
         self.plan.refuse_if_outdated()
         return train(self, images, targets, loss=loss, metrics=metrics, say=self._say)
 
-    def _follow_network(self) -> None:
-        """Load the weights again if they changed since; refuse other layers and settings."""
-        self.plan.refuse_if_outdated()
-        if self._loaded_weights != weights_hash(self.plan.module):
-            self._say(f"the weights of {self.plan.job.name} changed: loading them again")
-            self._load_weights(self.plan, self.plan.module)
-
     def _say(self, text: str) -> None:
         if self.progress:
             print(text, flush=True)
-
-    def begin_training(
-        self,
-        module: nn.Module,
-        trained: Sequence[str],
-        recipe: Recipe,
-        optimizer_state: OptimizerState,
-        num_workers: int = 0,
-        loss_scale: LossScale | None = None,
-    ) -> None:
-        """Make every rank ready to train; `train` calls it before the first epoch.
-
-        Parameters
-        ----------
-        module
-            The network with the weights to begin with.
-        trained
-            Names of the parameters that are trained.
-        recipe
-            Loss, optimizer, learning rates and schedule.
-        optimizer_state
-            The optimizer's state by parameter, at the end of an earlier epoch; each rank receives
-            that of its own parameters.
-        num_workers
-            Threads of each rank that read the next batch.
-        loss_scale
-            The scale of the loss at the end of an earlier epoch, in fp16.
-        """
-        known = self._loaded_plan is self.plan and self._loaded_weights is not None
-        if not known or self._loaded_weights != weights_hash(module):
-            self._load_weights(self.plan, module)
-        self._loaded_weights = None  # training changes the weights on the ranks
-        calls = []
-        for rank in range(self.plan.num_ranks):
-            names = weight_names(self.plan, self.plan.stages_on(rank))
-            own = [name for name in names if name in set(trained)]
-            state = {name: optimizer_state[name] for name in own if name in optimizer_state}
-            calls.append(
-                Call.to(RankService.begin_training, own, recipe, state, num_workers, loss_scale)
-            )
-        self._ask(calls)
-
-    def share(self, examples: Examples) -> list[Examples]:
-        """Prepare examples for the ranks; an image in memory is written to a file once.
-
-        Parameters
-        ----------
-        examples
-            Images and targets.
-
-        Returns
-        -------
-        list of Examples
-            The examples in a form that each rank can read, in rank order.
-        """
-        source = self.sources.resident(examples.source)
-        return [replace(examples, images=source)] * self.plan.num_ranks
 
     @property
     def stopped(self) -> bool:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -19,7 +18,6 @@ from ..engine.service import RankWeights
 from ..io.examples import Examples
 from ..io.sources import NOT_GIVEN, SyntheticSource
 from ..ir import weights
-from ..ir.module_state import hash_of
 from ..job import checkpoint_io
 from ..job.job_plan import JobPlan
 from ..training.epoch import EpochReport, OptimizerState
@@ -29,22 +27,7 @@ from ..training.recipe import Recipe
 from .checkpoint import Checkpoint
 from .training_examples import examples_for_loss, examples_of, loss_of
 from .training_result import Training
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """What ranks hold of a training: its state after the last whole epoch, and its aim.
-
-    Attributes
-    ----------
-    checkpoint
-        Weights, optimizer and history.
-    until
-        Number of epochs at which the training ends; more than are done if it was interrupted.
-    """
-
-    checkpoint: Checkpoint
-    until: int
+from .training_state import TrainingState, data_of, recipe_for, resumed
 
 
 class TrainableRanks(Protocol):
@@ -242,72 +225,6 @@ class _TrainingLoop:
             recipe=vars(self.recipe),
             data=data_of(self.plan, self.examples),
         )
-
-
-def recipe_for(plan: JobPlan, examples: Examples, loss: str | None = None) -> Recipe:
-    """How a plan is trained on examples.
-
-    Parameters
-    ----------
-    plan
-        The plan.
-    examples
-        Images and targets.
-    loss
-        Name of a loss; by default cross entropy for class numbers, and squares for others.
-
-    Raises
-    ------
-    ValueError
-        If the loss does not go with the targets.
-    """
-    integers = examples.known_targets.dtype.kind == "i"
-    loss = loss or ("cross_entropy" if integers else "mse")
-    if integers != (loss == "cross_entropy"):
-        kind = "class numbers" if integers else "numbers like the output"
-        raise ValueError(f"the loss {loss} does not go with targets that are {kind}")
-    return plan.job.recipe(loss)
-
-
-def data_of(plan: JobPlan, examples: Examples) -> dict[str, int]:
-    """What tells one data set, and its batches, from another; it is kept in a checkpoint."""
-    targets = torch.from_numpy(np.array(examples.known_targets))
-    count = len(examples)
-    return {"batch_size": plan.job.batch_size, "examples": count, "targets": hash_of([targets])}
-
-
-def resumed(
-    plan: JobPlan, examples: Examples, recipe: Recipe, say: Callable[[str], None]
-) -> Checkpoint:
-    """The state to begin with: that of the job's checkpoint file, or the job's weights.
-
-    Parameters
-    ----------
-    plan
-        The plan.
-    examples
-        What it is trained on.
-    recipe
-        How it is trained.
-    say
-        Prints a line: where the state is from.
-
-    Raises
-    ------
-    WeightsError
-        If the file was not written by a training, or by one that cannot be continued.
-    """
-    path = None if plan.job.checkpoint is None else Path(plan.job.checkpoint)
-    if path is None or not path.exists():
-        say(f"training begins with the weights of {plan.weights_origin}")
-        return Checkpoint(plan.module.state_dict())
-    begun, total = Checkpoint.read(path), plan.job.num_epochs
-    changes = begun.differences(recipe, data_of(plan, examples), path)
-    enough = "" if begun.epoch < total else ": give a larger num_epochs to go on"
-    say(f"training continues from {path}: {begun.epoch} of {total} epochs are done{enough}")
-    for change in changes:
-        say(f"{path.name}: {change}")
-    return begun
 
 
 def _begun(

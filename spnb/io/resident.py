@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .datasets import Normalized, Scaled
+from .prepared import Normalized, Scaled
 from .sources import ArraySource, FileSource, Repeated, Source
 
 

@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
-from pathlib import Path
-
-import torch
-from torch import nn
 
 from ..capture.losses import OwnLoss, refuse_sizes, with_loss
 from ..errors import PlanError
@@ -16,7 +12,6 @@ from ..ir.graph import Graph
 from ..ir.rank_plan import RankPlan
 from ..ir.region import in_patches
 from ..ir.schedule import micro_batches
-from ..kernels.half_conv import HALVES
 from ..planner.balance import stage_blocks
 from .job import Job
 from .options import LeftOut
@@ -28,10 +23,11 @@ from .plan_refusals import (
     refuse_small_images,
     require_statistics,
 )
+from .plan_weights import PlanWeights
 from .validation import check_training
 
 
-class JobPlan(PlanPictures, PlanFigures):
+class JobPlan(PlanPictures, PlanFigures, PlanWeights):
     """The plan of a job: stages, tiles, transfers and every rank's program.
 
     A plan starts nothing and holds no weights until `module` is read.  `spnb.plan` makes it.
@@ -247,67 +243,6 @@ class JobPlan(PlanPictures, PlanFigures):
         changed = JobPlan(self.job.replace(batch_size=LeftOut(count)), self.training)
         changed._change = self._change
         return changed
-
-    @property
-    def module(self) -> nn.Module:
-        """The network with the weights of the job, in evaluation mode.
-
-        Raises
-        ------
-        WeightsError
-            If the checkpoint or the factory cannot be used.
-        """
-        return self.job.network.module(self.weights_dtype, self.weights_file)
-
-    def build_module(self) -> None:
-        """Build `module` now, so that a bad checkpoint is refused before ranks start.
-
-        Raises
-        ------
-        WeightsError
-            If the checkpoint or the factory cannot be used.
-
-        Examples
-        --------
-        >>> plan(Job("resnet20_v1", image_size=64, batch_size=1)).build_module()
-        """
-        self.job.network.module(self.weights_dtype, self.weights_file)
-
-    @property
-    def weights_dtype(self) -> torch.dtype | None:
-        """Floating type of the weights; ``None`` if they keep types of their own.
-
-        Training in half precision has its weights in fp32.
-        """
-        half = self.training and self.job.dtype in HALVES
-        return torch.float32 if half else self.job.weights_dtype
-
-    @property
-    def weights_file(self) -> Path | None:
-        """The file that weights are read from.
-
-        A plan for training needs no checkpoint that exists already; without one, it begins with the
-        file ``weights``, if the job names it.
-        """
-        return self._job_of_weights.weights_file
-
-    @property
-    def weights_origin(self) -> str:
-        """Where the weights come from, in words: a file, a seed or the module.
-
-        Examples
-        --------
-        >>> plan(Job("resnet20_v1", image_size=64, batch_size=1)).weights_origin
-        'seed 0'
-        """
-        return self._job_of_weights.weights_origin
-
-    @property
-    def _job_of_weights(self) -> Job:
-        """The job, without a checkpoint that training has yet to write."""
-        file = self.job.checkpoint
-        unwritten = self.training and file is not None and not Path(file).exists()
-        return self.job.replace(checkpoint=None) if unwritten else self.job
 
 
 def _with_loss(graph: Graph, loss: OwnLoss, job: Job) -> Graph:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -12,11 +12,10 @@ import torch
 
 from ..ir.node import Node
 from ..ir.rank_plan import RankPlan
-from ..ir.region import Region
 from ..ir.schedule import SCHEDULES, in_turns
 from ..ir.tags import OVERFLOW
 from ..kernels.devices import CPU, computing_on
-from ..kernels.half_conv import HALVES, convolving
+from ..kernels.half_conv import convolving
 from ..rules.dropout import noise
 from ..runtime.pipeline_stage import PipelineStage, pipeline_stages_of, turns_in
 from ..runtime.state import Piece, Read
@@ -24,14 +23,12 @@ from ..runtime.worker import share_failures
 from ..transport import Transport
 from ..transport.allreduce import AllReduce
 from .loss_scale import LossScale
+from .loss_shares import LossShares, Wanted
 from .losses import Loss
 from .reducer import Reducer, buckets_of, completed_by_step
 from .running_stats import RunningStats
 from .step_weights import StepWeights
 from .tape import Tape
-
-Wanted = Callable[[str, Region], torch.Tensor]
-"""Gives the targets of an output, by its name, for a region of the whole batch."""
 
 
 @dataclass(frozen=True)
@@ -178,11 +175,11 @@ class TrainingWorker:
         finite = self._set_gradients(reducer.sums)
         self.transport.flush()
         return Step(
-            loss=passes.loss,
+            loss=passes.shares.loss,
             pieces=passes.pieces,
             most_held=passes.most_held,
             overlapped_sums=overlapped_sums,
-            metrics=passes.metrics,
+            metrics=passes.shares.metrics,
             finite=finite,
         )
 
@@ -236,11 +233,11 @@ class _Passes:
         seed: int,
     ):
         self.worker, self.weights, self.reducer = worker, weights, reducer
-        self.read, self.wanted, self.seed = read, wanted, seed
+        self.read, self.seed = read, seed
+        self.shares = LossShares(worker.loss, worker.rank_plan.outputs, wanted, worker.loss_scale)
         self.sizes = worker.rank_plan.micro_batch_sizes
         self.tapes = worker._tapes
-        self.loss, self.most_held = 0.0, 0
-        self.metrics: dict[str, float] = {}
+        self.most_held = 0
         self.pieces: list[Piece] = []
         self._output_gradients: dict[int, list[torch.Tensor | None]] = {}
 
@@ -259,9 +256,8 @@ class _Passes:
         with self._dropout(micro_batch):
             tape.forward(self.read, partial(self._record_stats, stage, micro_batch))
         of_batch = self.sizes[micro_batch] / sum(self.sizes)
-        shares = [self._share(piece, of_batch) for piece in tape.pieces]
-        self.loss += sum(share for share, _ in shares)
-        self._output_gradients[micro_batch] = [gradient for _, gradient in shares]
+        gradients = [self.shares.gradient_of(piece, of_batch) for piece in tape.pieces]
+        self._output_gradients[micro_batch] = gradients
         self.pieces += tape.pieces
         self.most_held = max(self.most_held, len(self.tapes))
 
@@ -291,31 +287,3 @@ class _Passes:
         """After a step of a backward pass, begin the sums over ranks that it completes."""
         if self.worker.rank_plan.replicas.overlapped:
             self.reducer.mark_ready(self.worker.complete_after.get((index, step), ()))
-
-    def _share(self, piece: Piece, of_batch: float) -> tuple[float, torch.Tensor | None]:
-        """A piece's share of the loss, and the gradient of that share.
-
-        Of a loss that the plan computes, a micro-batch's share is that of its images.
-        """
-        worker = self.worker
-        if worker.loss is None:
-            return self._share_of_plan(piece, of_batch)
-        output = piece.tensor.detach()
-        output = (output.float() if output.dtype in HALVES else output).requires_grad_()
-        with torch.enable_grad():
-            shape = worker.rank_plan.outputs[piece.value]
-            share = worker.loss(output, self.wanted(piece.value, piece.region), shape)
-        (gradient,) = torch.autograd.grad(share, output)
-        return float(share.detach()), self._scaled(gradient).to(piece.tensor.dtype)
-
-    def _share_of_plan(self, piece: Piece, of_batch: float) -> tuple[float, torch.Tensor | None]:
-        number = float(piece.tensor.sum()) * of_batch
-        if piece.value != next(iter(self.worker.rank_plan.outputs)):
-            self.metrics[piece.value] = self.metrics.get(piece.value, 0.0) + number
-            return 0.0, None
-        return number, self._scaled(torch.full_like(piece.tensor, of_batch))
-
-    def _scaled(self, gradient: torch.Tensor) -> torch.Tensor:
-        """The gradient of an output, in fp16 with the scale of the loss."""
-        scale = self.worker.loss_scale
-        return gradient if scale is None else gradient * scale.factor

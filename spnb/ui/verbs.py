@@ -18,7 +18,7 @@ from ..driver.mpi_launch import MPIRanks, MPISession, run_launched
 from ..driver.result import Result
 from ..driver.session import Session
 from ..driver.training_examples import examples_of
-from ..driver.training_loop import recipe_for, resumed
+from ..driver.training_state import recipe_for, resumed
 from ..io.decoding import decoding_text
 from ..io.sources import NOT_GIVEN, Source
 from ..job import job_plan

@@ -15,9 +15,11 @@ from PIL import Image
 import spnb
 from spnb.driver.training_examples import examples_of
 from spnb.errors import DatasetError
-from spnb.io.datasets import Normalized, Pictures, Scaled, cifar10, decoded, image_folder
+from spnb.io.cifar import cifar10
 from spnb.io.examples import Ahead, Examples
+from spnb.io.image_folder import Pictures, image_folder
 from spnb.io.open import open_source
+from spnb.io.prepared import Normalized, Scaled, decoded
 from spnb.ir.region import Region
 from spnb.job.options import OptionError
 from spnb.job.parsing import NORMALIZATIONS

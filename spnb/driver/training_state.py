@@ -1,0 +1,98 @@
+"""Where a training begins: its recipe, and the weights and the optimizer's state to begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..io.examples import Examples
+from ..ir.module_state import hash_of
+from ..job.job_plan import JobPlan
+from ..training.recipe import Recipe
+from .checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What ranks hold of a training: its state after the last whole epoch, and its aim.
+
+    Attributes
+    ----------
+    checkpoint
+        Weights, optimizer and history.
+    until
+        Number of epochs at which the training ends; more than are done if it was interrupted.
+    """
+
+    checkpoint: Checkpoint
+    until: int
+
+
+def recipe_for(plan: JobPlan, examples: Examples, loss: str | None = None) -> Recipe:
+    """How a plan is trained on examples.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    examples
+        Images and targets.
+    loss
+        Name of a loss; by default cross entropy for class numbers, and squares for others.
+
+    Raises
+    ------
+    ValueError
+        If the loss does not go with the targets.
+    """
+    integers = examples.known_targets.dtype.kind == "i"
+    loss = loss or ("cross_entropy" if integers else "mse")
+    if integers != (loss == "cross_entropy"):
+        kind = "class numbers" if integers else "numbers like the output"
+        raise ValueError(f"the loss {loss} does not go with targets that are {kind}")
+    return plan.job.recipe(loss)
+
+
+def data_of(plan: JobPlan, examples: Examples) -> dict[str, int]:
+    """What tells one data set, and its batches, from another; it is kept in a checkpoint."""
+    targets = torch.from_numpy(np.array(examples.known_targets))
+    count = len(examples)
+    return {"batch_size": plan.job.batch_size, "examples": count, "targets": hash_of([targets])}
+
+
+def resumed(
+    plan: JobPlan, examples: Examples, recipe: Recipe, say: Callable[[str], None]
+) -> Checkpoint:
+    """The state to begin with: that of the job's checkpoint file, or the job's weights.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    examples
+        What it is trained on.
+    recipe
+        How it is trained.
+    say
+        Prints a line: where the state is from.
+
+    Raises
+    ------
+    WeightsError
+        If the file was not written by a training, or by one that cannot be continued.
+    """
+    path = None if plan.job.checkpoint is None else Path(plan.job.checkpoint)
+    if path is None or not path.exists():
+        say(f"training begins with the weights of {plan.weights_origin}")
+        return Checkpoint(plan.module.state_dict())
+    begun, total = Checkpoint.read(path), plan.job.num_epochs
+    changes = begun.differences(recipe, data_of(plan, examples), path)
+    enough = "" if begun.epoch < total else ": give a larger num_epochs to go on"
+    say(f"training continues from {path}: {begun.epoch} of {total} epochs are done{enough}")
+    for change in changes:
+        say(f"{path.name}: {change}")
+    return begun

@@ -1,0 +1,134 @@
+"""Images of a data set as a network takes them: scaled, normalized, decoded once."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DatasetError
+from ..ir.region import Region
+from .open import open_source
+from .sources import FileSource, Source
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """Images that are resized one by one when they are read."""
+
+    source: Source
+    size: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the images."""
+        return self.source.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(images, channels, *spatial)``."""
+        return (*self.source.shape[:2], *self.size)
+
+    def read(self, region: Region) -> np.ndarray:
+        """Read a region; see `spnb.io.sources.Source`."""
+        one, space = Region(((0, 1), *region.spans[1:])), Region.whole(self.source.shape[2:]).spans
+        found = []
+        for k in range(*region.spans[0]):
+            array = self.source.read(Region(((k, k + 1), *space)))
+            resized = open_source(array, channels=self.shape[1], size=self.size, resize=True)
+            found.append(resized.read(one))
+        return np.concatenate(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Normalized:
+    """Images with a mean subtracted, and divided by a standard deviation, channel by channel.
+
+    Attributes
+    ----------
+    source
+        The images.
+    mean, std
+        One number for all channels, or one for each.
+    """
+
+    source: Source
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
+            if len(numbers) not in (1, self.shape[1]):
+                raise DatasetError(
+                    f"normalize has a {name} of {len(numbers)} numbers, but images have"
+                    f" {self.shape[1]} channels: give one number, or one for each channel"
+                )
+
+    @property
+    def name(self) -> str:
+        """Name of the images."""
+        return self.source.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(images, channels, *spatial)``."""
+        return self.source.shape
+
+    def read(self, region: Region) -> np.ndarray:
+        """Read a region; see `spnb.io.sources.Source`."""
+        space = (1,) * (len(self.shape) - 2)
+        mean, std = (np.array(n, np.float32).reshape(-1, *space) for n in (self.mean, self.std))
+        return (self.source.read(region) - mean) / std
+
+
+def decoded(source: Source) -> Source:
+    """Return the same images, decoded and resized once, in a file that ranks read by region.
+
+    All images are decoded now, so that one that is damaged is found before a run.  If the file
+    would fill more than half of the free disk, there is none, and images are decoded whenever they
+    are read.
+
+    Parameters
+    ----------
+    source
+        Images that are decoded or resized one by one.
+
+    Returns
+    -------
+    Source
+        The file, which is removed with it; or the source itself.
+
+    Raises
+    ------
+    DatasetError
+        Naming an image that cannot be read.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="spnb-images-"))
+    remove = weakref.finalize(source, shutil.rmtree, folder, ignore_errors=True)
+    size = math.prod(source.shape) * np.dtype(np.float32).itemsize
+    fits = size < shutil.disk_usage(folder).free // 2
+    path = folder / "images.npy"
+    held = np.lib.format.open_memmap(path, "w+", np.float32, source.shape) if fits else None
+
+    def decode(number: int) -> None:
+        spans = ((number, number + 1), *Region.whole(source.shape[2:]).spans)
+        image = source.read(Region(spans))
+        if held is not None:
+            held[number] = image[0]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(decode, range(source.shape[0])):
+            pass  # raises the first error
+    if held is None:
+        return source
+    remove.detach()
+    file = FileSource(str(path), source.name)
+    weakref.finalize(file, shutil.rmtree, folder, ignore_errors=True)
+    return file
