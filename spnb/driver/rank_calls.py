@@ -92,7 +92,7 @@ class RankCalls(ABC):
         Returns
         -------
         list of RankWeights
-            For each of these ranks, its parameters and buffers by name, and the optimizer's state
-            by parameter.
+            For each of these ranks, its parameters and buffers by name, the optimizer's state by
+            parameter, and the progress of the optimizer's groups and of the scheduler.
         """
         return self._ask_some(ranks, Call.to(RankService.weights))

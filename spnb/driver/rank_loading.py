@@ -6,9 +6,10 @@ import shutil
 import tempfile
 import weakref
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -18,6 +19,7 @@ from ..io.resident import ResidentSources
 from ..job.job_plan import JobPlan
 from ..training.epoch import OptimizerState
 from ..training.loss_scale import LossScale
+from ..training.own_optimizer import OwnOptimizer
 from ..training.recipe import Recipe
 from .rank_calls import RankCalls
 from .weight_files import weight_names, weights_hash, write_weight_file
@@ -75,6 +77,8 @@ class RankLoading(RankCalls):
         optimizer_state: OptimizerState,
         num_workers: int = 0,
         loss_scale: LossScale | None = None,
+        own: OwnOptimizer = OwnOptimizer(),  # noqa: B008 - it is frozen
+        progress: Mapping[str, Any] | None = None,
     ) -> None:
         """Make every rank ready to train; `train` calls it before the first epoch.
 
@@ -93,6 +97,10 @@ class RankLoading(RankCalls):
             Threads of each rank that read the next batch.
         loss_scale
             The scale of the loss at the end of an earlier epoch, in fp16.
+        own
+            What the user gives in place of the recipe's optimizer and learning rates.
+        progress
+            The optimizer's groups and the scheduler at the end of an earlier epoch.
         """
         known = self._loaded_plan is self.plan and self._loaded_weights is not None
         if not known or self._loaded_weights != weights_hash(module):
@@ -101,11 +109,10 @@ class RankLoading(RankCalls):
         calls = []
         for rank in range(self.plan.num_ranks):
             names = weight_names(self.plan, self.plan.stages_on(rank))
-            own = [name for name in names if name in set(trained)]
-            state = {name: optimizer_state[name] for name in own if name in optimizer_state}
-            calls.append(
-                Call.to(RankService.begin_training, own, recipe, state, num_workers, loss_scale)
-            )
+            held = [name for name in names if name in set(trained)]
+            state = {name: optimizer_state[name] for name in held if name in optimizer_state}
+            given = (held, recipe, state, num_workers, loss_scale, own, progress)
+            calls.append(Call.to(RankService.begin_training, *given))
         self._ask(calls)
 
     def share(self, examples: Examples) -> list[Examples]:

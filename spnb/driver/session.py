@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 from ..capture.losses import LossFunction
 from ..io.sources import NOT_GIVEN
 from ..job.job_plan import JobPlan
+from ..training.own_optimizer import MakeOptimizer, MakeScheduler, OwnOptimizer
 from .rank_loading import RankLoading
 from .result import Result
 from .training_loop import train
@@ -142,6 +143,9 @@ class Session(RankLoading):
         *,
         loss: str | LossFunction | None = None,
         metrics: Mapping[str, LossFunction] | None = None,
+        optimizer: MakeOptimizer | None = None,
+        scheduler: MakeScheduler | None = None,
+        clip: float | None = None,
     ) -> Training:
         """Train the network of a plan that was made with ``training=True``.
 
@@ -172,6 +176,17 @@ class Session(RankLoading):
             shape ``(examples, …)``, or be a tuple of arrays, which the function takes as a tuple.
         metrics
             Further functions like such a loss, by name; each is a column of the history.
+        optimizer
+            Makes the optimizer of named parameters, in place of the job's:
+            ``functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9)``, or a function of pairs of
+            a name and a parameter, which may divide them into groups.  Each rank calls it with the
+            parameters of its own stage.
+        scheduler
+            Makes a scheduler of an optimizer, such as
+            ``functools.partial(torch.optim.lr_scheduler.StepLR, step_size=3)``; it is stepped after
+            each epoch.
+        clip
+            Largest norm of the gradients of all parameters together; by default there is no limit.
 
         Returns
         -------
@@ -195,7 +210,8 @@ class Session(RankLoading):
         """
         self._require_open()
         self.plan.refuse_if_outdated()
-        return train(self, images, targets, loss=loss, metrics=metrics, say=self._say)
+        own = OwnOptimizer(optimizer, scheduler, clip)
+        return train(self, images, targets, loss=loss, metrics=metrics, own=own, say=self._say)
 
     def _say(self, text: str) -> None:
         if self.progress:

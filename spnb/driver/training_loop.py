@@ -23,11 +23,12 @@ from ..job.job_plan import JobPlan
 from ..training.epoch import EpochReport, OptimizerState
 from ..training.loss_scale import LossScale
 from ..training.losses import OWN, positions
+from ..training.own_optimizer import OwnOptimizer
 from ..training.recipe import Recipe
 from .checkpoint import Checkpoint
 from .training_examples import examples_for_loss, examples_of, loss_of
 from .training_result import Training
-from .training_state import TrainingState, data_of, recipe_for, resumed
+from .training_state import TrainingState, data_of, recipe_for, refuse_useless, resumed
 
 
 class TrainableRanks(Protocol):
@@ -52,6 +53,8 @@ class TrainableRanks(Protocol):
         optimizer_state: OptimizerState,
         num_workers: int = 0,
         loss_scale: LossScale | None = None,
+        own: OwnOptimizer = OwnOptimizer(),  # noqa: B008 - it is frozen
+        progress: Mapping[str, Any] | None = None,
     ) -> None:
         """Make every rank ready to train parameters of a network, from the weights it has."""
 
@@ -72,19 +75,21 @@ def train(
     *,
     loss: str | LossFunction | None = None,
     metrics: Mapping[str, LossFunction] | None = None,
+    own: OwnOptimizer = OwnOptimizer(),  # noqa: B008 - it is frozen
     say: Callable[[str], None] = lambda text: None,
 ) -> Training:
     """Train on the ranks of a session; see `spnb.driver.session.Session.train`."""
     plan = ranks.plan
     if not plan.training:
         raise ValueError("this plan is for inference: make it with spnb.plan(job, training=True)")
+    refuse_useless(plan.job, own)
     if callable(loss):
         examples = examples_for_loss(plan, images, targets)
-        own = loss_of(plan, examples, loss, metrics or {}, isinstance(targets, (tuple, list)))
-        ranks.plan = plan if plan.loss == own else plan.with_loss(own)
+        found = loss_of(plan, examples, loss, metrics or {}, isinstance(targets, (tuple, list)))
+        ranks.plan = plan if plan.loss == found else plan.with_loss(found)
         recipe = ranks.plan.job.recipe(OWN)
         begun = _begun(ranks, examples, recipe, say)
-        return _TrainingLoop(ranks, examples, recipe, begun, say).run()
+        return _TrainingLoop(ranks, examples, recipe, own, begun, say).run()
     if metrics:
         raise ValueError("metrics go with a loss that is a function, such as torch.nn.MSELoss()")
     if plan.loss is not None:
@@ -94,7 +99,7 @@ def train(
         say("no images are given: these are synthetic")
     recipe = recipe_for(plan, examples, loss)
     begun = _begun(ranks, examples, recipe, say)
-    return _TrainingLoop(ranks, examples, recipe, begun, say).run()
+    return _TrainingLoop(ranks, examples, recipe, own, begun, say).run()
 
 
 class _TrainingLoop:
@@ -113,10 +118,12 @@ class _TrainingLoop:
         ranks: TrainableRanks,
         examples: Examples,
         recipe: Recipe,
+        optimizer: OwnOptimizer,
         begun: TrainingState,
         say: Callable[[str], None],
     ):
         self.ranks, self.examples, self.recipe, self.say = ranks, examples, recipe, say
+        self.optimizer, self.data = optimizer, data_of(ranks.plan, examples)
         self.plan, self.job = ranks.plan, ranks.plan.job
         self.path = Path(self.job.checkpoint) if self.job.checkpoint else None
         self.begun, self.until = begun.checkpoint, begun.until
@@ -141,6 +148,8 @@ class _TrainingLoop:
             optimizer_state=self.begun.optimizer.get("state", {}),
             num_workers=self.job.num_workers,
             loss_scale=LossScale(**scale) if scale else None,
+            own=self.optimizer,
+            progress=self.begun.optimizer.get("progress"),
         )
 
     def run(self) -> Training:
@@ -176,8 +185,8 @@ class _TrainingLoop:
             for peak, report in zip(self.peaks, reports, strict=True)
         )
         micro_batches = self.steps * len(self.plan.micro_batch_sizes)
-        optimizer_state = fetch_weights(self.ranks, self.module, micro_batches)
-        done = self._checkpoint(epoch, optimizer_state, reports[0].loss_scale)
+        optimizer = fetch_weights(self.ranks, self.module, micro_batches)
+        done = self._checkpoint(epoch, optimizer, reports[0].loss_scale)
         self.ranks.held = TrainingState(done, self.until)
         self.say(self._summary(epoch, rows, seconds))
         if self.path is not None:
@@ -198,7 +207,7 @@ class _TrainingLoop:
             "step": step,
             "loss": sum(report.losses[step] for report in reports),
             "accuracy": accuracy,
-            "learning_rate": self.recipe.rate(epoch),
+            "learning_rate": next((r.learning_rate for r in reports if r.learning_rate), 0.0),
             "seconds": max(report.seconds[step] for report in reports),
             **metrics,
         }
@@ -211,10 +220,10 @@ class _TrainingLoop:
         return f"{text}, {seconds:.3g} s"
 
     def _checkpoint(
-        self, epoch: int, optimizer_state: OptimizerState, loss_scale: LossScale | None
+        self, epoch: int, optimizer: dict[str, Any], loss_scale: LossScale | None
     ) -> Checkpoint:
         """The state of the training after an epoch."""
-        optimizer: dict[str, Any] = {"name": self.recipe.optimizer, "state": optimizer_state}
+        optimizer = {"name": self.recipe.optimizer, **optimizer}
         if loss_scale is not None:
             optimizer["scaling"] = asdict(loss_scale)
         return Checkpoint(
@@ -223,7 +232,7 @@ class _TrainingLoop:
             epoch=epoch + 1,
             history=list(self.history),
             recipe=vars(self.recipe),
-            data=data_of(self.plan, self.examples),
+            data=self.data,
         )
 
 
@@ -241,7 +250,7 @@ def _begun(
     return TrainingState(ranks.held.checkpoint, until)
 
 
-def fetch_weights(ranks: TrainableRanks, module: nn.Module, micro_batches: int) -> OptimizerState:
+def fetch_weights(ranks: TrainableRanks, module: nn.Module, micro_batches: int) -> dict[str, Any]:
     """Copy the weights from the ranks into the network.
 
     Parameters
@@ -256,16 +265,19 @@ def fetch_weights(ranks: TrainableRanks, module: nn.Module, micro_batches: int) 
     Returns
     -------
     dict
-        The optimizer's state of each parameter, by the parameter's name.
+        The optimizer's ``state`` of each parameter, by the parameter's name, and the ``progress``
+        of its groups and of a scheduler.
     """
     every = weights.named(module)
-    optimizer_state: dict[str, dict[str, Any]] = {}
+    state: dict[str, dict[str, Any]] = {}
+    progress: dict[str, Any] = {}
     first_ranks = [stage.team.ranks[0] for stage in ranks.plan.stages]
     with torch.no_grad():
-        for found, state in ranks.weights_of(first_ranks):
-            optimizer_state |= state
+        for found, own_state, own_progress in ranks.weights_of(first_ranks):
+            state |= own_state
+            progress = progress or own_progress
             for name, tensor in found.items():
                 every[name].copy_(tensor)
         for name, times in ranks.plan.captured.counted.items():
             every[name] += times * micro_batches
-    return optimizer_state
+    return {"state": state, "progress": progress}

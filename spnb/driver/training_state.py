@@ -11,7 +11,9 @@ import torch
 
 from ..io.examples import Examples
 from ..ir.module_state import hash_of
+from ..job.job import Job
 from ..job.job_plan import JobPlan
+from ..training.own_optimizer import OwnOptimizer
 from ..training.recipe import Recipe
 from .checkpoint import Checkpoint
 
@@ -55,6 +57,29 @@ def recipe_for(plan: JobPlan, examples: Examples, loss: str | None = None) -> Re
         kind = "class numbers" if integers else "numbers like the output"
         raise ValueError(f"the loss {loss} does not go with targets that are {kind}")
     return plan.job.recipe(loss)
+
+
+def refuse_useless(job: Job, own: OwnOptimizer) -> None:
+    """Refuse options of the job that have no effect beside an optimizer of the user's own.
+
+    Raises
+    ------
+    ValueError
+        Naming the option.
+    """
+    useless = {
+        "optimizer": ("optimizer", "learning_rate", "weight_decay", "learning_rate_decay"),
+        "scheduler": ("learning_rate_decay",),
+    }
+    for name, options in useless.items():
+        for option in options:
+            if getattr(own, name) is not None and option in job.given():
+                raise ValueError(
+                    f"{option} of the job has no effect beside the {name} that train is given:"
+                    " leave one of them out"
+                )
+    if own.clip is not None and not own.clip > 0:
+        raise ValueError(f"clip is {own.clip}, but must be above 0")
 
 
 def data_of(plan: JobPlan, examples: Examples) -> dict[str, int]:

@@ -6,6 +6,7 @@ A session calls its methods: see `spnb.engine.service.RankService`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from ..runtime.worker import Worker
 from ..training.epoch import EpochReport, OptimizerState, Trainer
 from ..training.loss_scale import LossScale
 from ..training.losses import LOSSES
+from ..training.own_optimizer import OwnOptimizer
 from ..training.recipe import Recipe
 from ..training.step import TrainingWorker
 from ..transport import Transport
@@ -94,7 +96,7 @@ class Rank:
             compute_exactly()
             self._idle_bytes = 0  # on a GPU, only tensors count
         elif not self._idle_bytes:
-            self._idle_bytes = _before_any_network()
+            self._idle_bytes = process_memory.bytes_before_any_network()
         self.plan = rank_plan
         self.transport = None if transport is None else staged_for(transport, self.device)
         if rank_plan.training:
@@ -168,6 +170,8 @@ class Rank:
         optimizer_state: OptimizerState,
         num_workers: int = 0,
         loss_scale: LossScale | None = None,
+        own: OwnOptimizer = OwnOptimizer(),  # noqa: B008 - it is frozen
+        progress: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare training.
 
@@ -183,6 +187,10 @@ class Rank:
             Threads that read images ahead.
         loss_scale
             The scale of the loss at the end of an earlier epoch, in fp16.
+        own
+            What the user gives in place of the recipe's optimizer and learning rates.
+        progress
+            The optimizer's groups and the scheduler at the end of an earlier epoch.
         """
         rank_plan = self._loaded()
         assert self._initial is not None  # a session loads the plan again before it trains
@@ -200,7 +208,7 @@ class Rank:
         self._initial = None  # the worker has copied them, so their file may be unmapped
         if loss_scale is not None:
             worker.loss_scale = loss_scale
-        self.trainer = Trainer(worker, recipe, optimizer_state, num_workers)
+        self.trainer = Trainer(worker, recipe, optimizer_state, num_workers, own, progress)
 
     def train_epoch(self, examples: Examples, epoch: int) -> EpochReport:
         """Train on all examples once; every rank of the plan must be called.
@@ -231,10 +239,10 @@ class Rank:
         Returns
         -------
         RankWeights
-            Parameters and buffers by name, and the optimizer's state by parameter.
+            Weights by name, the optimizer's state by parameter, and the progress of its groups.
         """
         trainer = self._trainer()
-        return trainer.weights, trainer.optimizer_state
+        return trainer.weights, trainer.optimizer_state, trainer.progress
 
     def save(self, run: int, value: str, store: Store) -> None:
         """Write this rank's regions of an output; every rank that has one must be called.
@@ -290,10 +298,3 @@ class Rank:
         if self.plan is None:
             raise RuntimeError("no plan is loaded on this rank: cluster.load(plan) first")
         return self.plan
-
-
-def _before_any_network() -> int:
-    """Bytes of the process before a network is loaded, after PyTorch's first computation."""
-    x = torch.zeros(1, 8, 8, 8)
-    torch.nn.functional.conv2d(x, torch.zeros(8, 8, 3, 3))
-    return process_memory.resident_bytes()

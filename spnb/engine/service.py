@@ -18,14 +18,16 @@ from ..io.writers import Store
 from ..runtime.state import Piece
 from ..training.epoch import EpochReport, OptimizerState
 from ..training.loss_scale import LossScale
+from ..training.own_optimizer import OwnOptimizer
 from ..training.recipe import Recipe
 from .report import Report
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-RankWeights = tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]
-"""A rank's parameters and buffers by name, and its optimizer's state by parameter."""
+RankWeights = tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]], dict[str, Any]]
+"""A rank's parameters and buffers by name, its optimizer's state by parameter, and the progress of
+the optimizer's groups and of the scheduler."""
 
 
 class RankService(Protocol):
@@ -43,6 +45,8 @@ class RankService(Protocol):
         optimizer_state: OptimizerState,
         num_workers: int = 0,
         loss_scale: LossScale | None = None,
+        own: OwnOptimizer = OwnOptimizer(),  # noqa: B008 - it is frozen
+        progress: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare to train the parameters with these names."""
 

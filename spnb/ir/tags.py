@@ -113,6 +113,9 @@ BARRIER = TagRange(2 * MIRROR_SHIFT, 1, "barriers")
 OVERFLOW = TagRange(BARRIER.stop, 1, "sums of overflows")
 """A sum over all ranks from which each learns whether any gradient is infinite."""
 
+NORM = TagRange(OVERFLOW.stop, 1, "norms of gradients")
+"""A sum over all ranks of the squares of gradients."""
+
 _FIRST_SUM = 2 * MIRROR_SHIFT + 8
 _LAST = GENERATION - 1
 
@@ -127,7 +130,7 @@ SUM = TagRange(
 FAILURE = TagRange(_LAST, 1, "failures")
 """Reports that a rank has failed; they have the tags of generation 0 in every generation."""
 
-WORLD = (BARRIER, OVERFLOW, SUM, FAILURE)
+WORLD = (BARRIER, OVERFLOW, NORM, SUM, FAILURE)
 """Ranges that all ranks have together, not each pipeline."""
 
 

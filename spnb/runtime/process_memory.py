@@ -31,6 +31,13 @@ def resident_bytes(device: torch.device = CPU) -> int:
     return _status("VmRSS") or _peak_ever()
 
 
+def bytes_before_any_network() -> int:
+    """Bytes of the process before a network is loaded, after PyTorch's first computation."""
+    x = torch.zeros(1, 8, 8, 8)
+    torch.nn.functional.conv2d(x, torch.zeros(8, 8, 3, 3))
+    return resident_bytes()
+
+
 def restart_peak(device: torch.device = CPU) -> None:
     """Measure `peak_bytes` from now on; only Linux can."""
     if device.type == "cuda":

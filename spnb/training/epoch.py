@@ -17,7 +17,9 @@ from ..kernels.devices import CPU
 from ..kernels.half_conv import HALVES
 from ..runtime import process_memory
 from ..runtime.worker import share_failures
+from .clipping import clip_gradients
 from .loss_scale import LossScale
+from .own_optimizer import OwnOptimizer, progress_of, restore
 from .recipe import OPTIMIZERS, Recipe
 from .step import Step, TrainingWorker
 
@@ -41,6 +43,8 @@ class EpochReport:
         Growth of its process above its size before a network was loaded.
     metrics
         In each step, its shares of the plan's metrics, by their values' names.
+    learning_rate
+        That of the optimizer's first group; None on a rank without parameters.
     loss_scale
         The scale of the loss in the next step, in fp16.
     """
@@ -50,6 +54,7 @@ class EpochReport:
     seconds: list[float]
     peak_memory_bytes: int
     metrics: list[Mapping[str, float]]
+    learning_rate: float | None
     loss_scale: LossScale | None = None
 
 
@@ -66,6 +71,10 @@ class Trainer:
         The optimizer's state at the end of an earlier epoch.
     num_workers
         Threads that read the next batch's images while one is computed.
+    own
+        What the user gives in place of the recipe's optimizer and learning rates.
+    progress
+        The optimizer's groups and the scheduler at the end of an earlier epoch.
     """
 
     def __init__(
@@ -74,9 +83,16 @@ class Trainer:
         recipe: Recipe,
         state: OptimizerState | None = None,
         num_workers: int = 0,
+        own: OwnOptimizer = OwnOptimizer(),  # noqa: B008 - it is frozen
+        progress: Mapping[str, Any] | None = None,
     ):
-        self.worker, self.recipe, self.num_workers = worker, recipe, num_workers
+        self.worker, self.recipe, self.num_workers, self.own = worker, recipe, num_workers, own
         self.optimizer = self._make_optimizer(state or {})
+        self.scheduler = None
+        if self.optimizer is not None:
+            if own.scheduler is not None:
+                self.scheduler = own.scheduler(self.optimizer)
+            restore(self.optimizer, self.scheduler, progress or {})
         self._axes = {
             node.name: node.axes
             for rank_plan in worker.rank_plan.with_mirror
@@ -92,8 +108,11 @@ class Trainer:
         parameters = self.worker.parameters
         if not parameters:
             return None
-        options = {"lr": self.recipe.learning_rate, "weight_decay": self.recipe.weight_decay}
-        optimizer = OPTIMIZERS[self.recipe.optimizer](list(parameters.values()), **options)
+        if self.own.optimizer is not None:
+            optimizer = self.own.optimizer(list(parameters.items()))
+        else:
+            options = {"lr": self.recipe.learning_rate, "weight_decay": self.recipe.weight_decay}
+            optimizer = OPTIMIZERS[self.recipe.optimizer](list(parameters.values()), **options)
         for name, parameter in parameters.items():
             if name in state:
                 optimizer.state[parameter] = copy.deepcopy(_like(parameter, state[name]))
@@ -132,9 +151,10 @@ class Trainer:
         after_step: Callable[[int, float], None],
     ) -> EpochReport:
         batch, order = sum(self.worker.rank_plan.micro_batch_sizes), examples.order(epoch)
-        if self.optimizer is not None:
+        if self.optimizer is not None and self.own.keeps_rates:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.recipe.rate(epoch)
+        rate = self.optimizer.param_groups[0]["lr"] if self.optimizer is not None else None
         steps = len(examples) // batch
         batches = [order[k * batch : (k + 1) * batch] for k in range(steps)]
         ahead = Ahead(examples, batches, numpy_floats(self.worker.rank_plan.dtype))
@@ -149,8 +169,10 @@ class Trainer:
                 right.append(hits)
                 metrics.append(result.metrics)
                 after_step(step, result.loss)
+        if self.scheduler is not None:
+            self.scheduler.step()
         peak = max(0, process_memory.peak_bytes(self.worker.device) - idle_bytes)
-        return EpochReport(losses, right, seconds, peak, metrics, self.worker.loss_scale)
+        return EpochReport(losses, right, seconds, peak, metrics, rate, self.worker.loss_scale)
 
     def _step(self, ahead: Ahead, epoch: int, step: int) -> tuple[Step, int]:
         """Train on a batch; return the results, and this rank's share of the right classes."""
@@ -169,6 +191,11 @@ class Trainer:
 
         seed = (self.recipe.seed * 1_000_003 + epoch) * 1_000_003 + step
         result = self.worker.step(read, wanted, seed)
+        if self.own.clip is not None and result.finite:
+            worker, ranks = self.worker, self.worker.rank_plan.num_ranks
+            clip_gradients(
+                worker.parameters, worker.buckets, worker.transport, ranks, self.own.clip
+            )
         if self.optimizer is not None and result.finite:
             self.optimizer.step()
         known = (piece for piece in result.pieces if piece.region in targets)
@@ -188,6 +215,11 @@ class Trainer:
             for name, weight in self.worker.weights.items()
             if not name.startswith("=")  # a literal
         }
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """The optimizer's groups and the scheduler; empty on a rank without parameters."""
+        return {} if self.optimizer is None else progress_of(self.optimizer, self.scheduler)
 
     @property
     def optimizer_state(self) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from PIL import Image
 from processes import MPIEXEC
 from tiled import noise
 from torch import nn
+from torch.nn import functional as F
 
 import spnb
 from spnb import models
@@ -121,6 +122,19 @@ def test_a_cluster_trains_and_then_infers(cluster):
     found = cluster.train(images, labels)
     assert found.history["loss"].tolist() == pytest.approx(wanted.history["loss"].tolist())
     assert min(found.peak_memory_bytes) > 0
+    own = spnb.plan(job, training=True)
+    given = {
+        "loss": lambda output, target: F.cross_entropy(output, target) + output.square().mean(),
+        "metrics": {"right": lambda output, target: (output.argmax(1) == target).float().mean()},
+        "optimizer": lambda named: torch.optim.SGD(named, lr=0.1, momentum=0.9),
+        "clip": 0.5,
+    }
+    with spnb.InProcess(own, progress=False) as session:
+        wanted_own = session.train(images, labels, **given).history
+    cluster.load(own)
+    found_own = cluster.train(images, labels, **given).history
+    for column in ("loss", "right"):
+        assert found_own[column].tolist() == pytest.approx(wanted_own[column].tolist(), rel=1e-5)
     cluster.load(spnb.plan(found.job))
     result = cluster.infer(images[:4])
     assert result.check().passed

@@ -1,0 +1,93 @@
+"""An optimizer, a scheduler and a limit on gradients of the user's own, as ranks receive them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import cloudpickle
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+MakeOptimizer = Callable[[list[tuple[str, torch.Tensor]]], Optimizer]
+"""Makes an optimizer of named parameters: ``functools.partial(torch.optim.SGD, momentum=0.9)``."""
+
+MakeScheduler = Callable[[Optimizer], LRScheduler]
+"""Makes a scheduler, which is stepped after each epoch."""
+
+PLAIN = (bool, int, float, str, type(None))
+
+
+@dataclass(frozen=True)
+class OwnOptimizer:
+    """What a user gives in place of the job's optimizer and learning rates.
+
+    Functions of a notebook are sent to the ranks by their code.
+
+    Attributes
+    ----------
+    optimizer
+        Makes the optimizer of a rank's parameters; None for the job's.
+    scheduler
+        Makes the scheduler; None for the job's decay of the learning rate.
+    clip
+        Largest norm of the gradients of all parameters together; None for no limit.
+    """
+
+    optimizer: MakeOptimizer | None = None
+    scheduler: MakeScheduler | None = None
+    clip: float | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return _received, (cloudpickle.dumps(given),)
+
+    @property
+    def keeps_rates(self) -> bool:
+        """Whether learning rates are the job's, by epoch."""
+        return self.optimizer is None and self.scheduler is None
+
+
+def _received(content: bytes) -> OwnOptimizer:
+    return OwnOptimizer(**cloudpickle.loads(content))
+
+
+def progress_of(optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, Any]:
+    """The settings of an optimizer's groups, and a scheduler's state, as plain data.
+
+    Parameters
+    ----------
+    optimizer, scheduler
+        Of a rank; those of all ranks have the same progress.
+
+    Examples
+    --------
+    >>> optimizer = torch.optim.SGD([torch.ones(1)], lr=0.5)
+    >>> progress_of(optimizer, None)["groups"][0]["lr"]
+    0.5
+    """
+    groups = [_plain(group) for group in optimizer.param_groups]
+    state = {} if scheduler is None else _plain(scheduler.state_dict())
+    return {"groups": groups, "scheduler": state}
+
+
+def restore(
+    optimizer: Optimizer, scheduler: LRScheduler | None, progress: Mapping[str, Any]
+) -> None:
+    """Set groups and scheduler to an earlier progress; empty progress changes nothing."""
+    for group, saved in zip(optimizer.param_groups, progress.get("groups", ()), strict=False):
+        group.update(saved)
+    if scheduler is not None and progress.get("scheduler"):
+        scheduler.load_state_dict(dict(progress["scheduler"]))
+
+
+def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a state a file may hold: numbers and texts, and lists of them."""
+    found = {}
+    for name, value in state.items():
+        several = isinstance(value, (list, tuple)) and all(isinstance(v, PLAIN) for v in value)
+        if isinstance(value, PLAIN) or (several and name != "param_names"):
+            found[name] = value
+    return found

@@ -1,0 +1,134 @@
+"""An optimizer, a scheduler and a limit of gradients of one's own follow plain PyTorch."""
+
+import copy
+import pickle
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import lr_scheduler
+from trained_sessions import assert_same, examples, job, network
+
+import spnb
+from spnb.training.own_optimizer import OwnOptimizer
+
+MOMENTUM = partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01)
+
+
+def groups(named):
+    """Biases are not decayed, and learn twice as fast."""
+    biases = [parameter for name, parameter in named if name.endswith("bias")]
+    others = [parameter for name, parameter in named if not name.endswith("bias")]
+    slow = {"params": others, "weight_decay": 0.1}
+    return torch.optim.AdamW([slow, {"params": biases, "lr": 0.02, "weight_decay": 0.0}], lr=0.01)
+
+
+WAYS = {
+    "momentum": {"optimizer": MOMENTUM},
+    "groups": {"optimizer": groups, "scheduler": partial(lr_scheduler.StepLR, step_size=2)},
+    "cosine": {
+        "optimizer": MOMENTUM,
+        "scheduler": partial(lr_scheduler.CosineAnnealingLR, T_max=4),
+    },
+    "clipped": {"optimizer": MOMENTUM, "clip": 0.05},
+    "lambda": {"scheduler": lambda o: lr_scheduler.LambdaLR(o, lambda epoch: 0.5**epoch)},
+    "job's, clipped": {"clip": 0.1},
+}
+SPLITS = {
+    "2×2": {"num_spatial_parts": 4, "slice_method": "square", "split_size": 1},
+    "stages": {},
+    "gems": {"gems": True, "parts": 1},
+    "replicas": {"replicas": 2, "parts": 1},
+}
+
+
+def untiled(each, images, labels, optimizer=None, scheduler=None, clip=None, epochs=4):
+    net = copy.deepcopy(each.model).double().train()
+    if optimizer is None:
+        optimizer = partial(torch.optim.Adam, lr=0.05, weight_decay=0.0001)
+    made = optimizer(list(net.named_parameters()))
+    schedule = scheduler(made) if scheduler else None
+    losses, rates = [], []
+    for epoch in range(epochs):
+        if scheduler is None and optimizer not in (MOMENTUM, groups):
+            made.param_groups[0]["lr"] = 0.05 * 0.85**epoch
+        rates += [made.param_groups[0]["lr"]] * 2
+        order = np.random.default_rng([0, epoch]).permutation(len(images))
+        for step in range(2):
+            made.zero_grad()
+            total = 0.0
+            for part in np.array_split(order[step * 4 : step * 4 + 4], 2):
+                share = F.cross_entropy(net(images[part]), labels[part]) / 2
+                share.backward()
+                total += float(share.detach())
+            if clip:
+                nn.utils.clip_grad_norm_(net.parameters(), clip)
+            made.step()
+            losses.append(total)
+        if schedule:
+            schedule.step()
+    return losses, rates, net.state_dict()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("way", WAYS)
+def test_training_follows_plain_torch_also_in_two_calls(way, split):
+    images, labels = examples(8)
+    given, each = WAYS[way], job(num_epochs=2, **SPLITS[split])
+    if "optimizer" in given:
+        each = job(num_epochs=2, learning_rate=0.001, **SPLITS[split])  # the default
+    with spnb.InProcess(spnb.plan(each, training=True), progress=False) as session:
+        session.train(images, labels, **given)
+        found = session.train(images, labels, **given)
+    losses, rates, state = untiled(each, images, labels, **given)
+    assert found.history["loss"].tolist() == pytest.approx(losses, rel=1e-9)
+    assert found.history["learning_rate"].tolist() == pytest.approx(rates)
+    assert_same(found.module.state_dict(), state, 1e-8)
+
+
+def test_it_goes_on_from_a_checkpoint(tmp_path):
+    images, labels = examples(8)
+    given = WAYS["groups"]
+    file = str(tmp_path / "net.pth")
+    for epochs in (2, 4):
+        each = job(learning_rate=0.001, num_epochs=epochs, checkpoint=file)
+        with spnb.InProcess(spnb.plan(each, training=True), progress=False) as session:
+            found = session.train(images, labels, **given)
+    losses, rates, state = untiled(each, images, labels, **given)
+    assert found.history["loss"].tolist() == pytest.approx(losses, rel=1e-9)
+    assert found.history["learning_rate"].tolist() == pytest.approx(rates)
+    assert_same(found.module.state_dict(), state, 1e-8)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        (
+            {"optimizer": MOMENTUM},
+            {},
+            "learning_rate of the job has no effect beside the optimizer",
+        ),
+        (
+            {"scheduler": partial(lr_scheduler.StepLR, step_size=2)},
+            {"learning_rate_decay": 0.5},
+            "learning_rate_decay of the job has no effect beside the scheduler",
+        ),
+        ({"clip": 0.0}, {}, r"clip is 0\.0, but must be above 0"),
+    ],
+)
+def test_what_has_no_effect_is_refused(given, options, message):
+    images, labels = examples(8)
+    session = spnb.InProcess(spnb.plan(job(**options), training=True), progress=False)
+    with session, pytest.raises(ValueError, match=message):
+        session.train(images, labels, **given)
+
+
+def test_functions_of_a_notebook_reach_other_processes():
+    rate = 0.25
+    own = OwnOptimizer(lambda named: torch.optim.SGD(named, lr=rate), clip=2.0)
+    received = pickle.loads(pickle.dumps(own))
+    made = received.optimizer(list(network().named_parameters()))
+    assert (made.param_groups[0]["lr"], received.clip) == (rate, 2.0)
