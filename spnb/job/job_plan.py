@@ -166,6 +166,7 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
 
         Examples
         --------
+        >>> from torch import nn
         >>> net = nn.Sequential(nn.Conv2d(1, 1, 3), nn.LeakyReLU(0.1))
         >>> found = plan(Job(net, image_size=16, batch_size=1, num_spatial_parts=2, split_size=1))
         >>> net[1].negative_slope = 0.2
@@ -205,10 +206,13 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
 
         Examples
         --------
+        >>> import torch
+        >>> from torch import nn
+        >>> from spnb.capture.losses import TargetShape
         >>> job = Job(nn.Conv2d(1, 1, 3, padding=1), image_size=8, batch_size=2, split_size=1)
-        >>> loss = OwnLoss(nn.BCEWithLogitsLoss(), (TargetShape((2, 1, 8, 8), torch.float32),))
-        >>> [node.kind for node in plan(job, training=True).with_loss(loss).captured.nodes][-1]
-        'mean'
+        >>> loss = OwnLoss(nn.L1Loss(), (TargetShape((2, 1, 8, 8), torch.float32),))
+        >>> [node.kind for node in plan(job, training=True).with_loss(loss).captured.nodes]
+        ['conv2d', 'sub', 'abs', 'mean']
         """
         found = JobPlan(self.job, self.training, loss)
         found._change = self._change

@@ -96,7 +96,7 @@ def test_any_split_copies_and_gloo_follow_one_rank(cluster, tmp_path):
 
 
 @pytest.mark.parametrize(("backend", "ranks"), [("mpi", 3), ("gloo", 6)])
-def test_a_broken_file_is_named_and_all_ranks_end(tmp_path, backend, ranks):
+def test_a_broken_file_is_named_before_a_step_and_all_ranks_end(tmp_path, backend, ranks):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for number in range(4):
@@ -105,8 +105,9 @@ def test_a_broken_file_is_named_and_all_ranks_end(tmp_path, backend, ranks):
     broken.write_bytes(broken.read_bytes()[:50])
     data = f"--app 1 --datapath {tmp_path} --backend {backend}"
     done = subprocess.run(**command(tmp_path, data, ranks), text=True, timeout=250)
-    assert done.returncode == 1, done.stdout
+    assert done.returncode == 2, done.stdout
     assert f"cannot read {broken}" in done.stdout
+    assert "epoch 1" not in done.stdout
     assert "BAD TERMINATION" not in done.stdout
     assert ("6 ranks, 2 replicas" in done.stdout) == (ranks == 6)
 
