@@ -80,7 +80,7 @@ class Session(RankLoading):
         """
         self._require_open()
         if self.held is not None or plan.training:
-            self._say(f"{plan.job.name} begins with the weights of {plan.weights_origin}")
+            self._say(f"{plan.job.name} begins with the weights of {plan.weights_name}")
         self._load_weights(plan, plan.module)
         self.held = None
 

@@ -112,12 +112,12 @@ def resumed(
     """
     path = None if plan.job.checkpoint is None else Path(plan.job.checkpoint)
     if path is None or not path.exists():
-        say(f"training begins with the weights of {plan.weights_origin}")
+        say(f"training begins with the weights of {plan.weights_name}")
         return Checkpoint(plan.module.state_dict())
     begun, total = Checkpoint.read(path), plan.job.num_epochs
     changes = begun.differences(recipe, data_of(plan, examples), path)
     enough = "" if begun.epoch < total else ": give a larger num_epochs to go on"
-    say(f"training continues from {path}: {begun.epoch} of {total} epochs are done{enough}")
+    say(f"training continues from {path.name}: {begun.epoch} of {total} epochs are done{enough}")
     for change in changes:
         say(f"{path.name}: {change}")
     return begun

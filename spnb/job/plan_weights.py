@@ -80,6 +80,18 @@ class PlanWeights:
         return self._job_of_weights.weights_origin
 
     @property
+    def weights_name(self) -> str:
+        """As `weights_origin`, without the folder of a file.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> spnb.plan(spnb.Job("resnet20_v1", image_size=64, batch_size=1)).weights_name
+        'seed 0'
+        """
+        return self.weights_origin if self.weights_file is None else self.weights_file.name
+
+    @property
     def _job_of_weights(self) -> Job:
         """The job, without a checkpoint that training has yet to write."""
         file = self.job.checkpoint

@@ -41,7 +41,7 @@ def test_what_differs_from_the_training_before_is_said(tmp_path, capsys):
     with spnb.InProcess(plan) as session:
         found = session.train(images[:6], labels[:6])
     assert capsys.readouterr().out.splitlines()[1:5] == [
-        f"training continues from {file}: 1 of 2 epochs are done",
+        "training continues from net.pth: 1 of 2 epochs are done",
         "net.pth: learning_rate is 0.1, and was 0.05",
         "net.pth: batch size: 2, and 4 before",
         "net.pth: examples: 6, and 8 before",
