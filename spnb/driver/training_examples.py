@@ -64,6 +64,11 @@ def examples_of(plan: JobPlan, images: Any = NOT_GIVEN, targets: Any = NOT_GIVEN
     return examples
 
 
+def several_targets(targets: Any) -> bool:
+    """Whether targets are a tuple or list of arrays, and not one array or a list of numbers."""
+    return isinstance(targets, (tuple, list)) and all(map(_is_array, targets))
+
+
 def examples_for_loss(plan: JobPlan, images: Any, targets: Any) -> Examples:
     """Return images and targets of any shape, for a loss of the user's own.
 
@@ -88,8 +93,7 @@ def examples_for_loss(plan: JobPlan, images: Any, targets: Any) -> Examples:
     if not given(images, "images") or not given(targets, "targets"):
         raise ValueError("a loss of your own needs images and targets: give both")
     source = open_source(images, channels=channels, size=size, resize=job.resize)
-    several = isinstance(targets, (tuple, list)) and all(map(_is_array, targets))
-    arrays = [_target_array(each) for each in (targets if several else [targets])]
+    arrays = [_target_array(each) for each in (targets if several_targets(targets) else [targets])]
     for array in arrays:
         if len(array) != source.shape[0]:
             raise ValueError(
@@ -108,7 +112,7 @@ def _is_array(target: Any) -> bool:
 
 def _target_array(target: Any) -> np.ndarray:
     """A target as an array; whole numbers have 64 bits, as PyTorch's losses want classes."""
-    array = as_numpy(target)
+    array = as_numpy(target) if _is_array(target) else np.asarray(target)
     if array.dtype.kind in "iu":
         return array.astype(np.int64)
     return (

@@ -26,7 +26,7 @@ from ..training.losses import OWN, positions
 from ..training.own_optimizer import OwnOptimizer
 from ..training.recipe import Recipe
 from .checkpoint import Checkpoint
-from .training_examples import examples_for_loss, examples_of, loss_of
+from .training_examples import examples_for_loss, examples_of, loss_of, several_targets
 from .training_result import Training
 from .training_state import TrainingState, data_of, recipe_for, refuse_useless, resumed
 
@@ -85,19 +85,18 @@ def train(
     refuse_useless(plan.job, own)
     if callable(loss):
         examples = examples_for_loss(plan, images, targets)
-        found = loss_of(plan, examples, loss, metrics or {}, isinstance(targets, (tuple, list)))
+        found = loss_of(plan, examples, loss, metrics or {}, several_targets(targets))
         ranks.plan = plan if plan.loss == found else plan.with_loss(found)
-        recipe = ranks.plan.job.recipe(OWN)
-        begun = _begun(ranks, examples, recipe, say)
-        return _TrainingLoop(ranks, examples, recipe, own, begun, say).run()
-    if metrics:
-        raise ValueError("metrics go with a loss that is a function, such as torch.nn.MSELoss()")
-    if plan.loss is not None:
-        ranks.plan = plan = plan.with_loss(None)
-    examples = images if isinstance(images, Examples) else examples_of(plan, images, targets)
-    if isinstance(examples.images, SyntheticSource):
-        say("no images are given: these are synthetic")
-    recipe = recipe_for(plan, examples, loss)
+        recipe = plan.job.recipe(OWN)
+    else:
+        if metrics:
+            raise ValueError("metrics go with a loss that is a function, as torch.nn.MSELoss()")
+        if plan.loss is not None:
+            ranks.plan = plan = plan.with_loss(None)
+        examples = images if isinstance(images, Examples) else examples_of(plan, images, targets)
+        if isinstance(examples.images, SyntheticSource):
+            say("no images are given: these are synthetic")
+        recipe = recipe_for(plan, examples, loss)
     begun = _begun(ranks, examples, recipe, say)
     return _TrainingLoop(ranks, examples, recipe, own, begun, say).run()
 
@@ -123,9 +122,10 @@ class _TrainingLoop:
         say: Callable[[str], None],
     ):
         self.ranks, self.examples, self.recipe, self.say = ranks, examples, recipe, say
-        self.optimizer, self.data = optimizer, data_of(ranks.plan, examples)
+        self.optimizer = optimizer
         self.plan, self.job = ranks.plan, ranks.plan.job
         self.path = Path(self.job.checkpoint) if self.job.checkpoint else None
+        self.data = {} if self.path is None else data_of(ranks.plan, examples)
         self.begun, self.until = begun.checkpoint, begun.until
         self.history = list(begun.checkpoint.history)
         self.steps = len(examples) // self.job.batch_size

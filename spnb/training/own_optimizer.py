@@ -11,6 +11,8 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ..errors import OptionError
+
 MakeOptimizer = Callable[[list[tuple[str, torch.Tensor]]], Optimizer]
 """Makes an optimizer of named parameters: ``functools.partial(torch.optim.SGD, momentum=0.9)``."""
 
@@ -70,13 +72,25 @@ def progress_of(optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str
     """
     groups = [_plain(group) for group in optimizer.param_groups]
     state = {} if scheduler is None else _plain(scheduler.state_dict())
-    return {"groups": groups, "scheduler": state}
+    return {"kind": type(optimizer).__name__, "groups": groups, "scheduler": state}
 
 
 def restore(
     optimizer: Optimizer, scheduler: LRScheduler | None, progress: Mapping[str, Any]
 ) -> None:
-    """Set groups and scheduler to an earlier progress; empty progress changes nothing."""
+    """Set groups and scheduler to an earlier progress; empty progress changes nothing.
+
+    Raises
+    ------
+    OptionError
+        If the progress is of another kind of optimizer, whose state this one cannot take.
+    """
+    kind = type(optimizer).__name__
+    if (before := progress.get("kind", kind)) != kind:
+        raise OptionError(
+            f"the training went on with {before} so far, and {kind} cannot take its state: give the"
+            " same optimizer, or load the plan again, with another checkpoint file if it has one"
+        )
     for group, saved in zip(optimizer.param_groups, progress.get("groups", ()), strict=False):
         group.update(saved)
     if scheduler is not None and progress.get("scheduler"):

@@ -161,6 +161,16 @@ def test_volumes():
     assert found.history["loss"].tolist() == pytest.approx([float(wanted)], rel=1e-12)
 
 
+def test_targets_may_be_a_list_of_numbers():
+    job = job_of(made(classifier), num_spatial_parts=2, slice_method="vertical", num_epochs=1)
+    found = []
+    for targets in (LABELS, LABELS.tolist()):
+        with spnb.InProcess(spnb.plan(job, training=True), progress=False) as session:
+            training = session.train(IMAGES, targets, loss=nn.CrossEntropyLoss())
+            found.append(training.history["loss"].tolist())
+    assert found[0] == found[1]
+
+
 def test_metrics_are_columns_of_the_history():
     job = job_of(made(segmenter), num_spatial_parts=4, parts=2, num_epochs=1)
     metrics = {

@@ -13,6 +13,7 @@ from torch.optim import lr_scheduler
 from trained_sessions import assert_same, examples, job, network
 
 import spnb
+from spnb.errors import OptionError
 from spnb.training.own_optimizer import OwnOptimizer
 
 MOMENTUM = partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.01)
@@ -132,3 +133,14 @@ def test_functions_of_a_notebook_reach_other_processes():
     received = pickle.loads(pickle.dumps(own))
     made = received.optimizer(list(network().named_parameters()))
     assert (made.param_groups[0]["lr"], received.clip) == (rate, 2.0)
+
+
+def test_another_kind_of_optimizer_is_refused_until_the_plan_is_loaded_again():
+    images, labels = examples(8)
+    plan = spnb.plan(job(learning_rate=0.001), training=True)
+    with spnb.InProcess(plan, progress=False) as session:
+        session.train(images, labels)
+        with pytest.raises(OptionError, match="went on with Adam so far, and SGD cannot take"):
+            session.train(images, labels, optimizer=MOMENTUM)
+        session.load(plan)
+        assert len(session.train(images, labels).history) == 2
