@@ -90,7 +90,10 @@ def data_of(plan: JobPlan, examples: Examples) -> dict[str, int]:
 
 
 def resumed(
-    plan: JobPlan, examples: Examples, recipe: Recipe, say: Callable[[str], None]
+    plan: JobPlan,
+    examples: Examples,
+    recipe: Recipe,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Checkpoint:
     """The state to begin with: that of the job's checkpoint file, or the job's weights.
 

@@ -73,10 +73,16 @@ def read_whole(
     """
     from PIL import Image
 
-    with _any_size(), reading(path), Image.open(path) as image:
-        size = (image.height, image.width)
-    refuse(size)
-    with _any_size(), reading(path), Image.open(path) as image:
+    with _any_size(), reading(path):
+        opened = Image.open(path)
+    with opened as image:
+        refuse((image.height, image.width))
+        return ArraySource(_array_of(image, path, channels), name)
+
+
+def _array_of(image: Image.Image, path: str, channels: int) -> np.ndarray:
+    """Decode an open file, with the batch as its first axis."""
+    with _any_size(), reading(path):
         refuse_frames(image)
         _refuse_without_memory(image)
         if image.format == "FITS" and image.mode[0] == "I":
@@ -86,7 +92,7 @@ def read_whole(
     if array.ndim == 3 and array.shape[2] < 3:
         array = array[..., 0]  # grey; an alpha is dropped
     layout = "SS" if array.ndim == 2 else "SSA" if array.shape[2] == 4 != channels else "SSC"
-    return ArraySource(batched(array, layout), name)
+    return batched(array, layout)
 
 
 def _decoded(image: Image.Image) -> np.ndarray:

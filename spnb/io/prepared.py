@@ -124,8 +124,7 @@ def decoded(source: Source) -> Source:
             held[number] = image[0]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(decode, range(source.shape[0])):
-            pass  # raises the first error
+        list(pool.map(decode, range(source.shape[0])))  # the list raises the first error
     if held is None:
         return source
     remove.detach()

@@ -100,7 +100,7 @@ def _train(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
         plan = job_plan.plan(job, training=True)
     print(f"{plan}\ncheckpoint: {job.checkpoint}, written after each epoch", flush=True)
     examples = examples_of(plan)
-    resumed(plan, examples, recipe_for(plan, examples), say=_silent)  # refuses a bad file early
+    resumed(plan, examples, recipe_for(plan, examples))  # refuses a bad file before ranks start
     with _session(plan, ranks) as session:
         found = session.train(examples)
     print(f"\n{found}", flush=True)
@@ -122,10 +122,6 @@ def checkpoint_named_after(model: str) -> str:
     'networks-classifier-checkpoint.pth'
     """
     return re.sub(r"[^\w.]+", "-", model) + "-checkpoint.pth"
-
-
-def _silent(text: str) -> None:
-    """Print nothing: the session prints the same line."""
 
 
 def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from trained_sessions import assert_same, examples, job, network, trained
+from trained_sessions import (
+    assert_same,
+    examples,
+    job,
+    network,
+    trained,
+    trained_after_an_interrupt,
+)
 
 import spnb
 from spnb.driver.checkpoint import Checkpoint
@@ -114,20 +121,8 @@ def test_an_interrupted_session_goes_on_where_the_file_is(tmp_path):
     images, labels = examples(8)
     path = tmp_path / "net.pth"
     whole = trained(job(num_epochs=3), images, labels)
-    plan = spnb.plan(job(num_epochs=3, checkpoint=str(path)), training=True)
-    with spnb.InProcess(plan, progress=False) as session:
-        run = session.train_epoch
-
-        def interrupted(shares, epoch):
-            if epoch == 2:
-                raise KeyboardInterrupt
-            return run(shares, epoch)
-
-        session.train_epoch = interrupted
-        with pytest.raises(KeyboardInterrupt):
-            session.train(images, labels)
-        session.train_epoch = run
-        found = session.train(images, labels)
+    each = job(num_epochs=3, checkpoint=str(path))
+    found = trained_after_an_interrupt(each, images, labels, at=2)
     assert found.history["loss"].tolist() == whole.history["loss"].tolist()
     assert_same(found.module.state_dict(), whole.module.state_dict(), 0)
 

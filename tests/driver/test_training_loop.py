@@ -3,7 +3,15 @@
 import pytest
 import torch
 from torch import nn
-from trained_sessions import assert_same, examples, job, network, trained, untiled
+from trained_sessions import (
+    assert_same,
+    examples,
+    job,
+    network,
+    trained,
+    trained_after_an_interrupt,
+    untiled,
+)
 
 import spnb
 from spnb.errors import PlanError, RankError
@@ -94,19 +102,7 @@ def test_a_sweep_begins_with_the_weights_of_the_job_each_time(capsys):
 def test_an_interrupted_training_ends_with_the_next_call():
     images, labels = examples(8)
     whole = trained(job(num_epochs=3), images, labels)
-    with spnb.InProcess(spnb.plan(job(num_epochs=3), training=True), progress=False) as session:
-        run = session.train_epoch
-
-        def interrupted(shares, epoch):
-            if epoch == 2:
-                raise KeyboardInterrupt
-            return run(shares, epoch)
-
-        session.train_epoch = interrupted
-        with pytest.raises(KeyboardInterrupt):
-            session.train(images, labels)
-        session.train_epoch = run
-        found = session.train(images, labels)
+    found = trained_after_an_interrupt(job(num_epochs=3), images, labels, at=2)
     assert found.history["loss"].tolist() == whole.history["loss"].tolist()
     assert_same(found.module.state_dict(), whole.module.state_dict(), 0)
 

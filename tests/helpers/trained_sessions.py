@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import pytest
 import torch
 from tiled import noise
 from torch import nn
@@ -41,6 +42,23 @@ def job(net=None, **options):
 def trained(job, images, targets, **options):
     with spnb.InProcess(spnb.plan(job, training=True), progress=False) as session:
         return session.train(images, targets, **options)
+
+
+def trained_after_an_interrupt(job, images, targets, at):
+    """Ctrl-C comes at the beginning of an epoch; then `train` is called again."""
+    with spnb.InProcess(spnb.plan(job, training=True), progress=False) as session:
+        run = session.train_epoch
+
+        def interrupted(shares, epoch):
+            if epoch == at:
+                raise KeyboardInterrupt
+            return run(shares, epoch)
+
+        session.train_epoch = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            session.train(images, targets)
+        session.train_epoch = run
+        return session.train(images, targets)
 
 
 def untiled(job, images, targets, loss=F.cross_entropy, frozen=False):
