@@ -20,11 +20,12 @@ from ..io.sources import NOT_GIVEN, SyntheticSource
 from ..ir import weights
 from ..job import checkpoint_io
 from ..job.job_plan import JobPlan
-from ..training.epoch import EpochReport, OptimizerState
+from ..training.epoch import EpochReport
 from ..training.loss_scale import LossScale
 from ..training.losses import OWN, positions
 from ..training.own_optimizer import OwnOptimizer
 from ..training.recipe import Recipe
+from ..training.start import TrainingStart
 from .checkpoint import Checkpoint
 from .training_examples import examples_for_loss, examples_of, loss_of, several_targets
 from .training_result import Training
@@ -45,18 +46,8 @@ class TrainableRanks(Protocol):
     plan: JobPlan
     held: TrainingState | None
 
-    def begin_training(
-        self,
-        module: nn.Module,
-        trained: Sequence[str],
-        recipe: Recipe,
-        optimizer_state: OptimizerState,
-        num_workers: int = 0,
-        loss_scale: LossScale | None = None,
-        own: OwnOptimizer = OwnOptimizer(),  # noqa: B008 - it is frozen
-        progress: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Make every rank ready to train parameters of a network, from the weights it has."""
+    def begin_training(self, module: nn.Module, start: TrainingStart) -> None:
+        """Make every rank ready to train a network, from the weights that it has."""
 
     def share(self, examples: Examples) -> list[Examples]:
         """The examples as each rank can read them."""
@@ -75,7 +66,7 @@ def train(
     *,
     loss: str | LossFunction | None = None,
     metrics: Mapping[str, LossFunction] | None = None,
-    own: OwnOptimizer = OwnOptimizer(),  # noqa: B008 - it is frozen
+    own: OwnOptimizer,
     say: Callable[[str], None] = lambda text: None,
 ) -> Training:
     """Train on the ranks of a session; see `spnb.driver.session.Session.train`."""
@@ -141,16 +132,16 @@ class _TrainingLoop:
     def _begin(self) -> None:
         """Make the ranks ready, with the weights and the optimizer's state of the checkpoint."""
         scale = self.begun.optimizer.get("scaling")
-        self.ranks.begin_training(
-            self.module,
-            trained=with_gradient(self.plan.captured, self.job.network.trained),
+        start = TrainingStart(
+            trained=tuple(with_gradient(self.plan.captured, self.job.network.trained)),
             recipe=self.recipe,
             optimizer_state=self.begun.optimizer.get("state", {}),
             num_workers=self.job.num_workers,
             loss_scale=LossScale(**scale) if scale else None,
             own=self.optimizer,
-            progress=self.begun.optimizer.get("progress"),
+            progress=self.begun.optimizer.get("progress", {}),
         )
+        self.ranks.begin_training(self.module, start)
 
     def run(self) -> Training:
         """Train until the number of epochs is done."""

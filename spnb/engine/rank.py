@@ -6,7 +6,6 @@ A session calls its methods: see `spnb.engine.service.RankService`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 
@@ -19,11 +18,9 @@ from ..kernels.devices import CPU, compute_exactly, device_of
 from ..runtime import process_memory
 from ..runtime.state import Piece
 from ..runtime.worker import Worker
-from ..training.epoch import EpochReport, OptimizerState, Trainer
-from ..training.loss_scale import LossScale
+from ..training.epoch import EpochReport, Trainer
 from ..training.losses import LOSSES
-from ..training.own_optimizer import OwnOptimizer
-from ..training.recipe import Recipe
+from ..training.start import TrainingStart
 from ..training.step import TrainingWorker
 from ..transport import Transport
 from ..transport.host_staging import staged_for
@@ -163,34 +160,13 @@ class Rank:
             rank_plan.world_rank, rank_plan.stage, rank_plan.tile, outcome.events, peak, pieces
         )
 
-    def begin_training(
-        self,
-        trained: Sequence[str],
-        recipe: Recipe,
-        optimizer_state: OptimizerState,
-        num_workers: int = 0,
-        loss_scale: LossScale | None = None,
-        own: OwnOptimizer = OwnOptimizer(),  # noqa: B008 - it is frozen
-        progress: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Prepare training.
+    def begin_training(self, start: TrainingStart) -> None:
+        """Prepare to train, from the weights that were loaded.
 
         Parameters
         ----------
-        trained
-            Names of the parameters that are trained.
-        recipe
-            The settings of the training.
-        optimizer_state
-            The optimizer's state at the end of an earlier epoch, by the parameter's name.
-        num_workers
-            Threads that read images ahead.
-        loss_scale
-            The scale of the loss at the end of an earlier epoch, in fp16.
-        own
-            What the user gives in place of the recipe's optimizer and learning rates.
-        progress
-            The optimizer's groups and the scheduler at the end of an earlier epoch.
+        start
+            What this rank trains and how, and the state of its optimizer.
         """
         rank_plan = self._loaded()
         assert self._initial is not None  # a session loads the plan again before it trains
@@ -198,17 +174,17 @@ class Rank:
         worker = TrainingWorker(
             rank_plan=rank_plan,
             weights=self._initial,
-            trained=trained,
+            trained=start.trained,
             transport=self.transport,
-            loss=LOSSES.get(recipe.loss),  # none: the plan computes it
-            schedule=recipe.schedule,
-            recompute=recipe.recompute,
+            loss=LOSSES.get(start.recipe.loss),  # none: the plan computes it
+            schedule=start.recipe.schedule,
+            recompute=start.recipe.recompute,
             device=self.device,
         )
         self._initial = None  # the worker has copied them, so their file may be unmapped
-        if loss_scale is not None:
-            worker.loss_scale = loss_scale
-        self.trainer = Trainer(worker, recipe, optimizer_state, num_workers, own, progress)
+        if start.loss_scale is not None:
+            worker.loss_scale = start.loss_scale
+        self.trainer = Trainer(worker, start)
 
     def train_epoch(self, examples: Examples, epoch: int) -> EpochReport:
         """Train on all examples once; every rank of the plan must be called.

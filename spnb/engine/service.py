@@ -16,10 +16,8 @@ from ..io.examples import Examples
 from ..io.sources import Source
 from ..io.writers import Store
 from ..runtime.state import Piece
-from ..training.epoch import EpochReport, OptimizerState
-from ..training.loss_scale import LossScale
-from ..training.own_optimizer import OwnOptimizer
-from ..training.recipe import Recipe
+from ..training.epoch import EpochReport
+from ..training.start import TrainingStart
 from .report import Report
 
 P = ParamSpec("P")
@@ -38,17 +36,8 @@ class RankService(Protocol):
     ) -> Report:
         """Run the network; the outputs of the ``released`` runs are freed first. Collective."""
 
-    def begin_training(
-        self,
-        trained: Sequence[str],
-        recipe: Recipe,
-        optimizer_state: OptimizerState,
-        num_workers: int = 0,
-        loss_scale: LossScale | None = None,
-        own: OwnOptimizer = OwnOptimizer(),  # noqa: B008 - it is frozen
-        progress: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Prepare to train the parameters with these names."""
+    def begin_training(self, start: TrainingStart) -> None:
+        """Prepare to train, from the weights that were loaded."""
 
     def train_epoch(self, examples: Examples, epoch: int) -> EpochReport:
         """Train on all examples once, in whole batches. Collective."""

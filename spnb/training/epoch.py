@@ -19,12 +19,10 @@ from ..runtime import process_memory
 from ..runtime.worker import share_failures
 from .clipping import clip_gradients
 from .loss_scale import LossScale
-from .own_optimizer import OwnOptimizer, progress_of, restore
-from .recipe import OPTIMIZERS, Recipe
+from .own_optimizer import progress_of, restore
+from .recipe import OPTIMIZERS
+from .start import OptimizerState, TrainingStart
 from .step import Step, TrainingWorker
-
-OptimizerState = Mapping[str, Mapping[str, Any]]
-"""The optimizer's state of each parameter, such as Adam's moments, by the parameter's name."""
 
 
 @dataclass(frozen=True)
@@ -65,34 +63,19 @@ class Trainer:
     ----------
     worker
         Computes its steps.
-    recipe
-        How to train.
-    state
-        The optimizer's state at the end of an earlier epoch.
-    num_workers
-        Threads that read the next batch's images while one is computed.
-    own
-        What the user gives in place of the recipe's optimizer and learning rates.
-    progress
-        The optimizer's groups and the scheduler at the end of an earlier epoch.
+    start
+        How to train, and the state of the optimizer to begin with.
     """
 
-    def __init__(
-        self,
-        worker: TrainingWorker,
-        recipe: Recipe,
-        state: OptimizerState | None = None,
-        num_workers: int = 0,
-        own: OwnOptimizer = OwnOptimizer(),  # noqa: B008 - it is frozen
-        progress: Mapping[str, Any] | None = None,
-    ):
-        self.worker, self.recipe, self.num_workers, self.own = worker, recipe, num_workers, own
-        self.optimizer = self._make_optimizer(state or {})
+    def __init__(self, worker: TrainingWorker, start: TrainingStart):
+        self.worker, self.recipe, self.own = worker, start.recipe, start.own
+        self.num_workers = start.num_workers
+        self.optimizer = self._make_optimizer(start.optimizer_state)
         self.scheduler = None
         if self.optimizer is not None:
-            if own.scheduler is not None:
-                self.scheduler = own.scheduler(self.optimizer)
-            restore(self.optimizer, self.scheduler, progress or {})
+            if self.own.scheduler is not None:
+                self.scheduler = self.own.scheduler(self.optimizer)
+            restore(self.optimizer, self.scheduler, start.progress)
         self._axes = {
             node.name: node.axes
             for rank_plan in worker.rank_plan.with_mirror

@@ -1,7 +1,7 @@
 """Ranks on a device: all that they compute is computed there, and equals what CPUs compute."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from spnb.runtime.trace import DeviceRecorder
 from spnb.runtime.worker import Worker
 from spnb.training.epoch import Trainer
 from spnb.training.losses import LOSSES
+from spnb.training.start import TrainingStart
 from spnb.training.step import TrainingWorker
 from spnb.transport.host_staging import HostStaged, staged_for
 from spnb.transport.local import LocalTransport, World
@@ -153,11 +154,11 @@ def test_training_is_computed_on_the_device(options, host_only):
         names = {n for image in rank_plan.with_mirror for n in plan.graph.made_of(image.weights)[0]}
         weights = tensors_of(module, names, plan.graph)
         facts = (trained, transport, LOSSES["cross_entropy"], job.schedule, job.recompute, device)
-        trainer = Trainer(TrainingWorker(rank_plan, weights, *facts), recipe)
+        start = TrainingStart(tuple(trained), recipe)
+        trainer = Trainer(TrainingWorker(rank_plan, weights, *facts), start)
         told = trainer.epoch(examples, 0, 0)
-        again = Trainer(
-            TrainingWorker(rank_plan, trainer.weights, *facts), recipe, trainer.optimizer_state
-        )
+        resumed = replace(start, optimizer_state=trainer.optimizer_state)
+        again = Trainer(TrainingWorker(rank_plan, trainer.weights, *facts), resumed)
         return [told, again.epoch(examples, 1, 0)], again.weights
 
     there, here, calls = ranks_of(plan, host_only, work)
