@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 CONTINUED = {
+    "spnb.driver.evaluation_result.Evaluation": "spnb.driver.evaluation_result.Evaluation",
     "spnb.driver.in_process.InProcess": "spnb.driver.in_process.InProcess",
     "spnb.driver.result.Result": "spnb.driver.result.Result",
     "spnb.driver.run_record.RunRecord": "spnb.driver.result.Result",

@@ -24,6 +24,7 @@ from processes import MPIEXEC
 
 import spnb
 from spnb.driver.check import TOLERANCES
+from spnb.driver.evaluation_result import Evaluation
 from spnb.driver.result import Result
 from spnb.driver.training_result import Training
 from spnb.job.job_plan import JobPlan
@@ -92,7 +93,10 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_pages_have_commands_of_every_verb():
-    assert {found.verb for found in COMMANDS.values()} == {"plan", "infer", "train", *MEASURING}
+    assert {found.verb for found in COMMANDS.values()} == {
+        *("plan", "infer", "evaluate", "train"),
+        *MEASURING,
+    }
 
 
 @pytest.mark.parametrize("command", of_kind("help"))
@@ -239,6 +243,7 @@ OBJECTS = {
     "cluster": spnb.Cluster,
     "here": spnb.here,
     "training": Training,
+    "evaluation": Evaluation,
     "spnb": spnb,
 }
 """What pages call an object, or the class of one."""

@@ -8,6 +8,7 @@ import pytest
 import spnb
 from spnb.analysis.simulate import Simulation
 from spnb.benchmarking.benchmark import Bench
+from spnb.driver.evaluation_result import Evaluation
 from spnb.driver.result import Result
 from spnb.driver.training_result import Training
 from spnb.engine.here import Here
@@ -15,7 +16,7 @@ from spnb.engine.rank import Rank
 from spnb.job.job_plan import JobPlan
 from spnb.planner.plan import Plan
 
-USED = (spnb.Cluster, spnb.InProcess, Result, Training, Here)
+USED = (spnb.Cluster, spnb.InProcess, Result, Training, Evaluation, Here)
 CLASSES = (spnb.Job, JobPlan, Simulation, Bench, Plan, *USED)
 FUNCTIONS = (spnb.plan, spnb.explore, spnb.start, spnb.stop, spnb.bench, spnb.rule)
 WITH_EXAMPLES = (spnb.Job, JobPlan, Simulation, Plan, *USED, *FUNCTIONS)
@@ -33,7 +34,7 @@ def members(cls):
             yield name, member
 
 
-INTERNAL = ("begin_training", "share", "train_epoch", "weights_of")
+INTERNAL = ("begin_training", "evaluate_shares", "share", "train_epoch", "weights_of")
 """Methods of a session that its training loop calls, not a user."""
 
 EXAMPLES = [

@@ -66,12 +66,15 @@ class OwnLoss:
         Whether the functions take the targets as a tuple, though it may have one item.
     metrics
         By name, further functions; no gradient goes through them.
+    with_outputs
+        Whether the graph with the loss also returns what the network returns, after the metrics.
     """
 
     function: LossFunction
     targets: tuple[TargetShape, ...]
     several: bool = False
     metrics: Mapping[str, LossFunction] = field(default_factory=dict)
+    with_outputs: bool = False
 
     @property
     def name(self) -> str:
@@ -81,7 +84,7 @@ class OwnLoss:
     def with_images(self, count: int) -> OwnLoss:
         """The same loss of another number of images."""
         targets = [TargetShape((count, *each.shape[1:]), each.dtype) for each in self.targets]
-        return OwnLoss(self.function, tuple(targets), self.several, self.metrics)
+        return replace(self, targets=tuple(targets))
 
 
 def _precise(tensor: torch.Tensor) -> torch.Tensor:
@@ -127,7 +130,8 @@ class _LossModule(nn.Module):
         values = zip(self.graph.outputs, map(_precise, given[:count]), strict=True)
         output, targets = self.graph.pack(dict(values), {}), given[count:]
         target = targets if self.loss.several else targets[0]
-        return tuple(_number(each(output, target), each) for each in self.functions)
+        numbers = tuple(_number(each(output, target), each) for each in self.functions)
+        return (*numbers, *given[:count]) if self.loss.with_outputs else numbers
 
 
 def with_loss(graph: Graph, loss: OwnLoss) -> Graph:
@@ -136,14 +140,15 @@ def with_loss(graph: Graph, loss: OwnLoss) -> Graph:
     Parameters
     ----------
     graph
-        The network, captured for training.
+        The network.
     loss
         The loss.
 
     Returns
     -------
     Graph
-        It takes the targets as further inputs, and returns the loss and the metrics.
+        It takes the targets as further inputs, and returns the loss and the metrics; then the
+        network's outputs, if the loss asks for them.
 
     Raises
     ------

@@ -87,6 +87,40 @@ def show_run(bar: Bar, published: Sequence[dict], run: int, micro_batches: int) 
     bar.show("step", share, 1.0, detail)
 
 
+def show_epoch(bar: Bar, published: Sequence[dict], epoch: int, steps: int) -> None:
+    """Show how many steps of an epoch all ranks have done.
+
+    Parameters
+    ----------
+    bar
+        The bar that shows it.
+    published
+        The last report of each rank; it may be of an earlier epoch.
+    epoch
+        Number of the epoch, from 0.
+    steps
+        Number of its steps.
+    """
+    done = [each["steps"] for each in published if each.get("epoch") == epoch]
+    bar.show(f"epoch {epoch + 1}", min(done, default=0), steps)
+
+
+def show_evaluation(bar: Bar, published: Sequence[dict], batches: int) -> None:
+    """Show how many batches of an evaluation all ranks have done.
+
+    Parameters
+    ----------
+    bar
+        The bar that shows it.
+    published
+        The last report of each rank; it may be of something else.
+    batches
+        Number of batches.
+    """
+    done = [each["evaluated"] for each in published if "evaluated" in each]
+    bar.show("evaluation", min(done, default=0), batches)
+
+
 @contextmanager
 def shown_by_module(bar: Bar, task: str, module: Any, costs: Mapping[str, float]) -> Iterator[None]:
     """Show how much of a module's forward is done, while the context is open.

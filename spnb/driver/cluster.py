@@ -1,19 +1,30 @@
-"""MPI engines that run plans, started and watched from a notebook through ipyparallel."""
+"""MPI engines that run plans, started and watched from a notebook through ipyparallel.
+
+The module is longer than others since it overrides most calls of a session, each documented.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import torch
 from torch import nn
 
 from ..display.cards import Card, Shown
-from ..display.progress import Bar, notebook, show_output, show_run
+from ..display.progress import (
+    Bar,
+    notebook,
+    show_epoch,
+    show_evaluation,
+    show_output,
+    show_run,
+)
 from ..engine import remote
 from ..engine.report import Report
-from ..engine.service import Call, RankService, answered
+from ..engine.service import Call, RankService, RankShare, answered
 from ..errors import EngineError, RunError
 from ..io.examples import Examples
 from ..io.sources import Source
@@ -22,6 +33,7 @@ from ..io.writers import Store
 from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan
 from ..training.epoch import EpochReport
+from ..training.evaluation import EvaluationReport, EvaluationTask
 from .cluster_card import cluster_card
 from .engine_calls import Poll
 from .engines import Engines
@@ -228,13 +240,21 @@ class Cluster(Shown, Session):
         with Bar(self.progress) as bar:
             return self._ask(calls, lambda published: show_run(bar, published, run, count))
 
-    def share(self, examples: Examples) -> list[Examples]:
+    def _weights_for_rank(self, file: Path) -> Path | Mapping[str, torch.Tensor]:
+        return file if self.shares_files else super()._weights_for_rank(file)
+
+    def share(
+        self, examples: Examples, rank_plans: Sequence[RankPlan | None] | None = None
+    ) -> list[Examples]:
         """Prepare examples for the ranks; an image in memory is written to a file once.
 
         Parameters
         ----------
         examples
             Images and targets.
+        rank_plans
+            The share of each rank in a plan that is run beside the loaded one; by default those of
+            the loaded plan.
 
         Returns
         -------
@@ -242,11 +262,9 @@ class Cluster(Shown, Session):
             In rank order, with the files of this host, or with the regions that the rank needs.
         """
         images = self.sources.resident(examples.source)
-        if self.shares_files:
-            examples = examples.filed(self.scratch)
-        return examples_for_ranks(
-            examples, images, self.plan.graph, self._rank_plans, self.shares_files
-        )
+        plans = self._rank_plans if rank_plans is None else rank_plans
+        folder = self.scratch if self.shares_files else None
+        return examples_for_ranks(examples, images, plans, folder)
 
     def train_epoch(self, shares: Sequence[Examples], epoch: int) -> list[EpochReport]:
         """Train on all examples once, with a bar; `train` calls it for each epoch.
@@ -264,14 +282,20 @@ class Cluster(Shown, Session):
             The report of each rank, in rank order.
         """
         steps = len(shares[0]) // self.plan.job.batch_size
+        calls = [Call.to(RankService.train_epoch, each, epoch) for each in shares]
         with Bar(self.progress) as bar:
+            return self._ask(calls, lambda published: show_epoch(bar, published, epoch, steps))
 
-            def show(published: list[dict]) -> None:
-                done = [each["steps"] for each in published if each.get("epoch") == epoch]
-                bar.show(f"epoch {epoch + 1}", min(done, default=0), steps)
-
-            calls = [Call.to(RankService.train_epoch, each, epoch) for each in shares]
-            return self._ask(calls, show)
+    def _ask_to_evaluate(
+        self,
+        shares: Sequence[Examples],
+        task: EvaluationTask,
+        rank_shares: Sequence[RankShare | None],
+    ) -> list[EvaluationReport]:
+        given, count = zip(shares, rank_shares, strict=True), len(task.batches)
+        calls = [Call.to(RankService.evaluate, each, task, own) for each, own in given]
+        with Bar(self.progress) as bar:
+            return self._ask(calls, lambda published: show_evaluation(bar, published, count))
 
     def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
         if self.shares_files:

@@ -6,15 +6,20 @@ import shutil
 import tempfile
 import weakref
 from abc import abstractmethod
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from ..engine.service import Call, RankService
+from ..engine.service import Call, RankService, RankShare
 from ..io.examples import Examples
 from ..io.resident import ResidentSources
+from ..io.stage_weights import read_weights
+from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan
+from ..training.evaluation import EvaluationReport, EvaluationTask
 from ..training.start import TrainingStart
 from .rank_calls import RankCalls
 from .weight_files import weight_names, weights_hash, write_weight_file
@@ -23,6 +28,38 @@ from .weight_files import weight_names, weights_hash, write_weight_file
 def stages_by_rank(plan: JobPlan) -> list[tuple[int, ...]]:
     """Numbers of the stages that each rank works in, in rank order."""
     return [plan.stages_on(rank) for rank in range(plan.num_ranks)]
+
+
+def weight_files(plan: JobPlan, module: nn.Module, folder: Path) -> list[Path]:
+    """Write the weights of all stages into files of a folder; the file of each rank."""
+    stages_of = stages_by_rank(plan)
+    files = {
+        stages: write_weight_file(plan, module, stages, folder)
+        for stages in dict.fromkeys(stages_of)
+    }
+    return [files[stages] for stages in stages_of]
+
+
+@dataclass(frozen=True)
+class PlanBeside:
+    """A plan for inference that ranks run beside the plan that is loaded.
+
+    Attributes
+    ----------
+    plan
+        The plan.
+    rank_plans
+        The share of each rank of the loaded plan; None for a rank that this plan does not need.
+    """
+
+    plan: JobPlan
+    rank_plans: tuple[RankPlan | None, ...]
+
+    @classmethod
+    def of(cls, plan: JobPlan, loaded: JobPlan) -> PlanBeside:
+        """A plan beside a loaded one, which has as many ranks or more."""
+        shares = map(plan.rank_plan, range(plan.num_ranks))
+        return cls(plan, (*shares, *[None] * (loaded.num_ranks - plan.num_ranks)))
 
 
 class RankLoading(RankCalls):
@@ -51,14 +88,8 @@ class RankLoading(RankCalls):
 
     def _load_weights(self, plan: JobPlan, module: nn.Module) -> None:
         """Load a plan with the weights of a module."""
-        stages_of = stages_by_rank(plan)
-        files = {
-            stages: write_weight_file(plan, module, stages, self.scratch)
-            for stages in dict.fromkeys(stages_of)
-        }
-        self._load(
-            plan, [(plan.rank_plan(rank), files[stages]) for rank, stages in enumerate(stages_of)]
-        )
+        files = weight_files(plan, module, self.scratch)
+        self._load(plan, [(plan.rank_plan(rank), file) for rank, file in enumerate(files)])
         self.plan = self._loaded_plan = plan
         self._loaded_weights = weights_hash(module)
 
@@ -88,13 +119,66 @@ class RankLoading(RankCalls):
         starts = [start.restricted_to(each) for each in names]
         self._ask([Call.to(RankService.begin_training, each) for each in starts])
 
-    def share(self, examples: Examples) -> list[Examples]:
+    def evaluate_shares(
+        self,
+        shares: Sequence[Examples],
+        task: EvaluationTask,
+        beside: PlanBeside | None = None,
+        module: nn.Module | None = None,
+    ) -> list[EvaluationReport]:
+        """Sum loss and metrics over examples on the ranks; `evaluate` and `train` call it.
+
+        Parameters
+        ----------
+        shares
+            The examples in a form that each rank can read.
+        task
+            What is summed over which of the examples.
+        beside
+            A plan that is run in place of the loaded one, which stays loaded.
+        module
+            The network with the weights for that plan.
+
+        Returns
+        -------
+        list of EvaluationReport
+            The report of each rank, in rank order.
+        """
+        if beside is None:
+            return self._ask_to_evaluate(shares, task, [None] * len(shares))
+        assert module is not None  # a plan beside the loaded one has weights of its own
+        with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
+            files = weight_files(beside.plan, module, Path(folder))
+            needed = zip(beside.rank_plans, files, strict=False)
+            rank_shares = [RankShare(own, self._weights_for_rank(file)) for own, file in needed]
+            rank_shares += [RankShare(None)] * (len(shares) - len(files))
+            return self._ask_to_evaluate(shares, task, rank_shares)
+
+    def _ask_to_evaluate(
+        self,
+        shares: Sequence[Examples],
+        task: EvaluationTask,
+        rank_shares: Sequence[RankShare | None],
+    ) -> list[EvaluationReport]:
+        given = zip(shares, rank_shares, strict=True)
+        return self._ask([Call.to(RankService.evaluate, each, task, own) for each, own in given])
+
+    def _weights_for_rank(self, file: Path) -> Path | Mapping[str, torch.Tensor]:
+        """The weights of a file as they are sent to a rank, which may not see the file."""
+        return dict(read_weights(file))
+
+    def share(
+        self, examples: Examples, rank_plans: Sequence[RankPlan | None] | None = None
+    ) -> list[Examples]:
         """Prepare examples for the ranks; an image in memory is written to a file once.
 
         Parameters
         ----------
         examples
             Images and targets.
+        rank_plans
+            The share of each rank in a plan that is run beside the loaded one; by default those of
+            the loaded plan.
 
         Returns
         -------

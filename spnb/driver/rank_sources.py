@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from ..io.examples import Examples, Unread
 from ..io.sources import HeldSource, Source
 from ..io.tensors import numpy_floats
-from ..ir.graph import Graph
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 
@@ -45,9 +48,8 @@ def sources_for_rank(
 def examples_for_ranks(
     examples: Examples,
     images: Source,
-    graph: Graph,
-    rank_plans: Sequence[RankPlan],
-    sees_files: bool,
+    rank_plans: Sequence[RankPlan | None],
+    folder: Path | None,
 ) -> list[Examples]:
     """The examples of each rank, of whose images it reads what `sources_for_rank` returns.
 
@@ -57,12 +59,12 @@ def examples_for_ranks(
         The targets, and the order of the examples.
     images
         The images.
-    graph
-        The network; a loss in it has targets as inputs, which are no images.
     rank_plans
-        The share of each rank.
-    sees_files
-        Whether ranks can open the files of this host.
+        The share of each rank, None if the plan does not need it; the targets of a loss in the
+        plan are no images.
+    folder
+        Where targets are written to files, which are removed with the list's first item; None if
+        ranks cannot open the files of this host.
 
     Returns
     -------
@@ -70,9 +72,16 @@ def examples_for_ranks(
         In rank order; a rank that reads no image has the targets only.
     """
     shares = []
-    inputs = {name: images for name in graph.inputs if name not in graph.target_types}
+    if folder is not None:
+        folder = Path(tempfile.mkdtemp(prefix="targets-", dir=folder))
+        examples = examples.filed(folder)
     for rank_plan in rank_plans:
-        seen = sources_for_rank(inputs, rank_plan, sees_files)
-        own = next(iter(seen.values()), Unread(examples.images.shape))
+        own: Source | Unread = Unread(examples.images.shape)
+        if rank_plan is not None:
+            inputs = {step.value for step in rank_plan.received("input")} - set(rank_plan.targets)
+            seen = sources_for_rank(dict.fromkeys(inputs, images), rank_plan, folder is not None)
+            own = next(iter(seen.values()), own)
         shares.append(replace(examples, images=own))
+    if folder is not None:
+        weakref.finalize(shares[0], shutil.rmtree, folder, ignore_errors=True)
     return shares

@@ -1,7 +1,8 @@
 """Runs plans on ranks of any kind: the base of all sessions.
 
 `spnb.driver.in_process` has all ranks as threads of this process, `spnb.driver.cluster` has MPI
-engines, and `spnb.driver.mpi_launch` has the processes that ``mpiexec`` started.
+engines, and `spnb.driver.mpi_launch` has the processes that ``mpiexec`` started.  The module is
+longer than others since each public member is documented with an example.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import Any, Self, TypeVar
 
 from ..capture.losses import LossFunction
 from ..io.sources import NOT_GIVEN
+from ..job import checkpoint_io
 from ..job.job_plan import JobPlan
 from ..training.own_optimizer import MakeOptimizer, MakeScheduler, OwnOptimizer
+from .evaluation import DataSetEvaluation
+from .evaluation_result import Evaluation
 from .rank_loading import RankLoading
 from .result import Result
 from .training_loop import train
@@ -212,6 +216,67 @@ class Session(RankLoading):
         self.plan.refuse_if_outdated()
         own = OwnOptimizer(optimizer, scheduler, clip)
         return train(self, images, targets, loss=loss, metrics=metrics, own=own, say=self._say)
+
+    def evaluate(
+        self,
+        images: Any = NOT_GIVEN,
+        targets: Any = NOT_GIVEN,
+        *,
+        loss: str | LossFunction | None = None,
+        metrics: Mapping[str, LossFunction] | None = None,
+    ) -> Evaluation:
+        """Evaluate the network on a data set of any length, in evaluation mode.
+
+        Each rank counts what it computes, and no output is gathered.  The last batch is filled up,
+        and its filling is not counted.
+
+        Where the plan is for training, the weights are those of the last whole epoch, or those that
+        training would begin with.  The training stays as it is, and the next `train` goes on with
+        it; ranks hold the plan for inference beside it meanwhile.
+
+        Parameters
+        ----------
+        images
+            As of `train`; by default those of the job's ``app``, where CIFAR-10's are the images of
+            its test batch.
+        targets
+            As of `train`.
+        loss
+            As of `train`.  The loss of a function is the mean over the images of what it returns
+            for each micro-batch; the last images have micro-batches of their own.
+        metrics
+            Further functions like such a loss, by name.
+
+        Returns
+        -------
+        spnb.driver.evaluation_result.Evaluation
+            Loss and metrics, accuracy and mean IoU of classes, and images per second.
+
+        Raises
+        ------
+        ValueError
+            If the examples do not fit the plan.
+        CaptureError, PlanError
+            If tiles cannot compute a loss or a metric.
+
+        Examples
+        --------
+        >>> session.load(spnb.plan(job))
+        >>> images, classes = torch.rand(5, 1, 8, 8), torch.ones(5, 8, 8, dtype=torch.long)
+        >>> session.evaluate(images, classes).num_images
+        5
+        """
+        self._require_open()
+        self.plan.refuse_if_outdated()
+        if not self.plan.training:
+            self._follow_network()
+        evaluation = DataSetEvaluation(self, images, targets, loss, metrics, self._say)
+        module = self.plan.module
+        if self.held is not None:
+            begun = self.held.checkpoint
+            self._say(f"evaluated with the weights after {begun.epoch} epochs of training")
+            module = checkpoint_io.ready(module, self.plan.weights_dtype, begun.model)
+        return evaluation.run(module)
 
     def _say(self, text: str) -> None:
         if self.progress:

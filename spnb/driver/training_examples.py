@@ -25,19 +25,35 @@ BATCHES = 10
 """Batches of synthetic examples in an epoch."""
 
 
-def examples_of(plan: JobPlan, images: Any = NOT_GIVEN, targets: Any = NOT_GIVEN) -> Examples:
+def examples_of(
+    plan: JobPlan,
+    images: Any = NOT_GIVEN,
+    targets: Any = NOT_GIVEN,
+    *,
+    evaluation: bool = False,
+) -> Examples:
     """Return images and targets that fit a plan: the given ones, the job's, or synthetic ones.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    images, targets
+        As of `spnb.driver.session.Session.train`.
+    evaluation
+        Whether they are evaluated: there may be fewer than a batch, and of CIFAR-10 they are the
+        test images.
 
     Raises
     ------
     ValueError
-        If they do not fit, or make no whole batch.
+        If they do not fit, or make no whole batch to train on.
     """
     graph, job = plan.graph, plan.job
     if len(graph.inputs) > 1 or len(graph.outputs) > 1:
         raise ValueError(
             f"{job.name} has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs: training"
-            " takes one of each in this version"
+            " and evaluation take one of each, without a loss that is a function"
         )
     batch, channels, *size = job.input_shape
     output = graph.axes[graph.outputs[0]]
@@ -51,17 +67,22 @@ def examples_of(plan: JobPlan, images: Any = NOT_GIVEN, targets: Any = NOT_GIVEN
     if not with_images:
         if with_targets:
             raise ValueError("targets without images: give both, or neither for synthetic ones")
-        images, targets = _of_the_job(plan, output)
+        images, targets = _of_the_job(plan, output, evaluation)
     elif not with_targets:
         raise ValueError("images without targets: give a target for each image")
     else:
         images = open_source(images, channels=channels, size=size, resize=job.resize)
     examples = matched(images, targets, output.shape, tells_classes(plan), job.seed)
+    if not evaluation:
+        _require_a_batch(examples, batch)
+    return examples
+
+
+def _require_a_batch(examples: Examples, batch: int) -> None:
     if len(examples) < batch:
         raise ValueError(
             f"{len(examples)} images make no batch of {batch}: use a smaller batch_size"
         )
-    return examples
 
 
 def several_targets(targets: Any) -> bool:
@@ -69,7 +90,9 @@ def several_targets(targets: Any) -> bool:
     return isinstance(targets, (tuple, list)) and all(map(_is_array, targets))
 
 
-def examples_for_loss(plan: JobPlan, images: Any, targets: Any) -> Examples:
+def examples_for_loss(
+    plan: JobPlan, images: Any, targets: Any, *, evaluation: bool = False
+) -> Examples:
     """Return images and targets of any shape, for a loss of the user's own.
 
     Parameters
@@ -80,16 +103,19 @@ def examples_for_loss(plan: JobPlan, images: Any, targets: Any) -> Examples:
         As of `examples_of`.
     targets
         An array or tensor ``(examples, …)``, or a tuple or list of them.
+    evaluation
+        Whether they are evaluated, so that there may be fewer than a batch.
 
     Raises
     ------
     ValueError
-        If they do not fit, or make no whole batch.
+        If they do not fit, or make no whole batch to train on.
     """
     job = plan.job
     batch, channels, *size = job.input_shape
     if len(job.shapes) > 1:
-        raise ValueError(f"{job.name} has {len(job.shapes)} inputs: training takes one")
+        inputs = len(job.shapes)
+        raise ValueError(f"{job.name} has {inputs} inputs: training and evaluation take one")
     if not given(images, "images") or not given(targets, "targets"):
         raise ValueError("a loss of your own needs images and targets: give both")
     source = open_source(images, channels=channels, size=size, resize=job.resize)
@@ -99,11 +125,10 @@ def examples_for_loss(plan: JobPlan, images: Any, targets: Any) -> Examples:
             raise ValueError(
                 f"{source.shape[0]} images, but {len(array)} targets: give one for each image"
             )
-    if source.shape[0] < batch:
-        raise ValueError(
-            f"{source.shape[0]} images make no batch of {batch}: use a smaller batch_size"
-        )
-    return Examples(source, arrays[0], job.seed, tuple(arrays[1:]))
+    examples = Examples(source, arrays[0], job.seed, tuple(arrays[1:]))
+    if not evaluation:
+        _require_a_batch(examples, batch)
+    return examples
 
 
 def _is_array(target: Any) -> bool:
@@ -157,7 +182,9 @@ def tells_classes(plan: JobPlan) -> bool:
     return len(axes.dims) > 1 and all(grid[axis] == 1 for axis in axes.axes_of(1))
 
 
-def _of_the_job(plan: JobPlan, output: Axes) -> tuple[Source, torch.Tensor | list[int]]:
+def _of_the_job(
+    plan: JobPlan, output: Axes, evaluation: bool
+) -> tuple[Source, torch.Tensor | list[int]]:
     """The images and targets that a job's options name."""
     job = plan.job
     batch, channels, *size = job.input_shape
@@ -175,19 +202,19 @@ def _of_the_job(plan: JobPlan, output: Axes) -> tuple[Source, torch.Tensor | lis
             f"{job.name} gives a class for each pixel, but app {job.app} has one for each image:"
             " take another network, or give images and targets to train(…)"
         )
-    found, labels = _of_files(job)
+    found, labels = _of_files(job, evaluation)
     if job.normalize is not None:
         found = Normalized(found, *mean_and_std(job.normalize))
     return found, labels
 
 
-def _of_files(job: Job) -> tuple[Source, list[int]]:
+def _of_files(job: Job, evaluation: bool) -> tuple[Source, list[int]]:
     """The images and classes of the files that a job names, each image decoded once."""
     _, channels, *size = job.input_shape
     if job.app == 1:
         pictures, labels = image_folder(job.datapath, channels, size, resize=job.resize)
         return decoded(pictures), labels
-    images, labels = cifar10(job.datapath)
+    images, labels = cifar10(job.datapath, test=evaluation)
     if channels != 3 or len(size) != 2:
         raise ValueError(f"{job.name} takes {channels} channels, but CIFAR-10 has 3 on two axes")
     if tuple(size) == (32, 32):

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..errors import OptionError
 from ..io.examples import Examples
 from ..ir.module_state import hash_of
 from ..job.job import Job
 from ..job.job_plan import JobPlan
+from ..training.losses import LOSSES
 from ..training.own_optimizer import OwnOptimizer
 from ..training.recipe import Recipe
 from .checkpoint import Checkpoint
@@ -51,12 +53,27 @@ def recipe_for(plan: JobPlan, examples: Examples, loss: str | None = None) -> Re
     ValueError
         If the loss does not go with the targets.
     """
+    return plan.job.recipe(loss_name_for(examples, loss))
+
+
+def loss_name_for(examples: Examples, loss: str | None = None) -> str:
+    """The name of the loss of examples: the given one, or the usual one for their targets.
+
+    Raises
+    ------
+    OptionError
+        If the loss is unknown.
+    ValueError
+        If the loss does not go with the targets.
+    """
+    if loss is not None and loss not in LOSSES:
+        raise OptionError(f"unknown loss {loss!r}: use {', '.join(LOSSES)}, or a function")
     integers = examples.known_targets.dtype.kind == "i"
     loss = loss or ("cross_entropy" if integers else "mse")
     if integers != (loss == "cross_entropy"):
         kind = "class numbers" if integers else "numbers like the output"
         raise ValueError(f"the loss {loss} does not go with targets that are {kind}")
-    return plan.job.recipe(loss)
+    return loss
 
 
 def refuse_useless(job: Job, own: OwnOptimizer) -> None:

@@ -1,6 +1,7 @@
 """One rank in its process: its share of the plan, its worker or trainer, and its outputs.
 
-A session calls its methods: see `spnb.engine.service.RankService`.
+A session calls its methods: see `spnb.engine.service.RankService`.  The module is longer than
+others since each of them is documented.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from ..runtime import process_memory
 from ..runtime.state import Piece
 from ..runtime.worker import Worker
 from ..training.epoch import EpochReport, Trainer
+from ..training.evaluation import EvaluationReport, EvaluationTask
 from ..training.losses import LOSSES
 from ..training.start import TrainingStart
 from ..training.step import TrainingWorker
 from ..transport import Transport
 from ..transport.host_staging import staged_for
+from .evaluation import evaluated, waited_for_others, worker_of
 from .operators import import_operators
 from .output_saving import save_regions
 from .progress import Publish, Throttled
 from .report import Report
-from .service import RankWeights
+from .service import RankShare, RankWeights
 
 SMALL = 1 << 20
 """Most bytes of a rank's outputs that are sent with its report."""
@@ -208,6 +211,35 @@ class Rank:
             self._idle_bytes,
             lambda step, loss: publish({"epoch": epoch, "steps": step + 1}),
         )
+
+    def evaluate(
+        self, examples: Examples, task: EvaluationTask, share: RankShare | None = None
+    ) -> EvaluationReport:
+        """Sum loss and metrics over examples; every rank of the loaded plan must be called.
+
+        Parameters
+        ----------
+        examples
+            Images and targets, in a form that this rank can read.
+        task
+            What is summed over which of the examples.
+        share
+            This rank's share of another plan for inference, which is run in place of the loaded
+            plan; a training on this rank stays as it is.
+
+        Returns
+        -------
+        EvaluationReport
+            This rank's shares of the sums, and its seconds and bytes.
+        """
+        assert self.transport is not None  # a session connects a rank before it calls it
+        if share is None:
+            worker: Worker | None = self._worker()
+        else:
+            worker = worker_of(share, self.transport, self.device)
+        if worker is None:
+            return waited_for_others(task, self.transport)
+        return evaluated(worker, examples, task, self._idle_bytes, self.publish)
 
     def weights(self) -> RankWeights:
         """The current weights of this rank's stage.

@@ -7,7 +7,8 @@ rank's `spnb.engine.rank.Rank` carries it out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 import torch
@@ -15,8 +16,10 @@ import torch
 from ..io.examples import Examples
 from ..io.sources import Source
 from ..io.writers import Store
+from ..ir.rank_plan import RankPlan
 from ..runtime.state import Piece
 from ..training.epoch import EpochReport
+from ..training.evaluation import EvaluationReport, EvaluationTask
 from ..training.start import TrainingStart
 from .report import Report
 
@@ -26,6 +29,22 @@ T = TypeVar("T")
 RankWeights = tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]], dict[str, Any]]
 """A rank's parameters and buffers by name, its optimizer's state by parameter, and the progress of
 the optimizer's groups and of the scheduler."""
+
+
+@dataclass(frozen=True)
+class RankShare:
+    """A rank's share of a plan that is run beside the loaded one, with its own weights.
+
+    Attributes
+    ----------
+    rank_plan
+        The share; None if the plan does not need the rank.
+    weights
+        The weights of its stage by name, or the file that has them.
+    """
+
+    rank_plan: RankPlan | None
+    weights: Path | Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 class RankService(Protocol):
@@ -41,6 +60,11 @@ class RankService(Protocol):
 
     def train_epoch(self, examples: Examples, epoch: int) -> EpochReport:
         """Train on all examples once, in whole batches. Collective."""
+
+    def evaluate(
+        self, examples: Examples, task: EvaluationTask, share: RankShare | None = None
+    ) -> EvaluationReport:
+        """Sum loss and metrics over examples, with the loaded plan or another. Collective."""
 
     def weights(self) -> RankWeights:
         """The current parameters and buffers, and the optimizer's state."""

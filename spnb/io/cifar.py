@@ -13,11 +13,18 @@ from ..errors import DatasetError
 from .sources import ArraySource
 
 
-def cifar10(path: str | Path) -> tuple[ArraySource, list[int]]:
-    """Return CIFAR-10's training images and classes, from its python or its binary files.
+def cifar10(path: str | Path, *, test: bool = False) -> tuple[ArraySource, list[int]]:
+    """Return CIFAR-10's images and classes, from its python or its binary files.
 
     (Krizhevsky, *Learning multiple layers of features from tiny images*, 2009; the files are those
     of ``cifar-10-python.tar.gz`` and ``cifar-10-binary.tar.gz``, unpacked.)
+
+    Parameters
+    ----------
+    path
+        The folder with the files, or the one that they were unpacked in.
+    test
+        Whether the images of ``test_batch`` are returned, rather than those to train on.
 
     Raises
     ------
@@ -27,7 +34,8 @@ def cifar10(path: str | Path) -> tuple[ArraySource, list[int]]:
     folders = [Path(path), *(Path(path) / f"cifar-10-batches-{kind}" for kind in ("py", "bin"))]
     for folder in folders:
         for suffix, read in (("", _python_batch), (".bin", _binary_batch)):
-            names = [folder / f"data_batch_{k}{suffix}" for k in range(1, 6)]
+            stems = ["test_batch"] if test else [f"data_batch_{k}" for k in range(1, 6)]
+            names = [folder / f"{stem}{suffix}" for stem in stems]
             if found := [name for name in names if name.is_file()]:
                 if missing := set(names[: names.index(found[-1])]) - set(found):
                     raise DatasetError(f"{min(missing)} is missing, but {found[-1].name} is there")
@@ -36,7 +44,7 @@ def cifar10(path: str | Path) -> tuple[ArraySource, list[int]]:
                 return ArraySource(images, "CIFAR-10"), np.concatenate(labels).tolist()
     raise DatasetError(
         f"{path} (--datapath) has no CIFAR-10 files: unpack cifar-10-python.tar.gz or"
-        " cifar-10-binary.tar.gz there (data_batch_1 …)"
+        f" cifar-10-binary.tar.gz there ({'test_batch' if test else 'data_batch_1 …'})"
     )
 
 

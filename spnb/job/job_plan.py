@@ -1,4 +1,7 @@
-"""From a job to its plan: figures to look at, inputs to open, and what each rank is given."""
+"""From a job to its plan: figures to look at, inputs to open, and what each rank is given.
+
+The module is longer than others since every public member has an example.
+"""
 
 from __future__ import annotations
 
@@ -218,6 +221,36 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
         found._change = self._change
         return found
 
+    def for_evaluation(self, job: Job | None = None, loss: OwnLoss | None = None) -> JobPlan:
+        """Return the plan that evaluates the network, with all layers in evaluation mode.
+
+        Parameters
+        ----------
+        job
+            Another job, which differs in the batch; by default that of this plan.
+        loss
+            A loss of the user's own, and metrics, which the plan computes after the network.
+
+        Returns
+        -------
+        JobPlan
+            A plan for inference; this one stays unchanged.
+
+        Raises
+        ------
+        CaptureError, PlanError
+            If tiles cannot compute the network or the loss in evaluation mode.
+
+        Examples
+        --------
+        >>> found = plan(Job("resnet20_v1", image_size=64, batch_size=1), training=True)
+        >>> found.for_evaluation().training
+        False
+        """
+        found = JobPlan(job or self.job, loss=loss)
+        found._change = self._change
+        return found
+
     def for_images(self, count: int) -> JobPlan:
         """Return the plan for a number of images, where the job leaves the batch size out.
 
@@ -256,7 +289,8 @@ def _with_loss(graph: Graph, loss: OwnLoss, job: Job) -> Graph:
     if count == graph.batch:
         return found
     fewer = [(count, *shape[1:]) for shape in job.shapes]
-    smaller = job.network.graph(tuple(fewer), job.dtype, True, job.weights_dtype is None)
+    own_types = job.weights_dtype is None
+    smaller = job.network.graph(tuple(fewer), job.dtype, graph.training, own_types)
     refuse_sizes(found, with_loss(smaller, loss.with_images(count)))
     return found
 

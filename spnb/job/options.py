@@ -45,6 +45,7 @@ def _option(
     choices: tuple[str, ...] = (),
     suggestions: tuple[str, ...] = (),
     training: bool = False,
+    evaluation: bool = False,
 ) -> Any:
     """Return a field of the table.
 
@@ -65,7 +66,9 @@ def _option(
     suggestions
         Some values that are accepted, for completion.
     training
-        Whether only training uses the option.
+        Whether running a network on an image does not use the option.
+    evaluation
+        Of such an option, whether an evaluation uses it as training does.
     """
     metadata = {
         "help": text,
@@ -75,6 +78,7 @@ def _option(
         "choices": choices,
         "suggestions": suggestions or choices,
         "training": training,
+        "evaluation": evaluation,
     }
     return field(default=default, metadata=metadata)
 
@@ -145,7 +149,9 @@ class OptionTable:
     local_DP: int = _option(
         1, "ranks of each untiled stage; each computes some images of the batch", least=1
     )
-    enable_evaluation: bool = _option(False, "inference (the command infer sets it)", bool)
+    enable_evaluation: bool = _option(
+        False, "inference (the commands infer and evaluate set it)", bool
+    )
     image_size: int | tuple[int, ...] = _option(
         32, "side of a square image, or height x width such as 1411x1411", _image_size, "N[xN]"
     )
@@ -204,25 +210,36 @@ class OptionTable:
     )
     app: int = _option(
         3,
-        "training: 1 for an image folder with one folder for each class, 2 for CIFAR-10's own"
-        " files, 3 for synthetic images",
+        "training and evaluation: 1 for an image folder with one folder for each class, 2 for"
+        " CIFAR-10's own files, 3 for synthetic images",
         training=True,
+        evaluation=True,
     )
     datapath: str = _option(
-        "./train", "training: folder of the images for --app 1 and 2", str, "DIR", training=True
+        "./train",
+        "training and evaluation: folder of the images for --app 1 and 2",
+        str,
+        "DIR",
+        training=True,
+        evaluation=True,
     )
     normalize: str | None = _option(
         None,
-        "training: mean and standard deviation of the images of --app 1 and 2, as 0.5,0.5 or one"
-        " number for each channel as 0.4/0.5/0.6,0.2/0.2/0.2, or benchmark (0.5,0.5) or imagenet;"
-        " images are in [0, 1] before (default: they stay so)",
+        "training and evaluation: mean and standard deviation of the images of --app 1 and 2, as"
+        " 0.5,0.5 or one number for each channel as 0.4/0.5/0.6,0.2/0.2/0.2, or benchmark (0.5,0.5)"
+        " or imagenet; images are in [0, 1] before (default: they stay so)",
         str,
         "MEAN,STD",
         suggestions=tuple(NORMALIZATIONS),
         training=True,
+        evaluation=True,
     )
     num_workers: int = _option(
-        0, "training: threads of each rank that read the next batch", least=0, training=True
+        0,
+        "training and evaluation: threads of each rank that read the next batch",
+        least=0,
+        training=True,
+        evaluation=True,
     )
     num_epochs: int = _option(
         1, "training: number of passes over all examples", least=1, training=True
@@ -383,13 +400,19 @@ def option_named(name: str) -> dataclasses.Field:
     return OptionTable.__dataclass_fields__[name]
 
 
-def training_options() -> list[str]:
-    """Return the names of the options that only training uses.
+def training_options(*, evaluation: bool = True) -> list[str]:
+    """Return the names of the options of training, which running a network on an image lacks.
 
-    >>> training_options()[:2]
-    ['app', 'datapath']
+    Parameters
+    ----------
+    evaluation
+        Whether those that evaluation uses too are among them.
+
+    >>> training_options()[:2], training_options(evaluation=False)[:2]
+    (['app', 'datapath'], ['num_epochs', 'optimizer'])
     """
-    return [option.name for option in options() if option.metadata["training"]]
+    every = [option for option in options() if option.metadata["training"]]
+    return [each.name for each in every if evaluation or not each.metadata["evaluation"]]
 
 
 def options_section() -> str:

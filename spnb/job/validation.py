@@ -67,7 +67,9 @@ def check_training(table: OptionTable) -> None:
         Naming the option.
     """
     if table.enable_evaluation:
-        raise OptionError("enable_evaluation is for inference: use infer, or leave it out")
+        raise OptionError(
+            "enable_evaluation is for inference: use evaluate or infer, or leave it out"
+        )
     if table.patches > 1:
         raise OptionError(
             f"patches is {table.patches}, but training stores the values of a whole tile for the"
@@ -196,6 +198,6 @@ def _check_training_options(table: OptionTable) -> None:
         if not 0 <= value < float("inf"):
             raise OptionError(f"{name} is {value!r}, but must be a number, 0 or more")
     given = table.given()
-    useless = [name for name in training_options() if name in given]
+    useless = [name for name in training_options(evaluation=False) if name in given]
     if table.enable_evaluation and useless:
         raise OptionError(f"{useless[0]} is for training, not for inference: leave it out")

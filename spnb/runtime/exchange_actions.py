@@ -42,7 +42,7 @@ class ExchangeActions:
             for target, region, take in takes:
                 if target == HOST:
                     region = self._rank_plan.in_batch(region, step.axes, run.first_image)
-                    run.pieces.append(Piece(step.value, region, take(run)))
+                    run.pieces.append(Piece(step.value, region, take(run), run.first_image))
                     continue
                 start = run.recorder.now()
                 message = packed(take(run), step.axes)

@@ -18,11 +18,24 @@ Read = Callable[[str, Region], torch.Tensor]
 
 @dataclass(frozen=True)
 class Piece:
-    """A region of one of the network's outputs, held by the rank that computed it."""
+    """A region of one of the network's outputs, held by the rank that computed it.
+
+    Attributes
+    ----------
+    value
+        Name of the output.
+    region
+        The region, in the output of the whole batch.
+    tensor
+        Its values.
+    first_image
+        Number in the batch of the first image of the micro-batch that it is of.
+    """
 
     value: str
     region: Region
     tensor: torch.Tensor
+    first_image: int = 0
 
 
 @dataclass

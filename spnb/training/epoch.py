@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from ..io.examples import Ahead, Examples
-from ..io.tensors import numpy_floats
+from ..io.examples import Examples
 from ..ir.region import Region
 from ..kernels.devices import CPU
-from ..kernels.half_conv import HALVES
 from ..runtime import process_memory
 from ..runtime.worker import share_failures
+from .batch_reader import BatchReader
 from .clipping import clip_gradients
 from .loss_scale import LossScale
 from .own_optimizer import progress_of, restore
@@ -76,16 +75,6 @@ class Trainer:
             if self.own.scheduler is not None:
                 self.scheduler = self.own.scheduler(self.optimizer)
             restore(self.optimizer, self.scheduler, start.progress)
-        self._axes = {
-            node.name: node.axes
-            for rank_plan in worker.rank_plan.with_mirror
-            for node in rank_plan.nodes
-        }
-        self._targets = {
-            step.value: (worker.rank_plan.targets.index(step.value), step.axes, step.dtype)
-            for step in worker.rank_plan.received("input")
-            if step.value in worker.rank_plan.targets
-        }
 
     def _make_optimizer(self, state: OptimizerState) -> torch.optim.Optimizer | None:
         parameters = self.worker.parameters
@@ -140,13 +129,13 @@ class Trainer:
         rate = self.optimizer.param_groups[0]["lr"] if self.optimizer is not None else None
         steps = len(examples) // batch
         batches = [order[k * batch : (k + 1) * batch] for k in range(steps)]
-        ahead = Ahead(examples, batches, numpy_floats(self.worker.rank_plan.dtype))
+        reader = BatchReader(examples, batches, self.worker.rank_plan, self.worker.device)
         losses, right, seconds, metrics = [], [], [], []
         process_memory.restart_peak(self.worker.device)
-        with ahead.reading(self.num_workers):
+        with reader.ahead.reading(self.num_workers):
             for step in range(steps):
                 start = time.perf_counter()
-                result, hits = self._step(ahead, epoch, step)
+                result, hits = self._step(reader, epoch, step)
                 seconds.append(time.perf_counter() - start)
                 losses.append(result.loss)
                 right.append(hits)
@@ -157,23 +146,16 @@ class Trainer:
         peak = max(0, process_memory.peak_bytes(self.worker.device) - idle_bytes)
         return EpochReport(losses, right, seconds, peak, metrics, rate, self.worker.loss_scale)
 
-    def _step(self, ahead: Ahead, epoch: int, step: int) -> tuple[Step, int]:
+    def _step(self, reader: BatchReader, epoch: int, step: int) -> tuple[Step, int]:
         """Train on a batch; return the results, and this rank's share of the right classes."""
-        dtype, device, targets = self.worker.rank_plan.dtype, self.worker.device, {}
-
-        def read(value: str, region: Region) -> torch.Tensor:
-            if value in self._targets:
-                return self._target(ahead, step, value, region)
-            return torch.from_numpy(ahead.read(step, region)).to(device, dtype)
+        read_targets, targets = reader.wanted(step), {}
 
         def wanted(value: str, region: Region) -> torch.Tensor:
-            found = ahead.examples.wanted(ahead.batches[step], region, self._axes[value]).to(device)
-            numbers = torch.float32 if dtype in HALVES else dtype
-            targets[region] = found.to(numbers) if found.is_floating_point() else found
+            targets[region] = read_targets(value, region)
             return targets[region]
 
         seed = (self.recipe.seed * 1_000_003 + epoch) * 1_000_003 + step
-        result = self.worker.step(read, wanted, seed)
+        result = self.worker.step(reader.read(step), wanted, seed)
         if self.own.clip is not None and result.finite:
             worker, ranks = self.worker, self.worker.rank_plan.num_ranks
             clip_gradients(
@@ -183,12 +165,6 @@ class Trainer:
             self.optimizer.step()
         known = (piece for piece in result.pieces if piece.region in targets)
         return result, sum(_right(piece.tensor, targets[piece.region]) for piece in known)
-
-    def _target(self, ahead: Ahead, step: int, value: str, region: Region) -> torch.Tensor:
-        """A region of a target that the plan's loss reads."""
-        number, axes, dtype = self._targets[value]
-        found = ahead.examples.target(number, ahead.batches[step], region, axes)
-        return found.to(self.worker.device, dtype)
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:

@@ -159,7 +159,7 @@ class Tape:
             piece = self.values.piece(step.value, t.region, step.axes)
             if t.target == HOST:
                 region = self.rank_plan.in_batch(t.region, step.axes, self.first_image)
-                self.pieces.append(Piece(step.value, region, piece))
+                self.pieces.append(Piece(step.value, region, piece, self.first_image))
             else:
                 self.transport.send(t.target, step.tag, packed(piece, step.axes))
 

@@ -23,6 +23,7 @@ FAILED = (RankError, PeerFailed, WaitTimeout, RuntimeError)
 VERBS = {
     "plan": "show stages, tiles, messages, bytes and memory; no rank is started",
     "infer": "run the network on MPI ranks: those of mpiexec or srun, or ranks that it starts",
+    "evaluate": "loss, accuracy and images per second on a data set (--app), as infer runs",
     "train": "train on MPI ranks; continues from the checkpoint, and writes it after each epoch",
     "bench": "time a plan with and without its messages, and plain torch and others in one process",
     "suite": "time the standard workloads, as bench does",
@@ -118,8 +119,9 @@ def _add_verb(verbs: argparse._SubParsersAction[_Parser], verb: str, text: str) 
         flags.add_image(parser)
     if verb == "infer":
         flags.add_run_flags(parser)
-    if verb != "plan":
+    if verb not in ("plan", "evaluate"):
         parser.add_argument(
             "--save-plots", metavar="DIR", help="write pictures to a folder, as PNG"
         )
+    if verb != "plan":
         parser.add_argument("--report", metavar="FILE", help="write every figure to a JSON file")

@@ -214,8 +214,11 @@ def refuse_useless(verb: str, given: Collection[str]) -> None:
     OptionError
         Naming the first of them.
     """
+    not_used = []
+    if verb in ("infer", "evaluate", "bench", "sweep"):
+        not_used = training_options(evaluation=verb != "evaluate")
     for name in given:
-        if verb in ("infer", "bench", "sweep") and name in training_options():
+        if name in not_used:
             raise OptionError(f"{name} is for training: {verb} does not use it")
         if verb in ("bench", "sweep") and name in ("verbose", "resize"):
             raise OptionError(f"{name} is for plan, infer and train: {verb} does not use it")

@@ -75,6 +75,12 @@ def infer_flags(parser: argparse.ArgumentParser) -> None:
 
 def train_flags(parser: argparse.ArgumentParser) -> None:
     """Add images and targets, the loss, and the options of a job."""
+    evaluation_flags(parser)
+    flags.add_flags(parser)
+
+
+def evaluation_flags(parser: argparse.ArgumentParser) -> None:
+    """Add images and targets, and the loss."""
     parser.add_argument(
         "examples", metavar="IMAGES TARGETS", nargs="*", action=Pair, help="files or variables"
     )
@@ -83,7 +89,6 @@ def train_flags(parser: argparse.ArgumentParser) -> None:
         choices=tuple(LOSSES),
         help="loss function (default: cross_entropy for class numbers, mse for other targets)",
     )
-    flags.add_flags(parser)
 
 
 def file_flag(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ from .magic_parsers import (
     Help,
     HelpShown,
     MagicParser,
+    evaluation_flags,
     file_flag,
     image_flag,
     infer_flags,
@@ -49,6 +50,7 @@ class SpnbMagics(Magics):
         self._add("start", "start engines for the plan, or load it on running engines", self._start)
         self._add("load", "as start: give the engines another plan", self._start)
         self._add("infer", "run the network on an image", self._infer, infer_flags)
+        self._add("evaluate", "loss and accuracy of images", self._evaluate, evaluation_flags)
         self._add("train", "train the network of the plan", self._train, train_flags)
         self._add("explore", "show sliders for a split; starts nothing", self._explore, job_flags)
         self._add("simulate", "how long the plan takes with a core for each rank", self._simulate)
@@ -145,6 +147,9 @@ class SpnbMagics(Magics):
         training = notebook.start(plan(job, training=True)).train(images, targets, loss=args.loss)
         self.plan = plan(training.job)  # infer runs the trained network, after another start
         return training
+
+    def _evaluate(self, args: argparse.Namespace) -> Any:
+        return self._cluster().evaluate(*map(self._image, args.examples or ()), loss=args.loss)
 
     def _explore(self, args: argparse.Namespace) -> Any:
         from .explorer import explore

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         return _plan(args)
     if args.verb in MEASURING:
         return _measure(args)
-    act = _train if args.verb == "train" else _infer
+    act = {"infer": _infer, "evaluate": _evaluate, "train": _train}[args.verb]
     if under_mpi():
         return run_launched(lambda ranks: act(args, ranks))
     return act(args, None)
@@ -156,6 +156,21 @@ def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
             report["check"] = {**dataclasses.asdict(check), "passed": check.passed}
         _save_report(report, Path(args.report))
     return 0 if check is None or check.passed else 1
+
+
+def _evaluate(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
+    plan = job_plan.plan(_job(args))
+    print(f"{plan}\nweights: {plan.job.weights_origin}", flush=True)
+    examples = examples_of(plan, evaluation=True)
+    plan.build_module()  # refuses a bad checkpoint before ranks start
+    with _session(plan, ranks) as session:
+        found = session.evaluate(examples)
+    print(f"\n{found}", flush=True)
+    if plan.job.verbose and "accuracy" in found.figures:
+        print(found.per_class.to_string())
+    if args.report:
+        _save_report(found.report(), Path(args.report))
+    return 0
 
 
 def _images(args: argparse.Namespace, plan: JobPlan) -> Any:

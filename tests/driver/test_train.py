@@ -136,7 +136,14 @@ def test_a_cluster_trains_and_then_infers(cluster):
     found_own = cluster.train(images, labels, **given).history
     for column in ("loss", "right"):
         assert found_own[column].tolist() == pytest.approx(wanted_own[column].tolist(), rel=1e-5)
+    evaluated = {"loss": given["loss"], "metrics": given["metrics"]}
+    beside = cluster.evaluate(images[:7], labels[:7], **evaluated)
     cluster.load(spnb.plan(found.job))
+    plain = cluster.evaluate(images[:7], labels[:7])
+    with spnb.InProcess(spnb.plan(found.job), progress=False) as session:
+        assert plain.figures == pytest.approx(session.evaluate(images[:7], labels[:7]).figures)
+    assert min(plain.peak_memory_bytes) > 0
+    assert beside.metrics["right"] == pytest.approx(beside.accuracy)
     result = cluster.infer(images[:4])
     assert result.check().passed
     with torch.no_grad():

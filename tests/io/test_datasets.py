@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 import spnb
 from spnb.driver.training_examples import examples_of
@@ -252,6 +253,25 @@ def test_images_in_memory_are_resized_as_they_are_read(tmp_path):
         shares = session.share(Examples(scaled, np.zeros(8, np.int64)))
         assert len(pickle.dumps(shares[0])) < 2000  # ranks map the file that has the pixels
         assert np.array_equal(shares[0].images.read(region), wanted)
+
+
+def test_an_evaluation_has_the_test_images_of_cifar(tmp_path):
+    folder = write_python(tmp_path / "a")
+    with pytest.raises(DatasetError, match=r"has no CIFAR-10 files.*\(test_batch\)"):
+        cifar10(folder, test=True)
+    pixels = picture(3, 3072)
+    content = {b"data": pixels, b"labels": [9, 0, 1]}
+    (folder / "test_batch").write_bytes(pickle.dumps(content, protocol=2))
+    given = {"batch_size": 2, "split_size": 1, "app": 2, "datapath": str(folder)}
+    each = spnb.Job("resnet20_v1", num_spatial_parts=2, enable_evaluation=True, **given)
+    with spnb.InProcess(spnb.plan(each), progress=False) as session:
+        found = session.evaluate()
+    with torch.no_grad():
+        output = each.module(torch.from_numpy(pixels).reshape(3, 3, 32, 32) / 255)
+    wanted = torch.tensor([9, 0, 1])
+    assert found.num_images == 3
+    assert found.loss == pytest.approx(float(F.cross_entropy(output, wanted)), rel=1e-5)
+    assert found.accuracy == pytest.approx(float((output.argmax(1) == wanted).float().mean()))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

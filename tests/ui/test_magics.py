@@ -61,6 +61,7 @@ def test_variables_are_modules_jobs_plans_and_images(shell, spnb_line):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
+        ("evaluate photo", "give images and targets, or neither: not 1 names"),
         ("train photo", "give images and targets, or neither: not 1 names"),
         ("", "verbs are plan, start"),
         ("bogus", "unknown verb 'bogus'"),
