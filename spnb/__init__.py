@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .benchmarking.benchmark import bench
     from .driver.cluster import Cluster
     from .driver.in_process import InProcess
+    from .driver.parallel import parallel
     from .engine.here import here
     from .errors import CaptureError, PlanError
     from .job.job import Job
@@ -32,6 +33,7 @@ __all__ = [
     "bench",
     "explore",
     "here",
+    "parallel",
     "plan",
     "rule",
     "start",
@@ -50,6 +52,7 @@ _MODULES = {
     "explore": ".ui.explorer",
     "here": ".engine.here",
     "load_ipython_extension": ".ui.magics",
+    "parallel": ".driver.parallel",
     "plan": ".job.job_plan",
     "rule": ".rules",
     "start": ".ui.notebook",

@@ -45,6 +45,8 @@ SMALLER = {
     " amoebanet": " amoebanet --num-layers 6 --num-filters 104",
 }
 """What takes the place of words of a command, so that it runs in seconds."""
+LAUNCHED = r"^mpiexec -n (\d+) python (\w+\.py)$"
+"""A line that starts a program of a page on several ranks."""
 SLOW = ("65536", "16384", "-n 65 ", "--ntasks=65 ")
 """In a plan that takes some seconds."""
 
@@ -174,6 +176,22 @@ def check_what_it_did(command, args, printed, folder):
         assert len(steps) == 10 * epochs
         assert all(0 < step["loss"] < 10 for step in steps)
         assert list(folder.glob("*-checkpoint.pth"))
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("count", "name"),
+    {found for text in TEXTS.values() for found in re.findall(LAUNCHED, text, re.M)},
+)
+def test_a_program_of_a_page_that_a_launcher_starts(count, name, folder):
+    line = [MPIEXEC, "-n", count, sys.executable, name]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    losses = [float(each) for each in re.findall(r"loss ([\d.]+)", done.stdout)]
+    assert len(losses) == 4
+    assert losses[0] > losses[-1]
+    assert done.stdout.count("spnb.parallel: rank") == int(count)
+    assert list(folder.glob("*.pth"))
 
 
 def starts_ranks(page):

@@ -58,5 +58,5 @@ def test_nothing_but_what_belongs_at_the_top_level():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout
     top = {line.split("/")[0] for line in listed.splitlines()}
     belongs = {"notebooks", "spnb", "tests", "binder", "requirements.txt", "README.md", "LICENSE"}
-    belongs |= {"pyproject.toml", "conftest.py"}  # pytest reads both from the top
+    belongs |= {"pyproject.toml"}  # tools read it from the top
     assert all(name in belongs or name.startswith(".") for name in top)

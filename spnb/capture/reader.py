@@ -252,10 +252,12 @@ class ExportReader:
         target = fx.args[0] if fx.args else None
         if fx.target is not torch.ops.aten.add_.Tensor or not isinstance(target, torch.fx.Node):
             return False
-        name = self._counters.get(target.name) or self.weights.get(target.name, "")
+        prefix, leaf = self.scope.prefix, self.scope.leaves.get(target.name)
+        known = leaf.name if isinstance(leaf, Weight) else ""  # in a region, it is an operand
+        name = self._counters.get(f"{prefix}{target.name}", known)
         if not name.endswith("num_batches_tracked"):
             return False
-        self._counters[fx.name] = name
+        self._counters[f"{prefix}{fx.name}"] = name
         self.counted[name] = self.counted.get(name, 0) + 1
         return True
 

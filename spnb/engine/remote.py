@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -123,6 +123,43 @@ def reset(backend: str) -> None:
     transport = _connected()
     transport.backend = backend
     transport.reset()
+
+
+def transport_of_program(backend: str) -> MPITransport:
+    """The transport between the ranks that run one program: engines, or processes of a launcher.
+
+    A process of ``mpiexec`` or ``srun`` connects at the first call, which is collective.  If its
+    program fails after that, it ends all processes, which would wait for this one.
+
+    Parameters
+    ----------
+    backend
+        The library that carries tensors; a change of it is collective.
+    """
+    global _transport
+    if _transport is None:
+        from mpi4py import MPI
+
+        from ..transport.mpi import MPITransport
+
+        use_transport(MPITransport(MPI.COMM_WORLD))
+        if MPI.COMM_WORLD.size > 1:
+            sys.excepthook = _ending_all(sys.excepthook, MPI.COMM_WORLD.Abort)
+    transport = _connected()
+    if transport.backend != backend:
+        reset(backend)
+    return transport
+
+
+def _ending_all(show: Callable[..., None], abort: Callable[[int], None]) -> Callable[..., None]:
+    """A handler of an exception that nothing catches: it shows it, and ends all processes."""
+
+    def handler(*error: Any) -> None:
+        show(*error)
+        sys.stderr.flush()
+        abort(1)
+
+    return handler
 
 
 def _connected() -> MPITransport:

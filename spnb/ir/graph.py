@@ -57,6 +57,9 @@ class Graph:
         By name, the type of each input that is a target of a loss in the graph.
     loss_calls
         Names of the calls of such a loss; it mixes the images of a micro-batch.
+    given_tiles
+        Names of the calls that pass on the tiles that ranks are given: see
+        `spnb.capture.tiled_inputs`.
     """
 
     inputs: Mapping[str, Axes]
@@ -73,6 +76,7 @@ class Graph:
     gpu_casts: str = ""
     target_types: Mapping[str, torch.dtype] = field(default_factory=dict)
     loss_calls: frozenset[str] = frozenset()
+    given_tiles: frozenset[str] = frozenset()
 
     @cached_property
     def floating_types(self) -> frozenset[torch.dtype]:

@@ -116,6 +116,12 @@ OVERFLOW = TagRange(BARRIER.stop, 1, "sums of overflows")
 NORM = TagRange(OVERFLOW.stop, 1, "norms of gradients")
 """A sum over all ranks of the squares of gradients."""
 
+OBJECT = TagRange(NORM.stop, 1, "objects")
+"""Objects of Python that rank 0 sends to the others."""
+
+COLLECT = TagRange(OBJECT.stop, 1, "collected values")
+"""Values, sums of values and weights that every rank collects from all."""
+
 _FIRST_SUM = 2 * MIRROR_SHIFT + 8
 _LAST = GENERATION - 1
 
@@ -130,7 +136,7 @@ SUM = TagRange(
 FAILURE = TagRange(_LAST, 1, "failures")
 """Reports that a rank has failed; they have the tags of generation 0 in every generation."""
 
-WORLD = (BARRIER, OVERFLOW, NORM, SUM, FAILURE)
+WORLD = (BARRIER, OVERFLOW, NORM, OBJECT, COLLECT, SUM, FAILURE)
 """Ranges that all ranks have together, not each pipeline."""
 
 

@@ -10,6 +10,7 @@ from copy import copy
 from dataclasses import replace
 
 from ..capture.losses import OwnLoss, refuse_sizes, with_loss
+from ..capture.tiled_inputs import with_tiled_inputs
 from ..errors import PlanError
 from ..ir.graph import Graph
 from ..ir.rank_plan import RankPlan
@@ -43,11 +44,15 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
         Whether to train the network, rather than to run it.
     loss
         A loss of the user's own, which the plan computes after the network.
+    given_tiles
+        Whether ranks are given their tiles of the inputs, rather than read regions of them.
+    evaluation
+        In training, whether all layers are in evaluation mode.
 
     Attributes
     ----------
     job, training, loss
-        The arguments.
+        The first arguments.
     num_ranks
         Number of MPI ranks that the plan needs.
     stages
@@ -72,7 +77,14 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
     (5, (64, 64), 2)
     """
 
-    def __init__(self, job: Job, training: bool = False, loss: OwnLoss | None = None):
+    def __init__(
+        self,
+        job: Job,
+        training: bool = False,
+        loss: OwnLoss | None = None,
+        given_tiles: bool = False,
+        evaluation: bool = False,
+    ):
         tilings, patches = job.tilings, job.patch_grid
         cuts = in_patches(tilings, patches)
         refuse_small_images(job, cuts)
@@ -80,11 +92,15 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
             check_training(job)
         if training:
             refuse_several_types(job)
-        graph = job.network.graph(job.shapes, job.dtype, training, job.weights_dtype is None)
+        modes = training and not evaluation
+        graph = job.network.graph(job.shapes, job.dtype, modes, job.weights_dtype is None)
+        graph = replace(graph, training=training)
         refuse_gpu_casts(job, graph)
         self._network_graph = graph
         if loss is not None:
             graph = _with_loss(graph, loss, job)
+        if given_tiles:
+            graph = with_tiled_inputs(graph)
         blocks = stage_blocks(
             graph,
             cuts,

@@ -162,7 +162,7 @@ class Plan(RankPlaces):
             stage.nodes,
             tiling=stage.cuts,
             batch=images,
-            exported=self.exported_by(stage),
+            exported=self.exported_by(stage) | self.graph.given_tiles,
             groups=self._groups(stage) if self.fused else None,
         )
         if stage.num_patches > 1:
@@ -172,13 +172,17 @@ class Plan(RankPlaces):
         return needs
 
     def _groups(self, stage: Stage) -> dict[str, int]:
-        """With fused halos, the group of blocks that computes each value of a stage."""
+        """With fused halos, the group of blocks that computes each value of a stage.
+
+        A tile that a rank is given has no halo, so it is in a group of its own.
+        """
         first = stage.blocks[0]
-        return {
+        found = {
             node.name: (number - first) // self.fused
             for number in range(*stage.blocks)
             for node in self.graph.nodes_of(self.graph.blocks[number])
         }
+        return found | dict.fromkeys(self.graph.given_tiles & found.keys(), -1)
 
     def _require_independent_patches(self, stage: Stage, needs: StageNeeds) -> None:
         """Refuse patches that need results of other patches, of the same rank or of others."""

@@ -14,6 +14,7 @@ from ..ir.axes import Axes, axes_in, dim
 from ..ir.broadcasting import fitted
 from ..ir.node import Node, Ref
 from ..ir.region import Region, Tiling
+from ..kernels.half_conv import HALVES
 from .base import Direct, Local, Rule, Tensors, Weights
 from .elementwise import along_one, uncut
 from .fallback import Whole
@@ -128,7 +129,8 @@ class Normalized(Direct):
             factor, term = (figure * weight.reshape(channels) for figure in (factor, term))
         if (bias := args.get("bias")) is not None:
             term = term + bias.reshape(channels)
-        return torch.addcmul(term.to(x.dtype), x, factor.to(x.dtype))
+        exact = torch.float32 if x.dtype in HALVES else x.dtype  # rounded once, as in PyTorch
+        return torch.addcmul(term.to(exact), x, factor.to(exact)).to(x.dtype)
 
     def _along(self, value: torch.Tensor, region: Region) -> torch.Tensor:
         return fitted(value, Axes.uncut(tuple(value.shape), self.axes.rank), self.axes, region)

@@ -18,7 +18,7 @@ def clip_gradients(
     transport: Transport,
     num_ranks: int,
     most: float,
-) -> None:
+) -> float:
     """Scale gradients so that the norm of those of all ranks together is at most a number.
 
     Every rank must be called.  The gradient of a parameter that several ranks share is counted by
@@ -36,6 +36,11 @@ def clip_gradients(
         Number of ranks.
     most
         The largest norm.
+
+    Returns
+    -------
+    float
+        The norm of all gradients before they were scaled.
     """
     rank = transport.rank
     sharing = {name: bucket.ranks for bucket in buckets for name in bucket.names}
@@ -43,7 +48,9 @@ def clip_gradients(
     squares = [p.grad.double().square().sum() for p in counted if p.grad is not None]
     own = torch.tensor([sum(map(float, squares))], dtype=torch.float64)
     total = AllReduce(own, range(num_ranks), transport, NORM.tag()).result()
-    factor = most / (float(total) ** 0.5 + 1e-6)  # as in PyTorch
+    norm = float(total) ** 0.5
+    factor = most / (norm + 1e-6)  # as in PyTorch
     for parameter in parameters.values():
         if parameter.grad is not None and factor < 1:
             parameter.grad.mul_(factor)
+    return norm

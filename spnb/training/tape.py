@@ -145,8 +145,8 @@ class Tape:
             return
         reads = zip(node.operands, step.clipped, node.operand_axes, strict=True)
         operands = [map_leaves(_leaf, self.values.piece(*read)) for read in reads]
-        tensors = [leaf if rule.any_layout else in_order(leaf) for leaf in operands]
         with torch.set_grad_enabled(recorded):
+            tensors = [leaf if rule.any_layout else in_order(leaf) for leaf in operands]
             weights = {w.name: self.weights[w.name] for w in node.weights}
             result = rule.apply(tensors, step.needs, step.region, weights)
         computed(node, operands)

@@ -6,7 +6,8 @@ rank fails, and leaves the processor to ranks that compute.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -47,7 +48,19 @@ class Messages(Protocol):
 
 
 class Transport(Messages, Protocol):
-    """All of a carrier, as a rank's worker uses it: messages, and calls of all ranks together."""
+    """All of a carrier, as a rank's worker uses it: messages, and calls of all ranks together.
+
+    Attributes
+    ----------
+    num_ranks
+        Number of the ranks that take part in calls; they are the first ones of the carrier.
+    """
+
+    num_ranks: int
+
+    @property
+    def size(self) -> int:
+        """Number of all ranks of the carrier."""
 
     def begin_call(self) -> None:
         """Begin a call of all ranks; messages of an earlier, failed call are ignored from now on.
@@ -73,3 +86,21 @@ class Transport(Messages, Protocol):
         A rank that waits raises `PeerFailed`.  A rank that does not wait ignores the messages of
         the failed call when it begins its next call.
         """
+
+
+@contextmanager
+def among(transport: Transport, num_ranks: int) -> Iterator[None]:
+    """Let the first ranks of a carrier take part in the calls of a context, and no others.
+
+    Parameters
+    ----------
+    transport
+        The carrier.
+    num_ranks
+        Their number.
+    """
+    before, transport.num_ranks = transport.num_ranks, num_ranks
+    try:
+        yield
+    finally:
+        transport.num_ranks = before

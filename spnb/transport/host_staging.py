@@ -47,6 +47,20 @@ class HostStaged:
         """Number of the rank."""
         return self.transport.rank
 
+    @property
+    def size(self) -> int:
+        """Number of all ranks of the carrier."""
+        return self.transport.size
+
+    @property
+    def num_ranks(self) -> int:
+        """Number of the ranks that take part in calls."""
+        return self.transport.num_ranks
+
+    @num_ranks.setter
+    def num_ranks(self, count: int) -> None:
+        self.transport.num_ranks = count
+
     def begin_call(self) -> None:
         self.transport.begin_call()
 

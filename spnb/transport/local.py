@@ -62,7 +62,12 @@ class LocalTransport:
     """One rank's end of a `World`."""
 
     def __init__(self, world: World, rank: int):
-        self.world, self.rank = world, rank
+        self.world, self.rank, self.num_ranks = world, rank, world.num_ranks
+
+    @property
+    def size(self) -> int:
+        """Number of all ranks."""
+        return self.world.num_ranks
 
     def begin_call(self) -> None:
         """Nothing to do: after a failure, a world is not used again."""

@@ -98,6 +98,11 @@ class MPITransport:
         """Number of the rank."""
         return self.comm.rank
 
+    @property
+    def size(self) -> int:
+        """Number of all ranks of the communicator."""
+        return self.comm.size
+
     def reset(self) -> None:
         """Change to a new communicator, after receiving every message of the old one. Collective.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+PARALLEL = "spnb.training.parallel_network.ParallelNetwork"
 CONTINUED = {
     "spnb.driver.evaluation_result.Evaluation": "spnb.driver.evaluation_result.Evaluation",
     "spnb.driver.in_process.InProcess": "spnb.driver.in_process.InProcess",
@@ -19,6 +20,10 @@ CONTINUED = {
     "spnb.planner.plan.Plan": "spnb.planner.plan.Plan",
     "spnb.planner.rank_places.RankPlaces": "spnb.planner.plan.Plan",
     "spnb.planner.staged_graph.StagedGraph": "spnb.planner.plan.Plan",
+    "spnb.training.network_tiles.NetworkTiles": PARALLEL,
+    "spnb.training.network_weights.NetworkWeights": PARALLEL,
+    "spnb.training.parallel_network.ParallelNetwork": PARALLEL,
+    "spnb.training.rank_module.RankModule": PARALLEL,
 }
 """Classes whose methods have such examples, and the class whose example is run before them."""
 
@@ -27,9 +32,11 @@ CONTINUED = {
 def after_the_example_of_the_class(request: pytest.FixtureRequest) -> None:
     """Give the example of a method the names that the example of its class ends with."""
     example = getattr(request.node, "dtest", None)
-    owner = example and CONTINUED.get(example.name.rpartition(".")[0])
-    if owner:
-        example.globs.update(names_after(pydoc.locate(owner).__doc__, owner))
+    if example is None:
+        return
+    owner = CONTINUED.get(example.name.rpartition(".")[0])
+    if owner is not None:
+        example.globs.update(names_after(pydoc.locate(owner).__doc__ or "", owner))
 
 
 def names_after(docstring: str, name: str) -> dict[str, Any]:
