@@ -10,6 +10,9 @@ from xdist.scheduler import LoadScopeScheduling
 # threads than cores wait for each other actively, and triple the time of the whole suite.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Each process that a test starts would compile the whole package if none may write its bytecode.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # These helpers check by `assert`: pytest shows both values where one fails.
 pytest.register_assert_rewrite("image_regions", "trained_sessions", "training_steps")
 
@@ -20,6 +23,8 @@ SHARED_ENGINES = (
     "tests/driver/test_train.py",
     "tests/engine/test_here_on_engines.py",
     "tests/test_guide.py::test_a_command_that_runs_on_shared_engines",
+    "tests/test_guide.py::test_magics_of_a_page",
+    "tests/test_guide.py::test_snippets_of_a_page",
     "tests/transport/test_gloo.py",
     "tests/ui/test_cli.py::test_infer_checks",
 )
@@ -51,7 +56,8 @@ def on_shared_engines(cluster, monkeypatch):
     import spnb
 
     adopted = partial(spnb.Cluster, client=cluster.client)
-    monkeypatch.setattr("spnb.driver.cluster.Cluster", adopted)
+    for module in ("spnb", "spnb.driver.cluster", "spnb.ui.notebook"):
+        monkeypatch.setattr(f"{module}.Cluster", adopted)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -41,6 +41,9 @@ SMALLER = {
     "--image-size 1024": "--image-size 256",  # ResNet-110 in half precision takes minutes
     "--image-size 512": "--image-size 256",
     "--image-size 16384": "--image-size 1024",
+    "--image retina": "--image retina --image-size 353 --resize",
+    "--num-epochs 3": "--num-epochs 2",
+    "--num-filters 64": "--num-filters 24",
     " resnet": " resnet20_v1",
     " amoebanet": " amoebanet --num-layers 6 --num-filters 104",
 }
@@ -206,8 +209,10 @@ def starts_ranks(page):
         if script(TEXTS[page])[0]
     ],
 )
-def test_snippets_of_a_page(page, folder):
+def test_snippets_of_a_page(page, folder, request):
     """One after the other, as a script; each expression that is a line ends without an error."""
+    if starts_ranks(page):
+        request.getfixturevalue("on_shared_engines")
     (folder / "page.py").write_text(script(TEXTS[page])[0])
     runpy.run_path(str(folder / "page.py"), run_name="__main__")
 
@@ -216,7 +221,7 @@ def test_snippets_of_a_page(page, folder):
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if fences(TEXTS[p], "ipython")], ids=lambda p: p.name
 )
-def test_magics_of_a_page(page, folder, capsys):
+def test_magics_of_a_page(page, folder, on_shared_engines, capsys):
     shell = start_ipython() or InteractiveShell.instance()
     for block in fences(TEXTS[page], "ipython"):
         shell.run_cell(block).raise_error()
