@@ -34,7 +34,7 @@ def members(cls):
             yield name, member
 
 
-INTERNAL = ("begin_training", "evaluate_shares", "share", "train_epoch", "weights_of")
+INTERNAL = ("begin_training", "end_epoch", "evaluate_shares", "share", "train_epoch", "weights_of")
 """Methods of a session that its training loop calls, not a user."""
 
 EXAMPLES = [

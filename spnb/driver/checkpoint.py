@@ -43,6 +43,9 @@ class Checkpoint:
     data
         What it was trained on: ``batch_size``, the number of ``examples``, and a hash of their
         ``targets``.
+    best
+        Fields of the `spnb.driver.validation.Best` epoch, if there is a validation: its number
+        ``epoch``, its ``loss``, a hash of the ``targets``, and its state dict ``model``.
     """
 
     model: Mapping[str, torch.Tensor]
@@ -51,6 +54,7 @@ class Checkpoint:
     history: list[dict[str, float]] = field(default_factory=list)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, int] = field(default_factory=dict)
+    best: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the file; if the process is killed meanwhile, the old file remains unchanged."""
@@ -59,6 +63,8 @@ class Checkpoint:
         try:
             with new.open("wb") as file:
                 state = {name: getattr(self, name) for name in self.__annotations__}
+                if not self.best:  # without a validation the file has no such entry
+                    del state["best"]
                 torch.save(MARK | state, file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -127,4 +133,4 @@ def _old(state: Mapping[str, Any]) -> bool:
     """Whether training wrote a file before its files had a mark."""
     optimizer = state.get("optimizer")
     is_own = isinstance(optimizer, Mapping) and optimizer.keys() <= {"name", "state", "scaling"}
-    return is_own and Checkpoint.__annotations__.keys() - {"data"} == state.keys()
+    return is_own and Checkpoint.__annotations__.keys() - {"data", "best"} == state.keys()

@@ -32,7 +32,7 @@ from ..io.stage_weights import read_weights
 from ..io.writers import Store
 from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan
-from ..training.epoch import EpochReport
+from ..training.epoch import EpochReport, Steps
 from ..training.evaluation import EvaluationReport, EvaluationTask
 from .cluster_card import cluster_card
 from .engine_calls import Poll
@@ -266,7 +266,9 @@ class Cluster(Shown, Session):
         folder = self.scratch if self.shares_files else None
         return examples_for_ranks(examples, images, plans, folder)
 
-    def train_epoch(self, shares: Sequence[Examples], epoch: int) -> list[EpochReport]:
+    def train_epoch(
+        self, shares: Sequence[Examples], epoch: int, steps: Steps | None = None
+    ) -> list[EpochReport]:
         """Train on all examples once, with a bar; `train` calls it for each epoch.
 
         Parameters
@@ -275,16 +277,18 @@ class Cluster(Shown, Session):
             The examples in a form that each rank can read, as `share` returns them.
         epoch
             Number of the epoch, from 0.
+        steps
+            The steps to take, if not all of the epoch are taken in one call.
 
         Returns
         -------
         list of EpochReport
             The report of each rank, in rank order.
         """
-        steps = len(shares[0]) // self.plan.job.batch_size
-        calls = [Call.to(RankService.train_epoch, each, epoch) for each in shares]
+        count = len(shares[0]) // self.plan.job.batch_size
+        calls = [Call.to(RankService.train_epoch, each, epoch, steps) for each in shares]
         with Bar(self.progress) as bar:
-            return self._ask(calls, lambda published: show_epoch(bar, published, epoch, steps))
+            return self._ask(calls, lambda published: show_epoch(bar, published, epoch, count))
 
     def _ask_to_evaluate(
         self,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from ..engine.here import Here
 from ..engine.report import Report
-from ..engine.service import Answer, Call, answer_of, answered
+from ..engine.service import Answer, Call, RankWeights, answer_of, answered
 from ..io.sources import Source
 from ..io.stage_weights import read_weights
 from ..ir.rank_plan import RankPlan
@@ -105,6 +106,22 @@ class InProcess(Session):
             replace(report, pieces=here.outputs_of(run), peak_memory_bytes=0)
             for report, here in zip(reports, self._ranks, strict=True)
         ]
+
+    def weights_of(self, ranks: Collection[int]) -> list[RankWeights]:
+        """Copy the weights of some ranks, and the state of their optimizers.
+
+        Parameters
+        ----------
+        ranks
+            Numbers of the ranks.
+
+        Returns
+        -------
+        list of RankWeights
+            As `spnb.driver.rank_calls.RankCalls.weights_of` returns them.
+        """
+        # The optimizers of threads go on with the same tensors, which the next step would change.
+        return copy.deepcopy(super().weights_of(ranks))
 
     def run(self, work: Callable[[Here], T]) -> list[T]:
         """Call a function with every rank, each in its own thread.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..engine.report import Report
 from ..engine.service import Call, RankService, RankWeights
@@ -15,7 +15,7 @@ from ..io.writers import Store
 from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan
 from ..runtime.state import Piece
-from ..training.epoch import EpochReport
+from ..training.epoch import EpochReport, Steps
 
 T = TypeVar("T")
 
@@ -64,7 +64,9 @@ class RankCalls(ABC):
         """Write an output of which these ranks have regions."""
         self._ask_some(ranks, Call.to(RankService.save, run, value, store))
 
-    def train_epoch(self, shares: Sequence[Examples], epoch: int) -> list[EpochReport]:
+    def train_epoch(
+        self, shares: Sequence[Examples], epoch: int, steps: Steps | None = None
+    ) -> list[EpochReport]:
         """Train on all examples once; `train` calls it for each epoch.
 
         Parameters
@@ -73,13 +75,31 @@ class RankCalls(ABC):
             The examples in a form that each rank can read.
         epoch
             Number of the epoch, from 0.
+        steps
+            The steps to take, if not all of the epoch are taken in one call.
 
         Returns
         -------
         list of EpochReport
             The report of each rank, in rank order: losses and seconds of its steps.
         """
-        return self._ask([Call.to(RankService.train_epoch, each, epoch) for each in shares])
+        return self._ask([Call.to(RankService.train_epoch, each, epoch, steps) for each in shares])
+
+    def end_epoch(self, validation_loss: float | None) -> dict[str, Any]:
+        """Step the scheduler of every rank; `train` calls it after an epoch.
+
+        Parameters
+        ----------
+        validation_loss
+            The loss of the validation after the epoch; None without one.
+
+        Returns
+        -------
+        dict
+            The progress of the optimizers' groups and schedulers, the same on all ranks.
+        """
+        found = self._ask([Call.to(RankService.end_epoch, validation_loss)] * self.plan.num_ranks)
+        return next((progress for progress in found if progress), {})
 
     def weights_of(self, ranks: Collection[int]) -> list[RankWeights]:
         """Fetch the weights of some ranks, and the state of their optimizers.

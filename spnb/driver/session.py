@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Self, TypeVar
 
@@ -19,11 +19,13 @@ from ..io.sources import NOT_GIVEN
 from ..job import checkpoint_io
 from ..job.job_plan import JobPlan
 from ..training.own_optimizer import MakeOptimizer, MakeScheduler, OwnOptimizer
+from .callbacks import Callbacks
 from .evaluation import DataSetEvaluation
 from .evaluation_result import Evaluation
 from .rank_loading import RankLoading
 from .result import Result
 from .training_loop import train
+from .training_request import Request
 from .training_result import Training
 from .training_state import TrainingState
 
@@ -150,6 +152,9 @@ class Session(RankLoading):
         optimizer: MakeOptimizer | None = None,
         scheduler: MakeScheduler | None = None,
         clip: float | None = None,
+        validation: tuple[Any, Any] | None = None,
+        patience: int | None = None,
+        callbacks: Sequence[Any] = (),
     ) -> Training:
         """Train the network of a plan that was made with ``training=True``.
 
@@ -188,9 +193,21 @@ class Session(RankLoading):
         scheduler
             Makes a scheduler of an optimizer, such as
             ``functools.partial(torch.optim.lr_scheduler.StepLR, step_size=3)``; it is stepped after
-            each epoch.
+            each epoch.  ``ReduceLROnPlateau`` follows the loss of the validation.
         clip
             Largest norm of the gradients of all parameters together; by default there is no limit.
+
+        validation
+            Images and targets that the network is evaluated on after each epoch, as `evaluate`
+            does, with the same loss and metrics.  The history has the figures in the row of each
+            epoch's last step, and the weights of the epoch with the smallest loss are kept.
+        patience
+            Training ends when the validation loss was not smaller for so many epochs.
+        callbacks
+            Functions that take a `spnb.driver.callbacks.EpochRecord` after each epoch, or objects
+            with methods ``after_epoch`` and ``after_step``; the latter takes a
+            `spnb.driver.callbacks.StepRecord`, and each step is then a call of the ranks.  If one
+            returns True, training ends after the epoch.
 
         Returns
         -------
@@ -214,8 +231,15 @@ class Session(RankLoading):
         """
         self._require_open()
         self.plan.refuse_if_outdated()
-        own = OwnOptimizer(optimizer, scheduler, clip)
-        return train(self, images, targets, loss=loss, metrics=metrics, own=own, say=self._say)
+        request = Request(
+            loss=loss,
+            metrics=metrics or {},
+            own=OwnOptimizer(optimizer, scheduler, clip),
+            validation=validation,
+            patience=patience,
+            callbacks=Callbacks(callbacks),
+        )
+        return train(self, images, targets, request, self._say)
 
     def evaluate(
         self,

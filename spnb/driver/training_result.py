@@ -21,6 +21,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+SHOWN = {
+    "loss": "{:.4f}",
+    "accuracy": "{:.1%}",
+    "validation_loss": "{:.4f}",
+    "validation_accuracy": "{:.1%}",
+    "learning_rate": "{:.3g}",
+    "seconds": "{:.3g} s",
+}
+"""The columns of an epoch that the card shows, and how."""
+
+
+def _text(value: float, form: str) -> str:
+    return "–" if pd.isna(value) else form.format(value)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Training(Shown):
     """The result of training: the network, the loss of each step, and the memory of each rank.
@@ -35,11 +50,18 @@ class Training(Shown):
         The trained network, in evaluation mode.
     history
         A row for each step since the first epoch: ``epoch``, ``step``, ``loss`` (the mean over the
-        batch), ``accuracy`` (of classes; else NaN), ``learning_rate``, ``seconds``.
+        batch), ``accuracy`` (of classes; else NaN), ``learning_rate``, ``seconds``; metrics by
+        name; and, in the last step of each epoch, ``validation_loss`` and other figures of the
+        validation, if there is one.
     checkpoint
         The checkpoint file, if one was written.
     peak_memory_bytes
         Peak memory of each rank in training, above that of an idle engine; 0 if not known.
+    best
+        The network after the epoch with the smallest validation loss, in evaluation mode; None
+        without a validation.
+    best_epoch
+        Number of that epoch.
 
     Examples
     --------
@@ -59,6 +81,8 @@ class Training(Shown):
     history: pd.DataFrame
     checkpoint: Path | None = None
     peak_memory_bytes: tuple[int, ...] = field(default=())
+    best: nn.Module | None = None
+    best_epoch: int | None = None
 
     @property
     def job(self) -> Job:
@@ -89,15 +113,16 @@ class Training(Shown):
         Returns
         -------
         pandas.DataFrame
-            The columns ``loss``, ``accuracy``, ``learning_rate`` and ``seconds``, by ``epoch``.
+            The columns ``loss``, ``accuracy``, ``learning_rate`` and ``seconds``, by ``epoch``;
+            then the metrics, and the figures of the validation.
 
         Examples
         --------
         >>> training.epochs.index.tolist()
         [0]
         """
-        means = self.history.groupby("epoch")[["loss", "accuracy", "learning_rate"]].mean()
-        return means.assign(seconds=self.history.groupby("epoch")["seconds"].sum())
+        groups = self.history.drop(columns="step").groupby("epoch")
+        return groups.mean().assign(seconds=groups["seconds"].sum())
 
     def plot(self, ax: Axes | None = None, **line: Any) -> Axes:
         """Draw the loss of each step: see `spnb.display.plots.loss`.
@@ -155,20 +180,15 @@ class Training(Shown):
         >>> len(training.card.body[0].rows)
         1
         """
-        known = self.history["accuracy"].notna().any()
+        shown = [name for name in SHOWN if name in self.history]
         rows = [
-            (
-                str(epoch),
-                f"{row.loss:.4f}",
-                f"{row.accuracy:.1%}" if known else "–",
-                f"{row.learning_rate:.3g}",
-                f"{row.seconds:.3g} s",
-            )
+            (str(epoch), *(_text(row[name], SHOWN[name]) for name in shown))
             for epoch, row in self.epochs.iterrows()
         ]
         ranks = self.plan.num_ranks
         title = f"{self.plan.job.name} trained for {len(rows)} epochs on {ranks} ranks"
-        table = Table(("epoch", "loss", "accuracy", "learning rate", "took"), rows)
+        headings = ["took" if name == "seconds" else name.replace("_", " ") for name in shown]
+        table = Table(("epoch", *headings), rows)
         if not (peak := max(self.peak_memory_bytes, default=0)):
             return Card(title, [table])
         planned = max(self.plan.memory_bytes)

@@ -7,6 +7,7 @@ others since each of them is documented.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -19,7 +20,7 @@ from ..kernels.devices import CPU, compute_exactly, device_of
 from ..runtime import process_memory
 from ..runtime.state import Piece
 from ..runtime.worker import Worker
-from ..training.epoch import EpochReport, Trainer
+from ..training.epoch import EpochReport, Steps, Trainer
 from ..training.evaluation import EvaluationReport, EvaluationTask
 from ..training.losses import LOSSES
 from ..training.start import TrainingStart
@@ -189,7 +190,9 @@ class Rank:
             worker.loss_scale = start.loss_scale
         self.trainer = Trainer(worker, start)
 
-    def train_epoch(self, examples: Examples, epoch: int) -> EpochReport:
+    def train_epoch(
+        self, examples: Examples, epoch: int, steps: Steps | None = None
+    ) -> EpochReport:
         """Train on all examples once; every rank of the plan must be called.
 
         Parameters
@@ -198,6 +201,8 @@ class Rank:
             Images and targets, in a form that this rank can read.
         epoch
             Number of the epoch, from 0.
+        steps
+            The steps to take, if not all of the epoch are taken in one call.
 
         Returns
         -------
@@ -210,7 +215,25 @@ class Rank:
             epoch,
             self._idle_bytes,
             lambda step, loss: publish({"epoch": epoch, "steps": step + 1}),
+            steps,
         )
+
+    def end_epoch(self, validation_loss: float | None) -> dict[str, Any]:
+        """Step the scheduler after an epoch.
+
+        Parameters
+        ----------
+        validation_loss
+            The loss of the validation after the epoch; None without one.
+
+        Returns
+        -------
+        dict
+            The progress of the optimizer's groups and of the scheduler.
+        """
+        trainer = self._trainer()
+        trainer.end_epoch(validation_loss)
+        return trainer.progress
 
     def evaluate(
         self, examples: Examples, task: EvaluationTask, share: RankShare | None = None

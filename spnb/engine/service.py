@@ -18,7 +18,7 @@ from ..io.sources import Source
 from ..io.writers import Store
 from ..ir.rank_plan import RankPlan
 from ..runtime.state import Piece
-from ..training.epoch import EpochReport
+from ..training.epoch import EpochReport, Steps
 from ..training.evaluation import EvaluationReport, EvaluationTask
 from ..training.start import TrainingStart
 from .report import Report
@@ -58,8 +58,13 @@ class RankService(Protocol):
     def begin_training(self, start: TrainingStart) -> None:
         """Prepare to train, from the weights that were loaded."""
 
-    def train_epoch(self, examples: Examples, epoch: int) -> EpochReport:
-        """Train on all examples once, in whole batches. Collective."""
+    def train_epoch(
+        self, examples: Examples, epoch: int, steps: Steps | None = None
+    ) -> EpochReport:
+        """Train on all examples once, in whole batches, or take some steps. Collective."""
+
+    def end_epoch(self, validation_loss: float | None) -> dict[str, Any]:
+        """Step the scheduler after an epoch; the progress of the optimizer."""
 
     def evaluate(
         self, examples: Examples, task: EvaluationTask, share: RankShare | None = None

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from ..errors import OptionError
 from ..io.examples import Examples
 from ..ir.region import Region
 from ..kernels.devices import CPU
@@ -18,7 +20,7 @@ from ..runtime.worker import share_failures
 from .batch_reader import BatchReader
 from .clipping import clip_gradients
 from .loss_scale import LossScale
-from .own_optimizer import progress_of, restore
+from .own_optimizer import MakeScheduler, progress_of, restore
 from .recipe import OPTIMIZERS
 from .start import OptimizerState, TrainingStart
 from .step import Step, TrainingWorker
@@ -55,6 +57,20 @@ class EpochReport:
     loss_scale: LossScale | None = None
 
 
+@dataclass(frozen=True)
+class Steps:
+    """Steps of an epoch that ranks take in one call.
+
+    Attributes
+    ----------
+    first, stop
+        Number of the first step in the epoch, and of the one after the last.
+    """
+
+    first: int
+    stop: int
+
+
 class Trainer:
     """A rank of a training plan, with its optimizer.
 
@@ -70,10 +86,10 @@ class Trainer:
         self.worker, self.recipe, self.own = worker, start.recipe, start.own
         self.num_workers = start.num_workers
         self.optimizer = self._make_optimizer(start.optimizer_state)
-        self.scheduler = None
+        self.scheduler: LRScheduler | None = None
         if self.optimizer is not None:
             if self.own.scheduler is not None:
-                self.scheduler = self.own.scheduler(self.optimizer)
+                self.scheduler = self._make_scheduler(self.own.scheduler, start.validated)
             restore(self.optimizer, self.scheduler, start.progress)
 
     def _make_optimizer(self, state: OptimizerState) -> torch.optim.Optimizer | None:
@@ -90,14 +106,26 @@ class Trainer:
                 optimizer.state[parameter] = copy.deepcopy(_like(parameter, state[name]))
         return optimizer
 
+    def _make_scheduler(self, make: MakeScheduler, validated: bool) -> LRScheduler:
+        assert self.optimizer is not None
+        scheduler = make(self.optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau) and not validated:
+            raise OptionError(
+                "ReduceLROnPlateau follows the validation loss: give validation=(images, targets)"
+            )
+        return scheduler
+
     def epoch(
         self,
         examples: Examples,
         epoch: int,
         idle_bytes: int,
         after_step: Callable[[int, float], None] = lambda step, loss: None,
+        steps: Steps | None = None,
     ) -> EpochReport:
         """Train on all examples once, in whole batches; every rank must be called.
+
+        `end_epoch` is called after it.
 
         Parameters
         ----------
@@ -110,10 +138,27 @@ class Trainer:
             Memory of the process before a network was loaded.
         after_step
             Called after each step with its number and this rank's share of its loss.
+        steps
+            The steps to take, if not all of the epoch are taken in one call.
         """
         worker = self.worker
+        count = len(examples) // sum(worker.rank_plan.micro_batch_sizes)
         with share_failures(worker.transport, lambda: worker.at):
-            return self._epoch(examples, epoch, idle_bytes, after_step)
+            return self._epoch(examples, epoch, idle_bytes, after_step, steps or Steps(0, count))
+
+    def end_epoch(self, validation_loss: float | None) -> None:
+        """Step the scheduler, if there is one.
+
+        Parameters
+        ----------
+        validation_loss
+            The loss of the validation after the epoch; None without one.
+        """
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            assert validation_loss is not None  # it was refused without a validation
+            self.scheduler.step(validation_loss)
+        elif self.scheduler is not None:
+            self.scheduler.step()
 
     def _epoch(
         self,
@@ -121,41 +166,40 @@ class Trainer:
         epoch: int,
         idle_bytes: int,
         after_step: Callable[[int, float], None],
+        taken: Steps,
     ) -> EpochReport:
         batch, order = sum(self.worker.rank_plan.micro_batch_sizes), examples.order(epoch)
         if self.optimizer is not None and self.own.keeps_rates:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.recipe.rate(epoch)
         rate = self.optimizer.param_groups[0]["lr"] if self.optimizer is not None else None
-        steps = len(examples) // batch
-        batches = [order[k * batch : (k + 1) * batch] for k in range(steps)]
+        steps = range(taken.first, taken.stop)
+        batches = [order[k * batch : (k + 1) * batch] for k in steps]
         reader = BatchReader(examples, batches, self.worker.rank_plan, self.worker.device)
         losses, right, seconds, metrics = [], [], [], []
         process_memory.restart_peak(self.worker.device)
         with reader.ahead.reading(self.num_workers):
-            for step in range(steps):
+            for number, step in enumerate(steps):
                 start = time.perf_counter()
-                result, hits = self._step(reader, epoch, step)
+                result, hits = self._step(reader, number, epoch, step)
                 seconds.append(time.perf_counter() - start)
                 losses.append(result.loss)
                 right.append(hits)
                 metrics.append(result.metrics)
                 after_step(step, result.loss)
-        if self.scheduler is not None:
-            self.scheduler.step()
         peak = max(0, process_memory.peak_bytes(self.worker.device) - idle_bytes)
         return EpochReport(losses, right, seconds, peak, metrics, rate, self.worker.loss_scale)
 
-    def _step(self, reader: BatchReader, epoch: int, step: int) -> tuple[Step, int]:
+    def _step(self, reader: BatchReader, number: int, epoch: int, step: int) -> tuple[Step, int]:
         """Train on a batch; return the results, and this rank's share of the right classes."""
-        read_targets, targets = reader.wanted(step), {}
+        read_targets, targets = reader.wanted(number), {}
 
         def wanted(value: str, region: Region) -> torch.Tensor:
             targets[region] = read_targets(value, region)
             return targets[region]
 
         seed = (self.recipe.seed * 1_000_003 + epoch) * 1_000_003 + step
-        result = self.worker.step(reader.read(step), wanted, seed)
+        result = self.worker.step(reader.read(number), wanted, seed)
         if self.own.clip is not None and result.finite:
             worker, ranks = self.worker, self.worker.rank_plan.num_ranks
             clip_gradients(

@@ -34,6 +34,8 @@ class TrainingStart:
         What the user gives in place of the recipe's optimizer and learning rates.
     progress
         The optimizer's groups and the scheduler at the end of an earlier epoch.
+    validated
+        Whether each epoch ends with a validation, whose loss a scheduler may need.
     """
 
     trained: tuple[str, ...]
@@ -43,6 +45,7 @@ class TrainingStart:
     loss_scale: LossScale | None = None
     own: OwnOptimizer = field(default_factory=OwnOptimizer)
     progress: Mapping[str, Any] = field(default_factory=dict)
+    validated: bool = False
 
     def restricted_to(self, names: Collection[str]) -> TrainingStart:
         """The start of a rank that has only these weights.

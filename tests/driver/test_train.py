@@ -129,13 +129,15 @@ def test_a_cluster_trains_and_then_infers(cluster):
         "metrics": {"right": lambda output, target: (output.argmax(1) == target).float().mean()},
         "optimizer": lambda named: torch.optim.SGD(named, lr=0.1, momentum=0.9),
         "clip": 0.5,
+        "validation": (images[:7], labels[:7]),
     }
     with spnb.InProcess(own, progress=False) as session:
         wanted_own = session.train(images, labels, **given).history
     cluster.load(own)
     found_own = cluster.train(images, labels, **given).history
-    for column in ("loss", "right"):
-        assert found_own[column].tolist() == pytest.approx(wanted_own[column].tolist(), rel=1e-5)
+    for column in ("loss", "right", "validation_loss", "validation_right"):
+        wanted_column = pytest.approx(wanted_own[column].tolist(), rel=1e-5, nan_ok=True)
+        assert found_own[column].tolist() == wanted_column
     evaluated = {"loss": given["loss"], "metrics": given["metrics"]}
     beside = cluster.evaluate(images[:7], labels[:7], **evaluated)
     cluster.load(spnb.plan(found.job))
