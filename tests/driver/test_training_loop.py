@@ -52,6 +52,7 @@ def test_no_option_is_ignored(change):
     assert any(not torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.long
 def test_copies_of_a_plan_follow_one_with_as_many_micro_batches():
     images, labels = examples(17)
     alone = trained(job(num_epochs=2, batch_size=8, parts=4), images, labels)
@@ -124,6 +125,7 @@ def test_trained_weights_are_run_by_the_job_of_the_training():
             session.train(images, labels)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_has_its_parameters_in_full(precision, tmp_path):
     images, labels = examples()

@@ -113,6 +113,7 @@ def test_pictures_of_any_size_are_read_in_any_thread(folder, monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
+@pytest.mark.long
 def test_trains_on_a_folder(folder):
     options = {"app": 1, "datapath": str(folder), "image_size": "32x32"}
     with pytest.raises(DatasetError, match=r"0\.png is 20x24, but 32x32 is planned: .*--resize"):
@@ -163,6 +164,7 @@ def test_a_damaged_image_is_found_before_a_rank_starts(folder, monkeypatch):
         decoded(image_folder(folder, 3, (16, 18), resize=True)[0])
 
 
+@pytest.mark.long
 def test_normalization(folder):
     pictures, _ = image_folder(folder, 3, (16, 18), resize=True)
     region = Region(((2, 5), (1, 9), (2, 7)))
@@ -183,6 +185,7 @@ def test_normalization(folder):
         trained(normalize="benchmark")
 
 
+@pytest.mark.long
 def test_cifar_in_both_forms(tmp_path):
     root = write_python(tmp_path / "cifar-10-batches-py")
     source, labels = cifar10(tmp_path)
@@ -274,6 +277,7 @@ def test_an_evaluation_has_the_test_images_of_cifar(tmp_path):
     assert found.accuracy == pytest.approx(float((output.argmax(1) == wanted).float().mean()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_of_a_job_read_ahead_on_every_rank(monkeypatch, workers):
     asked, reading = [], Ahead.reading

@@ -23,6 +23,7 @@ def slide(tmp_path_factory):
     return np.kron(COARSE, np.ones((16, 16, 1), np.uint8)), tmp_path_factory.mktemp("slides")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", ["tif", "svs", "scn", "img", ""])
 @pytest.mark.parametrize("compression", ["jpeg", "zlib", "jpeg2000", "webp", None])
 def test_a_region_of_a_slide_takes_the_memory_of_the_region(slide, suffix, compression):

@@ -161,6 +161,7 @@ ELSEWHERE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", EFFECTS)
 def test_no_option_is_ignored(name):
     base, value, probe = EFFECTS[name]

@@ -70,6 +70,7 @@ NETWORKS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("model", "host_only", "options"), NETWORKS)
 def test_inference_is_computed_on_the_device(model, host_only, options):
     job = spnb.Job(model, image_size="64x75", batch_size=2, parts=1, **options)
@@ -91,7 +92,7 @@ def test_inference_is_computed_on_the_device(model, host_only, options):
 
 
 @pytest.mark.long
-@settings(RANDOM_NETWORKS, max_examples=40)
+@settings(RANDOM_NETWORKS, max_examples=25)
 @given(data=st.data())
 def test_random_networks_are_computed_on_the_device(data):
     net = data.draw(chains(2)).double()

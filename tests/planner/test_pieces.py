@@ -153,14 +153,17 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("network", "parts"), [(name, 1 + number % 2) for number, name in enumerate(NETWORKS)]
+)
 def test_a_vision_transformer(network, parts):
     net = ViT((8, 12), **NETWORKS[network])
     plans = check_tiled(net, SHAPE, grids=[(2, 2), (1, 3)], parts=parts)
     assert not any(plan.gathered for plan in plans)
 
 
+@pytest.mark.long
 def test_vision_transformers_of_random_sizes():
     chance = random.Random(0)
     for _ in range(6):
@@ -179,8 +182,7 @@ def test_sequences_and_volumes(size):
     assert not any(plan.gathered for plan in plans)
 
 
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize(("fused", "parts"), [(False, 1), (True, 2)])
 def test_class_attention(fused, parts):
     plans = check_tiled(CaiT(fused), SHAPE, grids=[(2, 2), (1, 3)], parts=parts)
     assert not any(plan.gathered for plan in plans)
@@ -239,6 +241,7 @@ def test_gradients_of_class_attention(fused):
     check_training(CaiT(fused), SHAPE, parts=2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "network", ["class token", "registers", "image", "tokens first", "bias of pairs"]
 )

@@ -73,6 +73,7 @@ def test_an_untiled_stage_runs_what_has_no_rule_or_more_axes():
         assert_equal(run(plan, net, x)[0], net(x))
 
 
+@pytest.mark.long
 def test_prints_a_table_and_predicts():
     plan = spnb.plan(spnb.Job("resnet29_v2", image_size=128, batch_size=4, parts=2))
     lines = str(plan).splitlines()
@@ -108,6 +109,7 @@ def test_4096_tiles_of_a_65536_square_image_take_little_memory():
     assert "64×64" in done.stdout
 
 
+@pytest.mark.long
 def test_the_pure_floor_imports_neither_mpi_nor_ipyparallel():
     code = (
         "import sys, spnb, spnb.analysis.memory, spnb.analysis.traffic, spnb.ir.schedule\n"

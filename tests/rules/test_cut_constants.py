@@ -48,6 +48,7 @@ def made(graph):
     return [node for node in graph.nodes if node.op == CONSTANT]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_constant_is_cut(network):
     make, shape = NETWORKS[network]
@@ -94,6 +95,7 @@ def test_the_bytes_of_a_cut_buffer_are_not_those_of_a_weight():
     assert without == held < buffer.attn_mask.numel()
 
 
+@pytest.mark.long
 def test_a_mask_in_training():
     torch.manual_seed(0)
     net = randomize(SwinBlock()).double()

@@ -47,6 +47,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_network_of_windows(network):
     make, shape = NETWORKS[network]
@@ -54,6 +55,7 @@ def test_a_network_of_windows(network):
     assert not any(plan.gathered for plan in plans)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("network", ["Swin, shifted and padded", "MaxViT", "OmniSR", "SwinIR"])
 def test_any_region_of_a_network_of_windows(network):
     make, shape = NETWORKS[network]
@@ -192,6 +194,7 @@ def drawn(rows, columns, in_grid, function):
     return Call(net)
 
 
+@pytest.mark.long
 @FEW
 @given(
     size=st.tuples(*[st.integers(2, 5)] * 4),

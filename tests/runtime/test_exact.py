@@ -31,7 +31,7 @@ def check(net, x, tilings, parts=1, fused=0, balance=None, **copies):
 
 
 @pytest.mark.long
-@settings(RANDOM_NETWORKS, max_examples=100)
+@settings(RANDOM_NETWORKS, max_examples=60)
 @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 2, 3]))
 def test_random_networks(data, axes):
     net = data.draw(chains(axes)).double()
@@ -49,7 +49,7 @@ def test_random_networks(data, axes):
 
 
 @pytest.mark.long
-@settings(RANDOM_NETWORKS, max_examples=40)
+@settings(RANDOM_NETWORKS, max_examples=25)
 @given(data=st.data(), axes=st.sampled_from([1, 2, 2]))
 def test_random_networks_in_copies(data, axes):
     net = data.draw(chains(axes)).double()

@@ -28,7 +28,7 @@ def local(tiles=4, **options):
 
 
 @pytest.mark.long
-@settings(RANDOM_NETWORKS, max_examples=60)
+@settings(RANDOM_NETWORKS, max_examples=35)
 @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
 def test_random_networks(data, axes):
     net = data.draw(chains(axes)).double()

@@ -50,6 +50,7 @@ def half_steps(dtype, tilings, scaling=None, steps=5, **copies):
     return losses, [told for told, _ in found], [worker for _, worker in found]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_follows_full_with_parameters_in_full(dtype):
     full, _, _ = half_steps(torch.float32, [WHOLE, WHOLE])
@@ -67,6 +68,7 @@ def test_half_precision_follows_full_with_parameters_in_full(dtype):
         assert all(w.grad.dtype == torch.float32 and w.grad.isfinite().all() for w in every)
 
 
+@pytest.mark.long
 def test_a_step_with_an_infinite_gradient_is_left_out_on_all_ranks():
     start = LossScale(2.0**40)
     losses, told, learners = half_steps(torch.float16, [SQUARE, WHOLE], scaling=start, steps=30)

@@ -145,6 +145,7 @@ def untiled(job, loss, targets):
     return losses, net.state_dict()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("case", "split"), cases_and_splits())
 def test_it_is_that_of_the_whole_image(case, split):
     network, loss, targets = CASES[case]
@@ -180,6 +181,7 @@ def test_targets_may_be_a_list_of_numbers():
     assert found[0] == found[1]
 
 
+@pytest.mark.long
 def test_metrics_are_columns_of_the_history():
     job = job_of(made(segmenter), num_spatial_parts=4, parts=2, num_epochs=1)
     metrics = {
@@ -198,6 +200,7 @@ def test_metrics_are_columns_of_the_history():
     assert found.history["dice"].tolist() == pytest.approx([overlap], rel=1e-12)
 
 
+@pytest.mark.long
 def test_losses_may_change_from_call_to_call():
     job = job_of(made(segmenter), num_spatial_parts=2, slice_method="vertical", num_epochs=1)
     net = copy.deepcopy(job.model).double().train()

@@ -74,6 +74,7 @@ def untiled(each, images, labels, optimizer=None, scheduler=None, clip=None, epo
     return losses, rates, net.state_dict()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("way", WAYS)
 def test_training_follows_plain_torch_also_in_two_calls(way, split):

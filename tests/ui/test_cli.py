@@ -210,10 +210,11 @@ def test_infer_checks_draws_and_reports(on_shared_engines, tmp_path, capsys):
 @pytest.mark.mpi
 def test_infer_under_mpiexec_with_a_rank_too_many(tmp_path):
     report = tmp_path / "report.json"
-    done = shell("infer", *SMALL, *TWO, "--check", "--report", str(report), ranks=4)
+    line = [*SMALL, *TWO, "--split-size", "1", "--check", "--report", str(report)]
+    done = shell("infer", *line, ranks=3)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("check: equal to the untiled run") == 1
-    assert json.loads(report.read_text())["ranks"] == 3
+    assert json.loads(report.read_text())["ranks"] == 2
 
 
 @pytest.mark.mpi
@@ -274,8 +275,8 @@ def test_a_check_that_fails_exits_with_1(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parents[2]}")
-    args = ["liar:make", "--image-size", "67x93", "--batch-size", "1", "--balance", "2,1"]
-    done = shell("infer", *args, *TWO, "--check", ranks=3)
+    args = ["liar:make", "--image-size", "67x93", "--batch-size", "1", "--split-size", "1"]
+    done = shell("infer", *args, *TWO, "--check", ranks=2)
     assert "check: NOT equal to the untiled run" in done.stdout
     assert done.returncode == 1
 
