@@ -146,7 +146,7 @@ def untiled(job, loss, targets):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("case", "split"), cases_and_splits())
+@pytest.mark.parametrize(("case", "split"), [*cases_and_splits()])
 def test_it_is_that_of_the_whole_image(case, split):
     network, loss, targets = CASES[case]
     job = job_of(made(network), **SPLITS[split])
