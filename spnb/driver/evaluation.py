@@ -24,6 +24,7 @@ from ..job import checkpoint_io
 from ..job.job import Job
 from ..job.job_plan import JobPlan
 from ..training.evaluation import EvaluationReport, EvaluationTask
+from .batch_stream import stream_of
 from .evaluation_result import Evaluation
 from .rank_loading import PlanBeside
 from .training_examples import (
@@ -120,6 +121,9 @@ class DataSetEvaluation:
         self.ranks, self.metrics = ranks, dict(metrics or {})
         loaded = ranks.plan
         self.plan = loaded.for_evaluation() if loaded.training else loaded
+        stream = stream_of(self.plan.job, images, targets)
+        if stream is not None:
+            images, targets = stream.gathered()
         if callable(loss):
             examples = examples_for_loss(self.plan, images, targets, evaluation=True)
         elif isinstance(images, Examples):

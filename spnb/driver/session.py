@@ -152,7 +152,7 @@ class Session(RankLoading):
         optimizer: MakeOptimizer | None = None,
         scheduler: MakeScheduler | None = None,
         clip: float | None = None,
-        validation: tuple[Any, Any] | None = None,
+        validation: Any = None,
         patience: int | None = None,
         callbacks: Sequence[Any] = (),
     ) -> Training:
@@ -170,8 +170,9 @@ class Session(RankLoading):
         ----------
         images
             ``(examples, channels, *spatial)``: an array, tensor, path or image source; by default
-            those of the job's ``app``.  Or examples with their targets, as
-            `spnb.driver.training_examples.examples_of` returns them.
+            those of the job's ``app``.  Or examples with their targets: a torch ``Dataset`` of
+            pairs, a ``DataLoader``, an iterator of batches, or a function that returns one for each
+            epoch.  This process reads these, each image once in an epoch.
         targets
             Class numbers ``(examples,)`` or ``(examples, *spatial)``, or numbers like the
             network's output.
@@ -198,9 +199,10 @@ class Session(RankLoading):
             Largest norm of the gradients of all parameters together; by default there is no limit.
 
         validation
-            Images and targets that the network is evaluated on after each epoch, as `evaluate`
-            does, with the same loss and metrics.  The history has the figures in the row of each
-            epoch's last step, and the weights of the epoch with the smallest loss are kept.
+            Images and targets that the network is evaluated on after each epoch, as a pair, a
+            ``Dataset`` or a ``DataLoader``; with the same loss and metrics, as `evaluate` does.
+            The history has the figures in the row of each epoch's last step, and the weights of the
+            epoch with the smallest loss are kept.
         patience
             Training ends when the validation loss was not smaller for so many epochs.
         callbacks
@@ -261,8 +263,8 @@ class Session(RankLoading):
         Parameters
         ----------
         images
-            As of `train`; by default those of the job's ``app``, where CIFAR-10's are the images of
-            its test batch.
+            As of `train`, in their order; by default those of the job's ``app``, where CIFAR-10's
+            are the images of its test batch.
         targets
             As of `train`.
         loss

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -12,9 +12,11 @@ from ..engine.service import RankWeights
 from ..io.examples import Examples
 from ..ir import weights
 from ..training.epoch import EpochReport, Steps
+from ..training.recipe import Recipe
 from ..training.start import TrainingStart
+from .batch_stream import BatchStream
 from .evaluation import EvaluatingRanks
-from .training_state import TrainingState
+from .training_state import TrainingState, resumed
 
 
 class TrainableRanks(EvaluatingRanks, Protocol):
@@ -74,3 +76,33 @@ def fetch_weights(ranks: TrainableRanks, module: nn.Module, micro_batches: int) 
         for name, times in ranks.plan.captured.counted.items():
             every[name] += times * micro_batches
     return {"state": state, "progress": progress}
+
+
+def begun_training(
+    ranks: TrainableRanks,
+    examples: Examples,
+    stream: BatchStream | None,
+    recipe: Recipe,
+    say: Callable[[str], None],
+) -> TrainingState:
+    """The state to begin with: what the ranks hold of a training, or that of `resumed`.
+
+    Parameters
+    ----------
+    ranks
+        The ranks.
+    examples, stream
+        Images and targets; of a stream, those of its first batch.
+    recipe
+        How the network is trained.
+    say
+        Prints a line.
+    """
+    epochs = ranks.plan.job.num_epochs
+    if ranks.held is None:
+        begun = resumed(ranks.plan, examples, recipe, say, stream)
+        return TrainingState(begun, max(epochs, begun.epoch))
+    done, until = ranks.held.checkpoint.epoch, ranks.held.until
+    until = until if done < until else done + epochs
+    say(f"training goes on with what was trained: {done} of {until} epochs are done")
+    return TrainingState(ranks.held.checkpoint, until)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,21 @@ from ..training.loss_scale import LossScale
 from ..training.losses import OWN
 from ..training.recipe import Recipe
 from ..training.start import TrainingStart
+from .batch_stream import BatchStream, stream_of
 from .callbacks import EpochRecord, StepRecord
 from .checkpoint import Checkpoint
 from .step_figures import COLUMNS, Row, StepFigures, epoch_figures, in_words
-from .trainable_ranks import TrainableRanks, fetch_weights
+from .trainable_ranks import TrainableRanks, begun_training, fetch_weights
 from .training_examples import examples_for_loss, examples_of, loss_of, several_targets
 from .training_request import Request, validation_for
 from .training_result import Training
-from .training_state import TrainingState, data_of, recipe_for, refuse_useless, resumed
+from .training_state import (
+    TrainingState,
+    data_of,
+    loss_name_for,
+    recipe_for,
+    refuse_useless,
+)
 from .validation import Best, Validation
 
 
@@ -45,8 +53,13 @@ def train(
         raise ValueError("this plan is for inference: make it with spnb.plan(job, training=True)")
     refuse_useless(plan.job, request.own)
     validation = validation_for(ranks, request)
+    stream = stream_of(plan.job, images, targets, say)
+    if stream is not None:
+        stream.refuse_contradictions()
+        images, targets = stream.first()
+    fewer = {"evaluation": stream is not None}  # of a stream, the first item is looked at
     if callable(loss):
-        examples = examples_for_loss(plan, images, targets)
+        examples = examples_for_loss(plan, images, targets, **fewer)
         found = loss_of(plan, examples, loss, request.metrics, several_targets(targets))
         ranks.plan = plan if plan.loss == found else plan.with_loss(found)
         recipe = plan.job.recipe(OWN)
@@ -55,12 +68,16 @@ def train(
             raise ValueError("metrics go with a loss that is a function, as torch.nn.MSELoss()")
         if plan.loss is not None:
             ranks.plan = plan = plan.with_loss(None)
-        examples = images if isinstance(images, Examples) else examples_of(plan, images, targets)
+        given = isinstance(images, Examples)
+        examples = images if given else examples_of(plan, images, targets, **fewer)
         if isinstance(examples.images, SyntheticSource):
             say("no images are given: these are synthetic")
         recipe = recipe_for(plan, examples, loss)
-    begun = _begun(ranks, examples, recipe, say)
-    return _TrainingLoop(ranks, examples, recipe, request, validation, begun, say).run()
+    if stream is None and (rest := len(examples) % plan.job.batch_size):
+        size = plan.job.batch_size
+        say(f"the last {rest} images of an epoch fill no batch of {size}: left out")
+    begun = begun_training(ranks, examples, stream, recipe, say)
+    return _TrainingLoop(ranks, examples, stream, recipe, request, validation, begun, say).run()
 
 
 class _TrainingLoop:
@@ -80,6 +97,7 @@ class _TrainingLoop:
         self,
         ranks: TrainableRanks,
         examples: Examples,
+        stream: BatchStream | None,
         recipe: Recipe,
         request: Request,
         validation: Validation | None,
@@ -87,10 +105,11 @@ class _TrainingLoop:
         say: Callable[[str], None],
     ):
         self.ranks, self.examples, self.recipe, self.say = ranks, examples, recipe, say
+        self.stream = stream
         self.own, self.callbacks, self.validation = request.own, request.callbacks, validation
         self.plan, self.job = ranks.plan, ranks.plan.job
         self.path = Path(self.job.checkpoint) if self.job.checkpoint else None
-        self.data = {} if self.path is None else data_of(ranks.plan, examples)
+        self.data = {} if self.path is None else data_of(ranks.plan, examples, stream)
         self.begun, self.until = begun.checkpoint, begun.until
         self.history = list(begun.checkpoint.history)
         classes = self.plan.loss is None and examples.known_targets.dtype.kind == "i"
@@ -131,7 +150,7 @@ class _TrainingLoop:
         """Train until the number of epochs is done, or training ends early."""
         over = self.ranks.held is None and self._is_over(self.begun.epoch)
         self._begin()
-        shares = self.ranks.share(self.examples)
+        shares = [] if self.stream is not None else self.ranks.share(self.examples)
         self.ranks.held = TrainingState(self.begun, self.until)
         for epoch in () if over else range(self.begun.epoch, self.until):
             wanted = self._epoch(shares, epoch)
@@ -201,7 +220,7 @@ class _TrainingLoop:
     ) -> tuple[list[Row], LossScale | None, bool]:
         """Take all steps of an epoch.
 
-        If callbacks want to know of each step, each is a call of its own.
+        Each step is a call of its own if callbacks want to know of it, or if batches are read here.
 
         Returns
         -------
@@ -209,17 +228,43 @@ class _TrainingLoop:
             The rows of the steps, the scale of the loss after them, and whether a callback wants
             training to end.
         """
-        count = len(self.examples) // self.job.batch_size
-        if not self.callbacks.want_steps:
+        if self.stream is None and not self.callbacks.want_steps:
+            count = len(self.examples) // self.job.batch_size
             reports = self._called(shares, epoch)
-            rows = [self.figures.row(reports, step, epoch, step) for step in range(count)]
-            return rows, reports[0].loss_scale, False
-        rows, wanted = [], False
-        for step in range(count):
-            reports = self._called(shares, epoch, Steps(step, step + 1))
+            every = [self.figures.row(reports, step, epoch, step) for step in range(count)]
+            return every, reports[0].loss_scale, False
+        rows: list[Row] = []
+        wanted = False
+        for step, batch in enumerate(self._batches(shares, epoch)):
+            steps = Steps(step, step + 1, streamed=self.stream is not None)
+            reports = self._called(batch, epoch, steps)
             rows.append(self.figures.row(reports, 0, epoch, step))
             wanted |= self.callbacks.after_step(StepRecord(epoch, step, rows[-1]))
         return rows, reports[0].loss_scale, wanted
+
+    def _batches(self, shares: Sequence[Examples], epoch: int) -> Iterator[Sequence[Examples]]:
+        """For each step of an epoch, the examples as ranks read them."""
+        if self.stream is None:
+            yield from itertools.repeat(shares, len(self.examples) // self.job.batch_size)
+            return
+        for images, targets in self.stream.batches(epoch):
+            yield self.ranks.share(self._examples_of_batch(images, targets))
+
+    def _examples_of_batch(self, images: Any, targets: Any) -> Examples:
+        """A batch of a stream, whose targets must be like those of the first one."""
+        own = self.plan.loss
+        if own is None:
+            examples = examples_of(self.plan, images, targets)
+            loss_name_for(examples, self.recipe.loss)
+            return examples
+        examples = examples_for_loss(self.plan, images, targets)
+        found = loss_of(self.plan, examples, own.function, own.metrics, own.several).targets
+        if found != own.targets:
+            shapes = [[each.shape for each in kinds] for kinds in (found, own.targets)]
+            raise ValueError(
+                f"a batch has targets of shape {shapes[0]}, but the first one has {shapes[1]}"
+            )
+        return examples
 
     def _called(
         self, shares: Sequence[Examples], epoch: int, steps: Steps | None = None
@@ -252,17 +297,3 @@ class _TrainingLoop:
             data=self.data,
             best={} if self.best is None else vars(self.best),
         )
-
-
-def _begun(
-    ranks: TrainableRanks, examples: Examples, recipe: Recipe, say: Callable[[str], None]
-) -> TrainingState:
-    """The state to begin with: what the ranks hold of a training, or that of `resumed`."""
-    epochs = ranks.plan.job.num_epochs
-    if ranks.held is None:
-        begun = resumed(ranks.plan, examples, recipe, say)
-        return TrainingState(begun, max(epochs, begun.epoch))
-    done, until = ranks.held.checkpoint.epoch, ranks.held.until
-    until = until if done < until else done + epochs
-    say(f"training goes on with what was trained: {done} of {until} epochs are done")
-    return TrainingState(ranks.held.checkpoint, until)

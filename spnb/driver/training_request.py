@@ -8,7 +8,9 @@ from typing import Any
 
 from ..capture.losses import LossFunction
 from ..errors import OptionError
+from ..io.sources import NOT_GIVEN
 from ..training.own_optimizer import OwnOptimizer
+from .batch_stream import is_stream
 from .callbacks import Callbacks
 from .evaluation import DataSetEvaluation, EvaluatingRanks
 from .validation import Validation
@@ -25,7 +27,7 @@ class Request:
     own
         An optimizer, a scheduler and a limit on gradients of the user's own.
     validation
-        Images and targets to evaluate after each epoch; None for none.
+        Images and targets to evaluate after each epoch, as a pair or a Dataset; None for none.
     patience
         Epochs without a smaller validation loss after which training ends.
     callbacks
@@ -35,7 +37,7 @@ class Request:
     loss: str | LossFunction | None = None
     metrics: Mapping[str, LossFunction] = field(default_factory=dict)
     own: OwnOptimizer = field(default_factory=OwnOptimizer)
-    validation: tuple[Any, Any] | None = None
+    validation: Any = None
     patience: int | None = None
     callbacks: Callbacks = field(default_factory=Callbacks)
 
@@ -46,8 +48,13 @@ def validation_for(ranks: EvaluatingRanks, request: Request) -> Validation | Non
         if request.patience is not None:
             raise OptionError("patience counts epochs of a validation: give validation too")
         return None
-    if not isinstance(request.validation, (tuple, list)) or len(request.validation) != 2:
-        raise OptionError("validation must be a pair of images and targets")
-    images, targets = request.validation
+    if is_stream(request.validation):
+        images, targets = request.validation, NOT_GIVEN
+    elif isinstance(request.validation, (tuple, list)) and len(request.validation) == 2:
+        images, targets = request.validation
+    else:
+        raise OptionError(
+            "validation must be a pair of images and targets, or a Dataset or DataLoader of such"
+        )
     data = DataSetEvaluation(ranks, images, targets, request.loss, request.metrics)
     return Validation(data, request.patience)

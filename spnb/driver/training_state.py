@@ -17,6 +17,7 @@ from ..job.job_plan import JobPlan
 from ..training.losses import LOSSES
 from ..training.own_optimizer import OwnOptimizer
 from ..training.recipe import Recipe
+from .batch_stream import BatchStream
 from .checkpoint import Checkpoint
 
 
@@ -99,8 +100,20 @@ def refuse_useless(job: Job, own: OwnOptimizer) -> None:
         raise ValueError(f"clip is {own.clip}, but must be above 0")
 
 
-def data_of(plan: JobPlan, examples: Examples) -> dict[str, int]:
-    """What tells one data set, and its batches, from another; it is kept in a checkpoint."""
+def data_of(plan: JobPlan, examples: Examples, stream: BatchStream | None = None) -> dict[str, int]:
+    """What tells one data set, and its batches, from another; it is kept in a checkpoint.
+
+    Parameters
+    ----------
+    plan
+        The plan.
+    examples
+        Images and targets; of a stream, those of its first batch.
+    stream
+        Where batches are from, whose targets are not all known.
+    """
+    if stream is not None:
+        return {"batch_size": plan.job.batch_size, "examples": stream.length, "targets": 0}
     targets = torch.from_numpy(np.array(examples.known_targets))
     count = len(examples)
     return {"batch_size": plan.job.batch_size, "examples": count, "targets": hash_of([targets])}
@@ -111,6 +124,7 @@ def resumed(
     examples: Examples,
     recipe: Recipe,
     say: Callable[[str], None] = lambda text: None,
+    stream: BatchStream | None = None,
 ) -> Checkpoint:
     """The state to begin with: that of the job's checkpoint file, or the job's weights.
 
@@ -124,6 +138,8 @@ def resumed(
         How it is trained.
     say
         Prints a line: where the state is from.
+    stream
+        Where batches are from, if the examples are not all known.
 
     Raises
     ------
@@ -135,7 +151,7 @@ def resumed(
         say(f"training begins with the weights of {plan.weights_name}")
         return Checkpoint(plan.module.state_dict())
     begun, total = Checkpoint.read(path), plan.job.num_epochs
-    changes = begun.differences(recipe, data_of(plan, examples), path)
+    changes = begun.differences(recipe, data_of(plan, examples, stream), path)
     enough = "" if begun.epoch < total else ": give a larger num_epochs to go on"
     say(f"training continues from {path.name}: {begun.epoch} of {total} epochs are done{enough}")
     for change in changes:

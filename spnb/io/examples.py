@@ -22,6 +22,15 @@ from .files import mapped
 from .sources import Source, read_as
 
 
+def order_of(count: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the numbers of examples, shuffled for an epoch.
+
+    >>> order_of(4, seed=0, epoch=1).tolist()
+    [3, 0, 2, 1]
+    """
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
 @dataclass(frozen=True)
 class Unread:
     """Images that a rank does not read; only their shape is known."""
@@ -56,7 +65,7 @@ class Examples:
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the numbers of all examples, shuffled for an epoch; the same on every rank."""
-        return np.random.default_rng([self.seed, epoch]).permutation(len(self))
+        return order_of(len(self), self.seed, epoch)
 
     def filed(self, folder: Path) -> Examples:
         """Return the same examples with their targets in files, which ranks read by region."""

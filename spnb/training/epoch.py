@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -65,10 +66,31 @@ class Steps:
     ----------
     first, stop
         Number of the first step in the epoch, and of the one after the last.
+    streamed
+        Whether the examples are those of these steps only, in their order.
     """
 
     first: int
     stop: int
+    streamed: bool = False
+
+    def batches(self, examples: Examples, epoch: int, size: int) -> list[np.ndarray]:
+        """Numbers of the examples of each batch.
+
+        Parameters
+        ----------
+        examples
+            The examples.
+        epoch
+            Number of the epoch.
+        size
+            Images in a batch.
+        """
+        if self.streamed:
+            starts = range(0, (self.stop - self.first) * size, size)
+            return [np.arange(start, start + size) for start in starts]
+        order = examples.order(epoch)
+        return [order[k * size : (k + 1) * size] for k in range(self.first, self.stop)]
 
 
 class Trainer:
@@ -168,13 +190,12 @@ class Trainer:
         after_step: Callable[[int, float], None],
         taken: Steps,
     ) -> EpochReport:
-        batch, order = sum(self.worker.rank_plan.micro_batch_sizes), examples.order(epoch)
+        batch = sum(self.worker.rank_plan.micro_batch_sizes)
         if self.optimizer is not None and self.own.keeps_rates:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.recipe.rate(epoch)
         rate = self.optimizer.param_groups[0]["lr"] if self.optimizer is not None else None
-        steps = range(taken.first, taken.stop)
-        batches = [order[k * batch : (k + 1) * batch] for k in steps]
+        steps, batches = range(taken.first, taken.stop), taken.batches(examples, epoch, batch)
         reader = BatchReader(examples, batches, self.worker.rank_plan, self.worker.device)
         losses, right, seconds, metrics = [], [], [], []
         process_memory.restart_peak(self.worker.device)

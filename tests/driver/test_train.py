@@ -14,6 +14,7 @@ from processes import MPIEXEC
 from tiled import noise
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import TensorDataset
 
 import spnb
 from spnb import models
@@ -124,6 +125,9 @@ def test_a_cluster_trains_and_then_infers(cluster):
     found = cluster.train(images, labels)
     assert found.history["loss"].tolist() == pytest.approx(wanted.history["loss"].tolist())
     assert min(found.peak_memory_bytes) > 0
+    cluster.load(spnb.plan(job, training=True))
+    fed = cluster.train(TensorDataset(images, labels)).history  # steps are calls of their own
+    assert fed["loss"].tolist() == pytest.approx(wanted.history["loss"].tolist())
     own = spnb.plan(job, training=True)
     given = {
         "loss": lambda output, target: F.cross_entropy(output, target) + output.square().mean(),
