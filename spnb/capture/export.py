@@ -22,7 +22,7 @@ from ..errors import CaptureError
 from ..ir.axes import Axes
 from ..ir.graph import Graph
 from ..ir.module_state import set_training_modes
-from ..kernels.compat import FakeTensorMode, transforms_undone
+from ..kernels.compat import FakeTensorMode, stack_traces_left_out, transforms_undone
 from ..kernels.gpu_autocast import gpu_autocast_recorded
 from .autograd import as_trained, detaching, refuse_averages_of_all
 from .decompose import Table, taken_apart
@@ -204,6 +204,7 @@ def _decomposed(
         quiet_log(),
         redirect_stderr(io.StringIO()),
         transforms_undone(),
+        stack_traces_left_out(),
         gpu_autocast_recorded(),
     ):
         return program.run_decompositions(dict(table or {}))
@@ -253,6 +254,7 @@ def _exported(
         redirect_stderr(printed),
         quiet_log(),
         transforms_undone(),
+        stack_traces_left_out(),
         gpu_autocast_recorded(),
     ):
         program = torch.export.export(module, positional, named, strict=False)

@@ -13,6 +13,7 @@ name here                  in PyTorch 2.13               without it
 `DisableTorchFunction`     torch._C                      an error
 `SET_GRAD_ENABLED`         torch._C._set_grad_enabled    None, which is no function
 `transforms_undone`        torch._C._functorch           a failed transform stays entered
+`stack_traces_left_out`    torch.fx.config               a capture takes a third longer
 `FUNCTION_TRANSFORMS`      torch._functorch.predispatch  transforms are refused as unknown calls
 `arguments_of`             an operator's _schema         an error
 `script_converter`         torch._export.converter       TorchScript is refused
@@ -23,7 +24,8 @@ name here                  in PyTorch 2.13               without it
 `freeze_compiled_weights`  torch._inductor.config        an error
 =========================  ============================  =========================================
 
-`spnb.kernels.onednn` and `spnb.kernels.preallocated` probe what they alone use.
+`spnb.kernels.onednn` and `spnb.kernels.preallocated` probe what they alone use.  The module is longer
+than others because one page lists all that a new version of PyTorch may take away.
 """
 
 from __future__ import annotations
@@ -158,6 +160,30 @@ def transforms_undone() -> Iterator[None]:
     finally:
         if depth is not None and undo is not None and depth() > before:
             undo(before)
+
+
+@contextmanager
+def stack_traces_left_out() -> Iterator[None]:
+    """Export without the Python stack of each call: nobody reads it, and it takes long to record.
+
+    Examples
+    --------
+    >>> with stack_traces_left_out():
+    ...     program = torch.export.export(torch.nn.ReLU(), (torch.ones(2),), strict=False)
+    >>> any(node.stack_trace for node in program.graph.nodes)
+    False
+    """
+    try:
+        config: Any = importlib.import_module("torch.fx.config")
+        before = config.do_not_emit_stack_traces
+    except (ImportError, AttributeError):
+        yield
+        return
+    config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        config.do_not_emit_stack_traces = before
 
 
 def arguments_of(operator: Callable[..., Any]) -> Sequence[torch.Argument]:

@@ -106,3 +106,13 @@ def test_weights_are_not_frozen_without_the_switch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch._inductor.config", SimpleNamespace())
     with pytest.raises(ImportError, match=r"has no torch\._inductor\.config\.freezing"):
         compat.freeze_compiled_weights()
+
+
+def test_stacks_are_recorded_where_pytorch_cannot_leave_them_out(monkeypatch):
+    config = compat.first_of("torch.fx.config")
+    with compat.stack_traces_left_out():
+        assert config.do_not_emit_stack_traces
+    assert not config.do_not_emit_stack_traces
+    monkeypatch.setitem(sys.modules, "torch.fx.config", SimpleNamespace())
+    with compat.stack_traces_left_out():
+        assert not config.do_not_emit_stack_traces
