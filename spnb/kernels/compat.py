@@ -24,8 +24,8 @@ name here                  in PyTorch 2.13               without it
 `freeze_compiled_weights`  torch._inductor.config        an error
 =========================  ============================  =========================================
 
-`spnb.kernels.onednn` and `spnb.kernels.preallocated` probe what they alone use.  The module is longer
-than others because one page lists all that a new version of PyTorch may take away.
+`spnb.kernels.onednn` and `spnb.kernels.preallocated` probe what they alone use.  The module is
+longer than others because one page lists all that a new version of PyTorch may take away.
 """
 
 from __future__ import annotations
