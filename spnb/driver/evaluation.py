@@ -125,11 +125,11 @@ class DataSetEvaluation:
         if stream is not None:
             images, targets = stream.gathered()
         if callable(loss):
-            examples = examples_for_loss(self.plan, images, targets, evaluation=True)
+            examples = examples_for_loss(self.plan, images, targets, any_number=True)
         elif isinstance(images, Examples):
             examples = images
         else:
-            examples = examples_of(self.plan, images, targets, evaluation=True)
+            examples = examples_of(self.plan, images, targets, evaluation=True, any_number=True)
         if isinstance(examples.images, SyntheticSource):
             say("no images are given: these are synthetic")
         self.examples = examples

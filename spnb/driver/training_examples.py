@@ -31,6 +31,7 @@ def examples_of(
     targets: Any = NOT_GIVEN,
     *,
     evaluation: bool = False,
+    any_number: bool = False,
 ) -> Examples:
     """Return images and targets that fit a plan: the given ones, the job's, or synthetic ones.
 
@@ -41,8 +42,9 @@ def examples_of(
     images, targets
         As of `spnb.driver.session.Session.train`.
     evaluation
-        Whether they are evaluated: there may be fewer than a batch, and of CIFAR-10 they are the
-        test images.
+        Whether they are evaluated: of CIFAR-10 they are the test images then.
+    any_number
+        Whether there may be fewer than a batch.
 
     Raises
     ------
@@ -73,7 +75,7 @@ def examples_of(
     else:
         images = open_source(images, channels=channels, size=size, resize=job.resize)
     examples = matched(images, targets, output.shape, tells_classes(plan), job.seed)
-    if not evaluation:
+    if not any_number:
         _require_a_batch(examples, batch)
     return examples
 
@@ -91,7 +93,7 @@ def several_targets(targets: Any) -> bool:
 
 
 def examples_for_loss(
-    plan: JobPlan, images: Any, targets: Any, *, evaluation: bool = False
+    plan: JobPlan, images: Any, targets: Any, *, any_number: bool = False
 ) -> Examples:
     """Return images and targets of any shape, for a loss of the user's own.
 
@@ -103,8 +105,8 @@ def examples_for_loss(
         As of `examples_of`.
     targets
         An array or tensor ``(examples, …)``, or a tuple or list of them.
-    evaluation
-        Whether they are evaluated, so that there may be fewer than a batch.
+    any_number
+        Whether there may be fewer than a batch.
 
     Raises
     ------
@@ -126,7 +128,7 @@ def examples_for_loss(
                 f"{source.shape[0]} images, but {len(array)} targets: give one for each image"
             )
     examples = Examples(source, arrays[0], job.seed, tuple(arrays[1:]))
-    if not evaluation:
+    if not any_number:
         _require_a_batch(examples, batch)
     return examples
 

@@ -57,9 +57,9 @@ def train(
     if stream is not None:
         stream.refuse_contradictions()
         images, targets = stream.first()
-    fewer = {"evaluation": stream is not None}  # of a stream, the first item is looked at
+    streamed = stream is not None  # then this is a first item, not a whole batch
     if callable(loss):
-        examples = examples_for_loss(plan, images, targets, **fewer)
+        examples = examples_for_loss(plan, images, targets, any_number=streamed)
         found = loss_of(plan, examples, loss, request.metrics, several_targets(targets))
         ranks.plan = plan if plan.loss == found else plan.with_loss(found)
         recipe = plan.job.recipe(OWN)
@@ -69,7 +69,7 @@ def train(
         if plan.loss is not None:
             ranks.plan = plan = plan.with_loss(None)
         given = isinstance(images, Examples)
-        examples = images if given else examples_of(plan, images, targets, **fewer)
+        examples = images if given else examples_of(plan, images, targets, any_number=streamed)
         if isinstance(examples.images, SyntheticSource):
             say("no images are given: these are synthetic")
         recipe = recipe_for(plan, examples, loss)
@@ -239,7 +239,7 @@ class _TrainingLoop:
             steps = Steps(step, step + 1, streamed=self.stream is not None)
             reports = self._called(batch, epoch, steps)
             rows.append(self.figures.row(reports, 0, epoch, step))
-            wanted |= self.callbacks.after_step(StepRecord(epoch, step, rows[-1]))
+            wanted |= self.callbacks.after_step(StepRecord(epoch, step, dict(rows[-1])))
         return rows, reports[0].loss_scale, wanted
 
     def _batches(self, shares: Sequence[Examples], epoch: int) -> Iterator[Sequence[Examples]]:

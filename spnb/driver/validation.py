@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class Validation:
         if self.patience is not None and self.patience < 1:
             raise OptionError(f"patience is {self.patience}, but must be 1 or more epochs")
 
-    @property
+    @cached_property
     def targets_hash(self) -> int:
         """A hash of the targets, by which a checkpoint knows the data set."""
         return hash_of([torch.from_numpy(np.array(self.data.examples.known_targets))])

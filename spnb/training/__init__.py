@@ -6,6 +6,8 @@ batches), then `step` (one batch), `tape` (one micro-batch) and `reducer` (sums 
 A program of the user's own has no `epoch`: there autograd runs a `parallel_network`, as
 `over_ranks` and `network_pass` describe.
 
+A data set is evaluated on a rank by `evaluation`.
+
 The user's choices are in `recipe`; functions of outputs in `losses`; the state of fp16's scale,
 which changes with each step, in `loss_scale`.
 """

@@ -76,6 +76,7 @@ class SpnbMagics(Magics):
             %spnb plan --num-spatial-parts 9    # change one thing of the last plan
             %spnb start                     # the engines stay
             %spnb train images labels --num-epochs 3    # variables; without them, what --app says
+            %spnb evaluate images labels    # loss, accuracy and overlap of classes
             %spnb stop
 
         A verb returns its object: ``result = %spnb infer retina``.  MODEL is a built-in name,

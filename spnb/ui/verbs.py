@@ -161,7 +161,7 @@ def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
 def _evaluate(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
     plan = job_plan.plan(_job(args))
     print(f"{plan}\nweights: {plan.job.weights_origin}", flush=True)
-    examples = examples_of(plan, evaluation=True)
+    examples = examples_of(plan, evaluation=True, any_number=True)
     plan.build_module()  # refuses a bad checkpoint before ranks start
     with _session(plan, ranks) as session:
         found = session.evaluate(examples)

@@ -137,6 +137,9 @@ def test_engines_stay_and_px_works(shell, spnb_line, tmp_path):
     training = spnb_line("train images labels --num-epochs 2 --optimizer sgd")
     assert len(training.history) == 6
     assert training.plan.job.optimizer == "sgd"
+    with torch.no_grad():
+        wanted = float(torch.nn.functional.cross_entropy(training.module(images), labels))
+    assert spnb_line("evaluate images labels").loss == pytest.approx(wanted, rel=1e-5)
     spnb_line("start")
     assert torch.equal(spnb_line("infer two").plan.module.weight, training.module.weight)
     assert cluster.view.apply_sync(_pid) == pids
