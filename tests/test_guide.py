@@ -210,10 +210,14 @@ def starts_ranks(page):
     ],
 )
 def test_snippets_of_a_page(page, folder, request):
-    """One after the other, as a script; each expression that is a line ends without an error."""
+    """One after the other, as a script; each expression that is a line ends without an error.
+
+    A photograph of 1411×1411 pixels is scaled down, so that it takes seconds.
+    """
     if starts_ranks(page):
         request.getfixturevalue("on_shared_engines")
-    (folder / "page.py").write_text(script(TEXTS[page])[0])
+    text = script(TEXTS[page])[0].replace("image_size=1411", "image_size=353, resize=True")
+    (folder / "page.py").write_text(text)
     runpy.run_path(str(folder / "page.py"), run_name="__main__")
 
 

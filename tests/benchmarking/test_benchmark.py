@@ -62,6 +62,7 @@ def test_a_baseline_computes_what_the_network_does(name):
         torch.testing.assert_close(found, network(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_process_times_steps_and_measures_memory():
     process = BaselineProcess("plain", job())
     try:
@@ -85,6 +86,7 @@ def test_an_error_in_the_process_is_told():
         BaselineProcess("plain", job(checkpoint="nowhere.pth"))
 
 
+@pytest.mark.long
 def test_ratios_are_of_the_same_round():
     seconds = {"spnb": (1.0, 2.0, 4.0), "plain": (3.0, 4.0, 4.0)}
     found = Bench(spnb.plan(job()), seconds, {"plain": 0.5}, {"plain": 1 << 20}, {"x": "no"})

@@ -12,5 +12,6 @@ def test_a_drawn_network_is_equal_or_refused_in_one_line(seed):
     outcome(seed)
 
 
+@pytest.mark.long
 def test_the_grammar_is_not_all_refused():
     assert [outcome(seed) for seed in range(6)].count("equal") >= 3

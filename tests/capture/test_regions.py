@@ -146,6 +146,7 @@ def chosen_of_two(layers, x):
     return torch.cond(first[0].amax() > 0, torch.sin, torch.cos, (first[1],))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shift", [-3.0, 3.0])
 @pytest.mark.parametrize("forward", [chosen, chosen_of_two])
 def test_both_branches_are_tiled_and_one_is_chosen(forward, shift):

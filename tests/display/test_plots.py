@@ -42,6 +42,7 @@ def texts(ax):
     return [t.get_text() for t in ax.texts]
 
 
+@pytest.mark.long
 def test_each_takes_axes_and_returns_them(result):
     plan = result.plan
     for draw in (

@@ -60,6 +60,7 @@ def test_what_differs_from_the_training_before_is_said(tmp_path, capsys):
     assert "net.pth: the targets are others than before" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "content",
     [

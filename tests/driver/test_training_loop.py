@@ -32,6 +32,7 @@ def test_epochs_follow_the_untiled_run(optimizer):
     assert "3 epochs" in str(found)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "change",
     [

@@ -203,6 +203,7 @@ MASKS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mask", MASKS)
 def test_masks_of_tokens_in_pieces(mask):
     def forward(x):

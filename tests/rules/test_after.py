@@ -73,6 +73,7 @@ def test_a_layer_after(before, layer):
     check_tiled(net, SHAPE, grids=[(2, 2)], allow_gather=True)
 
 
+@pytest.mark.long
 @FEW
 @given(
     around=st.lists(st.integers(-3, 3), min_size=4, max_size=4),

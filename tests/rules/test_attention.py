@@ -131,6 +131,7 @@ OPERATORS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", OPERATORS)
 def test_keys_go_round(name):
     function, modules = OPERATORS[name]
@@ -248,6 +249,7 @@ def test_keys_of_another_value_in_a_volume():
     assert not any(plan.gathered for plan in plans)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(12))
 def test_any_heads_sizes_grids_and_masks(seed):
     chance = random.Random(seed)
@@ -305,6 +307,7 @@ TRAINED = ["self_attention", "masked", "rows_without_keys", "causal", "several_h
            "reduced_keys", "block_of_diffusers", "block_of_latent_diffusion"]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("fused", [0, 1])
 def test_gradients(name, fused):

@@ -163,6 +163,7 @@ GRIDS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("network", GRIDS)
 def test_a_grid_of_windows(network):
     net = Call(GRIDS[network])

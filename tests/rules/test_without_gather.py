@@ -103,6 +103,7 @@ VOLUMES = ["masked", "one_hot", "take_along_dim", "median", "cosine_similarity",
 VOLUMES += ["largest_of_all", "tensordot", "scatter", "float_power"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("operator", VOLUMES)
 def test_an_operator_on_a_volume_is_tiled(operator):
     def on_volume(x):

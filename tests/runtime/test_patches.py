@@ -96,6 +96,7 @@ def test_the_image_of_a_batch_in_parts_is_exact_and_the_clock_counts_all():
     assert (counted == "patch").sum() == 2 * 2 * 6
 
 
+@pytest.mark.long
 def test_what_the_next_stage_needs_is_handed_over_when_the_tile_is_complete():
     job = spnb.Job("resnet20_v1", image_size=75, batch_size=2, parts=2, **FUSED, patches=4)
     plan = spnb.plan(job.replace(precision="fp64"))

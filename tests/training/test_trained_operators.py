@@ -34,6 +34,7 @@ TRAINED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("operator", TRAINED)
 def test_gradients_are_those_of_the_untiled_network(operator):
     torch.manual_seed(0)
