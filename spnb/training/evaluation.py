@@ -13,7 +13,7 @@ from ..io.examples import Examples
 from ..kernels.half_conv import HALVES
 from ..runtime import process_memory
 from ..runtime.state import Piece
-from ..runtime.worker import Worker
+from ..runtime.worker import Worker, share_failures
 from .batch_reader import BatchReader
 from .loss_shares import Wanted
 from .losses import LOSSES
@@ -126,7 +126,22 @@ class Evaluator:
             Memory of the process before a network was loaded.
         after_batch
             Called after each batch with the number of batches that are done.
+
+        Raises
+        ------
+        RankError
+            If this rank fails; the other ranks receive the reason.
+        PeerFailed
+            If another rank fails.
         """
+        transport = self.worker.transport
+        assert transport is not None  # a session connects a rank before it calls it
+        with share_failures(transport, lambda: f"stage {self.worker.rank_plan.stage}, evaluating"):
+            return self._run(examples, idle_bytes, after_batch)
+
+    def _run(
+        self, examples: Examples, idle_bytes: int, after_batch: Callable[[int], None]
+    ) -> EvaluationReport:
         device, seconds = self.worker.device, []
         reader = BatchReader(examples, self.task.batches, self.worker.rank_plan, device)
         process_memory.restart_peak(device)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from torch.nn import functional as F
 from trained_sessions import Wired, assert_same, examples, job, network, trained
 
 import spnb
-from spnb.errors import OptionError, PlanError
+from spnb.errors import OptionError, PlanError, RankError
+from spnb.training.evaluation import Evaluator
 
 NOISE = torch.Generator().manual_seed(7)
 IMAGES = torch.randn(11, 1, 11, 9, generator=NOISE).double()
@@ -198,3 +200,19 @@ def test_what_does_not_fit_is_refused():
         evaluated(job(net), IMAGES[:4], CLASSES[:3])
     with pytest.raises(OptionError, match="unknown loss"):
         evaluated(job(net), IMAGES[:4], CLASSES[:4], loss="hinge")
+
+
+def test_a_rank_that_fails_to_compare_ends_the_others(monkeypatch):
+    compare = Evaluator._compare
+
+    def failing(self, output, target):
+        if self.worker.rank_plan.rank == 1:
+            raise OSError("the file of targets is gone")
+        compare(self, output, target)
+
+    monkeypatch.setattr(Evaluator, "_compare", failing)
+    plan, start = spnb.plan(job(segmenter(), split_size=1)), time.monotonic()
+    named = pytest.raises(RankError, match=r"rank 1, stage 0, evaluating: OSError: the file of")
+    with spnb.InProcess(plan, deadline=20, progress=False) as session, named:
+        session.evaluate(IMAGES, CLASSES)
+    assert time.monotonic() - start < 15
