@@ -43,7 +43,7 @@ SMALLER = {
     "--image-size 16384": "--image-size 1024",
     "--image retina": "--image retina --image-size 353 --resize",
     "--num-epochs 3": "--num-epochs 2",
-    "--num-filters 64": "--num-filters 24",
+    "train amoebanet": "train resnet20_v1",  # `tests/training/test_step.py` trains AmoebaNets
     " resnet": " resnet20_v1",
     " amoebanet": " amoebanet --num-layers 6 --num-filters 104",
 }

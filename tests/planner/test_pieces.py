@@ -62,6 +62,9 @@ OPERATORS = {
     "normalized tokens": lambda x: F.normalize(x, dim=1)[:, 0],
     "gram": lambda x: x.transpose(1, 2) @ x,
     "sum by a weight": lambda x: F.linear(x.mT, torch.linspace(0, 1, x.shape[1]).to(x)[None]),
+    "sum by a weight, and a bias": lambda x: F.linear(
+        x.mT, torch.linspace(0, 1, x.shape[1]).to(x)[None], torch.ones(1).to(x)
+    ),
     "einsum": lambda x: torch.einsum("bnc,bnd->bcd", x, x + 1),
     "channels first": lambda x: x.transpose(1, 2)[:, :, 2:],
     "heads": lambda x: x.view(*x.shape[:2], 2, 2).permute(2, 0, 3, 1).flip(0)[..., 2:],
