@@ -21,8 +21,9 @@ Span = tuple[int, int]
 
 def intersect(a: Span, b: Span) -> Span:
     """Intersection of two spans; empty (``stop == start``) where they do not touch."""
-    start, stop = max(a[0], b[0]), min(a[1], b[1])
-    return (start, max(start, stop))
+    start = a[0] if a[0] > b[0] else b[0]  # `max` and `min` take twice as long, and plans need many
+    stop = a[1] if a[1] < b[1] else b[1]
+    return (start, stop if stop > start else start)
 
 
 def join(a: Span, b: Span) -> Span:
@@ -67,7 +68,7 @@ class Region:
     @property
     def shape(self) -> tuple[int, ...]:
         """Length along each axis."""
-        return tuple(length(span) for span in self.spans)
+        return tuple([stop - start if stop > start else 0 for start, stop in self.spans])
 
     @property
     def size(self) -> int:
@@ -77,7 +78,7 @@ class Region:
     @property
     def empty(self) -> bool:
         """True where some axis has no position."""
-        return self.size == 0
+        return 0 in self.shape
 
     def __and__(self, other: Region) -> Region:
         return Region(tuple(map(intersect, self.spans, other.spans)))
@@ -189,16 +190,16 @@ class Tiling:
     def coordinates(self, tile: int) -> tuple[int, ...]:
         """Position in the grid of tile number ``tile`` (row-major)."""
         position = []
-        for n in reversed(self.grid):
-            tile, k = divmod(tile, n)
+        for parts in reversed(self.weights):
+            tile, k = divmod(tile, len(parts))
             position.append(k)
         return tuple(reversed(position))
 
     def tile(self, coordinates: Sequence[int]) -> int:
         """Number of the tile at a position in the grid; inverse of `coordinates`."""
         number = 0
-        for n, k in zip(self.grid, coordinates, strict=True):
-            number = number * n + k
+        for parts, k in zip(self.weights, coordinates, strict=True):
+            number = number * len(parts) + k
         return number
 
     def region(self, extent: Sequence[int], tile: int) -> Region:
