@@ -1,8 +1,7 @@
 """The most bytes that each rank holds, computed from its program; nothing is run.
 
 In inference, `MemoryModel` follows a rank's program step by step, with the memory that
-`spnb.runtime` would use.  In training, nearly every value is held until the backward pass of its
-micro-batch, so values are simply summed.
+`spnb.runtime` would use.  `spnb.analysis.training_memory` does so for training.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from ..ir.exchange import HOST
 from ..ir.node import Node
 from ..ir.program import Compute, Free, Keep, Receive, Send, Step, held_by_host
 from ..ir.region import Region
-from ..ir.schedule import SCHEDULES, most_held
 from ..kernels.half_conv import HALVES
 from ..planner.plan import Plan
 from ..rules import rule_of
 from ..rules.core_first import CoreFirst
 from ..rules.cut_constants import CONSTANT
 from ..runtime.buffer_plan import Place, plan_buffers
+from .training_memory import training_value_bytes
 
 PROCESS = 24 << 20
 """Bytes of an engine for any plan: its program, oneDNN's kernels, messages (measured)."""
@@ -206,38 +205,9 @@ def _training_bytes(plan: Plan, rank: int) -> int:
     A parameter has its gradient, the gradient of a micro-batch, and two moments of the optimizer.
     """
     # A mirrored rank is in two pipelines, and holds values of one of them at a time.
-    values = max(_training_value_bytes(plan, plan_rank) for plan_rank in plan.plan_ranks_of(rank))
+    values = max(training_value_bytes(plan, plan_rank) for plan_rank in plan.plan_ranks_of(rank))
     # In half precision there are fp32 parameters too, and gradients and moments are fp32.
     return values + (9 if plan.graph.dtype in HALVES else 4) * held_weight_bytes(plan, rank)
-
-
-def _training_value_bytes(plan: Plan, rank: int) -> int:
-    """Return the bytes of values that a rank of the plan holds in training.
-
-    A micro-batch is held from its forward to its backward pass: results, received pieces, assembled
-    values and padded operands.  Gradients are held for one micro-batch at a time, and for about two
-    values at once.
-    """
-    stage = plan.stage_of(rank)
-    (program,) = plan.programs(rank, max(plan.micro_batch_sizes))
-    made = arrived = largest = 0
-    for step in program.steps:
-        if isinstance(step, Compute):
-            node = stage.nodes[step.node]
-            if node.kind == "turned":  # the keys of another tile, whose arrival is counted
-                continue
-            size = value_bytes(plan, node.name, step.region)
-            made, largest = made + size, max(largest, size)
-            if step.clipped and (padded := rule_of(node).scratch(step.clipped[0], step.region)):
-                axes, region = padded
-                made += axes.local_bytes(region, node.dtype.itemsize)
-        elif isinstance(step, Receive):
-            made += value_bytes(plan, step.value, step.region)
-            arrived += sum(value_bytes(plan, step.value, t.region) for t in step.transfers)
-    passes = SCHEDULES[plan.schedule](plan.replicas.micro_batches, len(plan.stages), stage.index)
-    held = most_held(passes)
-    values = arrived * held + made if plan.recompute else made * held
-    return values + 2 * largest
 
 
 def value_bytes(plan: Plan, value: str, region: Region) -> int:

@@ -165,6 +165,35 @@ class Rule:
         """
         return None
 
+    def with_padding(self, given: Region, region: Region) -> Region | None:
+        """The region of the first operand, padding included, that `apply_padded` takes.
+
+        Parameters
+        ----------
+        given, region
+            As for `scratch`.
+
+        Returns
+        -------
+        Region or None
+            It runs past the extent, where there are zeros.  None where the call pads nothing.
+        """
+        return None
+
+    def apply_padded(
+        self, tensors: Tensors, given: Region, region: Region, weights: Weights
+    ) -> Any:
+        """Compute as `apply` does, of a first operand that holds its padding.
+
+        Parameters
+        ----------
+        tensors
+            The operands; the first over the region that `with_padding` gives.
+        given, region, weights
+            The region of the first operand without padding, and as for `apply`.
+        """
+        raise NotImplementedError
+
     def bound(
         self,
         given: Sequence[Region],

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from ..ir.axes import Axes, Dim, Factor, axes_in, dim
 from ..ir.node import Node, Ref
 from ..ir.region import Region, Span
-from .base import Call, Local, Rule, Weights
+from .base import Call, Local, Rule, Tensors, Weights
 from .calls import caller
 from .core_first import CoreAndBoundary, CoreFirst
 from .fallback import Whole
@@ -29,6 +30,16 @@ class Convolution(HoldsFilter, CoreFirst):
     def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
         return caller(self.node, weights, f"aten.{self.node.kind}.default", padding=padding)
 
+    def with_padding(self, given: Region, region: Region) -> Region | None:
+        found = self.scratch(given, region)
+        return None if found is None else found[1]
+
+    def apply_padded(
+        self, tensors: Tensors, given: Region, region: Region, weights: Weights
+    ) -> Any:
+        native, _ = self._margins(self._sizes(given), region)
+        return self.sliding(native, region, weights)(*tensors)
+
 
 @dataclass(frozen=True)
 class FilterOfEachImage(Convolution):
@@ -42,6 +53,9 @@ class FilterOfEachImage(Convolution):
         found = super().axes
         channels = (Factor(self.node.shape[self._at], 0),)
         return found.with_dims([*found.dims[: self._at], channels, *found.dims[self._at + 1 :]])
+
+    def with_padding(self, given: Region, region: Region) -> Region | None:
+        return None
 
     @property
     def _at(self) -> int:

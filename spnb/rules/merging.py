@@ -157,6 +157,7 @@ class Partial(Direct):
     """The figures of each tile; the extent of the result is the grid."""
 
     owner_computes = True
+    any_layout = True
 
     @cached_property
     def axes(self) -> Axes:

@@ -62,6 +62,8 @@ class Reshape(Direct):
         Axes of the result.
     """
 
+    any_layout = True  # and a copy is made only where there is no such view
+
     result: Axes
 
     @cached_property

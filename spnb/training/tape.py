@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..ir.exchange import HOST, Transfer
 from ..ir.node import Node, map_leaves
@@ -34,15 +35,23 @@ from ..rules import Rule
 from ..runtime.halo_tile import HaloTile, in_order, message, nothing, packed
 from ..runtime.state import Piece, Read
 from ..transport import Messages
+from .saved_pieces import SavedPieces
 from .tape_values import TapedValues, parts_of
 
+Edge = GradientEdge | None
+"""Where the gradient of a tensor enters autograd's graph; None where it has none.
 
-@dataclass
+An edge, unlike the tensor, keeps no values in memory; autograd itself keeps those that it needs.
+"""
+
+
+@dataclass(frozen=True)
 class _Call:
-    """A computed call, with the tensors that its derivative needs."""
+    """A computed call: the regions and edges of its operands, and the edges of its results."""
 
-    inputs: list[list[torch.Tensor]]
-    results: list[torch.Tensor]
+    read: list[Region]
+    inputs: list[list[Edge]]
+    results: list[Edge]
 
 
 class Tape:
@@ -143,16 +152,28 @@ class Tape:
         if step.region.empty:
             self.values.hold(node.name, step.region, nothing(node, step.region))
             return
-        reads = zip(node.operands, step.clipped, node.operand_axes, strict=True)
-        operands = [map_leaves(_leaf, self.values.piece(*read)) for read in reads]
-        with torch.set_grad_enabled(recorded):
+        reads = list(zip(node.operands, step.clipped, node.operand_axes, strict=True))
+        pieces = [self.values.piece(*read) for read in reads]
+        padded = rule.with_padding(step.clipped[0], step.region) if recorded and reads else None
+        if padded is not None:
+            value, _, axes = reads[0]
+            reads[0] = value, padded, axes
+            pieces[0] = self.values.with_padding(value, padded, axes)
+        saved = SavedPieces([p for read in reads if (p := self.values.saved(*read))])
+        with torch.set_grad_enabled(recorded), saved.saving():
+            operands = [map_leaves(_entering, piece) for piece in pieces]
             tensors = [leaf if rule.any_layout else in_order(leaf) for leaf in operands]
             weights = {w.name: self.weights[w.name] for w in node.weights}
-            result = rule.apply(tensors, step.needs, step.region, weights)
+            if padded is None:
+                result = rule.apply(tensors, step.needs, step.region, weights)
+            else:
+                result = rule.apply_padded(tensors, step.clipped[0], step.region, weights)
         computed(node, operands)
         if recorded:
-            self._calls[node.name] = _Call([parts_of(leaf) for leaf in operands], parts_of(result))
+            read = [region for _, region, _ in reads]
+            self._calls[node.name] = _Call(read, list(map(_edges, operands)), _edges(result))
         self.values.hold(node.name, step.region, map_leaves(torch.Tensor.detach, result))
+        saved.refer_to(self.values.saved(node.name, step.region, node.axes))
 
     def _send(self, step: Send) -> None:
         for t in step.transfers:
@@ -186,8 +207,23 @@ class Tape:
             return
         halo = tuple(t.region for t in step.transfers)
         tile = HaloTile(step.region, self._own[number], halo, step.axes, step.dtype, step.kind)
-        pieces = [self.values.get(step.value), *arrived]
-        self.values.hold(step.value, step.region, tile.assembly(step.region)(pieces))
+        pieces = [self.values.own(step.value, step.axes), *arrived]
+        whole = self._with_room(number, step)
+        self.values.cover(step.value, whole, tile.assembly(whole)(pieces))
+        self.values.expect(step.value, step.region, [step.axes.local_shape(step.region)])
+
+    def _with_room(self, number: int, step: Receive) -> Region:
+        """The region of a value that arrives, with room for the padding that calls add to it."""
+        whole = step.region
+        for later in self.program.steps[number + 1 :]:
+            if isinstance(later, Free) and step.value in later.values:
+                break
+            if isinstance(later, Compute) and not later.region.empty:
+                first = self.rank_plan.nodes[later.node].operands[:1]
+                if first == (step.value,):
+                    padded = self.rules[later.node].with_padding(later.clipped[0], later.region)
+                    whole = whole if padded is None else whole.hull(padded)
+        return whole
 
     # --- backward ---------------------------------------------------------------------------
 
@@ -228,22 +264,27 @@ class Tape:
         if gradient is None or call is None:
             return
         pairs = zip(call.results, gradient, strict=True)
-        known = [(r, g) for r, g in pairs if g is not None and r.requires_grad]
+        known = [(edge, g) for edge, g in pairs if g is not None and edge is not None]
         if not known:
             return
-        inputs = [x for leaf in call.inputs for x in leaf if x.requires_grad]
+        inputs = [edge for operand in call.inputs for edge in operand if edge is not None]
         names = [w.name for w in node.weights if self.weights[w.name].requires_grad]
-        found = torch.autograd.grad(
-            [r for r, _ in known],
-            [*inputs, *(self.weights[name] for name in names)],
-            [g for _, g in known],
-            allow_unused=True,
+        weights = [get_gradient_edge(self.weights[name]) for name in names]
+        found = iter(
+            torch.autograd.grad(
+                [edge for edge, _ in known],
+                [*inputs, *weights],
+                [g for _, g in known],
+                allow_unused=True,
+            )
         )
-        of_input = dict(zip(map(id, inputs), found, strict=False))
-        operands = zip(node.operands, step.clipped, node.operand_axes, call.inputs, strict=True)
-        for value, region, axes, leaf in operands:
-            self.values.add_gradient(value, axes, region, [of_input.get(id(x)) for x in leaf])
-        for name, of_weight in zip(names, found[len(inputs) :], strict=True):
+        operands = (node.operands, step.clipped, call.read, node.operand_axes, call.inputs)
+        for value, region, read, axes, edges in zip(*operands, strict=True):
+            parts = [None if edge is None else next(found) for edge in edges]
+            if read != region:  # what lies in the padding has no gradient
+                parts = [None if part is None else axes.piece(part, read, region) for part in parts]
+            self.values.add_gradient(value, axes, region, parts)
+        for name, of_weight in zip(names, found, strict=True):
             if of_weight is not None:
                 add(name, of_weight)
 
@@ -287,6 +328,23 @@ class Tape:
         return next(node.dtype for node in self.rank_plan.nodes if node.name == value)
 
 
-def _leaf(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor as a leaf of autograd; it requires a gradient unless it holds whole numbers."""
-    return tensor.detach().requires_grad_(tensor.is_floating_point() or tensor.is_complex())
+class _Entry(torch.autograd.Function):
+    """Passes a tensor on; its edge stands for the tensor where autograd is asked for a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor, begin: torch.Tensor) -> torch.Tensor:
+        # No view: PyTorch 2.13 differentiates a convolution in fp64 wrongly by a view of filters in
+        # groups whose channels are last.
+        return tensor.detach()
+
+
+def _entering(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor as autograd's graph begins with it; whole numbers have no gradient."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return tensor
+    return _Entry.apply(tensor, torch.empty(0, requires_grad=True))
+
+
+def _edges(value: Any) -> list[Edge]:
+    """The edge of each element of a value."""
+    return [get_gradient_edge(x) if x.requires_grad else None for x in parts_of(value)]

@@ -9,7 +9,8 @@ import torch
 
 from ..ir.axes import Axes
 from ..ir.region import Region
-from ..runtime.halo_tile import cut
+from ..runtime.halo_tile import cut, room
+from .saved_pieces import Memory, PieceOfValue
 
 Gradient = list[torch.Tensor | None]
 """The sum of the gradients of a value so far: one tensor for each element of the value."""
@@ -35,33 +36,78 @@ class TapedValues:
         self.regions: dict[str, Region] = {}
         self.gradients: dict[str, Gradient] = {}
         self._tensors: dict[str, Any] = {}
+        self._covered: dict[str, Region] = {}  # by the tensors; of one with padding it is larger
+        self._memory: dict[str, Memory] = {}  # of values that autograd may have saved
+        self._own: set[tuple[str, int]] = set()  # gradients in memory of their own
         self._shapes: dict[str, list[tuple[int, ...]]] = {}
 
     def hold(self, value: str, region: Region, tensor: Any) -> None:
         """Hold a value, or a tuple of them, over a region."""
-        self._tensors[value] = tensor
+        self.cover(value, region, tensor)
         self.expect(value, region, [tuple(part.shape) for part in parts_of(tensor)])
+
+    def cover(self, value: str, region: Region, tensor: Any) -> None:
+        """Hold a value in memory that covers a region, which may have padding around the value."""
+        self._tensors[value], self._covered[value] = tensor, region
+        if value in self._memory:
+            self._memory[value].replace(tensor, region)
+
+    def with_padding(self, value: str, padded: Region, axes: Axes) -> torch.Tensor:
+        """A region of a value that runs past the extent, where there are zeros.
+
+        From now on the value is held in memory that covers this region: an operator that saves it
+        and one that saves the value save the same memory.
+
+        Parameters
+        ----------
+        value
+            Name of the value.
+        padded
+            The region.
+        axes
+            Where the axes of the image lie in the value.
+        """
+        covered, held = self._covered[value], self.regions[value]
+        if padded & covered != padded:
+            whole = covered.hull(padded)
+            tensor = room(axes, whole, self._tensors[value].dtype).zero_()
+            axes.put(tensor, whole, held, axes.piece(self._tensors[value], covered, held))
+            self.cover(value, whole, tensor)
+        return axes.piece(self._tensors[value], self._covered[value], padded)
 
     def expect(self, value: str, region: Region, shapes: list[tuple[int, ...]]) -> None:
         """Prepare the sum of a value's gradients over a region; its elements have these shapes."""
         self.regions[value], self._shapes[value] = region, shapes
 
-    def get(self, value: str) -> Any:
-        """A value, over its whole region; ``None`` if it is not held."""
-        return self._tensors.get(value)
+    def own(self, value: str, axes: Axes) -> Any:
+        """A value over its region, without padding; ``None`` if it is not held."""
+        if value not in self._tensors:
+            return None
+        return self.piece(value, self.regions[value], axes)
 
     def piece(self, value: str, region: Region, axes: Axes) -> Any:
         """A region of a value."""
-        return cut(self._tensors[value], self.regions[value], region, axes)
+        return cut(self._tensors[value], self._covered[value], region, axes)
+
+    def saved(self, value: str, region: Region, axes: Axes) -> PieceOfValue | None:
+        """A region of a value as autograd may save it; None if it would be another tensor."""
+        tensor = self._tensors[value]
+        if not isinstance(tensor, torch.Tensor) or not axes.plain or region.empty:
+            return None
+        memory = self._memory.setdefault(value, Memory(tensor, self._covered[value]))
+        fits = memory.region & region == region
+        return PieceOfValue(memory, region, axes) if fits else None
 
     def free(self, values: Iterable[str]) -> None:
-        """Free the memory of values; their regions and shapes are still known."""
+        """Free the memory of values, unless autograd saved them; regions are still known."""
         for value in values:
             self._tensors.pop(value, None)
+            self._memory.pop(value, None)
 
     def free_all(self) -> None:
         """Free the memory of all values."""
         self._tensors.clear()
+        self._memory.clear()
 
     def add_gradient(
         self, value: str, axes: Axes, region: Region, parts: Sequence[torch.Tensor | None]
@@ -74,7 +120,16 @@ class TapedValues:
         for k, part in enumerate(parts):
             if part is None:
                 continue
-            whole = summed[k]
+            whole, mine = summed[k], (value, k)
             if whole is None:
-                whole = summed[k] = torch.zeros(self._shapes[value][k], dtype=part.dtype)
+                self._own.discard(mine)
+            if region == held and whole is None:
+                summed[k] = part  # autograd may give it to other operands too: it is not changed
+                continue
+            if whole is None:
+                whole = torch.zeros(self._shapes[value][k], dtype=part.dtype)
+            elif mine not in self._own:
+                whole = whole.clone()
+            self._own.add(mine)
+            summed[k] = whole
             axes.put(whole, held, region, axes.piece(whole, held, region) + part)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from autograd_memory import held_bytes
 from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
-from networks import chains, conv
+from networks import Residual, chains, conv
 from random_plans import RANDOM_NETWORKS
 from running import planned_for_training as planned
 from tiled import noise
@@ -12,6 +13,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from training_steps import grid
 
+from spnb.analysis.training_memory import TrainingMemory
 from spnb.errors import CaptureError, PlanError
 from spnb.ir.region import Region, Tiling
 from spnb.ir.weights import tensors_of
@@ -129,27 +131,51 @@ def test_images_of_a_batch_are_shared_by_ranks():
     check(net, noise(4, 4, 9, 8), [Tiling.even((1, 2, 1)), Tiling.even((2, 1, 1))])
 
 
-def test_recomputing_holds_what_arrived_and_no_more():
-    net = nn.Sequential(*(conv() for _ in range(4)), nn.ReLU()).double()
-    x = noise(1, 4, 16, 16)
-    plan = planned(net, tuple(x.shape), [grid(1, 2)])
+def held_in_world(net, x, tilings, recompute=False):
+    """Bytes that autograd holds on each rank between the passes, and that arrived there."""
+    plan = planned(net, tuple(x.shape), tilings)
 
-    def bytes_held(transport, recompute):
+    def work(transport):
         rank_plan = plan.rank_plan(transport.rank)
         weights = tensors_of(net, rank_plan.weights, plan.graph)
-        (program,) = rank_plan.programs[1]
+        weights = {
+            n: w.requires_grad_(n in dict(net.named_parameters())) for n, w in weights.items()
+        }
+        (program,) = rank_plan.programs[len(x)]
         rules = [rule_of(node) for node in rank_plan.nodes]
         tape = Tape(rank_plan, rules, program, weights, transport, 0, recompute)
         whole = Region.whole(plan.graph.extent(*plan.graph.inputs))
         tape.forward(lambda value, region: plan.graph.axes[value].piece(x, whole, region))
         transport.flush()
-        kept = [t for call in tape._calls.values() for each in call.inputs for t in each]
-        kept += [t for each in tape._arrived.values() for t in each]
-        return sum(t.numel() for t in kept)
+        edges = [edge for call in tape._calls.values() for edge in call.results if edge]
+        arrived = sum(t.nbytes for each in tape._arrived.values() for t in each)
+        return held_bytes([edge.node for edge in edges], weights.values()), arrived
 
-    held, again = (
-        World(2, deadline=30).run(lambda t, r=r: bytes_held(t, r))[0] for r in (False, True)
-    )
-    tile, row = 4 * 16 * 8, 4 * 16
-    assert again == tile + 4 * row  # the tile of the image with its halo, and three halos
-    assert held >= 5 * tile
+    return plan, World(plan.num_ranks, deadline=30).run(work)
+
+
+def test_recomputing_holds_what_arrived_and_no_more():
+    net = nn.Sequential(*(conv() for _ in range(4)), nn.ReLU()).double()
+    x = noise(1, 4, 16, 16)
+    tile, row = 4 * 16 * 8 * 8, 4 * 16 * 8
+    assert held_in_world(net, x, [grid(1, 2)])[1][0][0] >= 5 * tile
+    # the tile of the image with its halo, and three halos
+    assert held_in_world(net, x, [grid(1, 2)], recompute=True)[1][0] == (0, tile + 4 * row)
+
+
+@pytest.mark.parametrize("tiles", [(1, 2), (2, 1), (2, 2)])
+def test_tiles_hold_their_share_of_what_the_whole_image_holds(tiles):
+    """A tile and the same tile with halo and padding are held once; so the plan foresees it."""
+    net = nn.Sequential(
+        *(nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(4)),
+        Residual(conv(), nn.BatchNorm2d(4), nn.ReLU(), conv()),
+        nn.MaxPool2d(2),
+        conv(),
+    ).double()
+    x = noise(2, 4, 96, 80)
+    output = net(x)
+    untiled = held_bytes([output.grad_fn], [*net.parameters(), *net.buffers()])
+    plan, held = held_in_world(net, x, [grid(*tiles)])
+    for rank, (found, _) in enumerate(held):
+        assert found <= 1.12 * untiled / len(held)
+        assert found == pytest.approx(TrainingMemory(plan, rank).saved, rel=0.03)
