@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import nn
 
 from ..engine import remote
 from ..errors import OptionError, PlanError
+from ..ir.weights import named
 from ..job.job import Job
 from ..job.options import training_options
 from ..kernels.devices import CPU, compute_exactly, device_of
+from ..kernels.half_conv import HALVES
 from ..training.parallel_network import ParallelNetwork
 from ..transport import Transport
 from ..transport.host_staging import staged_for
@@ -24,7 +27,8 @@ def parallel(module: nn.Module, job: Job, transport: Transport | None = None) ->
     """Run a network over the ranks of this program, in a training loop of your own.
 
     Every rank calls it: a script under ``mpiexec`` or ``srun``, a ``%%px`` cell, or a function of
-    `spnb.InProcess.run`.  Rank 0 plans, and the weights of its module become those of all ranks.
+    `spnb.InProcess.run`.  Rank 0 plans.  The weights of its module become those of all ranks, when
+    the module is made parallel for the first time.
 
     Parameters
     ----------
@@ -34,7 +38,7 @@ def parallel(module: nn.Module, job: Job, transport: Transport | None = None) ->
         Image size, batch size and split; the network that it names does not matter.
     transport
         Carries the messages: by default that of the engine, or MPI between all processes of the
-        launcher.
+        launcher; in a function of `spnb.InProcess.run` it is ``here.transport``.
 
     Returns
     -------
@@ -102,7 +106,15 @@ def _without_own_network(job: Job, module: nn.Module) -> Job:
             f"{useless[0]} has no effect in a loop of your own, which has its weights, data,"
             " optimizer and order of passes itself: leave it out of the job"
         )
-    return job.replace(model=module)
+    job = job.replace(model=module)
+    exact = torch.float32 if job.dtype in HALVES else job.dtype
+    for name, weight in named(module).items():
+        if weight.is_floating_point() and weight.dtype != exact:
+            raise OptionError(
+                f"{name} of the module is {weight.dtype}, but a loop with precision"
+                f" {job.precision or job.dtype} trains {exact}: change one, as module.to({exact})"
+            )
+    return job
 
 
 def _require_ranks(job: Job, transport: Transport) -> None:

@@ -19,11 +19,9 @@ the forward pass no two ranks wait for each other; so they do not in the reverse
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from ..ir.exchange import HOST, Transfer
 from ..ir.node import Node, map_leaves
@@ -35,23 +33,9 @@ from ..rules import Rule
 from ..runtime.halo_tile import HaloTile, in_order, message, nothing, packed
 from ..runtime.state import Piece, Read
 from ..transport import Messages
+from .recorded_call import RecordedCall, entering
 from .saved_pieces import SavedPieces
-from .tape_values import TapedValues, parts_of
-
-Edge = GradientEdge | None
-"""Where the gradient of a tensor enters autograd's graph; None where it has none.
-
-An edge, unlike the tensor, keeps no values in memory; autograd itself keeps those that it needs.
-"""
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A computed call: the regions and edges of its operands, and the edges of its results."""
-
-    read: list[Region]
-    inputs: list[list[Edge]]
-    results: list[Edge]
+from .tape_values import TapedValues
 
 
 class Tape:
@@ -98,7 +82,7 @@ class Tape:
         self.pieces: list[Piece] = []
         self.at = "start"
         self.values = TapedValues()
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, RecordedCall] = {}
         self._own: dict[int, Region] = {}  # the region that the rank had before a receiving step
         self._arrived: dict[int, list[torch.Tensor]] = {}  # by receiving step, to recompute
 
@@ -159,9 +143,10 @@ class Tape:
             value, _, axes = reads[0]
             reads[0] = value, padded, axes
             pieces[0] = self.values.with_padding(value, padded, axes)
-        saved = SavedPieces([p for read in reads if (p := self.values.saved(*read))])
+        saving = [self.values.saved(*read) for read in reads] if recorded else []
+        saved = SavedPieces([piece for piece in saving if piece is not None])
         with torch.set_grad_enabled(recorded), saved.saving():
-            operands = [map_leaves(_entering, piece) for piece in pieces]
+            operands = [map_leaves(entering, piece) for piece in pieces]
             tensors = [leaf if rule.any_layout else in_order(leaf) for leaf in operands]
             weights = {w.name: self.weights[w.name] for w in node.weights}
             if padded is None:
@@ -171,9 +156,10 @@ class Tape:
         computed(node, operands)
         if recorded:
             read = [region for _, region, _ in reads]
-            self._calls[node.name] = _Call(read, list(map(_edges, operands)), _edges(result))
+            self._calls[node.name] = RecordedCall.of(node, read, operands, result)
         self.values.hold(node.name, step.region, map_leaves(torch.Tensor.detach, result))
-        saved.refer_to(self.values.saved(node.name, step.region, node.axes))
+        if recorded:
+            saved.refer_to(self.values.saved(node.name, step.region, node.axes))
 
     def _send(self, step: Send) -> None:
         for t in step.transfers:
@@ -263,30 +249,12 @@ class Tape:
         call = self._calls.pop(node.name, None)
         if gradient is None or call is None:
             return
-        pairs = zip(call.results, gradient, strict=True)
-        known = [(edge, g) for edge, g in pairs if g is not None and edge is not None]
-        if not known:
-            return
-        inputs = [edge for operand in call.inputs for edge in operand if edge is not None]
-        names = [w.name for w in node.weights if self.weights[w.name].requires_grad]
-        weights = [get_gradient_edge(self.weights[name]) for name in names]
-        found = iter(
-            torch.autograd.grad(
-                [edge for edge, _ in known],
-                [*inputs, *weights],
-                [g for _, g in known],
-                allow_unused=True,
-            )
-        )
-        operands = (node.operands, step.clipped, call.read, node.operand_axes, call.inputs)
-        for value, region, read, axes, edges in zip(*operands, strict=True):
-            parts = [None if edge is None else next(found) for edge in edges]
-            if read != region:  # what lies in the padding has no gradient
-                parts = [None if part is None else axes.piece(part, read, region) for part in parts]
+        of_operands, of_weights = call.differentiate(gradient, step.clipped, self.weights)
+        operands = zip(node.operands, node.operand_axes, step.clipped, of_operands, strict=False)
+        for value, axes, region, parts in operands:
             self.values.add_gradient(value, axes, region, parts)
-        for name, of_weight in zip(names, found, strict=True):
-            if of_weight is not None:
-                add(name, of_weight)
+        for name, of_weight in of_weights.items():
+            add(name, of_weight)
 
     def _send_back(self, step: Send, left: list[tuple[Piece, torch.Tensor | None]]) -> None:
         arriving: list[tuple[Transfer, torch.Tensor]] = []
@@ -326,25 +294,3 @@ class Tape:
 
     def _dtype(self, value: str) -> torch.dtype:
         return next(node.dtype for node in self.rank_plan.nodes if node.name == value)
-
-
-class _Entry(torch.autograd.Function):
-    """Passes a tensor on; its edge stands for the tensor where autograd is asked for a gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, begin: torch.Tensor) -> torch.Tensor:
-        # No view: PyTorch 2.13 differentiates a convolution in fp64 wrongly by a view of filters in
-        # groups whose channels are last.
-        return tensor.detach()
-
-
-def _entering(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor as autograd's graph begins with it; whole numbers have no gradient."""
-    if not (tensor.is_floating_point() or tensor.is_complex()):
-        return tensor
-    return _Entry.apply(tensor, torch.empty(0, requires_grad=True))
-
-
-def _edges(value: Any) -> list[Edge]:
-    """The edge of each element of a value."""
-    return [get_gradient_edge(x) if x.requires_grad else None for x in parts_of(value)]

@@ -391,6 +391,8 @@ def test_what_does_not_fit_is_refused():
     assert "torch.float64" in text and "torch.float32" in text
     text = refusal(segmenter(), lambda own: own.half(), RankError, **split)
     assert "torch.float16" in text
+    text = refusal(segmenter().float(), lambda own: None, OptionError, **split)
+    assert "torch.float32" in text and "torch.float64" in text
     for option in ({"learning_rate": 0.1}, {"gems": True}, {"checkpoint": "a.pth"}):
         text = refusal(segmenter(), lambda own: None, OptionError, **split | option)
         assert f"{next(iter(option))} has no effect in a loop of your own" in text

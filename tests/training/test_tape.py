@@ -179,3 +179,15 @@ def test_tiles_hold_their_share_of_what_the_whole_image_holds(tiles):
     for rank, (found, _) in enumerate(held):
         assert found <= 1.12 * untiled / len(held)
         assert found == pytest.approx(TrainingMemory(plan, rank).saved, rel=0.03)
+
+
+def test_a_weight_that_a_call_reads_twice_has_the_sum_of_both_gradients():
+    class Squared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.factor = conv(), nn.Parameter(torch.rand(4, 1, 1))
+
+        def forward(self, x):
+            return torch.addcmul(self.conv(x), self.factor, self.factor)
+
+    check(Squared().double(), noise(1, 4, 9, 8), [grid(1, 2)])
