@@ -1,25 +1,19 @@
 """The most bytes that a rank holds in training: its program is followed, and nothing is run.
 
-What autograd saves of a call is found by calling it once on tensors without memory.  A value is in
-memory once, however many calls save it: see `spnb.training.saved_pieces`.
+A value is in memory once, however many calls save it: see `spnb.training.saved_pieces`.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch.autograd.graph import saved_tensors_hooks
-
-from ..ir.node import Node, leaves
 from ..ir.program import Compute, Free, Receive
 from ..ir.region import Region
 from ..ir.schedule import SCHEDULES, most_held
 from ..planner.plan import Plan
-from ..rules import Rule, rule_of
+from ..rules import rule_of
+from .saved_by_autograd import Saved, saved_by
 
 FRAGMENTED = 1.9
 """Bytes that an engine has from the system for each byte of values that it holds (measured).
@@ -27,25 +21,6 @@ FRAGMENTED = 1.9
 glibc's allocator keeps the memory of a freed tile, in which the next tile with its halo has no
 room.  On seven plans of ResNet-20 and U-Net, of 192 to 512 pixels, it was 1.7 to 2.1.
 """
-
-
-@dataclass(frozen=True)
-class Saved:
-    """What autograd saves of a call.
-
-    Attributes
-    ----------
-    values
-        The values that it saves, of operands and result.
-    others
-        Bytes of other tensors.
-    shown
-        The operand of which the result is a view; empty if it is none.
-    """
-
-    values: frozenset[str]
-    others: int
-    shown: str = ""
 
 
 class TrainingMemory:
@@ -75,7 +50,8 @@ class TrainingMemory:
         self._alive: dict[str, Region] = {}  # the regions that the memory of values covers
         self._readers: Counter[str] = Counter()  # calls that saved a value
         self._covered: dict[str, Region] = {}  # of values that are saved
-        self._others = 0
+        self._sizes: dict[str, int] = {}  # bytes of each value that is alive or saved
+        self._of_values = self._others = 0
         self._shown: dict[str, str] = {}
         self._of_call: dict[str, Saved] = {}
         self._forward()
@@ -90,10 +66,16 @@ class TrainingMemory:
 
     def _held(self, more: int = 0) -> int:
         """Bytes of values that are alive or saved; compared with the most so far."""
-        values = {**self._covered, **self._alive}
-        held = sum(self._bytes(*each) for each in values.items()) + self._others
+        held = self._of_values + self._others
         self.peak = max(self.peak, held + more)
         return held
+
+    def _measure(self, value: str) -> None:
+        """Count the bytes of a value anew, after it became alive or saved, or was freed."""
+        region = self._alive.get(value, self._covered.get(value))
+        size = 0 if region is None else self._bytes(value, region)
+        self._of_values += size - self._sizes.get(value, 0)
+        self._sizes[value] = size
 
     # --- forward ----------------------------------------------------------------------------
 
@@ -109,6 +91,7 @@ class TrainingMemory:
             elif isinstance(step, Free):
                 for value in step.values:
                     self._alive.pop(value, None)
+                    self._measure(value)
             self._held()
 
     def _compute(self, step: Compute) -> None:
@@ -116,22 +99,24 @@ class TrainingMemory:
         if step.region.empty:
             return
         rule = rule_of(node)
-        padded = rule.with_padding(step.clipped[0], step.region) if step.clipped else None
+        padded = rule.padded(step.clipped[0], step.region) if step.clipped else None
         if padded is not None:
             value = node.operands[0]
             covered = self._alive.get(value, step.clipped[0])
-            whole = covered.hull(padded)
+            whole = covered | padded.region
             self._held(self._bytes(value, whole))
             self._cover(value, whole)
-        saved = self._of_call[node.name] = saved_by(self.plan, node, rule, step, padded)
+        saved = self._of_call[node.name] = saved_by(self.plan, node, rule, step)
         if saved.shown:
             self._shown[node.name] = self._memory_of(saved.shown)
         else:
             self._alive[node.name] = step.region
+            self._measure(node.name)
         self._others += saved.others
         for value in map(self._memory_of, saved.values):
             self._readers[value] += 1
             self._covered[value] = self._alive.get(value, self._covered.get(value, step.region))
+            self._measure(value)
 
     def _memory_of(self, value: str) -> str:
         """The value in whose memory a value lies: a view lies in that of another."""
@@ -140,14 +125,17 @@ class TrainingMemory:
     def _cover(self, value: str, region: Region) -> None:
         self._alive[value] = region
         self._shown.pop(value, None)  # a view that is assembled anew has memory of its own
-        if value in self._covered and self._covered[value] & region == self._covered[value]:
+        if value in self._covered and self._covered[value] in region:
             self._covered[value] = region
+        self._measure(value)
 
     # --- backward ---------------------------------------------------------------------------
 
     def _backward(self) -> None:
         """Gradients are held until the call that made their value has been differentiated."""
-        self._alive.clear()
+        for value in list(self._alive):
+            del self._alive[value]
+            self._measure(value)
         graph, gradients = self.plan.graph, dict[str, int]()
         regions = {s.value: s.region for s in self.program.steps if isinstance(s, Receive)}
         for step in reversed(self.program.steps):
@@ -172,6 +160,7 @@ class TrainingMemory:
             self._readers[value] -= 1
             if self._readers[value] <= 0:
                 self._covered.pop(value, None)
+                self._measure(value)
 
 
 def training_value_bytes(plan: Plan, rank: int) -> int:
@@ -190,69 +179,3 @@ def training_value_bytes(plan: Plan, rank: int) -> int:
     others = most_held(passes) - 1
     held = found.peak + others * (found.arrived if plan.recompute else found.saved)
     return int(FRAGMENTED * held)
-
-
-def saved_by(plan: Plan, node: Node, rule: Rule, step: Compute, padded: Region | None) -> Saved:
-    """Return what autograd saves of a call.
-
-    An operator that needs the values of its operands cannot be tried without them; it is taken to
-    save all of its operands and its result.
-
-    Parameters
-    ----------
-    plan
-        The plan.
-    node, rule
-        The call.
-    step
-        The region that it computes.
-    padded
-        The region of the first operand with its padding, if it has any.
-    """
-    regions = [padded or step.clipped[0], *step.clipped[1:]] if step.clipped else []
-    try:
-        return _tried(plan, node, rule, step, regions, padded is not None)
-    except Exception:  # whatever an operator raises without values
-        return Saved(frozenset([node.name, *node.operands]), 0)
-
-
-def _tried(
-    plan: Plan, node: Node, rule: Rule, step: Compute, regions: list[Region], padded: bool
-) -> Saved:
-    with torch.enable_grad():
-        operands = [
-            _empty(axes.local_shape(region), plan.graph.dtype_of(value))
-            for value, region, axes in zip(node.operands, regions, node.operand_axes, strict=True)
-        ]
-        weights = {w.name: _empty(w.shape, plan.graph.dtype) for w in node.weights}
-        saved: dict[int, int] = {}
-
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            saved[_number_of(tensor)] = storage.nbytes()
-            return tensor
-
-        with saved_tensors_hooks(pack, lambda tensor: tensor):
-            if padded:
-                result = rule.apply_padded(operands, step.clipped[0], step.region, weights)
-            else:
-                result = rule.apply(operands, step.needs, step.region, weights)
-    for weight in weights.values():
-        saved.pop(_number_of(weight), None)
-    names = {_number_of(t): name for name, t in zip(node.operands, operands, strict=True)}
-    of_result = {_number_of(t) for t in leaves(result) if isinstance(t, torch.Tensor)}
-    shown = "".join(names[number] for number in of_result if number in names)
-    names |= {number: node.name for number in of_result if not shown}
-    values = frozenset(names[number] for number in saved if number in names)
-    return Saved(values, sum(size for number, size in saved.items() if number not in names), shown)
-
-
-def _empty(shape: Any, dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(
-        tuple(shape), dtype=dtype, device="meta", requires_grad=dtype.is_floating_point
-    )
-
-
-def _number_of(tensor: torch.Tensor) -> int:
-    """A number that tensors in the same memory have in common."""
-    return tensor.untyped_storage()._cdata

@@ -80,10 +80,6 @@ class Region:
         """True where some axis has no position."""
         return 0 in self.shape
 
-    def hull(self, other: Region) -> Region:
-        """The smallest region that contains both."""
-        return Region(tuple(map(join, self.spans, other.spans)))
-
     def __and__(self, other: Region) -> Region:
         return Region(tuple(map(intersect, self.spans, other.spans)))
 

@@ -35,6 +35,22 @@ ALLOCATING = frozenset([
 
 
 @dataclass(frozen=True)
+class Padded:
+    """A call on a first operand that holds its padding.
+
+    Attributes
+    ----------
+    region
+        The region of the operand; it runs past the extent, where there are zeros.
+    apply
+        Computes what `Rule.apply` does, of the operands and the weights.
+    """
+
+    region: Region
+    apply: Callable[[Tensors, Weights], Any]
+
+
+@dataclass(frozen=True)
 class Rule:
     """How one operator call is tiled; the base class is the rule of elementwise operators.
 
@@ -165,34 +181,15 @@ class Rule:
         """
         return None
 
-    def with_padding(self, given: Region, region: Region) -> Region | None:
-        """The region of the first operand, padding included, that `apply_padded` takes.
+    def padded(self, given: Region, region: Region) -> Padded | None:
+        """The call on a first operand that holds its padding; None where the call pads nothing.
 
         Parameters
         ----------
         given, region
             As for `scratch`.
-
-        Returns
-        -------
-        Region or None
-            It runs past the extent, where there are zeros.  None where the call pads nothing.
         """
         return None
-
-    def apply_padded(
-        self, tensors: Tensors, given: Region, region: Region, weights: Weights
-    ) -> Any:
-        """Compute as `apply` does, of a first operand that holds its padding.
-
-        Parameters
-        ----------
-        tensors
-            The operands; the first over the region that `with_padding` gives.
-        given, region, weights
-            The region of the first operand without padding, and as for `apply`.
-        """
-        raise NotImplementedError
 
     def bound(
         self,

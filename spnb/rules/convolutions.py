@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from ..ir.axes import Axes, Dim, Factor, axes_in, dim
 from ..ir.node import Node, Ref
 from ..ir.region import Region, Span
-from .base import Call, Local, Rule, Tensors, Weights
+from .base import Call, Local, Padded, Rule, Weights
 from .calls import caller
 from .core_first import CoreAndBoundary, CoreFirst
 from .fallback import Whole
@@ -30,15 +29,12 @@ class Convolution(HoldsFilter, CoreFirst):
     def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
         return caller(self.node, weights, f"aten.{self.node.kind}.default", padding=padding)
 
-    def with_padding(self, given: Region, region: Region) -> Region | None:
+    def padded(self, given: Region, region: Region) -> Padded | None:
         found = self.scratch(given, region)
-        return None if found is None else found[1]
-
-    def apply_padded(
-        self, tensors: Tensors, given: Region, region: Region, weights: Weights
-    ) -> Any:
+        if found is None:
+            return None
         native, _ = self._margins(self._sizes(given), region)
-        return self.sliding(native, region, weights)(*tensors)
+        return Padded(found[1], lambda xs, weights: self.sliding(native, region, weights)(*xs))
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class FilterOfEachImage(Convolution):
         channels = (Factor(self.node.shape[self._at], 0),)
         return found.with_dims([*found.dims[: self._at], channels, *found.dims[self._at + 1 :]])
 
-    def with_padding(self, given: Region, region: Region) -> Region | None:
+    def padded(self, given: Region, region: Region) -> Padded | None:
         return None
 
     @property

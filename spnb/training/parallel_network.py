@@ -48,11 +48,6 @@ class ParallelNetwork(NetworkTiles, NetworkWeights):
             f" {plan.tile}, owns {', '.join(map(str, self.regions)) or 'no part of the input'}"
         )
 
-    @property
-    def rank(self) -> int:
-        """Number of this rank."""
-        return self._transport.rank
-
     def forward(self, *inputs: torch.Tensor, **by_name: torch.Tensor) -> Any:
         """Run the network on the tiles of all ranks; every rank must call it.
 

@@ -68,7 +68,7 @@ class RecordedCall:
         pairs = zip(self.results, gradient, strict=True)
         known = [(edge, g) for edge, g in pairs if g is not None and edge is not None]
         if not known:
-            return [], {}
+            return [[] for _ in self.operands], {}
         inputs = [edge for operand in self.operands for edge in operand if edge is not None]
         # A call may read a weight twice, and autograd gives the sum of both.
         names = dict.fromkeys(w.name for w in self.node.weights if weights[w.name].requires_grad)

@@ -32,7 +32,7 @@ class Memory:
 
     def replace(self, tensor: torch.Tensor, region: Region) -> None:
         """Use a tensor that covers more; one that covers less changes nothing."""
-        if self.region & region == self.region:
+        if self.region in region:
             self.tensor, self.region = tensor, region
 
 

@@ -138,11 +138,11 @@ class Tape:
             return
         reads = list(zip(node.operands, step.clipped, node.operand_axes, strict=True))
         pieces = [self.values.piece(*read) for read in reads]
-        padded = rule.with_padding(step.clipped[0], step.region) if recorded and reads else None
+        padded = rule.padded(step.clipped[0], step.region) if recorded and reads else None
         if padded is not None:
             value, _, axes = reads[0]
-            reads[0] = value, padded, axes
-            pieces[0] = self.values.with_padding(value, padded, axes)
+            reads[0] = value, padded.region, axes
+            pieces[0] = self.values.with_padding(value, padded.region, axes)
         saving = [self.values.saved(*read) for read in reads] if recorded else []
         saved = SavedPieces([piece for piece in saving if piece is not None])
         with torch.set_grad_enabled(recorded), saved.saving():
@@ -152,7 +152,7 @@ class Tape:
             if padded is None:
                 result = rule.apply(tensors, step.needs, step.region, weights)
             else:
-                result = rule.apply_padded(tensors, step.clipped[0], step.region, weights)
+                result = padded.apply(tensors, weights)
         computed(node, operands)
         if recorded:
             read = [region for _, region, _ in reads]
@@ -207,8 +207,8 @@ class Tape:
             if isinstance(later, Compute) and not later.region.empty:
                 first = self.rank_plan.nodes[later.node].operands[:1]
                 if first == (step.value,):
-                    padded = self.rules[later.node].with_padding(later.clipped[0], later.region)
-                    whole = whole if padded is None else whole.hull(padded)
+                    padded = self.rules[later.node].padded(later.clipped[0], later.region)
+                    whole = whole if padded is None else whole | padded.region
         return whole
 
     # --- backward ---------------------------------------------------------------------------
@@ -250,7 +250,7 @@ class Tape:
         if gradient is None or call is None:
             return
         of_operands, of_weights = call.differentiate(gradient, step.clipped, self.weights)
-        operands = zip(node.operands, node.operand_axes, step.clipped, of_operands, strict=False)
+        operands = zip(node.operands, node.operand_axes, step.clipped, of_operands, strict=True)
         for value, axes, region, parts in operands:
             self.values.add_gradient(value, axes, region, parts)
         for name, of_weight in of_weights.items():

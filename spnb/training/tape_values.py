@@ -68,8 +68,8 @@ class TapedValues:
             Where the axes of the image lie in the value.
         """
         covered, held = self._covered[value], self.regions[value]
-        if padded & covered != padded:
-            whole = covered.hull(padded)
+        if padded not in covered:
+            whole = covered | padded
             tensor = room(axes, whole, self._tensors[value].dtype).zero_()
             axes.put(tensor, whole, held, axes.piece(self._tensors[value], covered, held))
             self.cover(value, whole, tensor)
@@ -95,8 +95,7 @@ class TapedValues:
         if not isinstance(tensor, torch.Tensor) or not axes.plain or region.empty:
             return None
         memory = self._memory.setdefault(value, Memory(tensor, self._covered[value]))
-        fits = memory.region & region == region
-        return PieceOfValue(memory, region, axes) if fits else None
+        return PieceOfValue(memory, region, axes) if region in memory.region else None
 
     def free(self, values: Iterable[str]) -> None:
         """Free the memory of values, unless autograd saved them; regions are still known."""
