@@ -4,6 +4,7 @@ import os
 from functools import partial
 
 import pytest
+import suite_parts
 from xdist.scheduler import LoadScopeScheduling
 
 # Each worker of pytest-xdist, and each process that a test starts, computes with one thread: more
@@ -60,12 +61,25 @@ def on_shared_engines(cluster, monkeypatch):
         monkeypatch.setattr(f"{module}.Cluster", adopted)
 
 
+def pytest_addoption(parser):
+    """The parts of the suite (tests/helpers/suite_parts.py)."""
+    group = parser.getgroup("parts of the suite")
+    group.addoption("--quick", action="store_true", help="the first case of each quick test")
+    group.addoption("--slow", action="store_true", help="only what is left out without it")
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Begin with the slowest kinds of tests: what remains at the end is short."""
+def pytest_collection_modifyitems(config, items):
+    """Choose the part, and begin with the slowest kinds of tests: what remains last is short."""
     for item in items:
         if item.nodeid.startswith("spnb/driver/cluster.py"):  # its example starts engines
             item.add_marker("mpi")
+    choices = [name for name in ("quick", "slow") if config.getoption(name)]
+    if choices or config.args_source is not config.ArgsSource.ARGS:
+        chosen = suite_parts.part(items, *(choices or ["README"]))
+        left_out = set(items) - set(chosen)
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = chosen
 
     def place(item):
         marks = {mark.name for mark in item.iter_markers()}

@@ -140,6 +140,7 @@ def own_process(command):
     return command.launcher or "retina" in command.args
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.mpi
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("command", [p for p in of_kind("run") if own_process(*p.values)])
@@ -152,6 +153,7 @@ def test_a_command_that_runs(command, folder):
     check_what_it_did(command, args, done.stdout, folder)
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.mpi
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("command", [p for p in of_kind("run") if not own_process(*p.values)])

@@ -10,6 +10,7 @@ from notebooks import FOLDER, execute
 pytestmark = [pytest.mark.notebook, pytest.mark.mpi, pytest.mark.timeout(900)]
 
 
+@pytest.mark.slow(but_each=100)
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.setenv("SPNB_NOTEBOOK", str(tmp_path))

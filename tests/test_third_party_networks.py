@@ -17,6 +17,7 @@ PAGE = GUIDE / "networks-and-operators.md"
 pytestmark = pytest.mark.library
 
 
+@pytest.mark.slow(but_each=6)
 @pytest.mark.parametrize("other", OTHERS, ids=lambda other: f"{other.package}-{other.name}")
 def test_another_packages_network(other):
     network, texts = build(other), []

@@ -90,6 +90,7 @@ def test_merges_are_no_halos():
     assert untiled(plan).num_ranks == 1
 
 
+@pytest.mark.long
 def test_the_clock(result):
     job = spnb.Job("resnet20_v1", image_size=33, batch_size=3, parts=3)
     ax = spnb.plan(job).plot_clock()

@@ -128,6 +128,7 @@ def test_augmentation_is_of_the_pair_and_each_image_is_read_once():
     assert_same(found.module.state_dict(), weights)
 
 
+@pytest.mark.long
 def test_a_loss_of_ones_own_and_validation_take_datasets():
     data, known = TensorDataset(IMAGES, LABELS), TensorDataset(IMAGES[:8], LABELS[:8])
     found = fed(job(), data, loss=F.cross_entropy, validation=DataLoader(known, batch_size=3))

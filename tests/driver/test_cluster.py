@@ -42,6 +42,7 @@ CASES += [
 """Every kind of message; `tests/runtime/test_exact.py` has all grids and sizes, in one process."""
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.parametrize("given", CASES, ids=str)
 def test_equal_to_the_untiled_run(cluster, given):
     cluster.load(planned(**given))

@@ -106,6 +106,7 @@ def test_a_loss_and_metrics_that_are_functions_see_no_filling(count):
     assert [n for n, _ in found.batches] == [4] * (count // 4) + [count % 4] * (count % 4 > 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("split", SPLITS[:3], ids=str)
 def test_metrics_go_with_a_loss_by_name_and_with_copies(split):
     net = settled(network())
@@ -152,6 +153,7 @@ def test_the_last_images_that_no_function_can_see_alone_are_named():
         evaluated(each, IMAGES[:5], MARKED[:5], loss=WEIGHTED)
 
 
+@pytest.mark.long
 def test_the_weights_of_the_moment_are_evaluated_and_training_goes_on(capsys):
     images, labels = examples()
     with spnb.InProcess(spnb.plan(job(num_epochs=2), training=True)) as session:
@@ -170,6 +172,7 @@ def test_the_weights_of_the_moment_are_evaluated_and_training_goes_on(capsys):
     assert_same(again.module.state_dict(), whole.module.state_dict(), 0)
 
 
+@pytest.mark.long
 def test_an_earlier_result_and_changed_weights_are_kept():
     net, images = settled(segmenter()), IMAGES[:4]
     with spnb.InProcess(spnb.plan(job(net)), progress=False) as session:

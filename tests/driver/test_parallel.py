@@ -130,6 +130,7 @@ def test_twenty_steps_follow_plain_pytorch(name):
     torch.testing.assert_close(gradient, x.grad, rtol=0, atol=1e-10)
 
 
+@pytest.mark.long
 @settings(RANDOM_NETWORKS, max_examples=20)
 @given(st.data())
 def test_random_networks(data):

@@ -32,6 +32,7 @@ def closed():
     plt.close("all")
 
 
+@pytest.mark.long
 def test_check(result):
     check = result.check()
     assert check.passed

@@ -43,6 +43,7 @@ def same(a, b, tolerance):
         torch.testing.assert_close(a["model"][name], tensor, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_where_it_was(cluster, tmp_path):
     given = {"batch_size": 4, "parts": 2, "precision": "fp64", "num_epochs": 12}
     given |= {"num_spatial_parts": 2, "slice_method": "vertical"}
@@ -77,6 +78,7 @@ SPLITS = {
 """The same micro-batches in all."""
 
 
+@pytest.mark.slow
 def test_any_split_copies_and_gloo_follow_one_rank(cluster, tmp_path):
     found, losses = {}, {}
     for name, options in SPLITS.items():
@@ -96,6 +98,7 @@ def test_any_split_copies_and_gloo_follow_one_rank(cluster, tmp_path):
     same(found["gloo"], found["gems"], 0)
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.parametrize(("backend", "ranks"), [("mpi", 3), ("gloo", 4)])
 def test_a_broken_file_is_named_before_a_step_and_all_ranks_end(tmp_path, backend, ranks):
     for name in ("cat", "dog"):
@@ -161,6 +164,7 @@ def test_a_cluster_trains_and_then_infers(cluster):
         torch.testing.assert_close(untrained, net.eval()(images[:4]))
 
 
+@pytest.mark.slow
 def test_memory_is_foreseen_for_each_schedule():
     """Within a sixth of what is measured; a stage holds what its schedule says."""
     images, labels = noise(8, 3, 128, 128).float(), torch.zeros(8, dtype=torch.long)

@@ -60,6 +60,7 @@ def test_epochs_are_validated_with_the_weights_of_the_moment():
     assert f"{losses[-1]:.4f}" in str(found)
 
 
+@pytest.mark.long
 def test_the_last_step_of_an_epoch_has_the_figures_and_training_is_the_same():
     images, labels = examples(8)
     alone = trained(job(num_epochs=2), images, labels)

@@ -52,6 +52,7 @@ def interrupted(cluster, cell, targets=None):
         running.get(timeout=20)
 
 
+@pytest.mark.slow(but_each=3)
 @pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [[0], [1], [0, 1]])
 def test_an_exchange_that_not_all_ranks_came_to_is_forgotten(cluster, ranks):

@@ -23,6 +23,7 @@ def slide(tmp_path_factory):
     return np.kron(COARSE, np.ones((16, 16, 1), np.uint8)), tmp_path_factory.mktemp("slides")
 
 
+@pytest.mark.slow(but_each=4)
 @pytest.mark.long
 @pytest.mark.parametrize("suffix", ["tif", "svs", "scn", "img", ""])
 @pytest.mark.parametrize("compression", ["jpeg", "zlib", "jpeg2000", "webp", None])
@@ -47,6 +48,7 @@ def test_a_region_of_a_slide_takes_the_memory_of_the_region(slide, suffix, compr
     assert decoded_at_once(source) == 256 * 256 * 3
 
 
+@pytest.mark.long
 def test_colours_of_a_jpeg_are_those_of_its_photometric(slide):
     pixels, folder = slide
     for colours in ("rgb", "ycbcr"):

@@ -91,6 +91,7 @@ def test_inference_is_computed_on_the_device(model, host_only, options):
     assert all(each["aten.convolution"] > 0 for each in calls)
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @settings(RANDOM_NETWORKS, max_examples=25)
 @given(data=st.data())
@@ -120,13 +121,11 @@ def test_random_networks_are_computed_on_the_device(data):
         torch.testing.assert_close(piece.tensor, other.tensor, equal_nan=True)
 
 
+@pytest.mark.long
+@pytest.mark.slow(but_each=3)
 @pytest.mark.parametrize(
     ("options", "host_only"),
-    [
-        ({}, False),
-        pytest.param({"recompute": True, "parts": 2}, True, marks=pytest.mark.long),
-        pytest.param({"gems": True}, True, marks=pytest.mark.long),
-    ],
+    [({}, False), ({"recompute": True, "parts": 2}, True), ({"gems": True}, True)],
 )
 def test_training_is_computed_on_the_device(options, host_only):
     net = nn.Sequential(

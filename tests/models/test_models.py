@@ -171,6 +171,7 @@ def calls(program):
     return [node.target for node in program.graph.nodes if node.op == "call_function"]
 
 
+@pytest.mark.slow(but_each=3)
 @pytest.mark.long
 @every_network
 def test_exported_program_is_exact(name, options):

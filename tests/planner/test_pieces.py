@@ -156,6 +156,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow(but_each=3)
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("network", "parts"), [(name, 1 + number % 2) for number, name in enumerate(NETWORKS)]
@@ -245,6 +246,7 @@ def test_gradients_of_class_attention(fused):
     check_training(CaiT(fused), SHAPE, parts=2)
 
 
+@pytest.mark.slow(but_each=3)
 @pytest.mark.long
 @pytest.mark.parametrize(
     "network", ["class token", "registers", "image", "tokens first", "bias of pairs"]

@@ -55,6 +55,7 @@ OPERATORS = {
 }
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.parametrize("before", BEFORE)
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_an_operator_after(before, operator):

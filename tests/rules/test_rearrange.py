@@ -10,6 +10,7 @@ FEW = settings(max_examples=15, deadline=None, derandomize=True)
 SIZES = {1: (2, 4, 19), 2: (2, 4, 9, 11), 3: (1, 2, 5, 6, 5)}
 
 
+@pytest.mark.long
 @FEW
 @given(data=st.data(), axes=st.sampled_from([1, 2, 3]))
 def test_slice(data, axes):
@@ -21,6 +22,7 @@ def test_slice(data, axes):
     check(Call(lambda x: x[tuple(index)]), SIZES[axes])
 
 
+@pytest.mark.long
 @FEW
 @given(data=st.data(), axes=st.sampled_from([1, 2, 3]))
 def test_roll(data, axes):

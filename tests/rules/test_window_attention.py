@@ -47,6 +47,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow(but_each=3)
 @pytest.mark.long
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_network_of_windows(network):
@@ -62,6 +63,7 @@ def test_any_region_of_a_network_of_windows(network):
     check_regions(make(), shape, most=6)
 
 
+@pytest.mark.long
 def test_windows_of_a_volume():
     plans = check_tiled(VideoSwin(), (1, 4, 6, 9, 10), grids=[(2, 1, 2), (1, 3, 2)])
     assert not any(plan.gathered for plan in plans)

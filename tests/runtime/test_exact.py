@@ -48,6 +48,7 @@ def test_random_networks(data, axes):
     note(str(plan))
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @settings(RANDOM_NETWORKS, max_examples=25)
 @given(data=st.data(), axes=st.sampled_from([1, 2, 2]))

@@ -145,6 +145,7 @@ def untiled(job, loss, targets):
     return losses, net.state_dict()
 
 
+@pytest.mark.slow(but_each=4)
 @pytest.mark.long
 @pytest.mark.parametrize(("case", "split"), [*cases_and_splits()])
 def test_it_is_that_of_the_whole_image(case, split):
@@ -171,6 +172,7 @@ def test_volumes():
     assert found.history["loss"].tolist() == pytest.approx([float(wanted)], rel=1e-12)
 
 
+@pytest.mark.long
 def test_targets_may_be_a_list_of_numbers():
     job = job_of(made(classifier), num_spatial_parts=2, slice_method="vertical", num_epochs=1)
     found = []

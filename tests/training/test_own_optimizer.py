@@ -74,6 +74,7 @@ def untiled(each, images, labels, optimizer=None, scheduler=None, clip=None, epo
     return losses, rates, net.state_dict()
 
 
+@pytest.mark.slow(but_each=3)
 @pytest.mark.long
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("way", WAYS)

@@ -88,6 +88,7 @@ def test_frozen_parameters_stay():
     check(net, noise(2, 3, 9, 8), noise(2, 2, 9, 8), [SQUARE, WHOLE])
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_many_steps_of_a_resnet():
     net = models.build("resnet20_v1", num_classes=10, num_layers=0, num_filters=0).double()
@@ -96,6 +97,7 @@ def test_many_steps_of_a_resnet():
     check(net, x, labels, [SQUARE, WHOLE], 2, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_many_steps_of_an_amoebanet_on_nine_ranks():
     net = models.build("amoebanet", num_classes=10, num_layers=3, num_filters=16).double()

@@ -125,6 +125,7 @@ def screenshot(page, name):
         page.screenshot(path=Path(folder, f"{name}.png"))
 
 
+@pytest.mark.slow
 def test_the_first_tutorial(lab, page):
     run_all(page, lab("first.ipynb"))
     bar = page.wait_for_selector(".widget-hprogress", state="attached", timeout=120_000)
