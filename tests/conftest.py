@@ -19,6 +19,7 @@ pytest.register_assert_rewrite("image_regions", "trained_sessions", "training_st
 
 SHARED_ENGINES = (
     "tests/benchmarking/test_commands.py",
+    "tests/benchmarking/test_training_bench.py::test_the_command",
     "tests/driver/test_cluster.py",
     "tests/driver/test_cluster_failures.py",
     "tests/driver/test_train.py",

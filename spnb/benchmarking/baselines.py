@@ -1,16 +1,11 @@
 """Baselines: other ways to run a network on one machine, each in a process that is timed.
 
-``python -m spnb.benchmarking.baselines`` is such a process.  From its standard input it reads the
-pickled name of a baseline and a job, and then lines: it answers each ``step`` with the seconds of
-one pass over a batch.
+``python -m spnb.benchmarking.baselines`` is such a process; its step is one pass over a batch.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,12 +19,7 @@ from torch import nn
 from ..job.job import Job
 from ..kernels.compat import freeze_compiled_weights
 from ..runtime import process_memory
-
-Step = Callable[[], Any]
-
-
-class Unavailable(RuntimeError):
-    """A baseline cannot run here; the message says why."""
+from .timed_process import Step, TimedProcess, Unavailable, serve
 
 
 @dataclass(frozen=True)
@@ -140,7 +130,7 @@ BASELINES = {
 }
 
 
-class BaselineProcess:
+class BaselineProcess(TimedProcess):
     """A baseline in a process of its own; it sleeps between two steps.
 
     Raises
@@ -150,56 +140,8 @@ class BaselineProcess:
     """
 
     def __init__(self, baseline: str, job: Job):
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert self._process.stdin is not None and self._process.stdout is not None, (
-            "both are pipes"
-        )
-        self._requests, self._answers = self._process.stdin, self._process.stdout
-        try:
-            request = pickle.dumps((baseline, replace(job)))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            self.stop()
-            raise Unavailable(
-                f"the network cannot be sent to another process ({error}): define it in a module,"
-                ' and name it as "package.module:factory"'
-            ) from None
-        self._write(request)
-        self.prepare_seconds = float(self._answer()["prepare"])
-
-    def step(self) -> float:
-        """Run one pass over the batch, and return its seconds."""
-        self._write(b"step\n")
-        return float(self._answer()["seconds"])
-
-    def peak_bytes(self) -> int:
-        """Return the most bytes of the process in a step, above its idle state."""
-        self._write(b"peak\n")
-        return int(self._answer()["peak"])
-
-    def stop(self) -> None:
-        """End the process; safe to call again."""
-        self._process.kill()
-        self._process.communicate()
-
-    def _write(self, data: bytes) -> None:
-        try:
-            self._requests.write(data)
-            self._requests.flush()
-        except BrokenPipeError:
-            raise Unavailable("its process ended") from None
-
-    def _answer(self) -> dict[str, Any]:
-        line = self._answers.readline()
-        answer = json.loads(line) if line else {"error": "its process ended"}
-        if "error" in answer:
-            self.stop()
-            raise Unavailable(answer["error"])
-        return answer
+        super().__init__(__name__, (baseline, replace(job)))
+        self.prepare_seconds = self.prepared()
 
 
 def _seconds(step: Step, times: int) -> float:
@@ -212,41 +154,16 @@ def _seconds(step: Step, times: int) -> float:
     return median(taken)
 
 
-def serve() -> None:
-    """Answer on standard output the requests on standard input."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # libraries print to the error stream, so their output is not read as an answer
-
-    def answer(**fields: Any) -> None:
-        answers.write(json.dumps(fields) + "\n")
-
-    baseline, job = pickle.load(sys.stdin.buffer)
-    idle = process_memory.resident_bytes()
-    if BASELINES[baseline].keeps_memory:
+def _prepare(request: tuple[str, Job]) -> Step:
+    """The pass over a batch of a baseline and a job."""
+    name, job = request
+    if BASELINES[name].keeps_memory:
         process_memory.keep_blocks()
-    start = time.perf_counter()
-    try:
-        shapes = job.shapes
-        shapes = shapes.values() if isinstance(shapes, dict) else shapes
-        torch.manual_seed(job.seed)
-        inputs = [torch.rand(shape, dtype=job.dtype) for shape in shapes]
-        step = BASELINES[baseline].make(job.module, inputs)
-        step()
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [""]
-        kind = "" if isinstance(error, Unavailable) else f"{type(error).__name__}: "
-        answer(error=kind + reason[0])
-        return
-    answer(prepare=time.perf_counter() - start)
-    process_memory.restart_peak()
-    for line in sys.stdin.buffer:
-        if line == b"peak\n":
-            answer(peak=process_memory.peak_bytes() - idle)
-            continue
-        begin = time.perf_counter()
-        step()
-        answer(seconds=time.perf_counter() - begin)
+    shapes = job.shapes.values() if isinstance(job.shapes, dict) else job.shapes
+    torch.manual_seed(job.seed)
+    inputs = [torch.rand(shape, dtype=job.dtype) for shape in shapes]
+    return BASELINES[name].make(job.module, inputs)
 
 
 if __name__ == "__main__":
-    serve()
+    serve(_prepare)

@@ -25,6 +25,7 @@ from ..job.job_plan import JobPlan, plan
 from .baselines import BASELINES
 from .contestants import LIMIT, SOLO, contestants, on_one_thread
 from .measure import Measured, measure
+from .training_bench import TrainingBench, bench_training
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -188,7 +189,8 @@ def bench(
     baselines: Sequence[str] | None = None,
     rounds: int = 5,
     progress: bool = True,
-) -> Bench:
+    training: bool = False,
+) -> Bench | TrainingBench:
     """Compare the time of a job with that of baselines, and of its ranks without messages.
 
     Engines are started, and stopped at the end.
@@ -204,16 +206,18 @@ def bench(
         Steps of each contestant.
     progress
         Whether to show a progress bar.
+    training
+        Whether to time steps of training: see `spnb.benchmarking.training_bench`.
 
     Returns
     -------
-    Bench
+    Bench or TrainingBench
         Seconds and memory of each contestant, and ratios to spnb's time.
 
     Raises
     ------
     OptionError
-        If a baseline is unknown, there are no rounds, or ranks would compute on GPUs.
+        If a baseline is unknown or of no use, there are no rounds, or ranks would compute on GPUs.
     PlanError, CaptureError
         As `spnb.plan` does.
 
@@ -223,6 +227,9 @@ def bench(
 
         spnb.bench(spnb.Job("resnet50", image_size=512, batch_size=1, split_size=1)).plot()
     """
+    if training:
+        refuse_baselines(baselines)
+        return bench_training(job, rounds, progress)
     names = baselines_to_measure(baselines, rounds)
     if job.device_kind != "cpu":
         raise OptionError(
@@ -234,6 +241,21 @@ def bench(
     with Bar(progress) as bar:
         found = measure(plans, names, rounds, bar)
     return Bench.of(planned, found, "spnb", LIMIT)
+
+
+def refuse_baselines(baselines: Sequence[str] | None) -> None:
+    """Refuse names of baselines where training is measured.
+
+    Raises
+    ------
+    OptionError
+        If there are some.
+    """
+    if baselines is not None:
+        raise OptionError(
+            f"baselines {', '.join(baselines)} are for inference: training is compared with plain"
+            " torch alone, so leave them out"
+        )
 
 
 def baselines_to_measure(baselines: Sequence[str] | None, rounds: int) -> list[str]:

@@ -29,9 +29,22 @@ def without_messages(plan: JobPlan) -> JobPlan:
     return plan.derived(_without_exchanges)
 
 
-def on_one_thread(job: Job) -> JobPlan:
-    """Return the plan of a job's whole network and image on one rank with one thread."""
-    whole = job.replace(
+def on_one_thread(job: Job, training: bool = False) -> JobPlan:
+    """Return the plan of a job's whole network and image on one rank with one thread.
+
+    Parameters
+    ----------
+    job
+        The job.
+    training
+        Whether the network is trained.
+    """
+    return JobPlan(on_one_rank(job), training).derived(_with_one_thread)
+
+
+def on_one_rank(job: Job) -> Job:
+    """Return the job of the whole network and image on one rank, with the same micro-batches."""
+    return job.replace(
         split_size=1,
         spatial_size=1,
         num_spatial_parts=1,
@@ -42,8 +55,8 @@ def on_one_thread(job: Job) -> JobPlan:
         replicas=1,
         gems=False,
         times=1,
+        enable_master_comm_opt=False,
     )
-    return JobPlan(whole).derived(_with_one_thread)
 
 
 def _without_exchanges(rank_plan: RankPlan) -> RankPlan:

@@ -25,7 +25,8 @@ VERBS = {
     "infer": "run the network on MPI ranks: those of mpiexec or srun, or ranks that it starts",
     "evaluate": "loss, accuracy and images per second on a data set (--app), as infer runs",
     "train": "train on MPI ranks; continues from the checkpoint, and writes it after each epoch",
-    "bench": "time a plan with and without its messages, and plain torch and others in one process",
+    "bench": "time a plan with and without its messages, and plain torch and others in one process;"
+    " or, with --training, its steps of training and those of plain torch",
     "suite": "time the standard workloads, as bench does",
     "sweep": "time plans in which more and more blocks share one halo exchange",
     "halo": "time halo exchanges only, and compare with bare MPI messages and a copy in memory",
@@ -56,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.insert(0, "")
     try:
         if args.verb not in WITHOUT_MODEL and not under_mpi():  # under MPI, rank 0 checks them
-            flags.check_options(args.verb, args.model, flags.given(args))
+            training = getattr(args, "training", False)
+            flags.check_options(args.verb, args.model, flags.given(args), training=training)
         from . import verbs
 
         return verbs.run(args)

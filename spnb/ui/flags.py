@@ -101,6 +101,12 @@ def add_measuring_flags(parser: argparse.ArgumentParser, verb: str) -> None:
             help="contestants: plain, tuned, compiled, onnxruntime, openvino (default: all that"
             " are installed)",
         )
+        parser.add_argument(
+            "--training",
+            action="store_true",
+            help="time steps of training and measure their memory, compared with plain torch on the"
+            " whole image, with plain torch on each tile without an exchange, and with one rank",
+        )
     if verb == "suite":
         _add_suite_flags(parser)
     if verb == "sweep":
@@ -112,14 +118,31 @@ def add_measuring_flags(parser: argparse.ArgumentParser, verb: str) -> None:
 
 
 def _add_suite_flags(parser: argparse.ArgumentParser) -> None:
+    trained = ",".join(benchmarking.TRAINED_WORKLOADS)
     parser.add_argument(
         "--workloads",
         metavar="NAME[,NAME]",
         type=_names,
-        default=list(benchmarking.WORKLOADS),
-        help=f"built-in networks (default: {','.join(benchmarking.WORKLOADS)})",
+        help=f"built-in networks (default: {','.join(benchmarking.WORKLOADS)}; with --training"
+        f" {trained})",
     )
-    _add_list(parser, "--sizes", benchmarking.SIZES, "sides of square images, in pixels")
+    sizes, trained = (
+        ",".join(map(str, each)) for each in (benchmarking.SIZES, benchmarking.TRAINED_SIZES)
+    )
+    parser.add_argument(
+        "--sizes",
+        type=_listed(int),
+        metavar="N[,N]",
+        help=f"sides of square images, in pixels (default: {sizes}; with --training {trained})",
+    )
+    memory = ",".join(map(str, benchmarking.MEMORY_SIZES))
+    parser.add_argument(
+        "--memory-sizes",
+        type=_listed(int),
+        metavar="N[,N]",
+        help="with --training: further sides, for which memory alone is measured (default:"
+        f" {memory})",
+    )
     _add_list(parser, "--tiles", benchmarking.TILES, "numbers of tiles")
 
 
@@ -206,8 +229,21 @@ def effective(model: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[s
     return kept, [f"{names[name]} has no effect: {why}" for name, why in useless.items()]
 
 
-def refuse_useless(verb: str, given: Collection[str]) -> None:
+NOT_TIMED = ("app", "datapath", "normalize", "num_workers", "num_epochs", "learning_rate_decay")
+"""Options of training that have no effect on a single step over synthetic images."""
+
+
+def refuse_useless(verb: str, given: Collection[str], *, training: bool = False) -> None:
     """Refuse options of the table that a verb does not use.
+
+    Parameters
+    ----------
+    verb
+        A verb of the command line.
+    given
+        Names of the options that the line gives.
+    training
+        Whether a benchmark is one of training.
 
     Raises
     ------
@@ -215,18 +251,21 @@ def refuse_useless(verb: str, given: Collection[str]) -> None:
         Naming the first of them.
     """
     not_used = []
-    if verb in ("infer", "evaluate", "bench", "sweep"):
+    if verb in ("infer", "evaluate", "sweep") or (verb == "bench" and not training):
         not_used = training_options(evaluation=verb != "evaluate")
     for name in given:
         if name in not_used:
-            raise OptionError(f"{name} is for training: {verb} does not use it")
+            way_out = ", without --training" if verb == "bench" else ""
+            raise OptionError(f"{name} is for training: {verb} does not use it{way_out}")
+        if training and name in NOT_TIMED:
+            raise OptionError(f"{name} is for train: {verb} --training times steps over noise")
         if verb in ("bench", "sweep") and name in ("verbose", "resize"):
             raise OptionError(f"{name} is for plan, infer and train: {verb} does not use it")
         if verb == "sweep" and name in ("num_spatial_parts", "halo_D2", "fused_layers"):
             raise OptionError(f"{name} is what sweep tries: give --tiles and --lengths")
 
 
-def check_options(verb: str, model: str, given: dict[str, Any]) -> None:
+def check_options(verb: str, model: str, given: dict[str, Any], *, training: bool = False) -> None:
     """Refuse options that a verb cannot use or that contradict each other.
 
     Errors that depend on the network or the plan are found later.
@@ -239,6 +278,8 @@ def check_options(verb: str, model: str, given: dict[str, Any]) -> None:
         Name of the model.
     given
         The options of the line, by name.
+    training
+        Whether a benchmark is one of training.
 
     Raises
     ------
@@ -246,10 +287,10 @@ def check_options(verb: str, model: str, given: dict[str, Any]) -> None:
         Naming the option.
     """
     given, _ = effective(model, given)
-    refuse_useless(verb, given)
+    refuse_useless(verb, given, training=training)
     table = OptionTable(model, **given)
     check(table)
-    if verb == "train":
+    if verb == "train" or training:
         check_training(table)
 
 

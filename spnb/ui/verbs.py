@@ -19,6 +19,7 @@ from ..driver.result import Result
 from ..driver.session import Session
 from ..driver.training_examples import examples_of
 from ..driver.training_state import recipe_for, resumed
+from ..errors import OptionError
 from ..io.decoding import decoding_text
 from ..io.sources import NOT_GIVEN, Source
 from ..job import job_plan
@@ -70,9 +71,11 @@ def _job(args: argparse.Namespace) -> Job:
     given, useless = flags.effective(args.model, flags.given(args))
     for line in useless:
         print(f"spnb: {line}", file=sys.stderr, flush=True)
-    flags.refuse_useless(args.verb, given)
+    training = getattr(args, "training", False)
+    flags.refuse_useless(args.verb, given, training=training)
     job = job_of(args.model, given, getattr(args, "image", None) or ())
-    return job if args.verb in ("plan", "train") else job.replace(enable_evaluation=True)
+    is_inference = args.verb not in ("plan", "train") and not training
+    return job.replace(enable_evaluation=True) if is_inference else job
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -200,13 +203,24 @@ def _measure(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> Measurement:
     from ..benchmarking.benchmark import bench
 
-    return bench(_job(args), args.baselines, args.rounds)
+    return bench(_job(args), args.baselines, args.rounds, training=args.training)
 
 
 def _suite(args: argparse.Namespace) -> Measurement:
+    from ..benchmarking.benchmark import refuse_baselines
     from ..benchmarking.suite import suite
+    from ..benchmarking.training_suite import training_suite
 
-    return suite(args.workloads, args.sizes, args.tiles, args.baselines, args.rounds)
+    listed = {"workloads": args.workloads, "sizes": args.sizes, "tiles": args.tiles}
+    given = {name: each for name, each in listed.items() if each is not None}
+    if args.training:
+        refuse_baselines(args.baselines)
+        if args.memory_sizes is not None:
+            given["memory_sizes"] = args.memory_sizes
+        return training_suite(**given, rounds=args.rounds)
+    if args.memory_sizes is not None:
+        raise OptionError("--memory-sizes is for the suite of training: add --training")
+    return suite(**given, baselines=args.baselines, rounds=args.rounds)
 
 
 def _sweep(args: argparse.Namespace) -> Measurement:

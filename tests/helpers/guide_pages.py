@@ -188,6 +188,30 @@ def memory_table():
     return table(("workload", "untiled", "bound", "planned", "measured"), rows)
 
 
+def training_table():
+    """Time of a training step, and memory of a rank in MiB; nothing before it was measured."""
+    if not (REPORTS / "training.json").exists():
+        return ""
+    names = ("plain", "plain, blocks kept", "tiles alone", "tiles alone, blocks kept")
+    names += ("one rank, one thread",)
+    rows = []
+    for bench in report("training")["benches"]:
+        peaks, timed = bench["peak_memory_bytes"], bench["seconds"].get("spnb")
+        network = bench["workload"] + ", recomputed" * bench["recompute"]
+        rows.append(
+            (
+                f"{network} {bench['size']}²",
+                bench["tiles"],
+                duration(median(timed)) if timed else "–",
+                *(f"{bench['ratios'][n]:.2f}" if timed else "–" for n in names),
+                *(f"{n / 2**20:.0f}" for n in (peaks["spnb"], bench["planned_memory_bytes"])),
+                *(f"{peaks['spnb'] / peaks[n]:.2f}" for n in ("plain", "tiles alone")),
+            )
+        )
+    headings = ("workload", "tiles", "a step", "plain torch", *names[1:], "memory", "planned")
+    return table((*headings, "of plain torch", "of a tile alone"), rows)
+
+
 def sweep_table():
     """What fused halos cost and save."""
     rows = [
@@ -226,7 +250,7 @@ def halo_table():
 def generated():
     """Each generated table, by its name, with the page that has it."""
     of_job, of_training = option_tables()
-    return {
+    every = {
         "commands": (GUIDE / "options.md", verb_table()),
         "options": (GUIDE / "options.md", of_job),
         "options of training": (GUIDE / "options.md", of_training),
@@ -235,9 +259,11 @@ def generated():
         "ratios": (GUIDE / "performance.md", ratio_table()),
         "times": (REPORTS / "README.md", time_table()),
         "memory": (REPORTS / "README.md", memory_table()),
+        "training": (REPORTS / "README.md", training_table()),
         "sweep": (REPORTS / "README.md", sweep_table()),
         "halo": (REPORTS / "README.md", halo_table()),
     }
+    return {name: found for name, found in every.items() if found[1]}
 
 
 def with_table(page, name, rows):
