@@ -19,7 +19,8 @@ from ..rules import rule_of
 from ..rules.core_first import CoreFirst
 from ..rules.cut_constants import CONSTANT
 from ..runtime.buffer_plan import Place, plan_buffers
-from .training_memory import training_value_bytes
+from .segments import segments_of
+from .training_memory import FRAGMENTED, FREED, TrainingMemory, held_at_once
 
 PROCESS = 24 << 20
 """Bytes of an engine for any plan: its program, oneDNN's kernels, messages (measured)."""
@@ -208,6 +209,25 @@ def _training_bytes(plan: Plan, rank: int) -> int:
     values = max(training_value_bytes(plan, plan_rank) for plan_rank in plan.plan_ranks_of(rank))
     # In half precision there are fp32 parameters too, and gradients and moments are fp32.
     return values + (9 if plan.graph.dtype in HALVES else 4) * held_weight_bytes(plan, rank)
+
+
+def training_value_bytes(plan: Plan, rank: int) -> int:
+    """Return the most bytes that a rank of the plan needs for values in training.
+
+    Parameters
+    ----------
+    plan
+        A plan for training.
+    rank
+        A rank of the plan.
+    """
+    others = held_at_once(plan, rank) - 1
+    all_held = TrainingMemory(plan, rank)
+    if not plan.recompute:
+        return int(FRAGMENTED * (all_held.peak + others * all_held.saved))
+    found = TrainingMemory(plan, rank, segments_of(plan, rank))
+    freed = max(0, all_held.peak - found.peak)
+    return int(FRAGMENTED * (found.peak + others * found.saved) + FREED * freed)
 
 
 def value_bytes(plan: Plan, value: str, region: Region) -> int:

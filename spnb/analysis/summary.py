@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from ..display.cards import Card, Table, counted, size_text, stage_grid
+from ..ir.program import Compute
 from ..ir.region import Region
 from ..planner.needs import extent_in
 from ..planner.plan import Plan
 from .memory import memory, sample_ranks, value_bytes
+from .segments import segments_of
 from .traffic import totals, traffic
+from .training_memory import TrainingMemory, held_at_once
 
 HEADINGS = (
     "stage",
@@ -60,7 +63,13 @@ def describe(plan: Plan, name: str) -> Card:
     """
     return Card(
         _title(plan, name),
-        [_sums_text(plan), Table(HEADINGS, rows(plan)), *patches_text(plan), *gathered_text(plan)],
+        [
+            _sums_text(plan),
+            Table(HEADINGS, rows(plan)),
+            *patches_text(plan),
+            *recomputed_text(plan),
+            *gathered_text(plan),
+        ],
         [stage_grid(stage.index, stage.team) for stage in plan.stages],
     )
 
@@ -106,6 +115,26 @@ def patches_text(plan: Plan) -> list[str]:
         for stage in plan.stages
         if stage.num_patches > 1
     ]
+
+
+def recomputed_text(plan: Plan) -> list[str]:
+    """Return a line for each stage on what training computes again, and what that saves."""
+    if not (plan.graph.training and plan.recompute):
+        return []
+    lines = []
+    for stage in plan.stages:
+        rank = stage.team.ranks[0]
+        segments, count = segments_of(plan, rank), held_at_once(plan, rank)
+        all_held, less = TrainingMemory(plan, rank), TrainingMemory(plan, rank, segments)
+        steps = [step for step in less.program.steps if isinstance(step, Compute)]
+        again = sum(isinstance(step, Compute) for step in less.program.steps[: segments.stop])
+        lines.append(
+            f"stage {stage.index}: {again} of {counted(len(steps), 'operator')} computed again, in"
+            f" {counted(len(segments.starts), 'segment')}: at most"
+            f" {size_text(less.peak + (count - 1) * less.saved)} of values, in place of"
+            f" {size_text(all_held.peak + (count - 1) * all_held.saved)}"
+        )
+    return lines
 
 
 def gathered_text(plan: Plan) -> list[str]:

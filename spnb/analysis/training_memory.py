@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 
-from ..ir.program import Compute, Free, Receive
+from ..ir.program import Compute, Free, Receive, Segments, Step
 from ..ir.region import Region
 from ..ir.schedule import SCHEDULES, most_held
 from ..planner.plan import Plan
@@ -18,8 +19,17 @@ from .saved_by_autograd import Saved, saved_by
 FRAGMENTED = 1.9
 """Bytes that an engine has from the system for each byte of values that it holds (measured).
 
-glibc's allocator keeps the memory of a freed tile, in which the next tile with its halo has no
-room.  On seven plans of ResNet-20 and U-Net, of 192 to 512 pixels, it was 1.7 to 2.1.
+PyTorch asks for aligned memory, for which glibc needs 96 bytes more than the block.  So the memory
+of a freed tile has no room for the next tile of the same size.  On seven plans of ResNet-20 and
+U-Net, of 192 to 512 pixels, it was 1.7 to 2.1; with jemalloc or tcmalloc in place of glibc's
+allocator, 1.1 to 1.2.
+"""
+
+FREED = 1.0
+"""The same for each byte that is not held since segments are computed again (measured).
+
+Their values are in memory for a while all the same, and glibc does not use it again.  On ResNet-20
+and U-Net of 512 pixels it was 0.7 to 1.4; with jemalloc or tcmalloc, 0.
 """
 
 
@@ -32,25 +42,41 @@ class TrainingMemory:
         A plan for training.
     rank
         A rank of the plan.
+    segments
+        The parts of its program whose values are computed again in the backward pass.
+    images
+        Images in the micro-batch; by default the most.
 
     Attributes
     ----------
+    alive, recorded
+        Bytes before each step of the forward pass: of the values alive, and of all that is held
+        then.
+    arrived
+        Bytes of what each step read or received.
     saved
         Bytes that are held between the forward and the backward pass.
     peak
         The most bytes in either pass.
-    arrived
-        Bytes of what was read and received.
+    of_gradients
+        The most bytes of gradients.
     """
 
-    def __init__(self, plan: Plan, rank: int):
+    def __init__(
+        self, plan: Plan, rank: int, segments: Segments | None = None, images: int | None = None
+    ):
         self.plan, self.nodes = plan, plan.stage_of(rank).nodes
-        (self.program,) = plan.programs(rank, max(plan.micro_batch_sizes))
-        self.axes, self.peak, self.arrived = plan.graph.axes, 0, 0
+        (self.program,) = plan.programs(rank, images or max(plan.micro_batch_sizes))
+        self.segments = segments or Segments()
+        self.axes, self.peak, self.of_gradients = plan.graph.axes, 0, 0
+        self.alive: list[Mapping[str, Region]] = []
+        self.recorded: list[int] = []
+        self.arrived: dict[int, int] = {}
         self._alive: dict[str, Region] = {}  # the regions that the memory of values covers
         self._readers: Counter[str] = Counter()  # calls that saved a value
         self._covered: dict[str, Region] = {}  # of values that are saved
-        self._sizes: dict[str, int] = {}  # bytes of each value that is alive or saved
+        self._kept: dict[int, Mapping[str, Region]] = {}  # by the first step of a segment
+        self._sizes: dict[str, int] = {}  # bytes of each value in memory
         self._of_values = self._others = 0
         self._shown: dict[str, str] = {}
         self._of_call: dict[str, Saved] = {}
@@ -58,64 +84,93 @@ class TrainingMemory:
         self.saved = self._held()
         self._backward()
 
-    def _bytes(self, value: str, region: Region) -> int:
+    def bytes_of(self, value: str, region: Region) -> int:
+        """The bytes of a region of a value."""
         parts = self.plan.graph.by_name[value].parts if value in self.plan.graph.by_name else ()
         if parts:
             return sum(math.prod(part) for part in parts) * self.plan.graph.itemsize(value)
         return self.axes[value].local_bytes(region, self.plan.graph.itemsize(value))
 
     def _held(self, more: int = 0) -> int:
-        """Bytes of values that are alive or saved; compared with the most so far."""
+        """Bytes in memory; compared with the most so far."""
         held = self._of_values + self._others
         self.peak = max(self.peak, held + more)
         return held
 
-    def _measure(self, value: str) -> None:
-        """Count the bytes of a value anew, after it became alive or saved, or was freed."""
-        region = self._alive.get(value, self._covered.get(value))
-        size = 0 if region is None else self._bytes(value, region)
-        self._of_values += size - self._sizes.get(value, 0)
-        self._sizes[value] = size
+    def _measure(self, *values: str) -> None:
+        """Count the bytes of values anew, after one became alive or saved, or was freed.
+
+        A value may be in memory several times: over the region that it has now, and over those that
+        it had where segments begin.
+        """
+        for value in values:
+            regions = {kept[value] for kept in self._kept.values() if value in kept}
+            now = self._alive.get(value, self._covered.get(value))
+            if now is not None:
+                regions.add(now)
+            size = sum(self.bytes_of(value, region) for region in regions)
+            self._of_values += size - self._sizes.get(value, 0)
+            self._sizes[value] = size
 
     # --- forward ----------------------------------------------------------------------------
 
     def _forward(self) -> None:
-        for step in self.program.steps:
-            if isinstance(step, Compute):
-                self._compute(step)
-            elif isinstance(step, Receive):
-                arriving = sum(self._bytes(step.value, t.region) for t in step.transfers)
-                self.arrived += arriving
-                self._held(arriving + self._bytes(step.value, step.region))
-                self._cover(step.value, step.region)
-            elif isinstance(step, Free):
-                for value in step.values:
-                    self._alive.pop(value, None)
-                    self._measure(value)
+        for number, step in enumerate(self.program.steps):
+            self.alive.append(dict(self._alive))
+            if number in self.segments.starts:
+                self._kept[number] = dict(self._alive)
+            self.recorded.append(self._held())
+            recorded = self.segments.of(number) is None
+            self._follow(number, step, recorded)
+            if number in self.arrived and not recorded:
+                self._others += self.arrived[number]
             self._held()
+        if self.segments.starts:
+            self._free(*self._alive)
 
-    def _compute(self, step: Compute) -> None:
+    def _follow(self, number: int, step: Step, recorded: bool) -> None:
+        if isinstance(step, Compute):
+            self._compute(step, recorded)
+        elif isinstance(step, Receive):
+            self.arrived[number] = sum(self.bytes_of(step.value, t.region) for t in step.transfers)
+            self._held(self.arrived[number] + self.bytes_of(step.value, step.region))
+            self._cover(step.value, step.region)
+        elif isinstance(step, Free):
+            self._free(*step.values)
+
+    def _free(self, *values: str) -> None:
+        for value in values:
+            self._alive.pop(value, None)
+            self._measure(value)
+
+    def _compute(self, step: Compute, recorded: bool) -> None:
         node = self.nodes[step.node]
         if step.region.empty:
             return
         rule = rule_of(node)
-        padded = rule.padded(step.clipped[0], step.region) if step.clipped else None
+        padded = rule.padded(step.clipped[0], step.region) if step.clipped and recorded else None
         if padded is not None:
             value = node.operands[0]
             covered = self._alive.get(value, step.clipped[0])
             whole = covered | padded.region
-            self._held(self._bytes(value, whole))
+            self._held(self.bytes_of(value, whole))
             self._cover(value, whole)
-        saved = self._of_call[node.name] = saved_by(self.plan, node, rule, step)
+        saved = saved_by(self.plan, node, rule, step)
         if saved.shown:
             self._shown[node.name] = self._memory_of(saved.shown)
         else:
             self._alive[node.name] = step.region
             self._measure(node.name)
+        if recorded:
+            self._save(node.name, saved, step.region)
+
+    def _save(self, name: str, saved: Saved, region: Region) -> None:
+        """Hold what autograd saves of a call."""
+        self._of_call[name] = saved
         self._others += saved.others
         for value in map(self._memory_of, saved.values):
             self._readers[value] += 1
-            self._covered[value] = self._alive.get(value, self._covered.get(value, step.region))
+            self._covered[value] = self._alive.get(value, self._covered.get(value, region))
             self._measure(value)
 
     def _memory_of(self, value: str) -> str:
@@ -133,25 +188,37 @@ class TrainingMemory:
 
     def _backward(self) -> None:
         """Gradients are held until the call that made their value has been differentiated."""
-        for value in list(self._alive):
-            del self._alive[value]
-            self._measure(value)
+        self._free(*list(self._alive))
         graph, gradients = self.plan.graph, dict[str, int]()
         regions = {s.value: s.region for s in self.program.steps if isinstance(s, Receive)}
-        for step in reversed(self.program.steps):
+        for number, step in reversed(list(enumerate(self.program.steps))):
             if not isinstance(step, Compute) or step.region.empty:
                 continue
-            node = self.nodes[step.node]
-            own = gradients.pop(node.name, self._bytes(node.name, step.region))
+            node, segment = self.nodes[step.node], self.segments.of(number)
+            if segment is not None and segment[0] in self._kept:
+                self._record_again(*segment, sum(gradients.values()))
+            own = gradients.pop(node.name, self.bytes_of(node.name, step.region))
             found = {
-                value: self._bytes(value, regions.get(value, region))
+                value: self.bytes_of(value, regions.get(value, region))
                 for value, region in zip(node.operands, step.clipped, strict=True)
                 if graph.dtype_of(value).is_floating_point
             }
-            self._held(own + sum(gradients.values()) + sum(found.values()))
+            now = own + sum(gradients.values()) + sum(found.values())
+            self.of_gradients = max(self.of_gradients, now)
+            self._held(now)
             for value, size in found.items():
                 gradients[value] = max(size, gradients.get(value, 0))
-            self._release(self._of_call[node.name])
+            self._release(self._of_call.pop(node.name))
+
+    def _record_again(self, first: int, stop: int, of_gradients: int) -> None:
+        """Follow a segment once more, as its values are computed again."""
+        self._alive = dict(self._kept.pop(first))
+        self._measure(*self._alive)
+        for number, step in enumerate(self.program.steps[first:stop], first):
+            self._follow(number, step, recorded=True)
+            self._others -= self.arrived.get(number, 0)
+            self._held(of_gradients)
+        self._free(*list(self._alive))
 
     def _release(self, saved: Saved) -> None:
         """Free what autograd saved of a call that has been differentiated."""
@@ -163,8 +230,8 @@ class TrainingMemory:
                 self._measure(value)
 
 
-def training_value_bytes(plan: Plan, rank: int) -> int:
-    """Return the most bytes that a rank of the plan needs for values in training.
+def held_at_once(plan: Plan, rank: int) -> int:
+    """Return the largest number of micro-batches between their two passes on a rank.
 
     Parameters
     ----------
@@ -173,9 +240,6 @@ def training_value_bytes(plan: Plan, rank: int) -> int:
     rank
         A rank of the plan.
     """
-    found = TrainingMemory(plan, rank)
-    stage = plan.stage_of(rank)
-    passes = SCHEDULES[plan.schedule](plan.replicas.micro_batches, len(plan.stages), stage.index)
-    others = most_held(passes) - 1
-    held = found.peak + others * (found.arrived if plan.recompute else found.saved)
-    return int(FRAGMENTED * held)
+    stage = plan.stage_of(rank).index
+    count = plan.replicas.micro_batches
+    return most_held(SCHEDULES[plan.schedule](count, len(plan.stages), stage))

@@ -20,7 +20,7 @@ from ..training.recipe import Recipe
 MARK = {"format": "spnb"}
 """An entry of each file that training has written, so that no other program's is taken for one."""
 
-NO_DIFFERENCE = {"schedule", "recompute"}
+NO_DIFFERENCE = {"schedule"}
 """Fields of a recipe that do not change the result."""
 
 

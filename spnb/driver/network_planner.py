@@ -158,7 +158,6 @@ def shares_of(plan: JobPlan) -> list[NetworkShare]:
             trained=tuple(name for name in trained if name in names),
             counted=plan.captured.counted if plan.captured.training else {},
             owners=owners,
-            recompute=plan.job.recompute,
         )
         for rank in range(plan.num_ranks)
         for names in [names_of[tuple(plan.stages_on(rank))]]

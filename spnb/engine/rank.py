@@ -182,7 +182,6 @@ class Rank:
             transport=self.transport,
             loss=LOSSES.get(start.recipe.loss),  # none: the plan computes it
             schedule=start.recipe.schedule,
-            recompute=start.recipe.recompute,
             device=self.device,
         )
         self._initial = None  # the worker has copied them, so their file may be unmapped

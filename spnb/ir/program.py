@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -124,6 +125,48 @@ class Program:
     """Steps of one rank for a micro-batch of a given number of images, in order."""
 
     steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The parts of a program whose values training computes again in the backward pass.
+
+    Between the passes a rank has the values that are alive where a segment begins, and what the
+    segment received.  Values after the last segment are held::
+
+        steps      0 ──────────► 12 ─────────► 30 ────────► end
+                   │ segment     │ segment     │ held
+        in memory  values alive  values alive  all that autograd saves
+
+    Attributes
+    ----------
+    starts
+        Numbers of the steps at which segments begin, in order; a segment ends where the next one
+        begins.
+    stop
+        Number of the first step after the last segment.
+
+    Examples
+    --------
+    >>> segments = Segments((0, 12), 30)
+    >>> segments.of(20), segments.of(35)
+    ((12, 30), None)
+    """
+
+    starts: tuple[int, ...] = ()
+    stop: int = 0
+
+    @classmethod
+    def whole(cls, program: Program) -> Segments:
+        """All of a program as one segment."""
+        return cls((0,), len(program.steps))
+
+    def of(self, number: int) -> tuple[int, int] | None:
+        """The first step, and the one after the last, of a step's segment; None if it is held."""
+        if number >= self.stop or not self.starts:
+            return None
+        index = bisect_right(self.starts, number) - 1
+        return self.starts[index], (*self.starts, self.stop)[index + 1]
 
 
 def without_exchange(program: Program) -> Program:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from .axes import Axes
 from .exchange import Spans, Team
 from .node import Node
-from .program import Program, Receive
+from .program import Program, Receive, Segments
 from .region import Region
 from .replicas import Replicas
 
@@ -86,6 +86,9 @@ class RankPlan:
         The copies of the plan, and the number of the replica that this rank is in.
     mirror
         The rank's share of the mirrored pipeline, if there is one.
+    segments
+        In training, for each size in ``micro_batch_sizes``: the parts of its program whose values
+        are computed again in the backward pass.
     device
         Kind of device that it computes on: see `spnb.kernels.devices`.
     """
@@ -119,6 +122,7 @@ class RankPlan:
     training: bool = False
     threads: int | None = None
     mirror: RankPlan | None = None
+    segments: Mapping[int, Segments] = field(default_factory=dict)
     device: str = "cpu"
 
     def __repr__(self) -> str:

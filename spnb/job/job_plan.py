@@ -9,6 +9,7 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 
+from ..analysis.segments import segments_of
 from ..capture.losses import OwnLoss, refuse_sizes, with_loss
 from ..capture.tiled_inputs import with_tiled_inputs
 from ..errors import PlanError
@@ -149,6 +150,14 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
         """
         rank_plan = replace(super().rank_plan(rank), device=self.job.device_kind)
         return rank_plan if self._change is None else self._change(rank_plan)
+
+    def _rank_plan(self, plan_rank: int, replica: int) -> RankPlan:
+        """The share of a rank, with what it computes again in the backward pass."""
+        found = super()._rank_plan(plan_rank, replica)
+        if not (self.training and self.recompute):
+            return found
+        sizes = set(self.micro_batch_sizes)
+        return replace(found, segments={n: segments_of(self, plan_rank, n) for n in sizes})
 
     def derived(self, change: Callable[[RankPlan], RankPlan]) -> JobPlan:
         """Return the same plan with a change to the share of every rank.

@@ -266,8 +266,8 @@ class OptionTable:
     )
     recompute: bool = _option(
         False,
-        "training: compute values again in the backward pass instead of storing them: less memory,"
-        " a third more work",
+        "training: compute values again in the backward pass instead of storing them, in segments"
+        " that the plan chooses: less memory, up to a third more work",
         bool,
         training=True,
     )

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from ..ir.node import Node
-from ..ir.program import Receive
+from ..ir.program import Program, Receive, Segments
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..rules.dropout import noise
@@ -58,8 +58,6 @@ class RankNetwork:
         The groups in which gradients, and running statistics, are summed over ranks.
     running_stats
         The running statistics that it updates.
-    recompute
-        Whether values are computed again in the backward pass, not held.
     """
 
     stage: PipelineStage
@@ -70,7 +68,6 @@ class RankNetwork:
     gradients: Sequence[Bucket]
     statistics: Sequence[Bucket]
     running_stats: RunningStats
-    recompute: bool
 
     @property
     def rank_plan(self) -> RankPlan:
@@ -166,7 +163,7 @@ class NetworkPass:
             weights=self.weights.every,
             transport=self.network.stage.view(self.transport),
             first_image=sum(rank_plan.micro_batch_sizes[:number]),
-            recompute=self.network.recompute or not self.recorded,
+            segments=self._segments(program, rank_plan.micro_batch_sizes[number]),
         )
         with self._noise(number):
             tape.forward(
@@ -176,6 +173,12 @@ class NetworkPass:
         if self.recorded:
             self._tapes.append((number, tape))
         return tape.pieces
+
+    def _segments(self, program: Program, images: int) -> Segments | None:
+        """What is computed again; without a backward pass nothing is held, as if that were all."""
+        if self.recorded:
+            return self.network.rank_plan.segments.get(images)
+        return Segments.whole(program)
 
     def _noise(self, number: int) -> AbstractContextManager[None]:
         sizes = self.network.rank_plan.micro_batch_sizes

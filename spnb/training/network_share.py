@@ -58,8 +58,6 @@ class NetworkShare:
         By the name of a batch norm's ``num_batches_tracked``: how often a pass adds one to it.
     owners
         By the name of each weight that some stage reads: the ranks that have it.
-    recompute
-        Whether values are computed again in the backward pass, not held.
     """
 
     rank_plan: RankPlan
@@ -72,7 +70,6 @@ class NetworkShare:
     trained: tuple[str, ...]
     counted: Mapping[str, int]
     owners: Mapping[str, Sequence[int]]
-    recompute: bool
 
     def network(self, tensors: Mapping[str, torch.Tensor]) -> RankNetwork:
         """The network as this rank runs it.
@@ -95,7 +92,6 @@ class NetworkShare:
             gradients=buckets_of(self.rank_plan.shared, trained, (), weights),
             statistics=buckets_of(self.rank_plan.shared, (), statistics.moves, weights),
             running_stats=statistics,
-            recompute=self.recompute,
         )
 
     @staticmethod

@@ -39,8 +39,6 @@ class Recipe:
         A key of `spnb.ir.schedule.SCHEDULES`.
     seed
         Seed of dropout's random numbers.
-    recompute
-        Whether values are computed again in the backward pass, not held.
     """
 
     loss: str
@@ -50,7 +48,6 @@ class Recipe:
     learning_rate_decay: float
     schedule: str
     seed: int
-    recompute: bool
 
     def __post_init__(self) -> None:
         for name, known in (

@@ -77,8 +77,6 @@ class TrainingWorker:
         then the mean over a micro-batch, and the others are metrics.
     schedule
         A key of `spnb.ir.schedule.SCHEDULES`.
-    recompute
-        Whether values are computed again in the backward pass, not held.
     device
         The device that it computes on.
 
@@ -99,11 +97,10 @@ class TrainingWorker:
         transport: Transport,
         loss: Loss | None,
         schedule: str = "1f1b",
-        recompute: bool = False,
         device: torch.device = CPU,
     ):
         self.rank_plan, self.transport, self.loss = rank_plan, transport, loss
-        self.recompute, self.device = recompute, device
+        self.device = device
         self.loss_scale = LossScale() if rank_plan.dtype == torch.float16 else None
         self.stages = pipeline_stages_of(rank_plan)
         rank_plans = rank_plan.with_mirror
@@ -251,7 +248,7 @@ class _Passes:
             weights=self.weights.every,
             transport=stage.view(self.worker.transport),
             first_image=sum(self.sizes[:micro_batch]),
-            recompute=self.worker.recompute,
+            segments=stage.rank_plan.segments.get(self.sizes[micro_batch]),
         )
         with self._dropout(micro_batch):
             tape.forward(self.read, partial(self._record_stats, stage, micro_batch))

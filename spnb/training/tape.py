@@ -8,9 +8,13 @@ its end::
     backward    gradient of  add what  ◄──  send the halo's gradient,  ◄──  gradient of x, halo
                 x's operands arrives        keep the tile's                 included
 
-A tape that recomputes holds only the values that it read or received: the image and the halos.
-Before the backward pass it runs the program once more, without messages (Chen et al., *Training
-deep nets with sublinear memory cost*, 2016).
+A tape may compute segments of its program again, in place of holding their values (Chen et al.,
+*Training deep nets with sublinear memory cost*, 2016).  Of such a segment it holds the values that
+are alive at its beginning, and what the segment read or received.  In the backward pass it runs the
+segment once more, without messages, before the gradients of its calls.
+
+Both passes stop where they wait for messages, so that the tapes of several patches can share a
+processor and its memory: a tape that waits puts its values into a store.
 
 The backward pass waits for its messages in the reverse order of the forward pass.  In the order of
 the forward pass no two ranks wait for each other; so they do not in the reverse order either.
@@ -18,24 +22,28 @@ the forward pass no two ranks wait for each other; so they do not in the reverse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ..ir.exchange import HOST, Transfer
 from ..ir.node import Node, map_leaves
-from ..ir.program import Compute, Free, Program, Receive, Send
+from ..ir.program import Compute, Free, Program, Receive, Segments, Send
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..ir.tags import backward
 from ..rules import Rule
 from ..runtime.halo_tile import HaloTile, in_order, message, nothing, packed
 from ..runtime.state import Piece, Read
-from ..transport import Messages
+from ..transport import Arrival, Messages
 from .recorded_call import RecordedCall, entering
 from .saved_pieces import SavedPieces
-from .tape_values import TapedValues
+from .tape_values import HeldValues, TapedValues
+from .value_store import InMemory, Store
+
+Waits = Iterator[Sequence[Arrival]]
+"""A pass that stops at each wait, and gives the messages that it waits for."""
 
 
 class Tape:
@@ -53,8 +61,10 @@ class Tape:
         Carries its messages.
     first_image
         Index in the batch of the micro-batch's first image.
-    recompute
-        Whether to compute values again in the backward pass, not to hold them.
+    segments
+        The parts of the program whose values are computed again in the backward pass.
+    store
+        Where values wait for the backward pass, and while other tapes compute.
 
     Attributes
     ----------
@@ -74,17 +84,19 @@ class Tape:
         weights: Mapping[str, torch.Tensor],
         transport: Messages,
         first_image: int = 0,
-        recompute: bool = False,
+        segments: Segments | None = None,
+        store: Store | None = None,
     ):
         self.rank_plan, self.rules, self.program, self.weights = rank_plan, rules, program, weights
         self.transport, self.first_image = transport, first_image
-        self.recompute = recompute
+        self.segments, self.store = segments or Segments(), store or InMemory()
         self.pieces: list[Piece] = []
         self.at = "start"
         self.values = TapedValues()
         self._calls: dict[str, RecordedCall] = {}
         self._own: dict[int, Region] = {}  # the region that the rank had before a receiving step
-        self._arrived: dict[int, list[torch.Tensor]] = {}  # by receiving step, to recompute
+        self._held: dict[int, HeldValues] = {}  # by the first step of a segment
+        self._arrived: dict[int, list[Any]] = {}  # by receiving step of a segment
 
     # --- forward ----------------------------------------------------------------------------
 
@@ -102,31 +114,47 @@ class Tape:
         computed
             Called after each call with its operands.
         """
+        for arrivals in self.forward_waits(read, computed):
+            self.transport.wait(arrivals)
+
+    def forward_waits(
+        self,
+        read: Read,
+        computed: Callable[[Node, Sequence[Any]], None] = lambda node, operands: None,
+    ) -> Waits:
+        """Run the program as `forward` does; go on when the messages have arrived."""
         for number, step in enumerate(self.program.steps):
+            if number in self.segments.starts:
+                self._held[number] = self.values.held(self.store)
+            again = self.segments.of(number) is not None
             if isinstance(step, Compute):
-                self._compute(step, computed, recorded=not self.recompute)
+                self._compute(step, computed, recorded=not again)
             elif isinstance(step, Send):
                 self._send(step)
             elif isinstance(step, Receive):
-                arrived = self._receive(number, step, read)
+                arrivals, arrived = self._receive(number, step, read)
+                if arrivals:
+                    yield arrivals
                 self._assemble(number, step, arrived)
-                if self.recompute:
-                    self._arrived[number] = arrived
+                if again:
+                    self._arrived[number] = [self.store.put(piece) for piece in arrived]
             elif isinstance(step, Free):
                 self.values.free(step.values)
-        if self.recompute:
+        if self.segments.starts:
             self.values.free_all()
 
-    def _forward_again(self) -> None:
-        """Run the program once more, from the values read and received; nothing is sent."""
-        self.values.regions.clear()
-        for number, step in enumerate(self.program.steps):
+    def _record_again(self, first: int, stop: int) -> None:
+        """Run a segment once more, from the values held at its beginning; nothing is sent."""
+        self.values.hold_again(self._held.pop(first), self.store)
+        for number, step in enumerate(self.program.steps[first:stop], first):
             if isinstance(step, Compute):
                 self._compute(step, lambda node, operands: None, recorded=True)
             elif isinstance(step, Receive):
-                self._assemble(number, step, self._arrived.pop(number))
+                arrived = [self.store.take(piece) for piece in self._arrived.pop(number)]
+                self._assemble(number, step, arrived)
             elif isinstance(step, Free):
                 self.values.free(step.values)
+        self.values.free_all()
 
     def _compute(
         self, step: Compute, computed: Callable[[Node, Sequence[Any]], None], recorded: bool
@@ -170,11 +198,13 @@ class Tape:
             else:
                 self.transport.send(t.target, step.tag, packed(piece, step.axes))
 
-    def _receive(self, number: int, step: Receive, read: Read) -> list[torch.Tensor]:
-        """Read a region of the image, or receive the pieces that other ranks send."""
+    def _receive(
+        self, number: int, step: Receive, read: Read
+    ) -> tuple[list[Arrival], list[torch.Tensor]]:
+        """Read a region of the image, or begin to receive the pieces that other ranks send."""
         if any(t.source == HOST for t in step.transfers):
             region = self.rank_plan.in_batch(step.region, step.axes, self.first_image)
-            return [read(step.value, region)]
+            return [], [read(step.value, region)]
         own = self.values.regions.get(step.value)
         self._own[number] = own or Region(((0, 0),) * len(step.region.spans))
         arrivals, pieces = [], []
@@ -183,8 +213,7 @@ class Tape:
             arrivals.append(self.transport.receive(t.source, step.tag, buffer))
             pieces.append(piece)
         self.at = f"{step.kind} of {self.rank_plan.paths.get(step.value, step.value)}"
-        self.transport.wait(arrivals)
-        return pieces
+        return arrivals, pieces
 
     def _assemble(self, number: int, step: Receive, arrived: list[torch.Tensor]) -> None:
         """Assemble a value from the rank's own region and the pieces that arrived, and hold it."""
@@ -192,8 +221,9 @@ class Tape:
             self.values.hold(step.value, step.region, arrived[0])
             return
         halo = tuple(t.region for t in step.transfers)
-        tile = HaloTile(step.region, self._own[number], halo, step.axes, step.dtype, step.kind)
-        pieces = [self.values.own(step.value, step.axes), *arrived]
+        own = self._own[number]
+        tile = HaloTile(step.region, own, halo, step.axes, step.dtype, step.kind)
+        pieces = [self.values.own(step.value, own, step.axes), *arrived]
         whole = self._with_room(number, step)
         self.values.cover(step.value, whole, tile.assembly(whole)(pieces))
         self.values.expect(step.value, step.region, [step.axes.local_shape(step.region)])
@@ -230,22 +260,35 @@ class Tape:
         passed
             Called after each step with its number.
         """
-        if self.recompute:
-            self._forward_again()
+        for arrivals in self.backward_waits(outputs, add, passed):
+            self.transport.wait(arrivals)
+
+    def backward_waits(
+        self,
+        outputs: Sequence[torch.Tensor | None],
+        add: Callable[[str, torch.Tensor], None],
+        passed: Callable[[int], None] = lambda number: None,
+    ) -> Waits:
+        """Run the program backward as `backward` does; go on when the messages have arrived."""
         left = list(zip(self.pieces, outputs, strict=True))
         for number, step in reversed(list(enumerate(self.program.steps))):
             if isinstance(step, Compute):
-                self._compute_back(step, add)
+                self._compute_back(number, step, add)
             elif isinstance(step, Send):
-                self._send_back(step, left)
+                yield from self._send_back(step, left)
             elif isinstance(step, Receive) and number in self._own:
                 self._receive_back(number, step)
             passed(number)
 
-    def _compute_back(self, step: Compute, add: Callable[[str, torch.Tensor], None]) -> None:
+    def _compute_back(
+        self, number: int, step: Compute, add: Callable[[str, torch.Tensor], None]
+    ) -> None:
         node = self.rank_plan.nodes[step.node]
         self.at = f"the gradient of {node.label}"
         gradient = self.values.gradients.pop(node.name, None)
+        segment = self.segments.of(number)
+        if gradient is not None and segment is not None and segment[0] in self._held:
+            self._record_again(*segment)
         call = self._calls.pop(node.name, None)
         if gradient is None or call is None:
             return
@@ -256,7 +299,7 @@ class Tape:
         for name, of_weight in of_weights.items():
             add(name, of_weight)
 
-    def _send_back(self, step: Send, left: list[tuple[Piece, torch.Tensor | None]]) -> None:
+    def _send_back(self, step: Send, left: list[tuple[Piece, torch.Tensor | None]]) -> Waits:
         arriving: list[tuple[Transfer, torch.Tensor]] = []
         arrivals = []
         for t in reversed(step.transfers):
@@ -270,7 +313,8 @@ class Tape:
         self.at = (
             f"the gradient of {self.rank_plan.paths.get(step.value, step.value)} from its readers"
         )
-        self.transport.wait(arrivals)
+        if arrivals:
+            yield arrivals
         for t, piece in arriving:
             self.values.add_gradient(step.value, step.axes, t.region, [piece])
 

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..ir.axes import Axes
+from ..ir.node import map_leaves
 from ..ir.region import Region
 from ..runtime.halo_tile import cut, room
 from .saved_pieces import Memory, PieceOfValue
+from .value_store import Store
 
 Gradient = list[torch.Tensor | None]
 """The sum of the gradients of a value so far: one tensor for each element of the value."""
+
+
+@dataclass(frozen=True)
+class HeldValues:
+    """Values in a store, and the regions that their tensors cover."""
+
+    tensors: Mapping[str, Any]
+    covered: Mapping[str, Region]
+
+
+def _each(function: Callable[[Any], Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: map_leaves(function, value) for name, value in values.items()}
 
 
 def parts_of(value: Any) -> list[torch.Tensor]:
@@ -79,11 +94,9 @@ class TapedValues:
         """Prepare the sum of a value's gradients over a region; its elements have these shapes."""
         self.regions[value], self._shapes[value] = region, shapes
 
-    def own(self, value: str, axes: Axes) -> Any:
-        """A value over its region, without padding; ``None`` if it is not held."""
-        if value not in self._tensors:
-            return None
-        return self.piece(value, self.regions[value], axes)
+    def own(self, value: str, region: Region, axes: Axes) -> Any:
+        """The region of a value that the rank has of its own; ``None`` if it is not held."""
+        return self.piece(value, region, axes) if value in self._tensors else None
 
     def piece(self, value: str, region: Region, axes: Axes) -> Any:
         """A region of a value."""
@@ -104,9 +117,28 @@ class TapedValues:
             self._memory.pop(value, None)
 
     def free_all(self) -> None:
-        """Free the memory of all values."""
+        """Free the memory of all values, unless autograd saved them."""
         self._tensors.clear()
         self._memory.clear()
+
+    def held(self, store: Store) -> HeldValues:
+        """All values that are held now, in a store."""
+        return HeldValues(_each(store.put, self._tensors), dict(self._covered))
+
+    def hold_again(self, held: HeldValues, store: Store) -> None:
+        """Hold the values that were held once, and no others."""
+        self.free_all()
+        self._tensors, self._covered = _each(store.take, held.tensors), dict(held.covered)
+
+    def put_away(self, store: Store) -> None:
+        """Put all values, and the gradients, into a store; only `take_back` may follow."""
+        self._tensors = _each(store.put, self._tensors)
+        self.gradients = _each(store.put, self.gradients)
+
+    def take_back(self, store: Store) -> None:
+        """Take all values, and the gradients, back from the store."""
+        self._tensors = _each(store.take, self._tensors)
+        self.gradients = _each(store.take, self.gradients)
 
     def add_gradient(
         self, value: str, axes: Axes, region: Region, parts: Sequence[torch.Tensor | None]

@@ -55,8 +55,8 @@ PLANS = {
             "precision": "bf16",
         },
         True,
-        [(250112, 5413052), (298772, 4075674)],
-        [5262268, 5352009, 5279779, 5413052, 4075674],
+        [(250112, 5315420), (298772, 4213991)],
+        [5249638, 5279404, 5225145, 5315420, 4213991],
     ),
 }
 """By name: options, whether it trains, weights and values of each stage, values of each rank."""

@@ -1,6 +1,8 @@
 """Steps of a tiled plan beside those of the untiled network: losses, gradients, weights."""
 
 import copy
+import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,11 +10,24 @@ from running import planned_for_training as planned
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
+from spnb.ir.program import Segments
 from spnb.ir.region import Region, Tiling
 from spnb.ir.weights import tensors_of
 from spnb.training.losses import LOSSES
 from spnb.training.step import TrainingWorker
 from spnb.transport.local import World
+
+
+def in_segments(rank_plan, seed):
+    """The share of a rank that computes segments again, which are drawn at random."""
+    draw, segments = random.Random(seed), {}
+    for images, (program,) in rank_plan.programs.items():
+        count = len(program.steps)
+        stop = draw.choice([count, draw.randint(0, count)])
+        starts = sorted({0, *draw.sample(range(stop), draw.randint(0, min(4, stop)))})
+        segments[images] = Segments(tuple(starts) if stop else (), stop)
+    mirror = rank_plan.mirror and in_segments(rank_plan.mirror, seed)
+    return replace(rank_plan, segments=segments, mirror=mirror)
 
 
 def train(plan, net, x, target, loss="mse", steps=3, rate=0.1, schedule="1f1b", recompute=False):
@@ -31,14 +46,14 @@ def train(plan, net, x, target, loss="mse", steps=3, rate=0.1, schedule="1f1b", 
 
     def work(transport):
         rank_plan = plan.rank_plan(transport.rank)
+        if recompute:
+            rank_plan = in_segments(rank_plan, transport.rank)
         names = {
             name for image in rank_plan.with_mirror for name in graph.made_of(image.weights)[0]
         }
         weights = tensors_of(net, names, graph)
         trained = {n for n, p in net.named_parameters() if p.requires_grad}
-        worker = TrainingWorker(
-            rank_plan, weights, trained, transport, LOSSES[loss], schedule, recompute
-        )
+        worker = TrainingWorker(rank_plan, weights, trained, transport, LOSSES[loss], schedule)
         named = list(worker.parameters.values())
         optimizer = named and torch.optim.SGD(named, rate, momentum=0.9)
         told = []

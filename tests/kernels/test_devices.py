@@ -153,7 +153,7 @@ def test_training_is_computed_on_the_device(options, host_only):
         rank_plan = plan.rank_plan(transport.rank)
         names = {n for image in rank_plan.with_mirror for n in plan.graph.made_of(image.weights)[0]}
         weights = tensors_of(module, names, plan.graph)
-        facts = (trained, transport, LOSSES["cross_entropy"], job.schedule, job.recompute, device)
+        facts = (trained, transport, LOSSES["cross_entropy"], job.schedule, device)
         start = TrainingStart(tuple(trained), recipe)
         trainer = Trainer(TrainingWorker(rank_plan, weights, *facts), start)
         told = trainer.epoch(examples, 0, 0)

@@ -13,8 +13,10 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from training_steps import grid
 
+from spnb.analysis.segments import segments_of
 from spnb.analysis.training_memory import TrainingMemory
 from spnb.errors import CaptureError, PlanError
+from spnb.ir.program import Segments
 from spnb.ir.region import Region, Tiling
 from spnb.ir.weights import tensors_of
 from spnb.rules import rule_of
@@ -131,8 +133,8 @@ def test_images_of_a_batch_are_shared_by_ranks():
     check(net, noise(4, 4, 9, 8), [Tiling.even((1, 2, 1)), Tiling.even((2, 1, 1))])
 
 
-def held_in_world(net, x, tilings, recompute=False):
-    """Bytes that autograd holds on each rank between the passes, and that arrived there."""
+def held_in_world(net, x, tilings, recompute=None):
+    """Bytes on each rank between the passes: autograd's, what arrived, and segments' beginnings."""
     plan = planned(net, tuple(x.shape), tilings)
 
     def work(transport):
@@ -143,13 +145,16 @@ def held_in_world(net, x, tilings, recompute=False):
         }
         (program,) = rank_plan.programs[len(x)]
         rules = [rule_of(node) for node in rank_plan.nodes]
-        tape = Tape(rank_plan, rules, program, weights, transport, 0, recompute)
+        segments = recompute and recompute(program)
+        tape = Tape(rank_plan, rules, program, weights, transport, 0, segments)
         whole = Region.whole(plan.graph.extent(*plan.graph.inputs))
         tape.forward(lambda value, region: plan.graph.axes[value].piece(x, whole, region))
         transport.flush()
         edges = [edge for call in tape._calls.values() for edge in call.results if edge]
         arrived = sum(t.nbytes for each in tape._arrived.values() for t in each)
-        return held_bytes([edge.node for edge in edges], weights.values()), arrived
+        kept = {id(t): t.nbytes for each in tape._held.values() for t in each.tensors.values()}
+        of_autograd = held_bytes([edge.node for edge in edges], weights.values())
+        return of_autograd, arrived, sum(kept.values())
 
     return plan, World(plan.num_ranks, deadline=30).run(work)
 
@@ -160,7 +165,36 @@ def test_recomputing_holds_what_arrived_and_no_more():
     tile, row = 4 * 16 * 8 * 8, 4 * 16 * 8
     assert held_in_world(net, x, [grid(1, 2)])[1][0][0] >= 5 * tile
     # the tile of the image with its halo, and three halos
-    assert held_in_world(net, x, [grid(1, 2)], recompute=True)[1][0] == (0, tile + 4 * row)
+    assert held_in_world(net, x, [grid(1, 2)], Segments.whole)[1][0] == (0, tile + 4 * row, 0)
+
+
+class Deep(nn.Module):
+    """Layers of the same size, a skip connection over them, and a pool."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(6))
+        )
+        self.last = nn.Sequential(nn.MaxPool2d(2), conv())
+
+    def forward(self, x):
+        return self.last(self.layers(x) + x)
+
+
+def test_segments_hold_the_values_at_their_beginnings_as_the_plan_foresees():
+    net, x = Deep().double(), noise(2, 4, 48, 64)
+    plan = planned(net, tuple(x.shape), [grid(1, 2)])
+    chosen = [segments_of(plan, rank) for rank in range(plan.num_ranks)]
+    _, held = held_in_world(net, x, [grid(1, 2)], lambda program: chosen[0])
+    for rank, (of_autograd, arrived, kept) in enumerate(held):
+        foreseen = TrainingMemory(plan, rank, chosen[0])
+        assert of_autograd + arrived + kept == pytest.approx(foreseen.saved, rel=0.03)
+        all_held, whole = (
+            TrainingMemory(plan, rank, s) for s in (None, Segments.whole(foreseen.program))
+        )
+        assert foreseen.peak < 0.6 * min(all_held.peak, whole.peak)
+        assert len(chosen[rank].starts) >= 2 and chosen[rank].stop < len(foreseen.program.steps)
 
 
 @pytest.mark.parametrize("tiles", [(1, 2), (2, 1), (2, 2)])
@@ -176,7 +210,7 @@ def test_tiles_hold_their_share_of_what_the_whole_image_holds(tiles):
     output = net(x)
     untiled = held_bytes([output.grad_fn], [*net.parameters(), *net.buffers()])
     plan, held = held_in_world(net, x, [grid(*tiles)])
-    for rank, (found, _) in enumerate(held):
+    for rank, (found, _, _) in enumerate(held):
         assert found <= 1.12 * untiled / len(held)
         assert found == pytest.approx(TrainingMemory(plan, rank).saved, rel=0.03)
 
