@@ -29,7 +29,7 @@ from spnb.driver.result import Result
 from spnb.driver.training_result import Training
 from spnb.job.job_plan import JobPlan
 from spnb.ui.cli import _parser, main
-from spnb.ui.verbs import _job
+from spnb.ui.job_of_line import job_of_args
 
 TEXTS = {page: page.read_text() for page in PAGES}
 COMMANDS = {found.text: found for text in TEXTS.values() for found in commands(text)}
@@ -121,7 +121,7 @@ def test_a_command_that_plans(command, folder, capsys):
 @pytest.mark.parametrize("command", of_kind("read"))
 def test_a_command_that_is_only_read(command, folder):
     args = _parser().parse_args(command.args)
-    job = _job(args) if hasattr(args, "model") else None
+    job = job_of_args(args) if hasattr(args, "model") else None
     if started := re.search(r"(?:-n |--ntasks=)(\d+)", " ".join(command.launcher)):
         assert spnb.plan(job).num_ranks == int(started[1])
 
@@ -178,7 +178,8 @@ def check_what_it_did(command, args, printed, folder):
     if command.verb == "train":
         steps = json.loads((folder / "report.json").read_text())["steps"]
         epochs = int(args[args.index("--num-epochs") + 1]) if "--num-epochs" in args else 1
-        assert len(steps) == 10 * epochs
+        held_out = float(args[args.index("--validation") + 1]) if "--validation" in args else 0.0
+        assert len(steps) == round(10 * (1 - held_out)) * epochs
         assert all(0 < step["loss"] < 10 for step in steps)
         assert list(folder.glob("*-checkpoint.pth"))
 

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from ..capture.losses import LossFunction, OwnLoss
 from ..errors import OptionError, PlanError
 from ..io.examples import Examples
-from ..io.sources import SyntheticSource
 from ..ir.rank_plan import RankPlan
 from ..job import checkpoint_io
 from ..job.job import Job
@@ -130,7 +129,7 @@ class DataSetEvaluation:
             examples = images
         else:
             examples = examples_of(self.plan, images, targets, evaluation=True, any_number=True)
-        if isinstance(examples.images, SyntheticSource):
+        if examples.synthetic:
             say("no images are given: these are synthetic")
         self.examples = examples
         several = several_targets(targets)

@@ -32,6 +32,7 @@ def examples_of(
     *,
     evaluation: bool = False,
     any_number: bool = False,
+    datapath: str | None = None,
 ) -> Examples:
     """Return images and targets that fit a plan: the given ones, the job's, or synthetic ones.
 
@@ -45,6 +46,8 @@ def examples_of(
         Whether they are evaluated: of CIFAR-10 they are the test images then.
     any_number
         Whether there may be fewer than a batch.
+    datapath
+        A folder in place of that of the job.
 
     Raises
     ------
@@ -69,18 +72,25 @@ def examples_of(
     if not with_images:
         if with_targets:
             raise ValueError("targets without images: give both, or neither for synthetic ones")
-        images, targets = _of_the_job(plan, output, evaluation)
+        images, targets = _of_the_job(plan, output, evaluation, datapath)
     elif not with_targets:
         raise ValueError("images without targets: give a target for each image")
     else:
         images = open_source(images, channels=channels, size=size, resize=job.resize)
     examples = matched(images, targets, output.shape, tells_classes(plan), job.seed)
     if not any_number:
-        _require_a_batch(examples, batch)
+        require_a_batch(examples, batch)
     return examples
 
 
-def _require_a_batch(examples: Examples, batch: int) -> None:
+def require_a_batch(examples: Examples, batch: int) -> None:
+    """Refuse examples that make no whole batch to train on.
+
+    Raises
+    ------
+    ValueError
+        Naming both numbers.
+    """
     if len(examples) < batch:
         raise ValueError(
             f"{len(examples)} images make no batch of {batch}: use a smaller batch_size"
@@ -129,7 +139,7 @@ def examples_for_loss(
             )
     examples = Examples(source, arrays[0], job.seed, tuple(arrays[1:]))
     if not any_number:
-        _require_a_batch(examples, batch)
+        require_a_batch(examples, batch)
     return examples
 
 
@@ -185,7 +195,7 @@ def tells_classes(plan: JobPlan) -> bool:
 
 
 def _of_the_job(
-    plan: JobPlan, output: Axes, evaluation: bool
+    plan: JobPlan, output: Axes, evaluation: bool, datapath: str | None
 ) -> tuple[Source, torch.Tensor | list[int]]:
     """The images and targets that a job's options name."""
     job = plan.job
@@ -204,19 +214,19 @@ def _of_the_job(
             f"{job.name} gives a class for each pixel, but app {job.app} has one for each image:"
             " take another network, or give images and targets to train(…)"
         )
-    found, labels = _of_files(job, evaluation)
+    found, labels = _of_files(job, evaluation, datapath or job.datapath)
     if job.normalize is not None:
         found = Normalized(found, *mean_and_std(job.normalize))
     return found, labels
 
 
-def _of_files(job: Job, evaluation: bool) -> tuple[Source, list[int]]:
+def _of_files(job: Job, evaluation: bool, datapath: str) -> tuple[Source, list[int]]:
     """The images and classes of the files that a job names, each image decoded once."""
     _, channels, *size = job.input_shape
     if job.app == 1:
-        pictures, labels = image_folder(job.datapath, channels, size, resize=job.resize)
+        pictures, labels = image_folder(datapath, channels, size, resize=job.resize)
         return decoded(pictures), labels
-    images, labels = cifar10(job.datapath, test=evaluation)
+    images, labels = cifar10(datapath, test=evaluation)
     if channels != 3 or len(size) != 2:
         raise ValueError(f"{job.name} takes {channels} channels, but CIFAR-10 has 3 on two axes")
     if tuple(size) == (32, 32):

@@ -15,7 +15,6 @@ from torch import nn
 
 from ..capture.trainable import with_gradient
 from ..io.examples import Examples
-from ..io.sources import SyntheticSource
 from ..job import checkpoint_io
 from ..training.epoch import EpochReport, Steps
 from ..training.loss_scale import LossScale
@@ -70,7 +69,7 @@ def train(
             ranks.plan = plan = plan.with_loss(None)
         given = isinstance(images, Examples)
         examples = images if given else examples_of(plan, images, targets, any_number=streamed)
-        if isinstance(examples.images, SyntheticSource):
+        if examples.synthetic:
             say("no images are given: these are synthetic")
         recipe = recipe_for(plan, examples, loss)
     if stream is None and (rest := len(examples) % plan.job.batch_size):

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..capture.losses import LossFunction
 from ..errors import OptionError
+from ..io.examples import Examples
 from ..io.sources import NOT_GIVEN
 from ..training.own_optimizer import OwnOptimizer
 from .batch_stream import is_stream
@@ -27,7 +28,8 @@ class Request:
     own
         An optimizer, a scheduler and a limit on gradients of the user's own.
     validation
-        Images and targets to evaluate after each epoch, as a pair or a Dataset; None for none.
+        Images and targets to evaluate after each epoch, as a pair, a Dataset or `Examples`; None
+        for none.
     patience
         Epochs without a smaller validation loss after which training ends.
     callbacks
@@ -48,7 +50,7 @@ def validation_for(ranks: EvaluatingRanks, request: Request) -> Validation | Non
         if request.patience is not None:
             raise OptionError("patience counts epochs of a validation: give validation too")
         return None
-    if is_stream(request.validation):
+    if isinstance(request.validation, Examples) or is_stream(request.validation):
         images, targets = request.validation, NOT_GIVEN
     elif isinstance(request.validation, (tuple, list)) and len(request.validation) == 2:
         images, targets = request.validation

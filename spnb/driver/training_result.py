@@ -154,8 +154,8 @@ class Training(Shown):
         -------
         dict
             ``job`` (every option), ``ranks``, ``epochs`` and ``steps`` (the rows of the tables
-            `epochs` and `history`), and for each rank ``peak_memory_bytes`` and
-            ``planned_memory_bytes``.
+            `epochs` and `history`), ``best_epoch`` (None without a validation), and for each rank
+            ``peak_memory_bytes`` and ``planned_memory_bytes``.
 
         Examples
         --------
@@ -167,6 +167,7 @@ class Training(Shown):
             "ranks": self.plan.num_ranks,
             "epochs": self.epochs.reset_index().to_dict("records"),
             "steps": self.history.to_dict("records"),
+            "best_epoch": self.best_epoch,
             "peak_memory_bytes": list(self.peak_memory_bytes),
             "planned_memory_bytes": list(self.plan.memory_bytes),
         }

@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike
 from ..ir.axes import Axes
 from ..ir.region import Region
 from .files import mapped
-from .sources import Source, read_as
+from .sources import Source, SyntheticSource, read_as
 
 
 def order_of(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -89,6 +89,11 @@ class Examples:
         """The images as a source; a rank that reads no images has none."""
         assert not isinstance(self.images, Unread), "only ranks that read images get a source"
         return self.images
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the images, or those that some are chosen of, are synthetic."""
+        return isinstance(getattr(self.images, "source", self.images), SyntheticSource)
 
     def read(
         self,

@@ -89,6 +89,25 @@ class Pictures:
             raise DatasetError(text if path in text else f"{path}: {text}") from None
 
 
+def class_folders(path: str | Path) -> list[Path]:
+    """The folder of each class of a data set, in the order of the class numbers.
+
+    Raises
+    ------
+    DatasetError
+        If there is no such data set, or it has no class.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise DatasetError(
+            f"there is no folder {path} (--datapath): give one with a folder a class"
+        )
+    classes = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not classes:
+        raise DatasetError(f"{path} has no folders: put the images of each class into one")
+    return classes
+
+
 def image_folder(
     path: str | Path, channels: int, size: Sequence[int], *, resize: bool = False
 ) -> tuple[Pictures, list[int]]:
@@ -112,14 +131,7 @@ def image_folder(
     DatasetError
         If there is no such folder, no class, or a class without images.
     """
-    root = Path(path)
-    if not root.is_dir():
-        raise DatasetError(
-            f"there is no folder {path} (--datapath): give one with a folder a class"
-        )
-    classes = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not classes:
-        raise DatasetError(f"{path} has no folders: put the images of each class into one")
+    root, classes = Path(path), class_folders(path)
     paths, labels, others = [], [], []
     for number, folder in enumerate(classes):
         files = [p for p in folder.rglob("*") if p.is_file() and not _hidden(p, folder)]

@@ -1,4 +1,4 @@
-"""Images of a data set as a network takes them: scaled, normalized, decoded once."""
+"""Images of a data set as a network takes them: chosen, scaled, normalized, decoded once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..errors import DatasetError
 from ..ir.region import Region
 from .open import open_source
-from .sources import FileSource, Source
+from .sources import FileSource, Source, read_as
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +87,49 @@ class Normalized:
         space = (1,) * (len(self.shape) - 2)
         mean, std = (np.array(n, np.float32).reshape(-1, *space) for n in (self.mean, self.std))
         return (self.source.read(region) - mean) / std
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Some images of a source, in an order of their own.
+
+    Attributes
+    ----------
+    source
+        The images.
+    numbers
+        Numbers of those that are chosen.
+
+    Examples
+    --------
+    >>> from spnb.io.sources import ArraySource
+    >>> images = ArraySource(np.arange(3.0).reshape(3, 1, 1))
+    >>> Chosen(images, (2, 0)).read(Region.whole((2, 1))).ravel()
+    array([2., 0.], dtype=float32)
+    """
+
+    source: Source
+    numbers: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the images."""
+        return self.source.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(images, channels, *spatial)``."""
+        return (len(self.numbers), *self.source.shape[1:])
+
+    def read(self, region: Region) -> np.ndarray:
+        """Read a region; see `spnb.io.sources.Source`."""
+        return self.read_as(region, np.float32)
+
+    def read_as(self, region: Region, dtype: DTypeLike) -> np.ndarray:
+        """Read a region in another type; see `spnb.io.sources.read_as`."""
+        numbers, (_, *space) = self.numbers[slice(*region.spans[0])], region.spans
+        ones = [Region(((number, number + 1), *space)) for number in numbers]
+        return np.concatenate([read_as(self.source, one, dtype) for one in ones])
 
 
 def decoded(source: Source) -> Source:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .prepared import Normalized, Scaled
+from .prepared import Chosen, Normalized, Scaled
 from .sources import ArraySource, FileSource, Repeated, Source
 
 
@@ -46,7 +46,7 @@ class ResidentSources:
         Parameters
         ----------
         source
-            An image, or an image that is repeated, scaled or normalized as it is read.
+            An image, or an image that is repeated, scaled, normalized or chosen as it is read.
 
         Returns
         -------
@@ -55,7 +55,7 @@ class ResidentSources:
         """
         if isinstance(source, ArraySource):
             return self._file_of(source)
-        if isinstance(source, (Repeated, Scaled, Normalized)):
+        if isinstance(source, (Repeated, Scaled, Normalized, Chosen)):
             inner = self.resident(source.source)
             return source if inner is source.source else replace(source, source=inner)
         return source

@@ -16,6 +16,7 @@ from ..driver.launcher import under_mpi
 from ..errors import PeerFailed, RankError, WaitTimeout
 from . import flags
 from .flags import BAD_INPUT
+from .measuring_flags import add_measuring_flags
 
 FAILED = (RankError, PeerFailed, WaitTimeout, RuntimeError)
 """Errors of a run; the message names rank, stage and layer, and no traceback is shown."""
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.verb not in WITHOUT_MODEL and not under_mpi():  # under MPI, rank 0 checks them
             training = getattr(args, "training", False)
             flags.check_options(args.verb, args.model, flags.given(args), training=training)
+        if args.verb == "train":
+            flags.check_validation(args.validation, args.patience)
         from . import verbs
 
         return verbs.run(args)
@@ -116,11 +119,13 @@ def _add_verb(verbs: argparse._SubParsersAction[_Parser], verb: str, text: str) 
         )
         flags.add_flags(parser)
     if verb in MEASURING:
-        flags.add_measuring_flags(parser, verb)
+        add_measuring_flags(parser, verb)
     if verb in ("plan", "infer"):
         flags.add_image(parser)
     if verb == "infer":
         flags.add_run_flags(parser)
+    if verb == "train":
+        flags.add_validation_flags(parser)
     if verb not in ("plan", "evaluate"):
         parser.add_argument(
             "--save-plots", metavar="DIR", help="write pictures to a folder, as PNG"

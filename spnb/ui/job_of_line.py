@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import nn
 from ..io.open import open_source
 from ..job.job import Job
 from ..job.options import LeftOut
+from . import flags
 
 
 def job_of(model: str | nn.Module, given: dict[str, Any], images: Sequence[Any] = ()) -> Job:
@@ -40,3 +43,26 @@ def job_of(model: str | nn.Module, given: dict[str, Any], images: Sequence[Any] 
     source = open_source(images[0], channels=channels, axes=len(size), size=wanted, resize=True)
     found = {"batch_size": LeftOut(source.shape[0]), "image_size": source.shape[2:]}
     return job.replace(**{name: value for name, value in found.items() if name not in given})
+
+
+def job_of_args(args: argparse.Namespace) -> Job:
+    """Return the job of a parsed line of the shell; a flag without effect is said.
+
+    Parameters
+    ----------
+    args
+        The result of the parser of `spnb.ui.cli`.
+
+    Raises
+    ------
+    OptionError, ValueError, FileNotFoundError
+        As `job_of` does.
+    """
+    given, useless = flags.effective(args.model, flags.given(args))
+    for line in useless:
+        print(f"spnb: {line}", file=sys.stderr, flush=True)
+    training = getattr(args, "training", False)
+    flags.refuse_useless(args.verb, given, training=training)
+    job = job_of(args.model, given, getattr(args, "image", None) or ())
+    is_inference = args.verb not in ("plan", "train") and not training
+    return job.replace(enable_evaluation=True) if is_inference else job

@@ -74,8 +74,9 @@ def infer_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def train_flags(parser: argparse.ArgumentParser) -> None:
-    """Add images and targets, the loss, and the options of a job."""
+    """Add images and targets, the loss, the validation, and the options of a job."""
     evaluation_flags(parser)
+    flags.add_validation_flags(parser)
     flags.add_flags(parser)
 
 

@@ -14,6 +14,8 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class, output_can_be_silenced
 from torch import nn
 
+from ..driver.held_out import divided
+from ..driver.training_examples import examples_of
 from ..io.sources import NOT_GIVEN, Source
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
@@ -75,7 +77,7 @@ class SpnbMagics(Magics):
             %spnb timeline                  # halo, clock, traffic, memory, layers, difference
             %spnb plan --num-spatial-parts 9    # change one thing of the last plan
             %spnb start                     # the engines stay
-            %spnb train images labels --num-epochs 3    # variables; without them, what --app says
+            %spnb train images labels --validation 0.2  # variables; without them, what --app says
             %spnb evaluate images labels    # loss, accuracy and overlap of classes
             %spnb stop
 
@@ -144,8 +146,13 @@ class SpnbMagics(Magics):
             if args.examples
             else (NOT_GIVEN, NOT_GIVEN)
         )
+        flags.check_validation(args.validation, args.patience)
         job = self._planned().job.replace(**flags.given(args))
-        training = notebook.start(plan(job, training=True)).train(images, targets, loss=args.loss)
+        wanted = plan(job, training=True)
+        data = divided(wanted, examples_of(wanted, images, targets), args.validation)
+        training = notebook.start(wanted).train(
+            data.training, loss=args.loss, validation=data.validation, patience=args.patience
+        )
         self.plan = plan(training.job)  # infer runs the trained network, after another start
         return training
 

@@ -63,6 +63,7 @@ def test_variables_are_modules_jobs_plans_and_images(shell, spnb_line):
     [
         ("evaluate photo", "give images and targets, or neither: not 1 names"),
         ("train photo", "give images and targets, or neither: not 1 names"),
+        ("train --patience 1", "patience counts epochs of a validation"),
         ("", "verbs are plan, start"),
         ("bogus", "unknown verb 'bogus'"),
         ("plan resnet29_v2 --num-spatial-parts x", "cannot read 'x'"),
@@ -134,8 +135,14 @@ def test_engines_stay_and_px_works(shell, spnb_line, tmp_path):
     images, labels = torch.rand(6, 1, 12, 10), torch.ones(6, 12, 10, dtype=torch.long)
     shell.user_ns.update(net=net, images=images, labels=labels, two=images[:2])
     spnb_line("plan net --image-size 12x10 --batch-size 2 --split-size 1 --num-spatial-parts 2")
-    training = spnb_line("train images labels --num-epochs 2 --optimizer sgd")
-    assert len(training.history) == 6
+    training = spnb_line(
+        "train images labels --num-epochs 2 --optimizer sgd --validation 0.34 --patience 1"
+    )
+    assert len(training.history) == 2 * len(training.epochs)  # two images are held out
+    assert (
+        training.epochs["validation_loss"].min()
+        == training.epochs["validation_loss"][training.best_epoch]
+    )
     assert training.plan.job.optimizer == "sgd"
     with torch.no_grad():
         wanted = float(torch.nn.functional.cross_entropy(training.module(images), labels))
