@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from ..errors import RankError
-from ..ir.tags import COLLECT
+from ..ir.tags import COLLECT, OVERFLOW
+from ..transport.allreduce import AllReduce
 from .clipping import clip_gradients
+from .grad_scaler import GradScalerOverRanks
 from .module_tree import module_tree
 from .rank_module import RankModule
 
@@ -49,6 +51,51 @@ class NetworkWeights(RankModule):
                 parameters, network.gradients, self._transport, len(self._ranks), max_norm
             )
         return torch.tensor(norm, dtype=torch.float64)
+
+    def grad_scaler(self, **options: Any) -> torch.amp.GradScaler:
+        """Return a scaler of the loss, whose ranks skip a step together.
+
+        Every rank must use it in the same way.  With several stages, `torch.amp.GradScaler` itself
+        would see the gradients of this rank's stage alone.
+
+        Parameters
+        ----------
+        **options
+            As of `torch.amp.GradScaler`, without the device.
+
+        Returns
+        -------
+        torch.amp.GradScaler
+            A scaler with PyTorch's methods.
+
+        Examples
+        --------
+        >>> def scaled(net):
+        ...     scaler, optimizer = net.grad_scaler(), torch.optim.SGD(net.parameters(), 0.1)
+        ...     scaler.scale(net.sum(net(net.scatter(image)) ** 2)).backward()
+        ...     scaler.step(optimizer)
+        ...     scaler.update()
+        ...     return scaler.get_scale()
+        >>> on_ranks(scaled)
+        [65536.0, 65536.0]
+        """
+        return GradScalerOverRanks(self._agree_on_overflow, self._device.type, **options)
+
+    def _agree_on_overflow(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make the gradients of an optimizer infinite if those of any rank are."""
+        own = self.of_no_layer
+        if own is not None and own.requires_grad and own.grad is None:
+            own.grad = torch.zeros_like(own)
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        infinite = not all(bool(gradient.isfinite().all()) for gradient in gradients)
+        with torch.no_grad(), self._together(lambda: "the scale of the loss"):
+            mine = torch.tensor(float(infinite))
+            count = AllReduce(mine, self._ranks, self._transport, OVERFLOW.tag()).result()
+            self._transport.flush()
+            if count:
+                for gradient in gradients:
+                    gradient.fill_(torch.inf)
 
     def state_dict(
         self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False

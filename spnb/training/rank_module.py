@@ -34,7 +34,14 @@ class RankModule(nn.Module):
         The device that the rank computes on.
     seed
         Seed of dropout's random numbers.
+
+    Attributes
+    ----------
+    of_no_layer
+        A parameter of a rank whose stage has none that is trained; else None.
     """
+
+    of_no_layer: nn.Parameter | None
 
     def __init__(
         self,
@@ -61,9 +68,9 @@ class RankModule(nn.Module):
         self._modules.update(tree._modules)
         self._parameters.update(tree._parameters)
         self._buffers.update(tree._buffers)
-        if not list(self.parameters()):
-            # A stage without parameters: PyTorch's optimizers refuse to have none.
-            self.register_parameter("of_no_layer", nn.Parameter(torch.empty(0)))
+        # PyTorch's optimizers refuse to have no parameter, and its GradScaler to have no gradient.
+        idle = not any(parameter.requires_grad for parameter in self.parameters())
+        self.of_no_layer = nn.Parameter(torch.zeros(1)) if idle else None
 
     @property
     def _loaded(self) -> tuple[NetworkShare, RankNetwork]:

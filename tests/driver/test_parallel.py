@@ -333,6 +333,44 @@ def test_a_stage_without_parameters_and_frozen_ones():
     torch.testing.assert_close(found, x.grad)
 
 
+@pytest.mark.parametrize("unscaled", [False, True])
+def test_a_scaler_skips_the_step_of_all_stages(unscaled):
+    """A gradient of the first stage is infinite once; the last stage has no parameters."""
+    net = nn.Sequential(segmenter(), nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Tanh()))
+    split = SPLITS["stages"] | {"balance": (4, 1)}
+    job, reference = job_of(net, **split), copy.deepcopy(net)
+
+    def program(net, x, mean, scaler):
+        optimizer = torch.optim.SGD(net.parameters(), 0.5, 0.9)
+        figures = []
+        for step in range(4):
+            optimizer.zero_grad()
+            loss = mean((net(x) - 0.5) ** 2)
+            scaler.scale(loss).backward()
+            first = [p for name, p in net.named_parameters() if name == "0.0.0.weight"]
+            for parameter in first if step == 1 else ():
+                parameter.grad[0, 0, 0, 0] = torch.inf
+            if unscaled:
+                scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+            figures.append((loss.item(), scaler.get_scale()))
+        return figures
+
+    wanted = program(reference, X, torch.mean, torch.amp.GradScaler("cpu", init_scale=8.0))
+    assert [scale for _, scale in wanted] == [8.0, 4.0, 4.0, 4.0]
+    assert wanted[1][0] == wanted[2][0] != wanted[3][0]
+
+    def work(transport):
+        own = spnb.parallel(copy.deepcopy(net), job, transport)
+        found = program(own, own.scatter(X), own.mean, own.grad_scaler(init_scale=8.0))
+        return found, own.state_dict()
+
+    for found, weights in on_ranks(job, work):
+        torch.testing.assert_close(torch.tensor(found), torch.tensor(wanted), rtol=1e-9, atol=0)
+        torch.testing.assert_close(dict(weights), dict(reference.state_dict()), rtol=0, atol=1e-10)
+
+
 def test_networks_of_one_module_share_its_weights():
     """Trained at one size, run at another; other stages would have outdated weights."""
     net, larger = segmenter(), noise(4, 3, 30, 25)
