@@ -15,7 +15,7 @@ TRAINED_WORKLOADS = ("unet", "resnet20_v1", "resnet50")
 """Networks whose training is measured."""
 
 TRAINED_SIZES, MEMORY_SIZES = (256, 512), (512, 1024)
-"""Sides of the images whose time and memory is measured in training, or whose memory alone is."""
+"""Sides of the images on which training is timed, and on which its memory is measured."""
 
 LENGTHS, LENGTH_TILES = (0, 1, 2, 3, 4, 5, 6, 7, 8), (2, 4, 9)
 """Numbers of blocks that share an exchange (0: one before each window operator), and of tiles."""

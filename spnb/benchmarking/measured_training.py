@@ -18,7 +18,7 @@ from ..io.examples import Examples
 from ..ir.region import Region
 from ..job.job_plan import JobPlan
 from .contestants import SOLO, on_one_thread
-from .plain_training import STEPS, PlainProcesses, PlainTraining
+from .plain_training import STEPS, PlainProcesses, PlainTraining, largest
 from .timed_process import Unavailable
 
 PLAIN = "plain"
@@ -53,7 +53,9 @@ class TrainingFigures:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def measure_training(plans: Mapping[str, JobPlan], rounds: int, bar: Bar) -> TrainingFigures:
+def measure_training(
+    plans: Mapping[str, JobPlan], rounds: int, bar: Bar, *, memory: bool = True
+) -> TrainingFigures:
     """Train one network on one image size with several plans, and with plain PyTorch.
 
     Parameters
@@ -64,6 +66,8 @@ def measure_training(plans: Mapping[str, JobPlan], rounds: int, bar: Bar) -> Tra
         Turns of each contestant; with 0, memory is measured and no time.
     bar
         Shows the progress.
+    memory
+        Whether the memory of the plans is measured, which starts engines for each.
     """
     from ..driver.cluster import Cluster  # imported late: to plan needs no engines
 
@@ -73,10 +77,14 @@ def measure_training(plans: Mapping[str, JobPlan], rounds: int, bar: Bar) -> Tra
     with ExitStack() as stack:
         by_ranks = sorted(plans.items(), key=lambda item: item[1].num_ranks)
         for number, (name, plan) in enumerate(by_ranks):
+            is_largest = number + 1 == len(plans)
+            if not memory and not is_largest:
+                continue
             bar.show("memory", number, len(plans), name)
             cluster = stack.enter_context(Cluster(plan, progress=False))
-            found.peaks[name] = max(cluster.train(examples).peak_memory_bytes)
-            if not rounds or number + 1 < len(plans):  # the last one has the most ranks
+            if memory:
+                found.peaks[name] = max(cluster.train(examples).peak_memory_bytes)
+            if not rounds or not is_largest:
                 cluster.stop()
         turns = _plain_turns(plans, examples, found, rounds, stack, bar)
         every = {**plans, SOLO: on_one_thread(first.job, training=True)}
@@ -126,7 +134,8 @@ def _plain_turns(
         for kept in (False, True) if rounds else (False,):
             full_name = name + KEPT * kept
             try:
-                processes = PlainProcesses(trainings(plan, recipe, kept))
+                every = trainings(plan, recipe, kept)
+                processes = PlainProcesses(every if rounds else [largest(every)])
             except Unavailable as error:
                 found.skipped[name] = str(error)
                 break

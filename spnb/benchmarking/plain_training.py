@@ -6,6 +6,7 @@ forward, loss and backward of each micro-batch, then the optimizer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -119,6 +120,11 @@ class PlainTraining:
             return torch.rand_like(output)
         classes = output.shape[1]
         return torch.randint(0, classes, (len(output), *output.shape[2:]))
+
+
+def largest(trainings: Sequence[PlainTraining]) -> PlainTraining:
+    """The one with the largest image, which takes the most memory."""
+    return max(trainings, key=lambda each: math.prod(each.job.input_shape))
 
 
 class PlainProcesses:

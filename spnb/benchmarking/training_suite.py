@@ -91,7 +91,7 @@ class TrainingSuite(Shown):
                 str(key.tiles),
                 in_words(row.seconds, time_text),
                 *(in_words(row[name]) for name in ORDER),
-                size_text(row.peak),
+                in_words(row.peak, size_text),
                 size_text(row.planned),
                 in_words(row.of_whole),
                 in_words(row.of_tile),
@@ -142,9 +142,9 @@ def training_suite(
     workloads
         Names of built-in networks.
     sizes
-        Sides of square images, in pixels, whose time and memory are measured.
+        Sides of square images, in pixels, on which steps are timed.
     memory_sizes
-        Further sides, whose memory alone is measured.
+        Sides of those on which the memory of ranks is measured.
     tiles
         Numbers of tiles.
     rounds
@@ -158,7 +158,7 @@ def training_suite(
 
         from spnb.benchmarking.training_suite import training_suite
 
-        training_suite(["unet"], sizes=[256], memory_sizes=[], tiles=[2]).plot()
+        training_suite(["unet"], sizes=[256], memory_sizes=[256], tiles=[2]).plot()
     """
     if rounds < 1:
         raise OptionError(f"rounds is {rounds}, but must be at least 1")
@@ -168,7 +168,8 @@ def training_suite(
             for size in dict.fromkeys([*sizes, *memory_sizes]):
                 plans = _plans(workload, size, tiles)
                 by_name = {str(key): each for key, each in plans.items()}
-                measured = measure_training(by_name, rounds if size in sizes else 0, bar)
+                turns, memory = rounds if size in sizes else 0, size in memory_sizes
+                measured = measure_training(by_name, turns, bar, memory=memory)
                 for key, each in plans.items():
                     found[key] = TrainingBench.of(each, measured, str(key))
     return TrainingSuite(found)

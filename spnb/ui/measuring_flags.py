@@ -59,8 +59,8 @@ def _add_suite_flags(parser: argparse.ArgumentParser) -> None:
         "--memory-sizes",
         type=_listed(int),
         metavar="N[,N]",
-        help="with --training: further sides, for which memory alone is measured (default:"
-        f" {memory})",
+        help="with --training: sides of the images on which memory is measured; steps are timed"
+        f" on those of --sizes (default: {memory})",
     )
     _add_list(parser, "--tiles", benchmarking.TILES, "numbers of tiles")
 

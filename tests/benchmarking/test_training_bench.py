@@ -152,6 +152,7 @@ def test_a_suite_trains_and_measures_memory(without_processes, monkeypatch, tmp_
     ]
     assert [each["job"]["recompute"] for each in found] == [False, True, False, True]
     assert set(found[0]["ratios"]) == {"spnb", *ORDER}
+    assert ["spnb" in each["peak_memory_bytes"] for each in found] == [False, False, True, True]
     assert found[0]["seconds"]["plain"] == found[1]["seconds"]["plain"]
     assert set(found[3]["peak_memory_bytes"]) == {"spnb", "plain", ALONE}
     assert (tmp_path / "suite.png").stat().st_size > 5000

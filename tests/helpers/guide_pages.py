@@ -197,15 +197,17 @@ def training_table():
     rows = []
     for bench in report("training")["benches"]:
         peaks, timed = bench["peak_memory_bytes"], bench["seconds"].get("spnb")
-        network = bench["workload"] + ", recomputed" * bench["recompute"]
+        network, rank = bench["workload"] + ", recomputed" * bench["recompute"], peaks.get("spnb")
+        shares = [f"{rank / peaks[n]:.2f}" if rank else "–" for n in ("plain", "tiles alone")]
         rows.append(
             (
                 f"{network} {bench['size']}²",
                 bench["tiles"],
                 duration(median(timed)) if timed else "–",
                 *(f"{bench['ratios'][n]:.2f}" if timed else "–" for n in names),
-                *(f"{n / 2**20:.0f}" for n in (peaks["spnb"], bench["planned_memory_bytes"])),
-                *(f"{peaks['spnb'] / peaks[n]:.2f}" for n in ("plain", "tiles alone")),
+                f"{rank / 2**20:.0f}" if rank else "–",
+                f"{bench['planned_memory_bytes'] / 2**20:.0f}",
+                *shares,
             )
         )
     headings = ("workload", "tiles", "a step", "plain torch", *names[1:], "memory", "planned")
