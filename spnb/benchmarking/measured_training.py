@@ -18,7 +18,13 @@ from ..io.examples import Examples
 from ..ir.region import Region
 from ..job.job_plan import JobPlan
 from .contestants import SOLO, on_one_thread
-from .plain_training import STEPS, PlainProcesses, PlainTraining, largest
+from .plain_training import (
+    MEMORY_STEPS,
+    TURN_STEPS,
+    PlainProcesses,
+    PlainTraining,
+    largest,
+)
 from .timed_process import Unavailable
 
 PLAIN = "plain"
@@ -73,7 +79,8 @@ def measure_training(
 
     found = TrainingFigures()
     first = next(iter(plans.values()))
-    examples = _examples_in_memory(first)
+    examples = _examples_in_memory(first, MEMORY_STEPS)
+    of_turn = _examples_in_memory(first, TURN_STEPS)
     with ExitStack() as stack:
         by_ranks = sorted(plans.items(), key=lambda item: item[1].num_ranks)
         for number, (name, plan) in enumerate(by_ranks):
@@ -88,7 +95,7 @@ def measure_training(
                 cluster.stop()
         turns = _plain_turns(plans, examples, found, rounds, stack, bar)
         every = {**plans, SOLO: on_one_thread(first.job, training=True)}
-        turns |= {name: _turn_of_ranks(cluster, plan, examples) for name, plan in every.items()}
+        turns |= {name: _turn_of_ranks(cluster, plan, of_turn) for name, plan in every.items()}
         found.seconds = {name: [] for name in turns} if rounds else {}
         for number in range(rounds):
             for name, turn in turns.items():
@@ -101,9 +108,9 @@ Turn = Callable[[], float]
 """Takes the steps of a turn, and returns the seconds of one of them."""
 
 
-def _examples_in_memory(plan: JobPlan) -> Examples:
-    """Synthetic examples of a turn as an array, so that no step computes them."""
-    synthetic, count = examples_of(plan), STEPS * plan.job.batch_size
+def _examples_in_memory(plan: JobPlan, steps: int) -> Examples:
+    """Synthetic examples of some steps as an array, so that no step computes them."""
+    synthetic, count = examples_of(plan), steps * plan.job.batch_size
     images = synthetic.source.read(Region.whole((count, *plan.extent)))
     return examples_of(plan, images, synthetic.known_targets[:count])
 

@@ -25,7 +25,10 @@ from ..training.recipe import OPTIMIZERS, Recipe
 from .contestants import on_one_rank
 from .timed_process import Step, TimedProcess, Unavailable, serve
 
-STEPS = 3
+MEMORY_STEPS = 3
+"""Steps after which memory is measured: optimizers have their state from the first one on."""
+
+TURN_STEPS = 2
 """Steps of a contestant's turn; the first one is not counted, since it finds the caches cold."""
 
 
@@ -148,7 +151,7 @@ class PlainProcesses:
                 self._processes.append(TimedProcess(__name__, each))
             for process in self._processes:
                 process.prepared()
-            for _ in range(STEPS - 1):
+            for _ in range(MEMORY_STEPS - 1):
                 self._step()
             self.peak_bytes = max(process.peak_bytes() for process in self._processes)
         except BaseException:
@@ -157,7 +160,7 @@ class PlainProcesses:
 
     def turn(self) -> float:
         """Take the steps of a turn, begun at the same moment; the median seconds of the slowest."""
-        return median([self._step() for _ in range(STEPS)][1:])
+        return median([self._step() for _ in range(TURN_STEPS)][1:])
 
     def stop(self) -> None:
         """End the processes; safe to call again."""

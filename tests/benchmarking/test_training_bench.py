@@ -10,7 +10,7 @@ from torch import nn
 import spnb
 from spnb.benchmarking import plain_training
 from spnb.benchmarking.contestants import on_one_thread
-from spnb.benchmarking.plain_training import STEPS, PlainProcesses, PlainTraining
+from spnb.benchmarking.plain_training import MEMORY_STEPS, PlainProcesses, PlainTraining
 from spnb.benchmarking.timed_process import Unavailable
 from spnb.benchmarking.training_bench import ALONE, ORDER, TrainingBench
 from spnb.ui.cli import main
@@ -36,7 +36,7 @@ class InThisProcess:
         return 0.5
 
     def peak_bytes(self):
-        assert self.steps == STEPS
+        assert self.steps == MEMORY_STEPS
         return 1 << 20
 
     def stop(self):
