@@ -120,7 +120,8 @@ def suite(ratios: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_yticks(places, names)
     ax.invert_yaxis()
     _logarithmic_ratios(ax, ratios.min().min(), ratios.max().max())
-    ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.12), ncols=4, frameon=False, fontsize=9)
+    below = {"bbox_to_anchor": (0.45, 0), "borderaxespad": 5}  # below the axis' label
+    ax.legend(loc="upper center", **below, ncols=3, frameon=False, fontsize=9)
     open_frame(ax)
     return ax
 
