@@ -54,10 +54,10 @@ def without_processes(monkeypatch):
 
 def planned(**options):
     given = {"image_size": "15x32", "batch_size": 3, "split_size": 1, "num_spatial_parts": 2}
-    return spnb.plan(spnb.Job("resnet20_v1", **(given | options)), training=True)
+    return spnb.plan(spnb.Job("w2", **(given | options)), training=True)
 
 
-RECIPE = planned().job.recipe("cross_entropy")
+RECIPE = spnb.Job("w2").recipe("cross_entropy")
 
 
 def test_each_tile_is_trained_by_itself_on_one_thread():
