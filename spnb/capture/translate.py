@@ -22,6 +22,7 @@ from .autocast import gpu_casts_of
 from .autograd import refuse_moving, refuse_unread_norms
 from .canonicalize import canonical
 from .cut_constants import Constants
+from .empty_values import without_empty_values
 from .placement import with_axes
 from .positions import KnownCalls
 from .reader import ExportReader, out_of_sight
@@ -70,7 +71,7 @@ def graph_of(
     outputs = [reader.returned(leaf) for leaf in _outputs(program)]
     if not any(isinstance(leaf, (Ref, Weight)) for leaf in outputs):
         raise CaptureError("the network returns no tensor: return what it computes")
-    nodes = list(canonical(reader.nodes, outputs))
+    nodes = without_empty_values(list(canonical(reader.nodes, outputs)), outputs)
     if training:
         refuse_unread_norms(nodes, outputs)
     nodes = _without_unread_writes(nodes, outputs)

@@ -31,6 +31,8 @@ def reshaped(axes: Axes, shape: Sequence[int]) -> Axes | None:
     >>> reshaped(Axes.image((1, 3, 56, 56)), (1, 3, 8, 7, 8, 7))
     Axes(1 | 3 | axis1 8 | 7 | axis2 8 | 7)
     """
+    if 0 in axes.shape:
+        return None
     left = [factor for factors in axes.dims for factor in factors]
     dims: list[Dim] = []
     for size in shape:

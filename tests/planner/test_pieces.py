@@ -129,6 +129,30 @@ def test_what_counts_positions_reads_the_concatenation(operator):
         check_tiled(net, (2, 4, 5, 7), grids=[(2, 3)], parts=2, allow_gather=True)
 
 
+@pytest.mark.parametrize("around", [(1, 0), (0, 2), (1, 2)])
+@pytest.mark.parametrize("number", [0.0, 0.5])
+def test_tokens_with_a_constant_around_them(around, number):
+    def position_by_position(x):  # as in CoaT: a class token has no position
+        given = torch.cat([x.new_ones(len(x), n, 4) for n in around], 1)
+        joined = torch.cat([given[:, : around[0]], tokens(x), given[:, around[0] :]], 1)
+        padded = F.pad(tokens(x) * 2, (0, 0, *around), value=number)
+        return (joined + padded).exp().mean(1)
+
+    for parts in (1, 2):
+        plans = check_tiled(Call(position_by_position), (2, 4, 5, 7), grids=[(2, 3)], parts=parts)
+        assert not any(plan.gathered for plan in plans)
+
+
+def test_a_concatenation_with_an_empty_tensor():
+    def filled_up(x):  # to whole groups of five tokens, of which no more are needed
+        more = (-x.shape[2] * x.shape[3]) % 5
+        joined = torch.cat([tokens(x), tokens(x)[:, :more].flip(1)], 1)
+        return joined.view(len(x), -1, 5, 4).sum(2)
+
+    plans = check_tiled(Call(filled_up), (2, 4, 6, 5), grids=[(2, 1)])
+    assert not any(plan.gathered for plan in plans)
+
+
 def test_a_concatenation_of_channels_stays_one():
     net = Call(lambda x: torch.cat([x, x.relu()], dim=1).exp())
     graph = check_tiled(net, (1, 4, 6, 8), grids=[(2, 2)])[0].captured

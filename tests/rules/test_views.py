@@ -59,6 +59,11 @@ def test_a_reshape_that_takes_rows_apart_is_gathered():
     assert all(plan.gathered for plan in plans)
 
 
+def test_an_empty_tensor_has_no_factors():
+    assert reshaped(Axes.image((1, 6, 8, 12)).with_dims([(), (), (), ()]), (1, 1)) is not None
+    assert reshaped(Axes.image((1, 0, 8, 12)), (1, 8, 0)) is None
+
+
 def test_factors_are_handed_out_in_order():
     axes = Axes.image((2, 6, 56, 84))
     assert str(reshaped(axes, (2, 6, 8, 7, 12, 7))) == (

@@ -11,7 +11,7 @@ from ...ir.node import Node
 from ...ir.region import Tiling
 from .alike import in_each_piece, piece_by_piece
 from .attention import attention
-from .joined import CONCATENATIONS, joined, made, picked
+from .joined import CONCATENATIONS, PADDINGS, joined, made, padded, picked
 from .merged import batch_norm, reduced, softmax, summed_product
 from .piece_calls import Leaf, PieceCalls
 from .pieces import Pieces
@@ -92,6 +92,8 @@ class PieceByPieceGraph:
         found: Pieces | Leaf | None = None
         if tiling.spatial and node.kind in CONCATENATIONS:
             found = joined(self._calls, node, held, tiling)
+        if tiling.spatial and node.kind in PADDINGS:
+            found = padded(self._calls, node, held, tiling)
         if tiling.spatial and held and found is None:
             found = self._by_pieces(node, held)
         self._used |= bool(held) and found is not None

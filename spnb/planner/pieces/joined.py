@@ -1,9 +1,10 @@
-"""Concatenations along the positions, which make pieces, and slices, which pick pieces."""
+"""Concatenations and paddings along the positions, which make pieces; slices, which pick some."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from ...ir.axes import axes_in
 from ...ir.node import Node, Ref, Weight
@@ -14,6 +15,7 @@ from .piece_calls import Leaf, PieceCalls
 from .pieces import Pieces
 
 CONCATENATIONS = ("cat", "concat", "concatenate")
+PADDINGS = ("pad", "constant_pad_nd")
 
 MOST_PIECES = 16
 """A concatenation of more tensors is made: each of them costs a call for each operator."""
@@ -60,6 +62,42 @@ def joined(
         assert isinstance(leaf, Ref)  # constants are values by now
         names.append(leaf.value)
     return Pieces.along(number, node.shape, names, sizes)
+
+
+def padded(
+    calls: PieceCalls, node: Node, held: Mapping[str, Pieces], tiling: Tiling
+) -> Pieces | None:
+    """The pieces of tokens with a constant before or after them; None if tiles can pad them.
+
+    Parameters
+    ----------
+    calls
+        The calls so far.
+    node
+        The padding.
+    held
+        Those of its operands that are in pieces.
+    tiling
+        The grid of its stage.
+    """
+    around = node.args["pad"]
+    grown = [k for k in range(len(around) // 2) if any(around[2 * k : 2 * k + 2])]
+    constant = node.args.get("mode", "constant") == "constant"
+    if not constant or held or len(grown) != 1 or min(around) < 0 or not _is_gathered(calls, node):
+        return None
+    (k,) = grown
+    number = len(node.shape) - 1 - k
+    tensors: list[Leaf] = [node.args["self"]]
+    for name, size, place in (("before", around[2 * k], 0), ("after", around[2 * k + 1], 2)):
+        if size:
+            shape = [*node.shape[:number], size, *node.shape[number + 1 :]]
+            args = {"size": shape, "fill_value": node.args.get("value") or 0.0}
+            args |= {"dtype": node.dtype, "layout": None, "device": None, "pin_memory": None}
+            constant = calls.add(node, f"{node.name}.{name}", "aten.full.default", args, shape)
+            assert isinstance(constant, Weight)  # since it reads no value
+            tensors.insert(place, replace(constant, alike=True))
+    args = {"tensors": tensors, "dim": number}
+    return joined(calls, replace(node, op="aten.cat.default", args=args), held, tiling)
 
 
 def _is_gathered(calls: PieceCalls, node: Node) -> bool:
