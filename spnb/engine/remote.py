@@ -95,6 +95,7 @@ def load(
     torch.set_default_dtype(rank_plan.default_dtype)
     tensors = read_weights(weights) if isinstance(weights, Path) else weights
     here.load(rank_plan, tensors, transport, transport.local_rank)
+    give_back()  # what weights took before they were in their memory order
     here.outputs.update(outputs)
     here.publish({"loaded": 1})
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from ..ir.axes import Axes, axes_in, dim
+from ..ir.axes import Axes, axes_in, dim, is_image
 from ..ir.broadcasting import fitted
 from ..ir.node import Node, Ref
 from ..ir.region import Region, Tiling
 from ..kernels.half_conv import HALVES
-from .base import Direct, Local, Rule, Tensors, Weights
+from .base import Call, Direct, Local, Rule, Tensors, Weights
 from .elementwise import along_one, uncut
 from .fallback import Whole
 from .merging import cut_axes, merged
@@ -94,15 +94,17 @@ class Normalized(Direct):
     def axes(self) -> Axes:
         return self.node.operand_axes[0]
 
+    allocates = True
+
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
-        args, kind = self.node.bind(tensors, weights), self.node.args["kind"]
+        args = self.node.bind(tensors, weights)
         x, (count, mean, squares) = tensors[0], args["statistics"].unbind(-1)
         if args["groups"] is not None:
-            return self._grouped(x, mean, squares / count, args)
+            return self._grouped(tensors, weights)
         whole = x.to(mean.dtype)
-        if kind == "rms_norm":
+        if args["kind"] == "rms_norm":
             eps = torch.finfo(x.dtype).eps if args["eps"] is None else args["eps"]
             result = whole * (squares / count + mean.square() + eps).rsqrt()
         else:
@@ -113,13 +115,35 @@ class Normalized(Direct):
                 result = result * value if scale else result + value
         return result.to(x.dtype)
 
+    def bound(
+        self,
+        given: Sequence[Region],
+        needs: Sequence[Region],
+        region: Region,
+        weights: Weights,
+        scratch: torch.Tensor | None = None,
+    ) -> Call:
+        if not self.result_types:
+            return super().bound(given, needs, region, weights, scratch)
+        return lambda *tensors, out=None: self._grouped(tensors, weights, out)
+
+    @property
+    def result_types(self) -> tuple[torch.dtype, ...]:
+        writes = self.node.dtype in (torch.float32, torch.float64) and is_image(self.axes)
+        return (self.node.dtype,) if writes and self.node.args["groups"] is not None else ()
+
+    def into(self, call: Call, results: Sequence[torch.Tensor]) -> Call:
+        return lambda *tensors: call(*tensors, out=results[0])
+
     def _grouped(
-        self, x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, args: Mapping[str, Any]
+        self, tensors: Tensors, weights: Weights, out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """A factor and a term for each channel, as in PyTorch; autograd holds no large tensor
         except x."""
+        args = self.node.bind(tensors, weights)
+        x, (count, mean, squares) = tensors[0], args["statistics"].unbind(-1)
         each = x.shape[1] // args["groups"]
-        spread = (variance + args["eps"]).rsqrt()
+        spread = (squares / count + args["eps"]).rsqrt()
         factor, term = (
             figure.expand(-1, -1, each, *figure.shape[3:]).flatten(1, 2)
             for figure in (spread, -mean * spread)
@@ -130,7 +154,8 @@ class Normalized(Direct):
         if (bias := args.get("bias")) is not None:
             term = term + bias.reshape(channels)
         exact = torch.float32 if x.dtype in HALVES else x.dtype  # rounded once, as in PyTorch
-        return torch.addcmul(term.to(exact), x, factor.to(exact)).to(x.dtype)
+        result = torch.addcmul(term.to(exact), x, factor.to(exact), out=out)
+        return result.to(x.dtype)
 
     def _along(self, value: torch.Tensor, region: Region) -> torch.Tensor:
         return fitted(value, Axes.uncut(tuple(value.shape), self.axes.rank), self.axes, region)

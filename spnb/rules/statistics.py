@@ -46,6 +46,22 @@ def summed(x: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
     return x
 
 
+AT_ONCE = 1 << 20
+"""Number of elements whose deviations are in memory at one time."""
+
+
+def _squared_deviations(x: torch.Tensor, mean: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
+    """The sum of squared deviations over dimensions, a few positions after the others.
+
+    A tensor of all deviations would be as large as ``x``, and leave a hole of this size in the
+    allocator's heap.
+    """
+    longest = max(dims, key=lambda d: x.shape[d])
+    count = max(1, AT_ONCE * x.shape[longest] // max(1, x.numel()))
+    sums = [summed((few - mean).square_(), dims) for few in x.split(count, longest)]
+    return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
+
+
 class _Moments(torch.autograd.Function):
     """Mean and squared deviations; autograd holds only the numbers themselves."""
 
@@ -54,7 +70,7 @@ class _Moments(torch.autograd.Function):
         ctx.count = math.prod(x.shape[d] for d in dims)
         mean = summed(x, dims).div_(ctx.count)
         ctx.save_for_backward(x, mean)
-        return mean, summed((x - mean).square_(), dims)
+        return mean, _squared_deviations(x, mean, dims)
 
     @staticmethod
     def backward(ctx: Any, of_mean: torch.Tensor, of_squares: torch.Tensor) -> tuple:

@@ -15,6 +15,7 @@ writes the tile into the middle, messages arrive at both ends, and nothing is co
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,7 +23,7 @@ import torch
 
 from ..ir.axes import Axes, rows_beside
 from ..ir.node import Node
-from ..ir.program import Compute, Free, Keep, Program, Receive, Step, held_by_host
+from ..ir.program import Compute, Free, Keep, Program, Receive, Send, Step, held_by_host
 from ..ir.region import Region
 from ..rules import Rule
 from ..rules.core_first import CoreFirst
@@ -74,8 +75,8 @@ class _Buffer:
 def plan_buffers(program: Program, nodes: Sequence[Node], rules: Sequence[Rule]) -> Buffers:
     """Give places to the results of a program that can be written into given memory.
 
-    A value has no place if the host receives it, or if other values may share its memory; these
-    may live longer than the value.
+    A value has no place if the host receives it, or receives a value that may share its memory.
+    A buffer is in use as long as any value that may share its memory: a view, for example.
 
     Parameters
     ----------
@@ -96,8 +97,10 @@ class _Lifetimes:
     def __init__(self, program: Program, nodes: Sequence[Node], rules: Sequence[Rule]):
         self._nodes, self._rules = nodes, rules
         self._candidates = _candidates(program, nodes, rules)
+        self._read_once = _read_once(program, nodes, rules)
         self._buffers: list[_Buffer] = []
         self._of_value: dict[str, _Buffer] = {}
+        self._shared: dict[str, list[_Buffer]] = {}  # by value, the buffers that it may lie in
         self._computed: dict[str, Region] = {}
         self._own: dict[str, Region] = {}  # for values with a halo: the region without it
 
@@ -127,13 +130,27 @@ class _Lifetimes:
         if found := self._scratch(step, node, rule):
             axes, region = found
             self._add(scratch_name(rule), region, axes, node.dtype, number)
+        if not rule.allocates:
+            self._shared[node.name] = [b for v in node.operands for b in self._lies_in(v)]
         if node.name not in self._candidates:
             return
-        if not step.overwrites:
+        if (replaced := self._replaced(step, node, rule)) is not None:
+            self._of_value[node.name] = replaced
+        elif not step.overwrites:
             for name, dtype in zip(result_names(rule), rule.result_types, strict=True):
                 self._add(name, step.region, node.axes, dtype, number)
         elif node.operands[-1] in self._of_value:
             self._of_value[node.name] = self._of_value[node.operands[-1]]
+
+    def _replaced(self, step: Compute, node: Node, rule: Rule) -> _Buffer | None:
+        """The buffer of the operand, if an elementwise call may write its result over it."""
+        value = node.operands[0] if len(node.operands) == 1 else ""
+        buffer = self._of_value.get(value)
+        if buffer is None or type(rule) is not Rule or node.kind == "cat":
+            return None
+        alike = buffer.region == step.region and buffer.itemsize == node.dtype.itemsize
+        alike = alike and buffer.axes == node.axes and self._computed[value] == step.region
+        return buffer if alike and value in self._read_once else None
 
     def _add(self, name: str, region: Region, axes: Axes, dtype: torch.dtype, number: int) -> None:
         """Add a buffer that is in use in one step, and perhaps later."""
@@ -150,9 +167,14 @@ class _Lifetimes:
             buffer.region = buffer.region | step.region
 
     def _in_use(self, value: str, number: int) -> None:
-        """Record that a value's buffer is in use until this step at least."""
-        if value in self._of_value:
-            self._of_value[value].last = number
+        """Record that the buffers of a value are in use until this step at least."""
+        for buffer in self._lies_in(value):
+            buffer.last = max(buffer.last, number)
+
+    def _lies_in(self, value: str) -> list[_Buffer]:
+        """The buffers that a value may lie in: its own, and those of values that it may share."""
+        own = self._of_value.get(value)
+        return [*([] if own is None else [own]), *self._shared.get(value, ())]
 
     def _scratch(self, step: Compute, node: Node, rule: Rule) -> tuple[Axes, Region] | None:
         """The temporary tensor of a call, unless it computes its core before its halo is here."""
@@ -179,17 +201,32 @@ def _candidates(
 ) -> dict[str, Region]:
     """The values that may have a place, with their regions."""
     made: dict[str, Region] = {}
+    shared: dict[str, set[str]] = {}  # by value, those whose memory it may share
     for step in program.steps:
         if isinstance(step, Compute):
-            node = nodes[step.node]
-            for value in node.operands:
-                if not rules[step.node].allocates:
-                    made.pop(value, None)
-            if rules[step.node].result_types and not step.region.empty:
+            node, rule = nodes[step.node], rules[step.node]
+            if not rule.allocates:
+                shared[node.name] = {s for v in node.operands for s in (v, *shared.get(v, ()))}
+            if rule.result_types and not step.region.empty:
                 made[node.name] = step.region
     for value in held_by_host(program, nodes):
-        made.pop(value, None)
+        for each in (value, *shared.get(value, ())):
+            made.pop(each, None)
     return made
+
+
+def _read_once(program: Program, nodes: Sequence[Node], rules: Sequence[Rule]) -> set[str]:
+    """The values that one call reads, and nothing else, and that share no memory with others."""
+    made, read = set[str](), list[str]()
+    for step in program.steps:
+        if isinstance(step, Compute):
+            read += nodes[step.node].operands
+            if rules[step.node].allocates and not step.overwrites:
+                made.add(nodes[step.node].name)
+        elif isinstance(step, Send | Receive | Keep):
+            read += [step.value] * 2
+    counts = Counter(read)
+    return {value for value in made if counts[value] == 1}
 
 
 def _offsets(buffers: Iterable[_Buffer]) -> list[tuple[_Buffer, int]]:

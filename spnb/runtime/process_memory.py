@@ -59,13 +59,15 @@ def keep_blocks() -> None:
     """Let glibc's allocator keep large blocks of memory from one operation to the next.
 
     By default it returns each block to the system.  The system then maps the memory of every new
-    activation page by page again, which takes longer than to compute the activation.
+    activation page by page again, which takes longer than to compute the activation.  Blocks of
+    16 MiB or more are returned all the same: few are left once results have planned places, and
+    the heap would have a hole for each of their sizes.
     """
     mallopt = _of_libc("mallopt")
     if mallopt is None:
         return
     for parameter, value in (
-        (_MMAP_THRESHOLD, 2**31 - 1),
+        (_MMAP_THRESHOLD, 2**24),
         (_TRIM_THRESHOLD, -1),
         (_TOP_PAD, 2**26),
     ):
