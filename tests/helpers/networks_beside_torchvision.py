@@ -88,6 +88,11 @@ BESIDE_TORCHVISION = [
         {"img_size": 128, "embed_dim": (32, 32, 64, 64)} | ONE_EACH,
         (128, 128),
     ),
+    of_timm(
+        "coat_lite_tiny",
+        {"img_size": (64, 96), "embed_dims": (16,) * 4, "serial_depths": (1, 1, 1, 1)},
+        (64, 96),
+    ),
     of_timm("focalnet.FocalNet", {"embed_dim": 8} | ONE_EACH, (96, 128)),
     of_timm(
         "volo.VOLO",
