@@ -19,6 +19,7 @@ from ..rules import rule_of
 from ..rules.core_first import CoreFirst
 from ..rules.cut_constants import CONSTANT
 from ..runtime.buffer_plan import Place, plan_buffers
+from .patched_memory import patched_value_bytes
 from .segments import segments_of
 from .training_memory import FRAGMENTED, FREED, TrainingMemory, held_at_once
 
@@ -63,6 +64,8 @@ def held_value_bytes(plan: Plan, rank: int) -> int:
     """
     if plan.graph.training:
         return _training_bytes(plan, rank)
+    if plan.finer is not None:
+        return patched_value_bytes(plan, rank)
     return sum(activation_bytes(plan, plan_rank) for plan_rank in plan.plan_ranks_of(rank))
 
 
@@ -221,6 +224,8 @@ def training_value_bytes(plan: Plan, rank: int) -> int:
     rank
         A rank of the plan.
     """
+    if plan.finer is not None:
+        return patched_value_bytes(plan, rank)
     others = held_at_once(plan, rank) - 1
     all_held = TrainingMemory(plan, rank)
     if not plan.recompute:

@@ -8,6 +8,7 @@ from ..ir.region import Region
 from ..planner.needs import extent_in
 from ..planner.plan import Plan
 from .memory import memory, sample_ranks, value_bytes
+from .patched_memory import disk_bytes
 from .segments import segments_of
 from .traffic import totals, traffic
 from .training_memory import TrainingMemory, held_at_once
@@ -109,6 +110,14 @@ def replicas_text(plan: Plan) -> str:
 
 def patches_text(plan: Plan) -> list[str]:
     """Return a line for each stage that computes its tiles in patches."""
+    if plan.finer is not None:
+        stage = plan.stages[0]
+        most = max(disk_bytes(plan, rank) for rank in sample_ranks(plan, stage.index))
+        return [
+            f"stage {stage.index}: each tile in {'×'.join(map(str, plan.patches))} patches, in"
+            f" turns; they exchange halos and figures of the image, and their values wait on disk:"
+            f" {size_text(most)} a rank"
+        ]
     return [
         f"stage {stage.index}: each tile in {'×'.join(map(str, stage.patches[1:]))} patches, one"
         " after the other"
@@ -119,7 +128,7 @@ def patches_text(plan: Plan) -> list[str]:
 
 def recomputed_text(plan: Plan) -> list[str]:
     """Return a line for each stage on what training computes again, and what that saves."""
-    if not (plan.graph.training and plan.recompute):
+    if not (plan.graph.training and plan.recompute) or plan.finer is not None:
         return []
     lines = []
     for stage in plan.stages:

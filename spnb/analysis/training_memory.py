@@ -46,6 +46,8 @@ class TrainingMemory:
         The parts of its program whose values are computed again in the backward pass.
     images
         Images in the micro-batch; by default the most.
+    on_disk
+        Whether what is held for segments between the passes is on disk.
 
     Attributes
     ----------
@@ -56,18 +58,23 @@ class TrainingMemory:
         Bytes of what each step read or received.
     saved
         Bytes that are held between the forward and the backward pass.
-    peak
-        The most bytes in either pass.
+    forward_peak, peak
+        The most bytes in the forward pass, and in either pass.
     of_gradients
         The most bytes of gradients.
     """
 
     def __init__(
-        self, plan: Plan, rank: int, segments: Segments | None = None, images: int | None = None
+        self,
+        plan: Plan,
+        rank: int,
+        segments: Segments | None = None,
+        images: int | None = None,
+        on_disk: bool = False,
     ):
         self.plan, self.nodes = plan, plan.stage_of(rank).nodes
         (self.program,) = plan.programs(rank, images or max(plan.micro_batch_sizes))
-        self.segments = segments or Segments()
+        self.segments, self.on_disk = segments or Segments(), on_disk
         self.axes, self.peak, self.of_gradients = plan.graph.axes, 0, 0
         self.alive: list[Mapping[str, Region]] = []
         self.recorded: list[int] = []
@@ -81,7 +88,7 @@ class TrainingMemory:
         self._shown: dict[str, str] = {}
         self._of_call: dict[str, Saved] = {}
         self._forward()
-        self.saved = self._held()
+        self.saved, self.forward_peak = self._held(), self.peak
         self._backward()
 
     def bytes_of(self, value: str, region: Region) -> int:
@@ -104,7 +111,9 @@ class TrainingMemory:
         it had where segments begin.
         """
         for value in values:
-            regions = {kept[value] for kept in self._kept.values() if value in kept}
+            regions = set[Region]()
+            if not self.on_disk:
+                regions = {kept[value] for kept in self._kept.values() if value in kept}
             now = self._alive.get(value, self._covered.get(value))
             if now is not None:
                 regions.add(now)
@@ -122,7 +131,7 @@ class TrainingMemory:
             self.recorded.append(self._held())
             recorded = self.segments.of(number) is None
             self._follow(number, step, recorded)
-            if number in self.arrived and not recorded:
+            if number in self.arrived and not (recorded or self.on_disk):
                 self._others += self.arrived[number]
             self._held()
         if self.segments.starts:
@@ -216,7 +225,7 @@ class TrainingMemory:
         self._measure(*self._alive)
         for number, step in enumerate(self.program.steps[first:stop], first):
             self._follow(number, step, recorded=True)
-            self._others -= self.arrived.get(number, 0)
+            self._others -= 0 if self.on_disk else self.arrived.get(number, 0)
             self._held(of_gradients)
         self._free(*list(self._alive))
 

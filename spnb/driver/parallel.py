@@ -106,6 +106,11 @@ def _without_own_network(job: Job, module: nn.Module) -> Job:
             f"{useless[0]} has no effect in a loop of your own, which has its weights, data,"
             " optimizer and order of passes itself: leave it out of the job"
         )
+    if job.patches > 1:
+        raise OptionError(
+            f"patches is {job.patches}, but in a loop of your own a rank has the values of its"
+            " whole tile: leave it out, or train with cluster.train"
+        )
     job = job.replace(model=module)
     exact = torch.float32 if job.dtype in HALVES else job.dtype
     for name, weight in named(module).items():

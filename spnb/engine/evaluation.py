@@ -10,6 +10,7 @@ from ..io.examples import Examples
 from ..io.stage_weights import read_weights
 from ..runtime.worker import Worker, share_failures
 from ..training.evaluation import EvaluationReport, EvaluationTask, Evaluator
+from ..training.patched_worker import worker_for
 from ..transport import Transport
 from .operators import import_operators
 from .progress import Publish, Throttled
@@ -33,7 +34,7 @@ def worker_of(share: RankShare, transport: Transport, device: torch.device) -> W
     import_operators(share.rank_plan)
     weights = share.weights
     tensors = read_weights(weights) if isinstance(weights, Path) else weights
-    return Worker(share.rank_plan, tensors, transport, device)
+    return worker_for(share.rank_plan, tensors, transport, device)
 
 
 def evaluated(

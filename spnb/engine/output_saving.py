@@ -51,7 +51,7 @@ def _save_micro_batch(
     # An output may have several rows along the batch for each image.
     rows_each = store.axes.extent[0] // sum(rank_plan.micro_batch_sizes)
     rows = rank_plan.micro_batch_sizes[number] * rows_each or 1
-    first = sum(rank_plan.micro_batch_sizes[:number]) * rows_each
+    first = rank_plan.first_image(number) * rows_each
     has = rank_plan.team.tiling.spans((rows, *store.axes.extent[1:]))
     own, needs = region_at(has, rank_plan.position), store.spans(has)
     if own.empty:

@@ -23,6 +23,7 @@ from ..runtime.worker import Worker
 from ..training.epoch import EpochReport, Steps, Trainer
 from ..training.evaluation import EvaluationReport, EvaluationTask
 from ..training.losses import LOSSES
+from ..training.patched_worker import worker_for
 from ..training.start import TrainingStart
 from ..training.step import TrainingWorker
 from ..transport import Transport
@@ -103,7 +104,7 @@ class Rank:
         if rank_plan.training:
             self._initial = weights
         else:
-            self.worker = Worker(rank_plan, weights, self.transport, self.device)
+            self.worker = worker_for(rank_plan, weights, self.transport, self.device)
 
     def connect(self, transport: Transport) -> None:
         """Exchange messages with other ranks through a transport from now on.

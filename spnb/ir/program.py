@@ -161,6 +161,30 @@ class Segments:
         """All of a program as one segment."""
         return cls((0,), len(program.steps))
 
+    @classmethod
+    def dropped(cls, program: Program) -> Segments:
+        """All of a program, of which nothing is held: no backward pass follows."""
+        return cls((), len(program.steps))
+
+    @classmethod
+    def between_waits(cls, program: Program) -> Segments:
+        """All of a program, in segments that wait for other ranks only before their first call.
+
+        Nothing is recorded then while a pass waits, forward or backward.
+        """
+        starts, after_send = [0], False
+        for number, step in enumerate(program.steps):
+            if isinstance(step, Send):
+                after_send = after_send or any(t.target != HOST for t in step.transfers)
+            elif isinstance(step, Receive):
+                if after_send or any(t.source != HOST for t in step.transfers):
+                    starts.append(number)
+                after_send = False
+            elif isinstance(step, Compute) and after_send:
+                starts.append(number)
+                after_send = False
+        return cls(tuple(dict.fromkeys(starts)), len(program.steps))
+
     def of(self, number: int) -> tuple[int, int] | None:
         """The first step, and the one after the last, of a step's segment; None if it is held."""
         if number >= self.stop or not self.starts:

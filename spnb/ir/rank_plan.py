@@ -34,6 +34,22 @@ class Shared:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Patches:
+    """The patches that a rank computes in turns; each is a rank of a finer plan.
+
+    Attributes
+    ----------
+    rank_plans
+        The share of each patch in the finer plan.
+    owners
+        For each rank of the finer plan, the rank that computes it.
+    """
+
+    rank_plans: tuple[RankPlan, ...]
+    owners: tuple[int, ...]
+
+
 @dataclass(frozen=True, repr=False)
 class RankPlan:
     """One rank's share of a plan: everything that it needs to know, and nothing of other ranks.
@@ -89,6 +105,8 @@ class RankPlan:
     segments
         In training, for each size in ``micro_batch_sizes``: the parts of its program whose values
         are computed again in the backward pass.
+    patches
+        The patches that it computes in turns, if they exchange halos and figures.
     device
         Kind of device that it computes on: see `spnb.kernels.devices`.
     """
@@ -123,6 +141,7 @@ class RankPlan:
     threads: int | None = None
     mirror: RankPlan | None = None
     segments: Mapping[int, Segments] = field(default_factory=dict)
+    patches: Patches | None = None
     device: str = "cpu"
 
     def __repr__(self) -> str:
@@ -132,6 +151,11 @@ class RankPlan:
             f" tile {self.tile}, {self.region} of {self.extent}, {len(self.nodes)} operators,"
             f" {steps} steps"
         )
+
+    @property
+    def computed(self) -> RankPlan:
+        """The share whose calls it computes: its own, or that of its first patch."""
+        return self if self.patches is None else self.patches.rank_plans[0]
 
     @property
     def with_mirror(self) -> tuple[RankPlan, ...]:
@@ -148,6 +172,10 @@ class RankPlan:
         groups = (group for each in self.with_mirror for group in each.programs.values())
         steps = (step for group in groups for program in group for step in program.steps)
         return [step for step in steps if isinstance(step, Receive) and step.kind == kind]
+
+    def first_image(self, number: int) -> int:
+        """Index in the batch of the first image of a micro-batch."""
+        return sum(self.micro_batch_sizes[:number])
 
     def in_batch(self, region: Region, axes: Axes, first_image: int) -> Region:
         """A region of a micro-batch's value as a region of the whole batch's value.

@@ -5,7 +5,7 @@ The module is longer than others since every public member has an example.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 
@@ -18,6 +18,7 @@ from ..ir.rank_plan import RankPlan
 from ..ir.region import in_patches
 from ..ir.schedule import micro_batches
 from ..planner.balance import stage_blocks
+from ..planner.plan import DependentPatches
 from .job import Job
 from .options import LeftOut
 from .plan_figures import PlanFigures
@@ -86,8 +87,7 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
         given_tiles: bool = False,
         evaluation: bool = False,
     ):
-        tilings, patches = job.tilings, job.patch_grid
-        cuts = in_patches(tilings, patches)
+        cuts = in_patches(job.tilings, job.patch_grid)
         refuse_small_images(job, cuts)
         if training:
             check_training(job)
@@ -110,25 +110,39 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
             job.allow_gather,
             patches=job.patches,
         )
+        exchange = job.patches > 1 and (training or not (job.halo_D2 and job.fused_layers == "all"))
+        try:
+            self._plan(job, graph, blocks, patches_exchange=exchange)
+        except DependentPatches:
+            self._plan(job, graph, blocks, patches_exchange=True)
+        self.job, self.training, self.loss = job, training, loss
+        self._structure = job.network.structure(training)
+        self._change: Callable[[RankPlan], RankPlan] | None = None
+        if training:
+            require_statistics(self, job.parts)
+
+    def _plan(self, job: Job, graph: Graph, blocks: Sequence[int], patches_exchange: bool) -> None:
+        """Plan a graph in stages, as the job says."""
+        if patches_exchange and job.device_kind != "cpu":
+            raise PlanError(
+                f"the {job.patches} patches of a tile exchange halos or figures of the image, and"
+                " wait on disk meanwhile, which is for CPUs: leave out patches, or use device cpu"
+            )
         super().__init__(
             graph,
-            tilings,
+            job.tilings,
             blocks,
             parts=job.parts,
             fused=job.fused,
             network_module=job.network.module_name,
-            patches=patches,
+            patches=job.patch_grid,
+            patches_exchange=patches_exchange,
             schedule=job.schedule,
             recompute=job.recompute,
             replicas=job.replicas,
             times=job.times if job.gems else 0,
             overlapped=job.enable_master_comm_opt or not job.gems,
         )
-        self.job, self.training, self.loss = job, training, loss
-        self._structure = job.network.structure(training)
-        self._change: Callable[[RankPlan], RankPlan] | None = None
-        if training:
-            require_statistics(self, job.parts)
 
     def rank_plan(self, rank: int) -> RankPlan:
         """Return a rank's share of the plan, as plain picklable data.
@@ -154,7 +168,7 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
     def _rank_plan(self, plan_rank: int, replica: int) -> RankPlan:
         """The share of a rank, with what it computes again in the backward pass."""
         found = super()._rank_plan(plan_rank, replica)
-        if not (self.training and self.recompute):
+        if not (self.training and self.recompute) or self.finer is not None:
             return found
         sizes = set(self.micro_batch_sizes)
         return replace(found, segments={n: segments_of(self, plan_rank, n) for n in sizes})

@@ -130,8 +130,9 @@ class OptionTable:
     )
     patches: int = _option(
         1,
-        "patches of each tile, computed one after another to save memory; needs one tiled stage"
-        " and --halo-D2 --fused-layers all",
+        "patches of each tile, computed in turns in the memory of one; needs one tiled stage. With"
+        " --halo-D2 --fused-layers all and no figure of the whole image, inference computes one"
+        " after another; otherwise the others wait on disk",
         least=1,
     )
     balance: tuple[int, ...] | None = _option(

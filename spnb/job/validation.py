@@ -70,11 +70,6 @@ def check_training(table: OptionTable) -> None:
         raise OptionError(
             "enable_evaluation is for inference: use evaluate or infer, or leave it out"
         )
-    if table.patches > 1:
-        raise OptionError(
-            f"patches is {table.patches}, but training stores the values of a whole tile for the"
-            " way back: leave it out"
-        )
 
 
 def _check_stages(table: OptionTable) -> None:
@@ -138,11 +133,15 @@ def _check_halos(table: OptionTable) -> None:
     for name in ("halo_D2", "allow_gather"):
         if getattr(table, name) and not table.spatial_size:
             raise OptionError(f"{name} has no tiled stage to serve (spatial_size 0)")
-    if table.patches > 1 and (table.spatial_size, table.fused_layers) != (1, "all"):
+    if table.patches > 1 and table.spatial_size != 1:
         raise OptionError(
-            f"patches is {table.patches}, which needs one tiled stage (spatial_size is"
-            f" {table.spatial_size}) with halos fused over all of it: halo_D2 and fused_layers"
-            " all"
+            f"patches is {table.patches}, which needs one tiled stage, but spatial_size is"
+            f" {table.spatial_size}"
+        )
+    if table.patches > 1 and table.gems:
+        raise OptionError(
+            f"patches is {table.patches}, but with gems a rank is in two stages, of which one is"
+            " not tiled: leave one of the two out"
         )
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from ..errors import PlanError
 from ..ir.exchange import Exchange
 from ..ir.graph import Graph
 from ..ir.program import Program
-from ..ir.rank_plan import RankPlan
+from ..ir.rank_plan import Patches, RankPlan
 from ..ir.region import Tiling, in_patches, shape_text
 from ..ir.schedule import micro_batches
 from ..ir.tags import SUM
@@ -27,6 +28,10 @@ from .rank_places import RankPlaces
 from .rank_plans import rank_plan_of
 from .rank_programs import RankProgramBuilder
 from .stage import Stage
+
+
+class DependentPatches(PlanError):
+    """Patches need results of each other, so they cannot be computed one after another."""
 
 
 class Plan(RankPlaces):
@@ -49,7 +54,12 @@ class Plan(RankPlaces):
         The module that defines the network: ranks import it for its custom operators.
     patches
         Grid over the spatial axes that cuts each tile of the first stage into patches; a rank
-        computes one at a time.  Needs halos fused over all blocks.
+        computes one at a time.
+    patches_exchange
+        Whether patches exchange halos and figures, as ranks do.  If not, they must need nothing of
+        each other, and halos are fused over all blocks.
+    compiled
+        Whether `spnb.runtime.worker.Worker` runs the plan in inference: calls are then fused.
     schedule, recompute
         In training, to estimate memory: a key of `spnb.ir.schedule.SCHEDULES`, and whether values
         are computed again in the backward pass.
@@ -58,6 +68,10 @@ class Plan(RankPlaces):
 
     Attributes
     ----------
+    patches
+        The patches of each tile, as the argument.
+    finer
+        The plan whose ranks are the patches, if they exchange; else None.
     captured
         The network as it was captured; ``graph`` is the network that ranks run.
     extent
@@ -101,6 +115,8 @@ class Plan(RankPlaces):
         fused: int = 0,
         network_module: str | None = None,
         patches: Sequence[int] = (),
+        patches_exchange: bool = False,
+        compiled: bool = True,
         schedule: str = "1f1b",
         recompute: bool = False,
         replicas: int = 1,
@@ -109,10 +125,28 @@ class Plan(RankPlaces):
     ):
         self.captured, self.schedule, self.recompute = graph, schedule, recompute
         self.fused, self.network_module = fused, network_module
-        patches = tuple(patches or (1,) * (len(tilings[0].grid) - 1))
+        self.patches = tuple(patches or (1,) * (len(tilings[0].grid) - 1))
+        self.finer: Plan | None = None
+        patches = self.patches
+        if patches_exchange:
+            patches = (1,) * len(self.patches)
+            self.finer = Plan(
+                graph,
+                in_patches(tilings, self.patches),
+                blocks,
+                parts=parts,
+                fused=fused,
+                network_module=network_module,
+                compiled=False,
+                schedule=schedule,
+                replicas=replicas,
+                times=times,
+                overlapped=overlapped,
+            )
         cuts = in_patches(tilings, patches)
         graph = lowered(in_pieces(graph, cuts, blocks), cuts, blocks)
-        if not graph.training:
+        self.compiled = compiled and not graph.training
+        if self.compiled:
             graph = fuse_calls(graph, blocks)
         super().__init__(
             graph,
@@ -193,7 +227,7 @@ class Plan(RankPlaces):
             after, written = stage.nodes[stage.nodes.index(found[0]) :], self.captured.by_name
             labels = (written[node.name].label for node in after if node.name in written)
             label = next(labels, found[0].label)
-            raise PlanError(
+            raise DependentPatches(
                 f"stage {stage.index}, {label}: it needs what all patches compute of"
                 f" {extent} positions, but the {stage.num_patches} patches of a tile are computed"
                 " one by one: leave out patches, or let the tiled stage end before this layer"
@@ -229,7 +263,7 @@ class Plan(RankPlaces):
     def _rank_plan(self, plan_rank: int, replica: int) -> RankPlan:
         """The share of a rank of the plan, in the pipeline that is not mirrored."""
         stage, sizes = self.stage_of(plan_rank), self.micro_batch_sizes
-        return rank_plan_of(
+        found = rank_plan_of(
             network=self,
             stage=stage,
             rank=plan_rank,
@@ -240,6 +274,32 @@ class Plan(RankPlaces):
             programs={images: self.programs(plan_rank, images) for images in set(sizes)},
             network_module=self.network_module,
         )
+        if self.finer is None:
+            return found
+        patches = [patch for patch, owner in enumerate(self.owners) if owner == plan_rank]
+        each = tuple(self.finer._rank_plan(patch, replica) for patch in patches)
+        return replace(found, patches=Patches(each, self.owners))
+
+    @cached_property
+    def owners(self) -> tuple[int, ...]:
+        """For each rank of the finer plan, the rank of this plan that computes it as a patch.
+
+        Examples
+        --------
+        >>> spnb.plan(job.replace(patches=2)).owners  # patches of four tiles, and a whole image
+        (0, 0, 1, 1, 2, 2, 3, 3, 4)
+        """
+        found: list[int] = []
+        for stage, finer in zip(self.stages, self.finer.stages if self.finer else (), strict=True):
+            sizes = [
+                n // k for n, k in zip(finer.team.tiling.grid, stage.team.tiling.grid, strict=True)
+            ]
+            for patch in range(finer.team.tiling.num_tiles):
+                position = finer.team.tiling.coordinates(patch)
+                found.append(
+                    stage.team.rank_at([k // n for k, n in zip(position, sizes, strict=True)])
+                )
+        return tuple(found)
 
     def programs(self, rank: int, images: int) -> tuple[Program, ...]:
         """The programs that a rank runs for a micro-batch, in order.
@@ -274,6 +334,6 @@ class Plan(RankPlaces):
             regions=self._regions,
             # Without fused halos the value is exchanged, and the extra positions would have to be
             # cut off again.
-            widens=bool(self.fused) and not self.graph.training,
+            widens=bool(self.fused) and self.compiled,
         )
         return builder.programs()

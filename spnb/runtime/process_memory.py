@@ -77,8 +77,13 @@ def keep_blocks() -> None:
 def give_back() -> None:
     """Return unused memory to the system; that of the allocator too, if it is glibc's."""
     gc.collect()
-    if trim := _of_libc("malloc_trim"):
-        trim(0)
+    trim()
+
+
+def trim() -> None:
+    """Return the allocator's unused memory to the system, if it is glibc's."""
+    if malloc_trim := _of_libc("malloc_trim"):
+        malloc_trim(0)
 
 
 def _of_libc(name: str) -> Callable[..., Any] | None:

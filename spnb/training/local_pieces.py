@@ -144,4 +144,4 @@ def _micro_batches(
     for number in stage.pipeline.numbers:
         sizes = rank_plan.micro_batch_sizes
         for program in rank_plan.programs[sizes[number]]:
-            yield rank_plan, sum(sizes[:number]), program.steps
+            yield rank_plan, rank_plan.first_image(number), program.steps

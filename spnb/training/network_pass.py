@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from ..ir.node import Node
-from ..ir.program import Program, Receive, Segments
+from ..ir.program import Receive
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
 from ..rules.dropout import noise
@@ -154,17 +154,9 @@ class NetworkPass:
         sums: Mapping[str, torch.Tensor],
     ) -> list[Piece]:
         """Run a micro-batch forward; return the regions of the outputs that it computed."""
-        rank_plan = self.network.rank_plan
-        (program,) = rank_plan.programs[rank_plan.micro_batch_sizes[number]]
-        tape = self._latest = Tape(
-            rank_plan=rank_plan,
-            rules=self.network.stage.rules,
-            program=program,
-            weights=self.weights.every,
-            transport=self.network.stage.view(self.transport),
-            first_image=sum(rank_plan.micro_batch_sizes[:number]),
-            segments=self._segments(program, rank_plan.micro_batch_sizes[number]),
-        )
+        stage = self.network.stage
+        view = stage.view(self.transport)
+        tape = self._latest = Tape.of(stage, number, self.weights.every, view, self.recorded)
         with self._noise(number):
             tape.forward(
                 lambda value, region: given[value, region],
@@ -174,15 +166,9 @@ class NetworkPass:
             self._tapes.append((number, tape))
         return tape.pieces
 
-    def _segments(self, program: Program, images: int) -> Segments | None:
-        """What is computed again; without a backward pass nothing is held, as if that were all."""
-        if self.recorded:
-            return self.network.rank_plan.segments.get(images)
-        return Segments.whole(program)
-
     def _noise(self, number: int) -> AbstractContextManager[None]:
         sizes = self.network.rank_plan.micro_batch_sizes
-        return noise(self.seed, sum(sizes[:number]), sum(sizes))
+        return noise(self.seed, self.network.rank_plan.first_image(number), sum(sizes))
 
     def _record_statistics(
         self, sums: Mapping[str, torch.Tensor], number: int, node: Node, operands: Sequence[Any]
@@ -272,7 +258,7 @@ class NetworkPass:
     def _of_inputs(self, number: int, tape: Tape) -> dict[tuple[str, Region], torch.Tensor]:
         """The gradients of the regions of inputs that a micro-batch read."""
         rank_plan, found = self.network.rank_plan, {}
-        first_image = sum(rank_plan.micro_batch_sizes[:number])
+        first_image = rank_plan.first_image(number)
         for step in tape.program.steps:
             if isinstance(step, Receive) and step.kind == "input":
                 gradient = tape.values.gradients.get(step.value, [None])[0]

@@ -25,6 +25,7 @@ from ..transport.allreduce import AllReduce
 from .loss_scale import LossScale
 from .loss_shares import LossShares, Wanted
 from .losses import Loss
+from .patched_tape import PatchedTape, tape_of
 from .reducer import Reducer, buckets_of, completed_by_step
 from .running_stats import RunningStats
 from .step_weights import StepWeights
@@ -103,7 +104,7 @@ class TrainingWorker:
         self.device = device
         self.loss_scale = LossScale() if rank_plan.dtype == torch.float16 else None
         self.stages = pipeline_stages_of(rank_plan)
-        rank_plans = rank_plan.with_mirror
+        rank_plans = [each.computed for each in rank_plan.with_mirror]
         self.weights = {name: tensor.to(device, copy=True) for name, tensor in weights.items()}
         self.parameters = {
             name: tensor.requires_grad_()
@@ -113,12 +114,12 @@ class TrainingWorker:
         self.passes = in_turns(SCHEDULES[schedule], rank_plan.num_stages, turns_in(self.stages))
         self.running_stats = RunningStats(rank_plans)
         self.buckets = buckets_of(
-            shared=(each for rank_plan in rank_plans for each in rank_plan.shared),
+            shared=(each for image in rank_plan.with_mirror for each in image.shared),
             parameters=self.parameters,
             running_stats=self.running_stats.moves,
             weights=self.weights,
         )
-        self._tapes: dict[int, Tape] = {}  # by micro-batch, between its two passes
+        self._tapes: dict[int, Tape | PatchedTape] = {}  # by micro-batch, between its two passes
 
     def step(self, read: Read, wanted: Wanted, seed: int = 0) -> Step:
         """Run forward and backward over the batch; then each parameter has its gradient.
@@ -184,7 +185,7 @@ class TrainingWorker:
         return StepWeights.of(
             weights=self.weights,
             parameters=self.parameters,
-            rank_plans=[stage.rank_plan for stage in self.stages],
+            rank_plans=[stage.rank_plan.computed for stage in self.stages],
             dtype=self.rank_plan.dtype,
         )
 
@@ -240,16 +241,8 @@ class _Passes:
 
     def forward(self, stage: PipelineStage, micro_batch: int) -> None:
         """Run a micro-batch forward, and add its share of the loss."""
-        (program,) = stage.rank_plan.programs[self.sizes[micro_batch]]
-        tape = self.tapes[micro_batch] = Tape(
-            rank_plan=stage.rank_plan,
-            rules=stage.rules,
-            program=program,
-            weights=self.weights.every,
-            transport=stage.view(self.worker.transport),
-            first_image=sum(self.sizes[:micro_batch]),
-            segments=stage.rank_plan.segments.get(self.sizes[micro_batch]),
-        )
+        view = stage.view(self.worker.transport)
+        tape = self.tapes[micro_batch] = tape_of(stage, micro_batch, self.weights.every, view)
         with self._dropout(micro_batch):
             tape.forward(self.read, partial(self._record_stats, stage, micro_batch))
         of_batch = self.sizes[micro_batch] / sum(self.sizes)
@@ -267,14 +260,15 @@ class _Passes:
         del self.tapes[micro_batch]
 
     def _dropout(self, micro_batch: int) -> AbstractContextManager[None]:
-        return noise(self.seed, sum(self.sizes[:micro_batch]), sum(self.sizes))
+        first_image = self.worker.rank_plan.first_image(micro_batch)
+        return noise(self.seed, first_image, sum(self.sizes))
 
     def _record_stats(
         self, stage: PipelineStage, micro_batch: int, node: Node, operands: Sequence[Any]
     ) -> None:
         if stage.records_statistics:
             self.worker.running_stats.record(
-                node, operands, stage.rank_plan, micro_batch, self.reducer.sums
+                node, operands, stage.rank_plan.computed, micro_batch, self.reducer.sums
             )
 
     def _add(self, name: str, gradient: torch.Tensor) -> None:

@@ -35,6 +35,7 @@ from ..ir.region import Region
 from ..ir.tags import backward
 from ..rules import Rule
 from ..runtime.halo_tile import HaloTile, in_order, message, nothing, packed
+from ..runtime.pipeline_stage import PipelineStage
 from ..runtime.state import Piece, Read
 from ..transport import Arrival, Messages
 from .recorded_call import RecordedCall, entering
@@ -72,8 +73,8 @@ class Tape:
         The regions of the network's outputs that this rank computed.
     values
         The values that it holds, and their gradients.
-    at
-        The operation that it is at, for the message of an error.
+    at, layer
+        The operation that it is at, for the message of an error; and the path of its latest layer.
     """
 
     def __init__(
@@ -91,12 +92,47 @@ class Tape:
         self.transport, self.first_image = transport, first_image
         self.segments, self.store = segments or Segments(), store or InMemory()
         self.pieces: list[Piece] = []
-        self.at = "start"
+        self.at, self.layer = "start", ""
         self.values = TapedValues()
         self._calls: dict[str, RecordedCall] = {}
         self._own: dict[int, Region] = {}  # the region that the rank had before a receiving step
         self._held: dict[int, HeldValues] = {}  # by the first step of a segment
         self._arrived: dict[int, list[Any]] = {}  # by receiving step of a segment
+
+    @classmethod
+    def of(
+        cls,
+        stage: PipelineStage,
+        number: int,
+        weights: Mapping[str, torch.Tensor],
+        transport: Messages,
+        recorded: bool = True,
+    ) -> Tape:
+        """The tape of a micro-batch on a rank.
+
+        Parameters
+        ----------
+        stage
+            The stage that the rank works in.
+        number
+            Number of the micro-batch.
+        weights, transport
+            As above.
+        recorded
+            Whether a backward pass may follow.
+        """
+        rank_plan = stage.rank_plan
+        images = rank_plan.micro_batch_sizes[number]
+        (program,) = rank_plan.programs[images]
+        return cls(
+            rank_plan=rank_plan,
+            rules=stage.rules,
+            program=program,
+            weights=weights,
+            transport=transport,
+            first_image=rank_plan.first_image(number),
+            segments=rank_plan.segments.get(images) if recorded else Segments.dropped(program),
+        )
 
     # --- forward ----------------------------------------------------------------------------
 
@@ -126,7 +162,7 @@ class Tape:
         for number, step in enumerate(self.program.steps):
             if number in self.segments.starts:
                 self._held[number] = self.values.held(self.store)
-            again = self.segments.of(number) is not None
+            again = number < self.segments.stop
             if isinstance(step, Compute):
                 self._compute(step, computed, recorded=not again)
             elif isinstance(step, Send):
@@ -136,11 +172,11 @@ class Tape:
                 if arrivals:
                     yield arrivals
                 self._assemble(number, step, arrived)
-                if again:
+                if again and self.segments.starts:
                     self._arrived[number] = [self.store.put(piece) for piece in arrived]
             elif isinstance(step, Free):
                 self.values.free(step.values)
-        if self.segments.starts:
+        if self.segments.stop:
             self.values.free_all()
 
     def _record_again(self, first: int, stop: int) -> None:
@@ -160,7 +196,7 @@ class Tape:
         self, step: Compute, computed: Callable[[Node, Sequence[Any]], None], recorded: bool
     ) -> None:
         node, rule = self.rank_plan.nodes[step.node], self.rules[step.node]
-        self.at = node.label
+        self.at, self.layer = node.label, node.path
         if step.region.empty:
             self.values.hold(node.name, step.region, nothing(node, step.region))
             return

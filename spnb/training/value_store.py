@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+import os
+import tempfile
 import weakref
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 SMALLEST = 1 << 16
-"""Bytes of the smallest tensor that is written to a file; a file costs more than it saves."""
+"""Bytes of the smallest tensor that is written; a smaller one takes longer than it saves."""
 
 
 class Store(Protocol):
@@ -39,42 +40,40 @@ class InMemory:
 
 @dataclass(frozen=True, eq=False)
 class OnDisk:
-    """A tensor in a file, which is deleted with this object.
+    """A tensor in a file; its part of the file is free again when this object is gone.
 
     Attributes
     ----------
-    path
-        The file.
-    shape, stride, dtype
+    offset, size
+        Its bytes in the file.
+    shape, stride, dtype, device
         Those of the tensor.
     """
 
-    path: Path
+    offset: int
+    size: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
-
-    def __post_init__(self) -> None:
-        weakref.finalize(self, self.path.unlink, missing_ok=True)
+    device: torch.device
 
 
 class DiskStore:
-    """Keeps large tensors in files, each written once, however often it is put away.
+    """Keeps large tensors in a file without a name, which ends with the process.
 
-    Parameters
-    ----------
-    folder
-        An existing folder for the files.
+    Each tensor is written once, however often it is put away.  The file is in the folder of
+    temporary files (``TMPDIR``).
 
     Attributes
     ----------
-    bytes, most_bytes
-        Bytes in files now, and the most so far.
+    size
+        Bytes of the file.
     """
 
-    def __init__(self, folder: Path):
-        self.folder, self.bytes, self.most_bytes = folder, 0, 0
-        self._numbers = itertools.count()
+    def __init__(self) -> None:
+        self.size = 0
+        self._file = tempfile.TemporaryFile(prefix="spnb-")  # noqa: SIM115 (closed with the store)
+        self._free: dict[int, list[int]] = defaultdict(list)  # offsets by size
         self._known: dict[int, tuple[Callable[[], Any], OnDisk]] = {}  # by the tensor's identity
 
     def put(self, tensor: Any) -> Any:
@@ -88,8 +87,15 @@ class DiskStore:
     def take(self, kept: Any) -> Any:
         if not isinstance(kept, OnDisk):
             return kept
-        memory = torch.from_numpy(np.fromfile(kept.path, dtype=np.uint8))
-        tensor = memory.view(kept.dtype).as_strided(kept.shape, kept.stride)
+        memory = np.empty(kept.size, dtype=np.uint8)
+        done = 0
+        while done < kept.size:
+            found = os.preadv(self._file.fileno(), [memory[done:].data], kept.offset + done)
+            if not found:
+                raise OSError("the file of values that wait on disk has become shorter")
+            done += found
+        tensor = torch.from_numpy(memory).view(kept.dtype).as_strided(kept.shape, kept.stride)
+        tensor = tensor.to(kept.device)
         self._remember(tensor, kept)
         return tensor
 
@@ -100,18 +106,23 @@ class DiskStore:
         return kept
 
     def _write(self, tensor: torch.Tensor) -> OnDisk:
-        dense = _dense(tensor)
-        path = self.folder / f"{next(self._numbers)}.tensor"
-        memory = dense.as_strided((dense.numel(),), (1,)).view(torch.uint8)
-        memory.numpy().tofile(path)
-        kept = OnDisk(path, tuple(dense.shape), dense.stride(), dense.dtype)
-        self.bytes += dense.nbytes
-        self.most_bytes = max(self.bytes, self.most_bytes)
-        weakref.finalize(kept, self._deleted, dense.nbytes)
+        dense = _dense(tensor.cpu())
+        memory = dense.as_strided((dense.numel(),), (1,)).view(torch.uint8).numpy()
+        offset, done = self._place(dense.nbytes), 0
+        while done < dense.nbytes:
+            done += os.pwrite(self._file.fileno(), memory[done:].data, offset + done)
+        kept = OnDisk(
+            offset, dense.nbytes, tuple(dense.shape), dense.stride(), dense.dtype, tensor.device
+        )
+        weakref.finalize(kept, self._free[dense.nbytes].append, offset)
         return kept
 
-    def _deleted(self, size: int) -> None:
-        self.bytes -= size
+    def _place(self, size: int) -> int:
+        """A free part of the file; the file grows if it has none of this size."""
+        if self._free[size]:
+            return self._free[size].pop()
+        self.size += size
+        return self.size - size
 
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:

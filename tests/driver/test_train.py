@@ -72,6 +72,7 @@ SPLITS = {
     "five": {},
     "nine": {"split_size": 3, "spatial_size": 2, "schedule": "gpipe"},
     "replicas": {"parts": 1, "replicas": 2},
+    "patches": {"split_size": 1, "num_spatial_parts": 2, "patches": 4},
     "gems": {"parts": 1, "gems": True},
     "gloo": {"parts": 1, "gems": True, "backend": "gloo"},
 }

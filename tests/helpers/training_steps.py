@@ -69,7 +69,10 @@ def train(plan, net, x, target, loss="mse", steps=3, rate=0.1, schedule="1f1b", 
 
 
 def check(net, x, target, tilings, parts=1, fused=0, loss="mse", balance=None, **options):
-    copies = {n: options.pop(n) for n in ("replicas", "times", "overlapped") if n in options}
+    of_plan = ("replicas", "times", "overlapped", "patches", "patches_exchange", "schedule")
+    copies = {name: options.pop(name) for name in of_plan if name in options}
+    if "schedule" in copies:
+        options["schedule"] = copies["schedule"]
     plan = planned(net, tuple(x.shape), tilings, parts, fused, balance, x.dtype, **copies)
     steps = options.get("steps", 3)
     reference = copy.deepcopy(net).train()

@@ -50,13 +50,10 @@ def test_options_that_training_does_not_take_are_refused():
         ({"fused_layers": 0, "halo_D2": True}, "fused_layers is 0: use 1 or more, or all"),
         ({"patches": 0}, "patches is 0, but must be at least 1"),
         (
-            {"patches": 4},
-            "patches is 4, which needs one tiled stage (spatial_size is 1)",
+            {"patches": 4, "spatial_size": 2},
+            "patches is 4, which needs one tiled stage, but spatial_size is 2",
         ),
-        (
-            {"patches": 4, "halo_D2": True, "fused_layers": "all", "spatial_size": 2},
-            "which needs one tiled stage (spatial_size is 2)",
-        ),
+        ({"patches": 4, "gems": True}, "patches is 4, but with gems a rank is in two stages"),
         ({"num_filters": 64}, "num_filters is for amoebanet: leave it out"),
     ],
     ids=str,

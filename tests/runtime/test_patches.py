@@ -11,7 +11,8 @@ from running import assert_equal, planned, run
 from torch import nn
 
 import spnb
-from spnb.analysis.memory import activation_bytes
+from spnb.analysis.memory import activation_bytes, held_value_bytes
+from spnb.analysis.patched_memory import disk_bytes
 from spnb.analysis.traffic import totals
 from spnb.errors import CaptureError, PlanError
 from spnb.ir.program import Compute, Keep, Receive
@@ -129,30 +130,47 @@ def test_a_card_and_a_picture_show_the_patches():
     assert "patches" not in str(spnb.plan(local(2)))
 
 
-@pytest.mark.parametrize(
-    ("layer", "message"),
-    [
-        (nn.GroupNorm(2, 4), "stage 0, 1 (group_norm): it needs what all patches compute of 32×32"),
-        (nn.AdaptiveAvgPool2d(1), "stage 0, 1 (adaptive_avg_pool2d): it needs what all patches"),
-    ],
-    ids=["group norm", "pooling"],
-)
-def test_refuses_what_needs_other_patches(layer, message):
-    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), layer)
-    job = spnb.Job(net, image_size=32, batch_size=1, split_size=1, num_spatial_parts=1, **FUSED)
-    spnb.plan(job)
-    with pytest.raises(PlanError) as caught:
-        spnb.plan(job.replace(patches=4))
-    assert message in str(caught.value)
-    assert "one by one: leave out patches, or let the tiled stage end before" in str(caught.value)
+class Excited(nn.Module):
+    """Weights of channels that are figures of the whole image."""
+
+    def __init__(self):
+        super().__init__()
+        self.weighs = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 4, 1), nn.Sigmoid())
+
+    def forward(self, x):
+        return x * self.weighs(x)
 
 
-def test_refuses_a_gather_and_more_patches_than_pixels():
+@pytest.mark.parametrize("options", [{}, FUSED, {"batch_size": 3, "parts": 2}], ids=str)
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_patches_that_need_each_other_exchange_halos_and_figures(options, tiles):
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
+        *(Excited(), nn.Conv2d(4, 4, 5, padding=2)),
+    )
+    options = {"image_size": "41x32", "batch_size": 1, "split_size": 1} | options
+    job = spnb.Job(randomize(net), num_spatial_parts=tiles, precision="fp64", patches=6, **options)
+    plan = spnb.plan(job)
+    assert "in turns; they exchange halos and figures of the image" in str(plan)
+    result = spnb.InProcess(plan).infer()
+    assert result.check().passed
+    turns = result.timings.query("what == 'patch' and kind == 'compute'")
+    assert len(turns) >= 6 * tiles * plan.job.parts
+
+
+def test_patches_in_turns_take_the_memory_of_one():
+    net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.Conv2d(16, 1, 3))
+    job = spnb.Job(net, image_size=1024, batch_size=1, split_size=1, num_spatial_parts=1)
+    for training in (False, True):
+        whole, patched = (spnb.plan(job.replace(patches=n), training=training) for n in (1, 16))
+        assert held_value_bytes(patched, 0) < held_value_bytes(whole, 0) / 4
+        assert disk_bytes(patched, 0) > 16 * 4 * 1024**2
+
+
+def test_a_gather_is_for_every_patch_and_more_patches_than_pixels_are_refused():
     sorting = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Sorted())
     job = spnb.Job(sorting, image_size=16, batch_size=1, split_size=1, **FUSED, allow_gather=True)
-    spnb.plan(job)
-    with pytest.raises(PlanError, match=r"1 \(sort\): it needs what all patches compute of 16×16"):
-        spnb.plan(job.replace(patches=4))
+    assert spnb.InProcess(spnb.plan(job.replace(patches=4))).infer().check().passed
     with pytest.raises(PlanError, match=r"16×16 pixels cannot be cut into 32×32 patches"):
         spnb.plan(job.replace(patches=256))
 
