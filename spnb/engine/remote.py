@@ -17,7 +17,7 @@ import torch
 
 from ..io.stage_weights import read_weights
 from ..ir.rank_plan import RankPlan
-from ..runtime.process_memory import give_back, keep_blocks
+from ..runtime.process_memory import IN_INFERENCE, give_back, keep_blocks
 from .here import here
 from .service import Answer, Call, answer_of
 
@@ -89,6 +89,7 @@ def load(
     give_back()
     if rank_plan is None:
         return
+    keep_blocks() if rank_plan.training else keep_blocks(below=IN_INFERENCE)
     transport = _connected()
     transport.num_ranks = rank_plan.num_ranks
     share_cores(rank_plan, ranks_here)

@@ -3,6 +3,8 @@
 A `Plan` holds the stages, each with a team of ranks in a grid, and the exchanges between them.
 The share of one rank is derived on demand (`Plan.rank_plan`), so a plan for thousands of ranks
 takes seconds and little memory, and each rank is sent its own share only.
+
+The module is longer than others since every public member has an example.
 """
 
 from __future__ import annotations

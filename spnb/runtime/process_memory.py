@@ -15,6 +15,10 @@ import torch
 from ..kernels.devices import CPU
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
+IN_INFERENCE = 2**24
+"""Bytes of blocks that are returned in inference: few are left once results have planned places,
+and the heap would have a hole for each of their sizes.  In training there are many."""
+
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -55,19 +59,22 @@ def peak_bytes(device: torch.device = CPU) -> int:
     return _status("VmHWM") or _peak_ever()
 
 
-def keep_blocks() -> None:
+def keep_blocks(below: int = 2**31 - 1) -> None:
     """Let glibc's allocator keep large blocks of memory from one operation to the next.
 
     By default it returns each block to the system.  The system then maps the memory of every new
-    activation page by page again, which takes longer than to compute the activation.  Blocks of
-    16 MiB or more are returned all the same: few are left once results have planned places, and
-    the heap would have a hole for each of their sizes.
+    activation page by page again, which takes longer than to compute the activation.
+
+    Parameters
+    ----------
+    below
+        Blocks of so many bytes or more are returned all the same.
     """
     mallopt = _of_libc("mallopt")
     if mallopt is None:
         return
     for parameter, value in (
-        (_MMAP_THRESHOLD, 2**24),
+        (_MMAP_THRESHOLD, below),
         (_TRIM_THRESHOLD, -1),
         (_TOP_PAD, 2**26),
     ):

@@ -18,6 +18,8 @@ processor and its memory: a tape that waits puts its values into a store.
 
 The backward pass waits for its messages in the reverse order of the forward pass.  In the order of
 the forward pass no two ranks wait for each other; so they do not in the reverse order either.
+
+The module is longer than others since each step and its reverse are read side by side.
 """
 
 from __future__ import annotations

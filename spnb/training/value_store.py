@@ -109,8 +109,15 @@ class DiskStore:
         dense = _dense(tensor.cpu())
         memory = dense.as_strided((dense.numel(),), (1,)).view(torch.uint8).numpy()
         offset, done = self._place(dense.nbytes), 0
-        while done < dense.nbytes:
-            done += os.pwrite(self._file.fileno(), memory[done:].data, offset + done)
+        try:
+            while done < dense.nbytes:
+                done += os.pwrite(self._file.fileno(), memory[done:].data, offset + done)
+        except OSError as error:
+            raise RuntimeError(
+                f"{error.strerror}: values of patches wait in {tempfile.gettempdir()}, which took"
+                f" {self.size / 2**30:.3g} GiB; set TMPDIR to a folder with more room, or use"
+                " more ranks"
+            ) from error
         kept = OnDisk(
             offset, dense.nbytes, tuple(dense.shape), dense.stride(), dense.dtype, tensor.device
         )
