@@ -183,16 +183,15 @@ class Tape:
 
     def _record_again(self, first: int, stop: int) -> None:
         """Run a segment once more, from the values held at its beginning; nothing is sent."""
-        self.values.hold_again(self._held.pop(first), self.store)
-        for number, step in enumerate(self.program.steps[first:stop], first):
-            if isinstance(step, Compute):
-                self._compute(step, lambda node, operands: None, recorded=True)
-            elif isinstance(step, Receive):
-                arrived = [self.store.take(piece) for piece in self._arrived.pop(number)]
-                self._assemble(number, step, arrived)
-            elif isinstance(step, Free):
-                self.values.free(step.values)
-        self.values.free_all()
+        with self.values.held_again(self._held.pop(first), self.store):
+            for number, step in enumerate(self.program.steps[first:stop], first):
+                if isinstance(step, Compute):
+                    self._compute(step, lambda node, operands: None, recorded=True)
+                elif isinstance(step, Receive):
+                    arrived = [self.store.take(piece) for piece in self._arrived.pop(number)]
+                    self._assemble(number, step, arrived)
+                elif isinstance(step, Free):
+                    self.values.free(step.values)
 
     def _compute(
         self, step: Compute, computed: Callable[[Node, Sequence[Any]], None], recorded: bool

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +22,11 @@ Gradient = list[torch.Tensor | None]
 
 @dataclass(frozen=True)
 class HeldValues:
-    """Values in a store, and the regions that their tensors cover."""
+    """Values in a store, the regions that their tensors cover, and all values' regions then."""
 
     tensors: Mapping[str, Any]
     covered: Mapping[str, Region]
+    regions: Mapping[str, Region]
 
 
 def _each(function: Callable[[Any], Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,12 +125,22 @@ class TapedValues:
 
     def held(self, store: Store) -> HeldValues:
         """All values that are held now, in a store."""
-        return HeldValues(_each(store.put, self._tensors), dict(self._covered))
+        tensors = _each(store.put, self._tensors)
+        return HeldValues(tensors, dict(self._covered), dict(self.regions))
 
-    def hold_again(self, held: HeldValues, store: Store) -> None:
-        """Hold the values that were held once, and no others."""
+    @contextmanager
+    def held_again(self, held: HeldValues, store: Store) -> Iterator[None]:
+        """A context with the values that were held once, and no others.
+
+        The gradients that are there belong to the regions of now, so these come back at its end.
+        """
         self.free_all()
+        regions, shapes = self.regions, dict(self._shapes)
         self._tensors, self._covered = _each(store.take, held.tensors), dict(held.covered)
+        self.regions = dict(held.regions)
+        yield
+        self.free_all()
+        self.regions, self._shapes = regions, shapes
 
     def put_away(self, store: Store) -> None:
         """Put all values, and the gradients, into a store; only `take_back` may follow."""
