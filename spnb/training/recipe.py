@@ -62,7 +62,7 @@ class Recipe:
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch.
 
-        >>> round(Recipe("mse", "sgd", 0.1, 0.0, 0.5, "1f1b", 0, False).rate(2), 3)
+        >>> round(Recipe("mse", "sgd", 0.1, 0.0, 0.5, "1f1b", 0).rate(2), 3)
         0.025
         """
         return self.learning_rate * self.learning_rate_decay**epoch
