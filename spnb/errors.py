@@ -26,6 +26,10 @@ class DatasetError(ValueError):
     """A folder or a file of examples cannot be used; the message names it."""
 
 
+class WriteError(OSError):
+    """A file cannot be written; the message names it and the cause."""
+
+
 class DeviceError(RuntimeError):
     """The device that a rank should compute on is missing."""
 

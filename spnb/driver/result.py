@@ -19,7 +19,7 @@ from ..io.tensors import read_tensor
 from ..io.writers import Store
 from ..ir.axes import Axes as ValueAxes
 from ..ir.cost import CORE
-from ..ir.node import Ref, Weight
+from ..ir.node import Weight
 from ..ir.region import Region
 from ..ir.weights import tensors_of
 from ..job.job_plan import JobPlan
@@ -28,6 +28,7 @@ from ..kernels.half_conv import convolving
 from ..runtime.state import Piece
 from .check import TOLERANCES, Check, compared
 from .run_record import RunRecord
+from .saved_outputs import files_read, named_outputs, store_of, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,6 +106,8 @@ class Result(RunRecord):
     ) -> Path:
         """Write an output to a file, by region: each rank writes its own tile.
 
+        The file is written beside the path, and moved there when it is complete.
+
         Parameters
         ----------
         path
@@ -113,7 +116,7 @@ class Result(RunRecord):
         output
             The number or key of an output, where the network returns several.
         overwrite
-            Whether a file that exists may be replaced.
+            Whether an array that exists may be replaced; anything else never is.
 
         Returns
         -------
@@ -123,9 +126,12 @@ class Result(RunRecord):
         Raises
         ------
         ValueError
-            If the format is unknown, or there are several outputs and none is named.
+            If the format is unknown, if there are several outputs and none is named, or if the run
+            reads the file.
         FileExistsError
-            If the file exists, and ``overwrite`` is False.
+            If there is an array, and ``overwrite`` is False, or anything else.
+        WriteError
+            If the file cannot be written.
 
         Examples
         --------
@@ -135,24 +141,13 @@ class Result(RunRecord):
         ...     np.load(result.save(f"{folder}/scores.npy")).shape
         (1, 10)
         """
-        graph, value = self.plan.graph, self._value_of(output)
-        store = Store(Path(path).absolute(), graph.axes[value], graph.dtype_of(value))
-        store.create(overwrite)
+        value = value_of(self.plan.graph, output)
+        store = store_of(self.plan.graph, path, output)
+        store.require(overwrite, files_read(self.plan.job, self.sources))
         makers = self.plan.replicas.everywhere(self.plan.maker_of(value).team.ranks)
-        self._save(makers, value, store)
+        with store.created() as created:
+            self._save(makers, value, created)
         return store.path
-
-    def _value_of(self, output: int | str | None) -> str:
-        """The value of an output; None for the only one."""
-        named = self.named_outputs
-        if output is None and len(named) == 1:
-            output = 0
-        known: dict[int | str, str] = dict([*named.items(), *enumerate(named.values())])
-        found = None if output is None else known.get(output)
-        if found is None:
-            given = "" if output is None else f"there is no output {output!r}: "
-            raise ValueError(f"{given}say which of {len(named)} outputs: {', '.join(named)}")
-        return found
 
     @cached_property
     def named_outputs(self) -> dict[str, str]:
@@ -163,13 +158,7 @@ class Result(RunRecord):
         >>> list(result.named_outputs)
         ['output']
         """
-        leaves = self.plan.graph.structure.unflatten(self.plan.graph.returned)
-        found = {}
-        for keys, leaf in pytree.tree_flatten_with_path(leaves)[0]:
-            if isinstance(leaf, Ref):
-                name = ".".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in keys)
-                found[name or "output"] = leaf.value
-        return found
+        return named_outputs(self.plan.graph)
 
     @cached_property
     def untiled_output(self) -> Any:
@@ -259,7 +248,7 @@ class Result(RunRecord):
         >>> "within" in result.plot_difference().get_title()
         True
         """
-        value = self._value_of(output)
+        value = value_of(self.plan.graph, output)
         number = [getattr(leaf, "value", None) for leaf in self.plan.graph.returned].index(value)
         tiled, untiled = (
             pytree.tree_leaves(whole)[number] for whole in (self.output, self.untiled_output)

@@ -176,7 +176,7 @@ def _fitted(source: Source, fit: _Wanted) -> ArraySource:
         )
     fit.refuse_other(name, own)
     assert isinstance(source, ArraySource), "others are refused above"
-    return ArraySource(resized(source, size), f"{name} resized from {shown}")
+    return ArraySource(resized(source, size), f"{name} resized from {shown}", source.path)
 
 
 def _open_path(path: str | Path, wanted: _Wanted) -> Source:

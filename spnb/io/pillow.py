@@ -77,7 +77,7 @@ def read_whole(
         opened = Image.open(path)
     with opened as image:
         refuse((image.height, image.width))
-        return ArraySource(_array_of(image, path, channels), name)
+        return ArraySource(_array_of(image, path, channels), name, path)
 
 
 def _array_of(image: Image.Image, path: str, channels: int) -> np.ndarray:

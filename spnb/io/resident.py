@@ -74,4 +74,4 @@ def _in_file(source: ArraySource, folder: Path) -> FileSource:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".npy", delete=False) as file:
         np.save(file, np.ascontiguousarray(source.array))
-    return FileSource(file.name, source.name)
+    return FileSource(file.name, source.name, origin=source.path)

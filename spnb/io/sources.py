@@ -75,6 +75,18 @@ class Source(Protocol):
         ...
 
 
+def file_of(source: Source) -> str:
+    """The file that a source reads, or was read from; empty for none.
+
+    >>> file_of(SyntheticSource((1, 3, 8, 8)))
+    ''
+    """
+    inner = getattr(source, "source", None)
+    if inner is not None:
+        return file_of(inner)
+    return getattr(source, "origin", "") or getattr(source, "path", "")
+
+
 def read_as(source: Source, region: Region, dtype: DTypeLike) -> np.ndarray:
     """Read a region in float32 or, for a network in double precision, in float64.
 
@@ -100,6 +112,7 @@ class ArraySource:
 
     array: np.ndarray = field(repr=False)
     name: str = "array"
+    path: str = ""  # of the file that it was decoded from, if any
 
     def __post_init__(self) -> None:
         self.array = as_numpy(self.array)
@@ -118,12 +131,14 @@ class ArraySource:
 class FileSource:
     """A ``.npy`` file, mapped for each read, so that only the region's pages are read.
 
-    ``layout`` is the layout of its axes: see `spnb.io.layout`.
+    ``layout`` is the layout of its axes: see `spnb.io.layout`.  ``origin`` is the image file that
+    this file was decoded from, if any.
     """
 
     path: str
     name: str = ""
     layout: str = ""
+    origin: str = ""
 
     def __post_init__(self) -> None:
         self.path, self.name = located(self.path), self.name or Path(self.path).name

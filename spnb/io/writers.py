@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from ..ir.exchange import Spans
 from ..ir.region import Region
 from .files import mapped
 from .formats import check_suffix
+from .outputs import refuse_loss
+from .replacing import replacing, writing
+from .targets import refuse_unwritable
 from .tiff import MASK
 
 CHUNK = 256
@@ -33,11 +37,14 @@ class Store:
         Axes of the output; ``axes.shape`` is the shape of the file.
     dtype
         Type of the output's elements; bfloat16, which no format has, is written as float32.
+    new
+        The file beside the path that ranks write meanwhile.
     """
 
     path: Path
     axes: Axes
     dtype: torch.dtype
+    new: Path | None = None
 
     @property
     def numpy_dtype(self) -> np.dtype:
@@ -48,42 +55,65 @@ class Store:
             return np.dtype(np.uint8)  # a TIFF of single bits cannot be mapped
         return torch.empty(0, dtype=self.dtype).numpy().dtype
 
-    def create(self, overwrite: bool = False) -> None:
-        """Make the file in its full size; elements that are not written are zero.
+    def require(self, overwrite: bool = False, inputs: Iterable[str | Path] = ()) -> None:
+        """Refuse a file that cannot be written, or in whose place something would be lost.
+
+        Parameters
+        ----------
+        overwrite
+            Whether an array at the path may be replaced.
+        inputs
+            Files that the run reads.
 
         Raises
         ------
-        FileExistsError
-            If the file exists and ``overwrite`` is False.
         ValueError
-            For another suffix than ``.npy``, ``.tif``, ``.tiff`` or ``.zarr``.
+            If no file can be made there: for its suffix, its folder, or the output's layout; or if
+            an input is there.
+        FileExistsError
+            If there is an array and ``overwrite`` is False, or anything else.
         """
-        suffix, shape = self.path.suffix, self.axes.shape
         check_suffix(self.path)
-        if self.path.exists():
-            if not overwrite:
-                raise FileExistsError(f"{self.path} exists: pass overwrite=True to replace it")
-            shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if suffix == ".npy":
-            np.lib.format.open_memmap(self.path, "w+", self.numpy_dtype, shape)
-        elif suffix == ".zarr":
+        if self.path.suffix == ".zarr" and any(len(factors) > 1 for factors in self.axes.dims):
+            raise ValueError(
+                f"an output of shape {self.axes.shape}, one dimension of which holds several axes"
+                " of the image, has no chunks that tiles could own: save it as .npy"
+            )
+        refuse_loss(self.path, overwrite, inputs)
+        kind = "a folder" if self.path.suffix == ".zarr" else "a file"
+        refuse_unwritable(self.path, "output", kind)
+
+    @contextmanager
+    def created(self) -> Iterator[Store]:
+        """Make the file in its full size for a block, in which ranks write all regions.
+
+        It lies beside the path, and takes the path's place when the block ends without an error.
+
+        Yields
+        ------
+        Store
+            What ranks write to.
+        """
+        with replacing(self.path) as new:
+            with writing(self.path):
+                self._make(new)
+            yield replace(self, new=new)
+
+    def _make(self, file: Path) -> None:
+        """Make a file in its full size; elements that are not written are zero."""
+        shape = self.axes.shape
+        if file.suffix == ".npy":
+            np.lib.format.open_memmap(file, "w+", self.numpy_dtype, shape)
+        elif file.suffix == ".zarr":
             import zarr
 
-            if any(len(factors) > 1 for factors in self.axes.dims):
-                raise ValueError(
-                    f"an output of shape {shape}, one dimension of which holds several axes of the"
-                    " image, has no chunks that tiles could own: save it as .npy"
-                )
-            zarr.create_array(
-                str(self.path), shape=shape, chunks=self.chunks, dtype=self.numpy_dtype
-            )
+            zarr.create_array(str(file), shape=shape, chunks=self.chunks, dtype=self.numpy_dtype)
         else:
             from tifffile import memmap
 
             size = math.prod(shape) * self.numpy_dtype.itemsize
             memmap(
-                self.path,
+                file,
                 shape=shape,
                 dtype=self.numpy_dtype,
                 photometric="minisblack",
@@ -93,18 +123,24 @@ class Store:
 
     def write(self, region: Region, piece: torch.Tensor) -> None:
         """Write the piece that covers a region; in a zarr, one of the regions of `spans`."""
+        assert self.new is not None, "regions are written in the block of `created`"
         values = piece.to(torch.from_numpy(np.empty(0, self.numpy_dtype)).dtype)
-        if self.path.suffix == ".zarr":
+        with writing(self.path):
+            self._write(self.new, region, values)
+
+    def _write(self, file: Path, region: Region, values: torch.Tensor) -> None:
+        """Write values of the file's type."""
+        if file.suffix == ".zarr":
             import zarr
 
-            zarr.open_array(str(self.path), mode="r+")[self.axes.index(region)] = values.numpy()
+            zarr.open_array(str(file), mode="r+")[self.axes.index(region)] = values.numpy()
             return
-        if self.path.suffix == ".npy":
-            target = mapped(self.path, "r+")
+        if file.suffix == ".npy":
+            target = mapped(file, "r+")
         else:
             from tifffile import memmap
 
-            target = memmap(self.path, mode="r+")
+            target = memmap(file, mode="r+")
         whole = torch.from_numpy(target.reshape(self.axes.shape))
         self.axes.put(whole, Region.whole(self.axes.extent), region, values)
         target.flush()

@@ -18,8 +18,8 @@ from . import flags
 from .flags import BAD_INPUT
 from .measuring_flags import add_measuring_flags
 
-FAILED = (RankError, PeerFailed, WaitTimeout, RuntimeError)
-"""Errors of a run; the message names rank, stage and layer, and no traceback is shown."""
+FAILED = (RankError, PeerFailed, WaitTimeout, RuntimeError, OSError)
+"""Errors of a run; the message names rank, stage and layer, or a file, without a traceback."""
 
 VERBS = {
     "plan": "show stages, tiles, messages, bytes and memory; no rank is started",
@@ -62,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             flags.check_options(args.verb, args.model, flags.given(args), training=training)
         if args.verb == "train":
             flags.check_validation(args.validation, args.patience)
+        if args.verb == "infer":
+            flags.check_output(args.save_output, args.overwrite)
         from . import verbs
 
         return verbs.run(args)

@@ -22,6 +22,7 @@ BAD_INPUT = (
     WeightsError,
     DeviceError,
     FileNotFoundError,
+    FileExistsError,
     ValueError,
 )
 """Errors in a user's input; their message is shown, without a traceback."""
@@ -87,6 +88,23 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         type=_output,
         help="write the output to an npy, tif or zarr file; each rank writes its own tile",
     )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="with --save-output: replace the array that is there; anything else is never replaced",
+    )
+
+
+def check_output(output: str | None, overwrite: bool) -> None:
+    """Refuse to overwrite no output.
+
+    Raises
+    ------
+    OptionError
+        With a way out.
+    """
+    if overwrite and output is None:
+        raise OptionError("overwrite is for a saved output: give --save-output too")
 
 
 def add_validation_flags(parser: argparse.ArgumentParser) -> None:

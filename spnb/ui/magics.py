@@ -15,7 +15,9 @@ from IPython.core.magic import Magics, line_magic, magics_class, output_can_be_s
 from torch import nn
 
 from ..driver.held_out import divided
+from ..driver.saved_outputs import store_of
 from ..driver.training_examples import examples_of
+from ..errors import WriteError
 from ..io.sources import NOT_GIVEN, Source
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
@@ -95,7 +97,7 @@ class SpnbMagics(Magics):
             return act(parser.parse_args(words[1:]))
         except HelpShown as shown:
             print(shown, end="")
-        except BAD_INPUT as error:
+        except (*BAD_INPUT, WriteError) as error:
             raise UsageError(f"%spnb {words[0]}: {error}") from None
 
     # --- verbs ------------------------------------------------------------------------------
@@ -131,13 +133,16 @@ class SpnbMagics(Magics):
             raise UsageError(
                 "%spnb infer: the engines hold another plan than the last one: %spnb start first"
             )
+        flags.check_output(args.save_output, args.overwrite)
+        if args.save_output:
+            store_of(cluster.plan.graph, args.save_output).require(args.overwrite)
         self.result = cluster.infer(images[0] if len(images) == 1 else images or NOT_GIVEN)
         if self.plan is not None:
             self.plan = self.result.plan  # another one where the image brings its own batch
         if args.check:
             print(self.result.check())
         if args.save_output:
-            print(f"wrote {self.result.save(args.save_output, overwrite=True)}")
+            print(f"wrote {self.result.save(args.save_output, overwrite=args.overwrite)}")
         return self.result
 
     def _train(self, args: argparse.Namespace) -> Any:

@@ -16,6 +16,7 @@ from ..driver.held_out import divided
 from ..driver.launcher import under_mpi
 from ..driver.mpi_launch import MPIRanks, MPISession, run_launched
 from ..driver.result import Result
+from ..driver.saved_outputs import files_read, store_of
 from ..driver.session import Session
 from ..driver.training_examples import examples_of
 from ..driver.training_state import recipe_for, resumed
@@ -128,6 +129,10 @@ def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
     clock.lap("plan")
     print(f"{plan}\nweights: {plan.job.weights_origin}", flush=True)
     sources = plan.open_inputs(_images(args, plan))
+    if args.save_output:
+        store_of(plan.graph, args.save_output).require(
+            args.overwrite, files_read(plan.job, sources)
+        )
     plan.build_module()  # refuses a bad checkpoint before ranks start
     clock.lap("weights")
     session = _session(plan, ranks)
@@ -137,7 +142,7 @@ def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
         clock.lap("infer")
         print(f"\n{result.summary}\noutput: {_shapes(plan, result)}", flush=True)
         if args.save_output:
-            print(f"wrote {result.save(args.save_output, overwrite=True)}")
+            print(f"wrote {result.save(args.save_output, overwrite=args.overwrite)}")
         if plan.job.verbose:
             print(result.per_rank.to_string(index=False))
         check = None

@@ -38,8 +38,8 @@ SHAPES = [*PLANES, (1, 1, 5, 21, 34), (1, 3, 5, 21, 34), (2, 2, 1, 21, 34), (1, 
 def written(path, tensor):
     """Write a tensor as the only rank of a plan would."""
     store = Store(path, Axes.image(tuple(tensor.shape)), tensor.dtype)
-    store.create()
-    store.write(Region.whole((tensor.shape[0], *tensor.shape[2:])), tensor)
+    with store.created() as created:
+        created.write(Region.whole((tensor.shape[0], *tensor.shape[2:])), tensor)
     return store.path
 
 
