@@ -72,6 +72,7 @@ class MPIRanks:
         self.comm = MPI.COMM_WORLD
         self.transport = MPITransport(self.comm)
         remote.use_transport(self.transport)
+        self._calls = 0
 
     def call(self, function: Callable[..., T], args_by_rank: Sequence[tuple]) -> list[T]:
         """On rank 0: call a function of a module on every rank; return the results in rank order.
@@ -106,6 +107,8 @@ class MPIRanks:
     def _answer(self, function: Callable[..., T], args: tuple) -> list[T | Exception]:
         """Call a function here; on rank 0, return the result or the exception of each rank."""
         answer: T | Exception
+        self._calls += 1  # the same on all ranks, so that a late rank finds who failed in this call
+        self.transport.call = f"call {self._calls}"
         try:
             answer = function(*args)
         except Exception as error:

@@ -130,8 +130,8 @@ class Result(RunRecord):
             reads the file.
         FileExistsError
             If there is an array, and ``overwrite`` is False, or anything else.
-        WriteError
-            If the file cannot be written.
+        WriteError, RunError, RankError
+            If the file cannot be made, or a rank cannot write its tile.
 
         Examples
         --------

@@ -19,7 +19,7 @@ from ..ir.rank_plan import RankPlan
 from ..kernels.devices import CPU, compute_exactly, device_of
 from ..runtime import process_memory
 from ..runtime.state import Piece
-from ..runtime.worker import Worker
+from ..runtime.worker import Worker, share_failures
 from ..training.epoch import EpochReport, Steps, Trainer
 from ..training.evaluation import EvaluationReport, EvaluationTask
 from ..training.losses import LOSSES
@@ -288,10 +288,17 @@ class Rank:
             Name of the output in the graph.
         store
             The file.
+
+        Raises
+        ------
+        RankError
+            If it cannot be written; the other ranks receive the message too.
         """
         worker = self._worker()
+        assert self.transport is not None  # a session connects a rank before it calls it
         tensors = {p.region: p.tensor for p in self.outputs_of(run) if p.value == value}
-        save_regions(worker, tensors, value, store)
+        with share_failures(self.transport, lambda: f"stage {worker.rank_plan.stage}, save"):
+            save_regions(worker, tensors, value, store)
 
     def outputs_of(self, run: int) -> list[Piece]:
         """The regions of a run's outputs that this rank computed.

@@ -14,6 +14,7 @@ import torch
 from ..ir.axes import Axes
 from ..ir.exchange import Spans
 from ..ir.region import Region
+from .disk_space import claim, require_space
 from .files import mapped
 from .formats import check_suffix
 from .outputs import refuse_loss
@@ -55,6 +56,11 @@ class Store:
             return np.dtype(np.uint8)  # a TIFF of single bits cannot be mapped
         return torch.empty(0, dtype=self.dtype).numpy().dtype
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the file's elements."""
+        return math.prod(self.axes.shape) * self.numpy_dtype.itemsize
+
     def require(self, overwrite: bool = False, inputs: Iterable[str | Path] = ()) -> None:
         """Refuse a file that cannot be written, or in whose place something would be lost.
 
@@ -68,8 +74,8 @@ class Store:
         Raises
         ------
         ValueError
-            If no file can be made there: for its suffix, its folder, or the output's layout; or if
-            an input is there.
+            If no file can be made there, for its suffix, its folder, the output's layout, or lack
+            of space; or if an input is there.
         FileExistsError
             If there is an array and ``overwrite`` is False, or anything else.
         """
@@ -82,6 +88,8 @@ class Store:
         refuse_loss(self.path, overwrite, inputs)
         kind = "a folder" if self.path.suffix == ".zarr" else "a file"
         refuse_unwritable(self.path, "output", kind)
+        if self.path.suffix != ".zarr":  # whose chunks are compressed
+            require_space(self.path, self.num_bytes)
 
     @contextmanager
     def created(self) -> Iterator[Store]:
@@ -97,6 +105,8 @@ class Store:
         with replacing(self.path) as new:
             with writing(self.path):
                 self._make(new)
+                if new.is_file():
+                    claim(new, self.path)
             yield replace(self, new=new)
 
     def _make(self, file: Path) -> None:
@@ -111,13 +121,12 @@ class Store:
         else:
             from tifffile import memmap
 
-            size = math.prod(shape) * self.numpy_dtype.itemsize
             memmap(
                 file,
                 shape=shape,
                 dtype=self.numpy_dtype,
                 photometric="minisblack",
-                bigtiff=size > 2**32 - 2**25,
+                bigtiff=self.num_bytes > 2**32 - 2**25,
                 metadata=MASK if self.dtype == torch.bool else {},
             )
 

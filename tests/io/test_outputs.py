@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 import spnb
-from spnb.errors import WriteError
+from spnb.errors import RankError
 from spnb.io.outputs import is_array
 from spnb.io.writers import Store
 from spnb.ui.cli import main
@@ -163,11 +163,12 @@ def test_if_a_rank_cannot_write_the_old_file_stays(suffix, result, tmp_path, mon
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some chunk")
 
     monkeypatch.setattr(Store, "_write", full)
-    with pytest.raises(WriteError, match=rf"^cannot write \S+/out.{suffix}: No space left"):
+    told = rf"^rank \d, stage 0, save: WriteError: cannot write \S+/out.{suffix}: No space left on"
+    with pytest.raises(RankError, match=told):
         result.save(path, overwrite=True)
     assert content(tmp_path) == before
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(WriteError):
+    with pytest.raises(RankError):
         result.save(path)
     assert os.listdir(tmp_path) == []
 
