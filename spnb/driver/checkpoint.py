@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import WeightsError
+from ..io.replacing import replacing, writing
 from ..job.checkpoint_io import read_file
 from ..training.recipe import Recipe
 
@@ -57,21 +58,20 @@ class Checkpoint:
     best: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write the file; if the process is killed meanwhile, the old file remains unchanged."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}-new")  # an earlier kill may have left this file
-        try:
-            with new.open("wb") as file:
-                state = {name: getattr(self, name) for name in self.__annotations__}
-                if not self.best:  # without a validation the file has no such entry
-                    del state["best"]
-                torch.save(MARK | state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(new, path)
-        except BaseException:
-            new.unlink(missing_ok=True)
-            raise
+        """Write the file; if the process is killed meanwhile, the old file remains unchanged.
+
+        Raises
+        ------
+        WriteError
+            Naming the file and the cause.
+        """
+        state = {name: getattr(self, name) for name in self.__annotations__}
+        if not self.best:  # without a validation the file has no such entry
+            del state["best"]
+        with replacing(path, f".{path.name}-new") as new, writing(path), new.open("wb") as file:
+            torch.save(MARK | state, file)
+            file.flush()
+            os.fsync(file.fileno())
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:

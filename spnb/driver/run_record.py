@@ -12,6 +12,7 @@ import pandas as pd
 from ..display import plots
 from ..display.cards import Card, Shown, Table, counted, shortened, size_text, time_text
 from ..engine.report import Report
+from ..io.replacing import replacing, writing
 from ..io.sources import Source
 from ..job.job_plan import JobPlan
 from ..runtime import trace
@@ -176,7 +177,10 @@ class RunRecord(Shown):
         ...     result.to_chrome_trace(f"{folder}/trace.json").name
         'trace.json'
         """
-        return trace.to_chrome(self.timings, path)
+        path = Path(path)
+        with replacing(path) as new, writing(path):
+            trace.to_chrome(self.timings, new)
+        return path
 
     def report(self) -> dict[str, Any]:
         """Every figure of the run, as plain data for JSON.

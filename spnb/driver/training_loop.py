@@ -15,6 +15,7 @@ from torch import nn
 
 from ..capture.trainable import with_gradient
 from ..io.examples import Examples
+from ..io.targets import refuse_unwritable
 from ..job import checkpoint_io
 from ..training.epoch import EpochReport, Steps
 from ..training.loss_scale import LossScale
@@ -51,6 +52,8 @@ def train(
     if not plan.training:
         raise ValueError("this plan is for inference: make it with spnb.plan(job, training=True)")
     refuse_useless(plan.job, request.own)
+    if plan.job.checkpoint is not None:
+        refuse_unwritable(Path(plan.job.checkpoint), "checkpoint")
     validation = validation_for(ranks, request)
     stream = stream_of(plan.job, images, targets, say)
     if stream is not None:

@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike
 from ..ir.axes import Axes
 from ..ir.region import Region
 from .files import mapped
+from .replacing import writing
 from .sources import Source, SyntheticSource, read_as
 
 
@@ -71,7 +72,8 @@ class Examples:
         """Return the same examples with their targets in files, which ranks read by region."""
         paths = [folder / f"targets-{number}.npy" for number in range(1 + len(self.further))]
         for number, path in enumerate(paths):
-            np.save(path, self.array_of_targets(number))
+            with writing(path):
+                np.save(path, self.array_of_targets(number))
         return replace(self, targets=paths[0], further=tuple(paths[1:]))
 
     @property

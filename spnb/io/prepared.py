@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike
 
 from ..errors import DatasetError
 from ..ir.region import Region
+from .disk_space import claim
 from .open import open_source
 from .sources import FileSource, Source, read_as
 
@@ -160,6 +161,8 @@ def decoded(source: Source) -> Source:
     fits = size < shutil.disk_usage(folder).free // 2
     path = folder / "images.npy"
     held = np.lib.format.open_memmap(path, "w+", np.float32, source.shape) if fits else None
+    if fits:
+        claim(path, path)
 
     def decode(number: int) -> None:
         spans = ((number, number + 1), *Region.whole(source.shape[2:]).spans)

@@ -13,11 +13,19 @@ from ..errors import WriteError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     """Yield the name of a new file or folder, which takes the place of a path after the block.
 
     It lies beside the path, so that it is moved at once.  If the block fails, it is removed, and
     what was at the path is still there.
+
+    Parameters
+    ----------
+    path
+        Where the file or folder is to be.
+    name
+        Name of the new file, which a killed process leaves behind; by default one that no other
+        process has.
 
     Raises
     ------
@@ -35,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
     'complete'
     """
     real = Path(os.path.realpath(path))  # a link stays a link
-    new = real.with_name(f".{secrets.token_hex(4)}-{real.name}")
+    new = real.with_name(name or f".{secrets.token_hex(4)}-{real.name}")
     with writing(path):
         real.parent.mkdir(parents=True, exist_ok=True)
     try:

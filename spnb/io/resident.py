@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .prepared import Chosen, Normalized, Scaled
+from .replacing import writing
 from .sources import ArraySource, FileSource, Repeated, Source
 
 
@@ -72,6 +73,9 @@ class ResidentSources:
 def _in_file(source: ArraySource, folder: Path) -> FileSource:
     """Write an image in memory into a new file of a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".npy", delete=False) as file:
+    with (
+        writing(f"{source.name} into {folder}"),
+        tempfile.NamedTemporaryFile(dir=folder, suffix=".npy", delete=False) as file,
+    ):
         np.save(file, np.ascontiguousarray(source.array))
     return FileSource(file.name, source.name, origin=source.path)

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import torch
 
+from .replacing import writing
+
 
 def write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
     """Write the weights of a stage, by name."""
-    torch.save(dict(weights), path)
+    with writing(path), path.open("wb") as file:
+        torch.save(dict(weights), file)
 
 
 def read_weights(path: Path) -> Mapping[str, torch.Tensor]:

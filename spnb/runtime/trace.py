@@ -152,7 +152,7 @@ def table(events: Iterable[tuple[int, Iterable[Event]]]) -> pd.DataFrame:
     return frame.sort_values(["rank", "start"], ignore_index=True)
 
 
-def to_chrome(timings: pd.DataFrame, path: str | Path) -> Path:
+def to_chrome(timings: pd.DataFrame, path: Path) -> None:
     """Write events in the Trace Event Format, which Perfetto and Chrome's tracing read.
 
     In the file, a stage is a process, and a rank is a thread of it; times are in microseconds.
@@ -182,6 +182,4 @@ def to_chrome(timings: pd.DataFrame, path: str | Path) -> Path:
         }
         for e in timings.itertuples()
     ]
-    path = Path(path)
     path.write_text(json.dumps({"traceEvents": [*named, *spans], "displayTimeUnit": "ms"}))
-    return path

@@ -7,6 +7,8 @@ PyTorch is not imported here, so that help and argument errors are answered at o
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -54,6 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0; 1 if a run or its check fails; 2 for bad input; 130 if interrupted.
     """
     args = _parser().parse_args(argv)
+    return _printed(_carried_out(args))
+
+
+def _carried_out(args: argparse.Namespace) -> int:
+    """Carry out a parsed line; return the exit code."""
     if "" not in sys.path:  # as python -m does: a factory may be a module of the working folder
         sys.path.insert(0, "")
     try:
@@ -69,10 +76,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return verbs.run(args)
     except BAD_INPUT as error:
         return _fail(error, 2)
+    except BrokenPipeError:  # as of `spnb … | head`: nobody reads on
+        return 1
     except FAILED as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+
+
+def _printed(code: int) -> int:
+    """The exit code of a line, once what it printed is written."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Python writes the rest at its end, and would show a traceback.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if code == 0 and not isinstance(error, BrokenPipeError):
+            return _fail(f"cannot print: {error.strerror}", 1)
+        return code or 1
+    return code
 
 
 def _fail(error: object, code: int) -> int:

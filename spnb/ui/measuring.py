@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..driver.launcher import under_mpi
 from ..errors import OptionError
 from .job_of_line import job_of_args
-from .output_files import save_picture, save_report
+from .output_files import check_targets, save_picture, save_report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +30,7 @@ def measure(args: argparse.Namespace) -> int:
     """Run a verb that measures; print, draw and write its figures."""
     if under_mpi():
         raise ValueError(f"{args.verb} starts its own ranks: run it without mpiexec or srun")
+    check_targets(args)
     found = MEASURING[args.verb](args)
     print(found)
     if args.save_plots:

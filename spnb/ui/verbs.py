@@ -29,7 +29,7 @@ from ..job.options import training_options
 from . import flags
 from .job_of_line import job_of_args
 from .measuring import MEASURING, measure
-from .output_files import save_picture, save_report
+from .output_files import check_targets, save_picture, save_report
 
 if TYPE_CHECKING:
     pass
@@ -76,6 +76,10 @@ def _train(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
     job = job_of_args(args)
     checkpoint = job.checkpoint or checkpoint_named_after(job.name)
     job = job.replace(checkpoint=checkpoint)
+    written, best_file = {"checkpoint": Path(checkpoint)}, best_named_after(Path(checkpoint))
+    if args.validation is not None:
+        written["best checkpoint"] = best_file
+    check_targets(args, written)
     plan = job_plan.plan(job, training=True)
     launched = ranks.comm.size // plan.num_ranks if ranks is not None else 1
     if launched > 1 and "replicas" not in flags.given(args):
@@ -83,7 +87,7 @@ def _train(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
         plan = job_plan.plan(job, training=True)
     print(f"{plan}\ncheckpoint: {job.checkpoint}, written after each epoch", flush=True)
     data = divided(plan, examples_of(plan), args.validation)
-    examples, best_file = data.training, best_named_after(Path(checkpoint))
+    examples = data.training
     resumed(plan, examples, recipe_for(plan, examples))  # refuses a bad file before ranks start
     if data.validation is not None and best_file.exists():
         Checkpoint.read(best_file)  # refuses a file that another program wrote
@@ -125,6 +129,7 @@ def best_named_after(checkpoint: Path) -> Path:
 
 def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
     clock = _Clock()
+    check_targets(args)
     plan = job_plan.plan(job_of_args(args))
     clock.lap("plan")
     print(f"{plan}\nweights: {plan.job.weights_origin}", flush=True)
@@ -162,6 +167,7 @@ def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
 
 
 def _evaluate(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
+    check_targets(args)
     plan = job_plan.plan(job_of_args(args))
     print(f"{plan}\nweights: {plan.job.weights_origin}", flush=True)
     examples = examples_of(plan, evaluation=True, any_number=True)
