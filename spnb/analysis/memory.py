@@ -6,28 +6,21 @@ In inference, `MemoryModel` follows a rank's program step by step, with the memo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from ..ir.exchange import HOST
 from ..ir.node import Node
 from ..ir.program import Compute, Free, Keep, Receive, Send, Step, held_by_host
 from ..ir.region import Region
-from ..kernels.half_conv import HALVES
 from ..planner.plan import Plan
 from ..rules import rule_of
 from ..rules.core_first import CoreFirst
-from ..rules.cut_constants import CONSTANT
 from ..runtime.buffer_plan import Place, plan_buffers
 from .patched_memory import patched_value_bytes
+from .sample_ranks import sample_ranks
 from .segments import segments_of
-from .training_memory import FRAGMENTED, FREED, TrainingMemory, held_at_once
-
-PROCESS = 24 << 20
-"""Bytes of an engine for any plan: its program, oneDNN's kernels, messages (measured)."""
-
-TRAINER = 76 << 20
-"""Bytes of PyTorch's optimizers, loaded into an engine with the first of them (measured)."""
+from .training_memory import TrainingMemory, bytes_from_system, held_at_once
+from .weight_memory import bytes_beside_weights, held_weight_bytes
 
 
 def memory(plan: Plan) -> list[tuple[int, int]]:
@@ -45,25 +38,17 @@ def memory(plan: Plan) -> list[tuple[int, int]]:
     ]
 
 
-def held_weight_bytes(plan: Plan, rank: int) -> int:
-    """Return the bytes of the weights that a rank has, those of its mirrored stage included."""
-    return sum(weight_bytes(plan, stage) for stage in plan.stages_on(rank))
-
-
-def weight_bytes(plan: Plan, stage: int) -> int:
-    """Return the bytes of the parameters and buffers of a stage that each rank has whole."""
-    nodes = (node for node in plan.stages[stage].nodes if node.op != CONSTANT)
-    weights = {w.name: w for node in nodes for w in node.weights}
-    return sum(math.prod(w.shape) for w in weights.values()) * plan.graph.dtype.itemsize
-
-
 def held_value_bytes(plan: Plan, rank: int) -> int:
     """Return the most bytes of values that a rank holds at once, in training or inference.
 
     Values of its mirrored stage are included.
     """
     if plan.graph.training:
-        return _training_bytes(plan, rank)
+        # A mirrored rank is in two pipelines, and holds values of one of them at a time.
+        values = max(
+            training_value_bytes(plan, plan_rank) for plan_rank in plan.plan_ranks_of(rank)
+        )
+        return values + bytes_beside_weights(plan, rank)
     if plan.finer is not None:
         return patched_value_bytes(plan, rank)
     return sum(activation_bytes(plan, plan_rank) for plan_rank in plan.plan_ranks_of(rank))
@@ -203,17 +188,6 @@ def _reads_beside(node: Node, number: int, own: Region, step: Compute) -> bool:
     return rule.core_and_boundary(own, step.region) is not None
 
 
-def _training_bytes(plan: Plan, rank: int) -> int:
-    """Return the most bytes that a rank holds in training: values, gradients and optimizer states.
-
-    A parameter has its gradient, the gradient of a micro-batch, and two moments of the optimizer.
-    """
-    # A mirrored rank is in two pipelines, and holds values of one of them at a time.
-    values = max(training_value_bytes(plan, plan_rank) for plan_rank in plan.plan_ranks_of(rank))
-    # In half precision there are fp32 parameters too, and gradients and moments are fp32.
-    return values + (9 if plan.graph.dtype in HALVES else 4) * held_weight_bytes(plan, rank)
-
-
 def training_value_bytes(plan: Plan, rank: int) -> int:
     """Return the most bytes that a rank of the plan needs for values in training.
 
@@ -226,24 +200,11 @@ def training_value_bytes(plan: Plan, rank: int) -> int:
     """
     if plan.finer is not None:
         return patched_value_bytes(plan, rank)
-    others = held_at_once(plan, rank) - 1
     all_held = TrainingMemory(plan, rank)
-    if not plan.recompute:
-        return int(FRAGMENTED * (all_held.peak + others * all_held.saved))
-    found = TrainingMemory(plan, rank, segments_of(plan, rank))
-    freed = max(0, all_held.peak - found.peak)
-    return int(FRAGMENTED * (found.peak + others * found.saved) + FREED * freed)
+    found = TrainingMemory(plan, rank, segments_of(plan, rank)) if plan.recompute else all_held
+    return bytes_from_system(all_held, found, held_at_once(plan, rank))
 
 
 def value_bytes(plan: Plan, value: str, region: Region) -> int:
     """Return the bytes of a region of a value, channels included."""
     return region.size * plan.graph.channels(value) * plan.graph.itemsize(value)
-
-
-def sample_ranks(plan: Plan, stage: int) -> list[int]:
-    """Return typical ranks of a stage: the first, the middle and the last along each axis."""
-    team = plan.stages[stage].team
-    corners: list[tuple[int, ...]] = [()]
-    for n in team.tiling.grid:
-        corners = [(*c, k) for c in corners for k in sorted({0, n // 2, n - 1})]
-    return [team.rank_at(corner) for corner in corners]

@@ -8,8 +8,8 @@ has besides them all values of one segment::
 
 The best length lies between (Chen et al., *Training deep nets with sublinear memory cost*, 2016:
 the square root of the number of layers).  Here beginnings are chosen among all steps, by the bytes
-that are alive there.  The last segment need not be computed again: its backward pass follows at
-once, if the rank has one micro-batch at a time.
+that are alive there.  The last values need not be computed again: their backward pass follows at
+once, if the rank has one micro-batch at a time; if it has several, it holds them for each.
 """
 
 from __future__ import annotations
@@ -20,9 +20,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
+from ..display.cards import size_text
+from ..errors import PlanError
 from ..ir.program import Segments
 from ..planner.plan import Plan
-from .training_memory import TrainingMemory, held_at_once
+from .sample_ranks import sample_ranks
+from .training_memory import TrainingMemory, bytes_from_system, held_at_once
+from .weight_memory import bytes_beside_weights, held_weight_bytes, process_bytes
 
 MOST_BEGINNINGS = 48
 """Steps among which beginnings are chosen: those with the fewest bytes alive around them."""
@@ -42,10 +46,31 @@ def segments_of(plan: Plan, rank: int, images: int | None = None) -> Segments:
         A rank of the plan.
     images
         Images in the micro-batch; by default the most.
+
+    Returns
+    -------
+    Segments
+        Those with little memory; of a plan with ``recompute_memory`` those that compute little
+        again, of the ones with which the rank needs no more than that.
+
+    Raises
+    ------
+    PlanError
+        If the rank needs more than ``recompute_memory`` with any.
     """
-    memory = TrainingMemory(plan, rank, images=images)
-    choice = _Choice(memory, held_at_once(plan, rank))
-    return choice.least()
+    choice = _Choice(TrainingMemory(plan, rank, images=images), held_at_once(plan, rank), rank)
+    if plan.recompute_memory is None:
+        return choice.least()
+    beside = process_bytes(training=True) + held_weight_bytes(plan, rank)
+    beside += bytes_beside_weights(plan, rank)
+    found = choice.within(plan.recompute_memory - beside)
+    if (needed := choice.from_system(found) + beside) > plan.recompute_memory:
+        raise PlanError(
+            f"stage {plan.stage_of(rank).index} needs {size_text(needed)} a rank in training, with"
+            " the values of all its segments computed again, but recompute_memory is"
+            f" {size_text(plan.recompute_memory)}: use more tiles, parts or patches"
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -58,10 +83,13 @@ class _Choice:
         The memory of the program, if nothing is computed again.
     at_once
         Micro-batches that the rank holds at once.
+    rank
+        The rank.
     """
 
     memory: TrainingMemory
     at_once: int
+    rank: int
 
     @cached_property
     def beginnings(self) -> Sequence[int]:
@@ -110,7 +138,7 @@ class _Choice:
 
     def least(self) -> Segments:
         """The segments with little memory, and of those the ones that compute little again."""
-        found = {stop: self._least_before(stop) for stop in self._stops}
+        found = {stop: self._least_before(stop) for stop in self.beginnings}
         least = min(peak for peak, _ in found.values())
         return next(
             Segments(starts, stop if starts else 0)
@@ -118,17 +146,35 @@ class _Choice:
             if peak <= CLOSE * least
         )
 
-    @property
-    def _stops(self) -> Sequence[int]:
-        """The steps from which on values may be held; with several micro-batches only the end."""
-        return self.beginnings if self.at_once == 1 else self.beginnings[-1:]
+    def within(self, most: int) -> Segments:
+        """The segments that compute little again, of those that need no more bytes.
+
+        If none do, they are those with little memory.
+        """
+        low, high, found = 0, len(self.beginnings) - 1, self.least()
+        while low <= high:  # the later the values that are held begin, the less memory they need
+            middle = (low + high) // 2
+            stop = self.beginnings[middle]
+            _, starts = self._least_before(stop)
+            segments = Segments(starts, stop if starts else 0)
+            if self.from_system(segments) <= most:
+                high, found = middle - 1, segments
+            else:
+                low = middle + 1
+        return found
+
+    def from_system(self, segments: Segments) -> int:
+        """The bytes that the rank has from the system for its values."""
+        images = self.memory.images
+        held = TrainingMemory(self.memory.plan, self.rank, segments, images)
+        return bytes_from_system(self.memory, held, self.at_once)
 
     def _least_before(self, stop: int) -> tuple[float, tuple[int, ...]]:
         """The least memory, and beginnings, if segments end at a step and the rest is held."""
         end = self._count
         if stop == 0:
-            return self._recorded[0, end], ()
-        low, high = 0.0, float(self._recorded[0, end]) * 2 + self._bytes(0) + 1
+            return self.at_once * self._recorded[0, end], ()
+        low, high = 0.0, float(self.at_once * (self._recorded[0, end] * 2 + self._bytes(0)) + 1)
         best: tuple[float, tuple[int, ...]] = (math.inf, (0,))
         for _ in range(12):
             most = (low + high) / 2
@@ -154,7 +200,7 @@ class _Choice:
                     bytes_kept = kept[left] + self.at_once * self._added[left, right]
                 if bytes_kept < kept.get(right, math.inf):
                     kept[right], before[right] = bytes_kept, left
-        held = self._recorded[stop, self._count] if stop < self._count else 0
+        held = self.at_once * self._recorded[stop, self._count] if stop < self._count else 0
         if stop not in kept or kept[stop] + held > most:
             return None
         starts = []
@@ -162,3 +208,16 @@ class _Choice:
             stop = before[stop]
             starts.append(stop)
         return tuple(reversed(starts))
+
+
+def refuse_too_little_memory(plan: Plan) -> None:
+    """Refuse a plan with ``recompute_memory`` that a rank of a stage cannot keep.
+
+    Raises
+    ------
+    PlanError
+        Naming the stage, both numbers, and what to do.
+    """
+    for stage in plan.stages:
+        for rank in sample_ranks(plan, stage.index):
+            segments_of(plan, rank)

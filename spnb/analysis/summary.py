@@ -7,8 +7,9 @@ from ..ir.program import Compute
 from ..ir.region import Region
 from ..planner.needs import extent_in
 from ..planner.plan import Plan
-from .memory import memory, sample_ranks, value_bytes
+from .memory import memory, value_bytes
 from .patched_memory import disk_bytes
+from .sample_ranks import sample_ranks
 from .segments import segments_of
 from .traffic import totals, traffic
 from .training_memory import TrainingMemory, held_at_once

@@ -51,6 +51,8 @@ class TrainingMemory:
 
     Attributes
     ----------
+    images
+        Images in the micro-batch.
     alive, recorded
         Bytes before each step of the forward pass: of the values alive, and of all that is held
         then.
@@ -73,7 +75,8 @@ class TrainingMemory:
         on_disk: bool = False,
     ):
         self.plan, self.nodes = plan, plan.stage_of(rank).nodes
-        (self.program,) = plan.programs(rank, images or max(plan.micro_batch_sizes))
+        self.images = images or max(plan.micro_batch_sizes)
+        (self.program,) = plan.programs(rank, self.images)
         self.segments, self.on_disk = segments or Segments(), on_disk
         self.axes, self.peak, self.of_gradients = plan.graph.axes, 0, 0
         self.alive: list[Mapping[str, Region]] = []
@@ -237,6 +240,22 @@ class TrainingMemory:
             if self._readers[value] <= 0:
                 self._covered.pop(value, None)
                 self._measure(value)
+
+
+def bytes_from_system(all_held: TrainingMemory, held: TrainingMemory, at_once: int) -> int:
+    """Return the bytes that an engine has from the system for its values.
+
+    Parameters
+    ----------
+    all_held
+        The memory of a program, if nothing is computed again.
+    held
+        Its memory as it is trained.
+    at_once
+        Micro-batches that the rank holds at once.
+    """
+    freed = max(0, all_held.peak - held.peak)
+    return int(FRAGMENTED * (held.peak + (at_once - 1) * held.saved) + FREED * freed)
 
 
 def held_at_once(plan: Plan, rank: int) -> int:

@@ -100,7 +100,7 @@ def num_ranks_of(job: Job) -> int:
 
 def _without_own_network(job: Job, module: nn.Module) -> Job:
     """The job with a module; refused if options have no effect in a loop of the user's own."""
-    own = set(training_options()) - {"recompute"} | set(OF_OTHER_LOOPS)
+    own = set(training_options()) - {"recompute", "recompute_memory"} | set(OF_OTHER_LOOPS)
     if useless := [name for name in job.given() if name in own]:
         raise OptionError(
             f"{useless[0]} has no effect in a loop of your own, which has its weights, data,"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
 
-from ..analysis.segments import segments_of
+from ..analysis.segments import refuse_too_little_memory, segments_of
 from ..capture.losses import OwnLoss, refuse_sizes, with_loss
 from ..capture.tiled_inputs import with_tiled_inputs
 from ..errors import PlanError
@@ -120,6 +120,8 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
         self._change: Callable[[RankPlan], RankPlan] | None = None
         if training:
             require_statistics(self, job.parts)
+            if job.recompute_memory is not None:
+                refuse_too_little_memory(self)
 
     def _plan(self, job: Job, graph: Graph, blocks: Sequence[int], patches_exchange: bool) -> None:
         """Plan a graph in stages, as the job says."""
@@ -138,7 +140,8 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
             patches=job.patch_grid,
             patches_exchange=patches_exchange,
             schedule=job.schedule,
-            recompute=job.recompute,
+            recompute=job.recompute or job.recompute_memory is not None,
+            recompute_memory=job.recompute_memory,
             replicas=job.replicas,
             times=job.times if job.gems else 0,
             overlapped=job.enable_master_comm_opt or not job.gems,

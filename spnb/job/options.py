@@ -23,6 +23,7 @@ from .parsing import (
     one_or_more,
     precision,
     shapes,
+    size_in_bytes,
     taken,
     whole_numbers,
 )
@@ -270,6 +271,14 @@ class OptionTable:
         "training: compute values again in the backward pass instead of storing them, in segments"
         " that the plan chooses: less memory, up to a third more work",
         bool,
+        training=True,
+    )
+    recompute_memory: int | None = _option(
+        None,
+        "training: as --recompute, but only as many values are computed again as keep the foreseen"
+        " memory of a rank within this, such as 2GiB",
+        size_in_bytes,
+        "SIZE",
         training=True,
     )
     replicas: int = _option(

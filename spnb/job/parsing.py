@@ -6,6 +6,7 @@ PyTorch is not imported here: the command line refuses a wrong value before it l
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,33 @@ def shapes(value: str | Sequence | Mapping) -> tuple | dict:
         return {str(name): whole_numbers(shape, "x") for name, shape in value.items()}
     parts = value.split(",") if isinstance(value, str) else value
     return tuple(whole_numbers(shape, "x") for shape in parts)
+
+
+_UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def size_in_bytes(text: int | str) -> int:
+    """Read a size in memory: a number of bytes, or a text with a unit.
+
+    Raises
+    ------
+    OptionError
+        If it is none, or no byte.
+
+    Examples
+    --------
+    >>> size_in_bytes("2GiB"), size_in_bytes("1.5 MB"), size_in_bytes(4096)
+    (2147483648, 1500000, 4096)
+    """
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]?)(i?)b?\s*", str(text).lower())
+    try:
+        number, unit, binary = found.groups() if found else ("", "", "")
+        size = int(float(number) * (1024 if binary else 1000) ** _UNITS[unit])
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise OptionError(f"cannot read the size {text!r}: give bytes, or a text such as 2GiB")
+    return size
 
 
 def is_program_file(model: str) -> bool:
@@ -146,6 +174,8 @@ def taken(name: str, value: Any, read: Callable[[Any], Any], default: Any) -> An
         return value
     try:
         found = read(value)
+    except OptionError:
+        raise
     except (ValueError, TypeError):
         found = ()
     if found == ():

@@ -7,9 +7,10 @@ from functools import cached_property
 import pandas as pd
 
 from ..analysis import summary
-from ..analysis.memory import PROCESS, TRAINER, memory
+from ..analysis.memory import memory
 from ..analysis.simulate import Simulation, simulate
 from ..analysis.traffic import Totals, totals, traffic
+from ..analysis.weight_memory import process_bytes
 from ..display.cards import Card, Shown
 from ..ir.cost import CORE, Machine
 from ..planner.plan import Plan
@@ -55,7 +56,7 @@ class PlanFigures(Shown, Plan):
 
         They include the process, its weights, and the values that it holds at one time.
         """
-        process = PROCESS + (TRAINER if self.training else 0)
+        process = process_bytes(self.training)
         return tuple(process + weights + values for weights, values in memory(self))
 
     def simulate(self, machine: Machine = CORE) -> Simulation:

@@ -9,9 +9,10 @@ import numpy as np
 
 from ..analysis.clock import clock_table
 from ..analysis.halos import halo_of, widest_halo
-from ..analysis.memory import held_value_bytes, held_weight_bytes, weight_bytes
+from ..analysis.memory import held_value_bytes
 from ..analysis.traffic import traffic_matrix
 from ..analysis.untiled import untiled
+from ..analysis.weight_memory import held_weight_bytes, weight_bytes
 from ..io.sources import NOT_GIVEN, Source, given
 from ..io.thumbnail import thumbnail
 from ..ir.region import Region

@@ -138,6 +138,11 @@ def _check_halos(table: OptionTable) -> None:
             f"patches is {table.patches}, which needs one tiled stage, but spatial_size is"
             f" {table.spatial_size}"
         )
+    if table.patches > 1 and table.recompute_memory is not None:
+        raise OptionError(
+            f"patches is {table.patches}, and patches are always computed again in training:"
+            " recompute_memory would have no effect, leave it out"
+        )
     if table.patches > 1 and table.gems:
         raise OptionError(
             f"patches is {table.patches}, but with gems a rank is in two stages, of which one is"

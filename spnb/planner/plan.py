@@ -121,11 +121,13 @@ class Plan(RankPlaces):
         compiled: bool = True,
         schedule: str = "1f1b",
         recompute: bool = False,
+        recompute_memory: int | None = None,
         replicas: int = 1,
         times: int = 0,
         overlapped: bool = True,
     ):
         self.captured, self.schedule, self.recompute = graph, schedule, recompute
+        self.recompute_memory = recompute_memory
         self.fused, self.network_module = fused, network_module
         self.patches = tuple(patches or (1,) * (len(tilings[0].grid) - 1))
         self.finer: Plan | None = None

@@ -110,6 +110,7 @@ class NetworkPass:
         )
         self._tapes: list[tuple[int, Tape]] = []  # with the numbers of their micro-batches
         self._latest: Tape | None = None
+        self.of_inputs = False
 
     @property
     def at(self) -> str:
@@ -118,19 +119,22 @@ class NetworkPass:
 
     # --- forward ----------------------------------------------------------------------------
 
-    def forward(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def forward(self, inputs: Sequence[torch.Tensor], of_inputs: bool) -> list[torch.Tensor]:
         """Run forward; every rank must be called.
 
         Parameters
         ----------
         inputs
             The rank's regions of each input.
+        of_inputs
+            Whether the inputs have a gradient.
 
         Returns
         -------
         list of torch.Tensor
             The rank's regions of each output.
         """
+        self.of_inputs = of_inputs
         given = _by_region(self.network.inputs, inputs)
         moved = {name: self.network.weights[name] for name in self.network.running_stats.moves}
         with self.together(lambda: self.at):
@@ -156,7 +160,14 @@ class NetworkPass:
         """Run a micro-batch forward; return the regions of the outputs that it computed."""
         stage = self.network.stage
         view = stage.view(self.transport)
-        tape = self._latest = Tape.of(stage, number, self.weights.every, view, self.recorded)
+        tape = self._latest = Tape.of(
+            stage=stage,
+            number=number,
+            weights=self.weights.every,
+            transport=view,
+            recorded=self.recorded,
+            of_inputs=self.of_inputs,
+        )
         with self._noise(number):
             tape.forward(
                 lambda value, region: given[value, region],
@@ -244,7 +255,7 @@ class NetworkPass:
     ) -> torch.Tensor | None:
         """The gradient of the rank's regions of an input: zeros where no output depends on it."""
         local = self.network.inputs[value]
-        if not local.dtype.is_floating_point:
+        if not (self.of_inputs and local.dtype.is_floating_point):
             return None
         zeros = torch.zeros(local.shape, dtype=local.dtype)
         pieces = zip(local.regions, local.split(zeros), strict=True)

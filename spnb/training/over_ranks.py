@@ -31,7 +31,9 @@ class RunNetwork(torch.autograd.Function):
     def forward(ctx: Any, run: NetworkPass, *operands: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ctx.run = run
         ctx.set_materialize_grads(False)
-        found = run.forward(operands[: len(run.network.inputs)])
+        count = len(run.network.inputs)
+        of_inputs = any(ctx.needs_input_grad[1 : count + 1])
+        found = run.forward(operands[:count], of_inputs)
         ctx.mark_non_differentiable(*(each for each in found if not each.is_floating_point()))
         return tuple(found)
 

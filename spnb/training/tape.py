@@ -40,6 +40,7 @@ from ..runtime.halo_tile import HaloTile, in_order, message, nothing, packed
 from ..runtime.pipeline_stage import PipelineStage
 from ..runtime.state import Piece, Read
 from ..transport import Arrival, Messages
+from .differentiated import with_gradient
 from .recorded_call import RecordedCall, entering
 from .saved_pieces import SavedPieces
 from .tape_values import HeldValues, TapedValues
@@ -68,6 +69,8 @@ class Tape:
         The parts of the program whose values are computed again in the backward pass.
     store
         Where values wait for the backward pass, and while other tapes compute.
+    of_inputs
+        Whether the network's inputs have a gradient.
 
     Attributes
     ----------
@@ -75,6 +78,8 @@ class Tape:
         The regions of the network's outputs that this rank computed.
     values
         The values that it holds, and their gradients.
+    differentiated
+        Names of the values that have a gradient.
     at, layer
         The operation that it is at, for the message of an error; and the path of its latest layer.
     """
@@ -89,6 +94,7 @@ class Tape:
         first_image: int = 0,
         segments: Segments | None = None,
         store: Store | None = None,
+        of_inputs: bool = False,
     ):
         self.rank_plan, self.rules, self.program, self.weights = rank_plan, rules, program, weights
         self.transport, self.first_image = transport, first_image
@@ -96,6 +102,7 @@ class Tape:
         self.pieces: list[Piece] = []
         self.at, self.layer = "start", ""
         self.values = TapedValues()
+        self.differentiated = with_gradient(program, rank_plan.nodes, weights, of_inputs)
         self._calls: dict[str, RecordedCall] = {}
         self._own: dict[int, Region] = {}  # the region that the rank had before a receiving step
         self._held: dict[int, HeldValues] = {}  # by the first step of a segment
@@ -109,6 +116,7 @@ class Tape:
         weights: Mapping[str, torch.Tensor],
         transport: Messages,
         recorded: bool = True,
+        of_inputs: bool = False,
     ) -> Tape:
         """The tape of a micro-batch on a rank.
 
@@ -122,6 +130,8 @@ class Tape:
             As above.
         recorded
             Whether a backward pass may follow.
+        of_inputs
+            Whether the network's inputs have a gradient.
         """
         rank_plan = stage.rank_plan
         images = rank_plan.micro_batch_sizes[number]
@@ -134,6 +144,7 @@ class Tape:
             transport=transport,
             first_image=rank_plan.first_image(number),
             segments=rank_plan.segments.get(images) if recorded else Segments.dropped(program),
+            of_inputs=of_inputs,
         )
 
     # --- forward ----------------------------------------------------------------------------
@@ -211,7 +222,10 @@ class Tape:
         saving = [self.values.saved(*read) for read in reads] if recorded else []
         saved = SavedPieces([piece for piece in saving if piece is not None])
         with torch.set_grad_enabled(recorded), saved.saving():
-            operands = [map_leaves(entering, piece) for piece in pieces]
+            operands = [
+                map_leaves(entering, piece) if value in self.differentiated else piece
+                for value, piece in zip(node.operands, pieces, strict=True)
+            ]
             tensors = [leaf if rule.any_layout else in_order(leaf) for leaf in operands]
             weights = {w.name: self.weights[w.name] for w in node.weights}
             if padded is None:

@@ -11,9 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..analysis.halos import widest_halo
-from ..analysis.memory import activation_bytes, memory, weight_bytes
+from ..analysis.memory import activation_bytes, memory
 from ..analysis.traffic import totals
 from ..analysis.untiled import untiled
+from ..analysis.weight_memory import weight_bytes
 from ..display import plots
 from ..display.cards import Card, Table, counted, size_text, stage_grid
 from ..errors import CaptureError, OptionError, PlanError

@@ -11,9 +11,10 @@ from torch import nn
 
 import spnb
 from spnb.analysis.halos import halo_of
-from spnb.analysis.memory import held_value_bytes, weight_bytes
+from spnb.analysis.memory import held_value_bytes
 from spnb.analysis.traffic import traffic_matrix
 from spnb.analysis.untiled import untiled
+from spnb.analysis.weight_memory import weight_bytes
 from spnb.display import plots
 
 mpl.use("Agg")

@@ -11,7 +11,7 @@ from torch import nn
 from training_steps import check, grid
 from window_networks import SwinBlock
 
-from spnb.analysis.memory import weight_bytes
+from spnb.analysis.weight_memory import weight_bytes
 from spnb.capture.cut_constants import LEAST
 from spnb.ir.region import Tiling
 from spnb.rules.cut_constants import CONSTANT

@@ -47,6 +47,7 @@ def test_flags_are_the_benchmarks_own():
         "--learning-rate-decay",
         "--schedule",
         "--recompute",
+        "--recompute-memory",
         "--replicas",
         "--gems",
         "--times",
