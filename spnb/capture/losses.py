@@ -12,7 +12,7 @@ divides by: class weights, ignored positions, the overlap of a Dice loss.  Targe
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -201,27 +201,41 @@ def _own(name: str) -> str:
     return f"=loss.{name.removeprefix('=')}"
 
 
-def refuse_sizes(graph: Graph, smaller: Graph) -> None:
-    """Refuse a loss that computes with the number of images in the batch.
+def of_micro_batches(graph: Graph, smaller: Sequence[Graph]) -> Graph:
+    """Return the graph with the numbers that its loss computes with in a micro-batch.
 
-    A micro-batch has fewer; a loss that divides by the batch would be wrong there.
+    A loss may divide by the number of images; a micro-batch has fewer than the batch.
 
     Parameters
     ----------
-    graph, smaller
-        The network with the loss, captured for a batch and for a micro-batch.
+    graph
+        The network with the loss, captured for a batch.
+    smaller
+        The same, captured for each size that micro-batches have.
 
     Raises
     ------
     CaptureError
-        Naming the call, with both numbers.
+        If the numbers of two sizes differ; naming the call, with both.
     """
-    calls = [[n for n in each.nodes if n.name in each.loss_calls] for each in (graph, smaller)]
-    for one, other in zip(*calls, strict=True):
-        for name, value in one.args.items():
-            found = other.args.get(name)
-            if isinstance(value, (int, float)) and value != found:
-                raise CaptureError(
-                    f"{one.label} of the loss computes with the number of images: {name} is {value}"
-                    f" for a batch, and {found} for a micro-batch: use a mean, or parts=1"
-                )
+    first, *others = ([n for n in g.nodes if n.name in g.loss_calls] for g in smaller)
+    for nodes in others:
+        for one, other in zip(first, nodes, strict=True):
+            for name, value in _numbers(one).items():
+                if value != (found := other.args.get(name)):
+                    raise CaptureError(
+                        f"{one.label} of the loss computes with the number of images: {name} is"
+                        f" {value} for one micro-batch, and {found} for another with fewer images:"
+                        " use a mean, or a batch_size that is a multiple of parts"
+                    )
+    numbers = {node.name: _numbers(node) for node in first}
+    nodes = (
+        replace(node, args={**node.args, **numbers[node.name]}) if node.name in numbers else node
+        for node in graph.nodes
+    )
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _numbers(node: Node) -> dict[str, int | float]:
+    """The arguments of a call that are numbers."""
+    return {n: value for n, value in node.args.items() if isinstance(value, (int, float))}

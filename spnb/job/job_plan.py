@@ -10,7 +10,7 @@ from copy import copy
 from dataclasses import replace
 
 from ..analysis.segments import refuse_too_little_memory, segments_of
-from ..capture.losses import OwnLoss, refuse_sizes, with_loss
+from ..capture.losses import OwnLoss, of_micro_batches, with_loss
 from ..capture.tiled_inputs import with_tiled_inputs
 from ..errors import PlanError
 from ..ir.graph import Graph
@@ -325,16 +325,17 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
 
 
 def _with_loss(graph: Graph, loss: OwnLoss, job: Job) -> Graph:
-    """The graph with a loss; refused if the loss of a micro-batch would divide by the batch."""
+    """The graph with a loss, which computes with the number of images in a micro-batch."""
     found = with_loss(graph, loss)
-    count = min(micro_batches(graph.batch, job.num_micro_batches))
-    if count == graph.batch:
+    counts = sorted(set(micro_batches(graph.batch, job.num_micro_batches)), reverse=True)
+    if counts == [graph.batch]:
         return found
-    fewer = [(count, *shape[1:]) for shape in job.shapes]
-    own_types = job.weights_dtype is None
-    smaller = job.network.graph(tuple(fewer), job.dtype, graph.training, own_types)
-    refuse_sizes(found, with_loss(smaller, loss.with_images(count)))
-    return found
+    own_types, smaller = job.weights_dtype is None, []
+    for count in counts:
+        fewer = tuple((count, *shape[1:]) for shape in job.shapes)
+        of_count = job.network.graph(fewer, job.dtype, graph.training, own_types)
+        smaller.append(with_loss(of_count, loss.with_images(count)))
+    return of_micro_batches(found, smaller)
 
 
 def plan(job: Job, training: bool = False) -> JobPlan:

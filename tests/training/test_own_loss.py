@@ -64,6 +64,7 @@ IMAGES = torch.randn(4, 1, 12, 10, generator=NOISE).double()
 CLASSES = torch.randint(0, 3, (4, 12, 10), generator=NOISE)
 LABELS = torch.tensor([0, 2, 1, 1])
 MASKS = (torch.rand(4, 1, 12, 10, generator=NOISE) > 0.5).double()
+SOFT = torch.rand(4, 3, 12, 10, generator=NOISE).double().softmax(1)
 COARSE = (torch.rand(4, 1, 6, 5, generator=NOISE) > 0.5).double()
 
 CASES = {
@@ -90,6 +91,18 @@ CASES = {
     "two outputs": (Deep, deep_supervision, (MASKS, COARSE)),
     "images": (classifier, nn.CrossEntropyLoss(WEIGHTS), LABELS),
     "likelihood": (classifier, lambda o, t: F.nll_loss(o.log_softmax(1), t), LABELS),
+    "soft labels": (segmenter, nn.CrossEntropyLoss(), SOFT),
+    "soft labels of images": (classifier, nn.CrossEntropyLoss(WEIGHTS), SOFT[:, :, 0, 0]),
+    "divergence of the batch": (
+        segmenter,
+        lambda o, t: F.kl_div(o.log_softmax(1), t, reduction="batchmean"),
+        SOFT,
+    ),
+    "mean of images": (
+        lambda: segmenter(1),
+        lambda o, t: (o - t).abs().sum() / len(o),
+        MASKS,
+    ),
     "without target": (lambda: segmenter(1), lambda o, t: F.softplus(-o).mean(), MASKS),
 }
 SPLITS = {
@@ -100,8 +113,14 @@ SPLITS = {
     "gems": {"split_size": 2, "num_spatial_parts": 4, "gems": True},
     "replicas": {"num_spatial_parts": 2, "slice_method": "vertical", "replicas": 2},
 }
-IN_EACH_SPLIT = ("class weights, ignored", "dice of the batch", "two outputs")
-"""Losses that divide by a sum over tiles, by one over images too, and that read two outputs."""
+IN_EACH_SPLIT = (
+    "class weights, ignored",
+    "dice of the batch",
+    "two outputs",
+    "divergence of the batch",
+)
+"""Losses that divide by a sum over tiles, by one over images too, by the number of images, and that
+read two outputs."""
 
 
 def cases_and_splits():
@@ -237,7 +256,6 @@ class Weighted(nn.Module):
         (Weighted(), MASKS, CaptureError, "has parameters to train"),
         (lambda o, t: 3.0, MASKS, CaptureError, "returns a float, not a tensor"),
         (lambda o, t: BCE(o, t[:, :5]), COARSE, CaptureError, "the loss cannot run"),
-        (lambda o, t: (o - t).abs().sum() / len(o), MASKS, CaptureError, "other is 4 for a batch"),
         (
             lambda o, t: o.flatten(1).sort()[0].mean(),
             MASKS,
@@ -254,3 +272,11 @@ def test_what_cannot_be_exact_is_refused_in_one_line(loss, targets, error, messa
             session.train(IMAGES, targets, loss=loss)
         assert "\n" not in str(caught.value)
         session.train(IMAGES, MASKS)
+
+
+def test_unequal_micro_batches_cannot_each_divide_by_their_images():
+    job = job_of(made(lambda: segmenter(1)), num_spatial_parts=2, batch_size=4, parts=3)
+    with spnb.InProcess(spnb.plan(job, training=True), progress=False) as session:
+        with pytest.raises(CaptureError, match="other is 2 for one micro-batch, and 1 for another"):
+            session.train(IMAGES, MASKS, loss=lambda o, t: (o - t).abs().sum() / len(o))
+        session.train(IMAGES, MASKS, loss=BCE)
