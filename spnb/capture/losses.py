@@ -229,11 +229,10 @@ def of_micro_batches(graph: Graph, smaller: Sequence[Graph]) -> Graph:
                         " use a mean, or a batch_size that is a multiple of parts"
                     )
     numbers = {node.name: _numbers(node) for node in first}
-    nodes = (
-        replace(node, args={**node.args, **numbers[node.name]}) if node.name in numbers else node
-        for node in graph.nodes
-    )
-    return replace(graph, nodes=tuple(nodes))
+    changed = [
+        replace(node, args={**node.args, **numbers.get(node.name, {})}) for node in graph.nodes
+    ]
+    return replace(graph, nodes=tuple(changed))
 
 
 def _numbers(node: Node) -> dict[str, int | float]:

@@ -102,6 +102,30 @@ class Region:
         (start, stop), *space = self.spans
         return Region(((start + images, stop + images), *space))
 
+    def around(self, inner: Region) -> list[Region]:
+        """The regions that cover this one without an inner one; none overlaps another.
+
+        ::
+
+            ┌───────────────┐
+            ├───┬───────┬───┤
+            │   │ inner │   │
+            ├───┴───────┴───┤
+            └───────────────┘
+
+        >>> Region(((0, 5), (0, 4))).around(Region(((1, 5), (1, 3))))
+        [Region(0:1, 0:4), Region(1:5, 0:1), Region(1:5, 3:4)]
+        """
+        inner = self & inner
+        if inner.empty:
+            return [] if self.empty else [self]
+        found, left = [], self
+        for axis, (start, stop) in enumerate(inner.spans):
+            low, high = left.spans[axis]
+            found += [left.along(axis, (low, start)), left.along(axis, (stop, high))]
+            left = left.along(axis, (start, stop))
+        return [each for each in found if not each.empty]
+
     def slices_in(self, outer: Region) -> tuple[slice, ...]:
         """Index of this region in an array that covers ``outer``.
 

@@ -46,8 +46,14 @@ def summed(x: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
     return x
 
 
-AT_ONCE = 1 << 20
+AT_ONCE = 1 << 18
 """Number of elements whose deviations are in memory at one time."""
+
+
+def _at_once(x: torch.Tensor, dims: Sequence[int]) -> tuple[int, int]:
+    """The longest of the dimensions, and how many of its positions are computed at one time."""
+    longest = max(dims, key=lambda d: x.shape[d])
+    return longest, max(1, AT_ONCE * x.shape[longest] // max(1, x.numel()))
 
 
 def _squared_deviations(x: torch.Tensor, mean: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
@@ -56,8 +62,7 @@ def _squared_deviations(x: torch.Tensor, mean: torch.Tensor, dims: Sequence[int]
     A tensor of all deviations would be as large as ``x``, and leave a hole of this size in the
     allocator's heap.
     """
-    longest = max(dims, key=lambda d: x.shape[d])
-    count = max(1, AT_ONCE * x.shape[longest] // max(1, x.numel()))
+    longest, count = _at_once(x, dims)
     sums = [summed((few - mean).square_(), dims) for few in x.split(count, longest)]
     return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
 
@@ -67,7 +72,7 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, dims: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        ctx.count = math.prod(x.shape[d] for d in dims)
+        ctx.count, ctx.dims = math.prod(x.shape[d] for d in dims), dims
         mean = summed(x, dims).div_(ctx.count)
         ctx.save_for_backward(x, mean)
         return mean, _squared_deviations(x, mean, dims)
@@ -76,7 +81,11 @@ class _Moments(torch.autograd.Function):
     def backward(ctx: Any, of_mean: torch.Tensor, of_squares: torch.Tensor) -> tuple:
         x, mean = ctx.saved_tensors
         # The squares' derivative by the mean is zero, since deviations sum up to zero.
-        return torch.addcmul(of_mean / ctx.count, 2 * of_squares, x - mean), None
+        gradient, term, factor = torch.empty_like(x), of_mean / ctx.count, 2 * of_squares
+        longest, count = _at_once(x, ctx.dims)
+        for few, part in zip(x.split(count, longest), gradient.split(count, longest), strict=True):
+            torch.sub(few, mean, out=part).mul_(factor).add_(term)
+        return gradient, None
 
 
 def _moments(x: torch.Tensor, dims: list[int]) -> list[torch.Tensor]:

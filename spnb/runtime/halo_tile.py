@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import torch
@@ -76,12 +78,14 @@ class HaloTile:
             for number, overlap in shared
             if not overlap.empty
         ]
-        full = sum(overlap.size for _, overlap in shared) == region.size  # pieces do not overlap
+        # Where no halo arrives there are zeros: at the border of the image is padding, and see
+        # spnb.ir.program.without_exchange.
+        empty = _uncovered(region, [overlap for _, overlap in shared if not overlap.empty])
 
         def assemble(pieces: Sequence[torch.Tensor | None]) -> torch.Tensor:
             found = room(axes, region, dtype)
-            if not full:  # no halo arrives: see spnb.ir.program.without_exchange
-                found.zero_()
+            for each in empty:
+                fill_zeros(axes, found, region, each)
             for number, take, put in moves:
                 put(found, take(pieces[number]))
             return found
@@ -171,6 +175,25 @@ def cut(value: Any, held: Region, region: Region, axes: Axes) -> Any:
 def room(axes: Axes, region: Region, dtype: torch.dtype) -> torch.Tensor:
     """Memory for a piece of a value."""
     return message(axes, region, dtype)[1]
+
+
+def _uncovered(region: Region, covered: Sequence[Region]) -> list[Region]:
+    """Regions with all positions that no piece covers, and perhaps some that one does."""
+    if not covered:
+        return [region]
+    hull = reduce(or_, covered)
+    full = sum(each.size for each in covered) == hull.size  # pieces do not overlap
+    return region.around(hull) if full else [region]
+
+
+def fill_zeros(axes: Axes, tensor: torch.Tensor, held: Region, region: Region) -> None:
+    """Write zeros over a region of a tensor that covers ``held``."""
+    if held == region:
+        tensor.zero_()
+    elif axes.plain:
+        tensor[axes.within(held, region)].zero_()
+    else:
+        axes.put(tensor, held, region, torch.zeros(axes.local_shape(region), dtype=tensor.dtype))
 
 
 def nothing(node: Node, region: Region) -> Any:

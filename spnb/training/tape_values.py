@@ -12,7 +12,7 @@ import torch
 from ..ir.axes import Axes
 from ..ir.node import map_leaves
 from ..ir.region import Region
-from ..runtime.halo_tile import cut, room
+from ..runtime.halo_tile import cut, fill_zeros, room
 from .saved_pieces import Memory, PieceOfValue
 from .value_store import Store
 
@@ -87,7 +87,9 @@ class TapedValues:
         covered, held = self._covered[value], self.regions[value]
         if padded not in covered:
             whole = covered | padded
-            tensor = room(axes, whole, self._tensors[value].dtype).zero_()
+            tensor = room(axes, whole, self._tensors[value].dtype)
+            for border in whole.around(held):
+                fill_zeros(axes, tensor, whole, border)
             axes.put(tensor, whole, held, axes.piece(self._tensors[value], covered, held))
             self.cover(value, whole, tensor)
         return axes.piece(self._tensors[value], self._covered[value], padded)
@@ -170,9 +172,22 @@ class TapedValues:
                 summed[k] = part  # autograd may give it to other operands too: it is not changed
                 continue
             if whole is None:
-                whole = torch.zeros(self._shapes[value][k], dtype=part.dtype)
-            elif mine not in self._own:
-                whole = whole.clone()
+                whole = torch.empty(self._shapes[value][k], dtype=part.dtype)
+                for border in held.around(region):
+                    fill_zeros(axes, whole, held, border)
+                axes.put(whole, held, region, part)
+            elif mine not in self._own and region == held:
+                whole = whole + part
+            else:
+                whole = whole if mine in self._own else whole.clone()
+                _add(axes, whole, held, region, part)
             self._own.add(mine)
             summed[k] = whole
-            axes.put(whole, held, region, axes.piece(whole, held, region) + part)
+
+
+def _add(axes: Axes, whole: torch.Tensor, held: Region, region: Region, part: torch.Tensor) -> None:
+    """Add a gradient over a region to that over ``held``."""
+    if axes.plain:
+        whole[axes.within(held, region)].add_(part)
+    else:
+        axes.put(whole, held, region, axes.piece(whole, held, region) + part)

@@ -55,8 +55,8 @@ PLANS = {
             "precision": "bf16",
         },
         True,
-        [(250112, 5315420), (298772, 4213991)],
-        [5249638, 5279404, 5225145, 5315420, 4213991],
+        [(250112, 5565059), (298772, 4214720)],
+        [5397583, 5489260, 5412329, 5565059, 4214720],
     ),
 }
 """By name: options, whether it trains, weights and values of each stage, values of each rank."""
