@@ -16,6 +16,7 @@ from ..ir.node import Node, Ref, Weight
 from ..rules.dropout import DROPOUTS
 from ..rules.matmul import Labels
 from ..rules.views import PERMUTES, order_of
+from .mixed_heads import Mixing
 from .products import Factors, Labelled, Tensor
 
 SAME = ("alias", "clone", "contiguous")
@@ -81,6 +82,8 @@ class AttentionChain:
         Calls that multiply the scores by a tensor or divide them, with this tensor.
     bias, masked, fill
         What is added to the scores, and where they are replaced by which number, in this order.
+    mixed_scores, mixed_weights
+        How heads are mixed before the softmax, and after it.
     values
         The values.
     """
@@ -95,6 +98,8 @@ class AttentionChain:
     bias: Tensor | None = None
     masked: Tensor | None = None
     fill: float = 0.0
+    mixed_scores: Mixing | None = None
+    mixed_weights: Mixing | None = None
     values: Labelled | None = None
 
     @classmethod
@@ -125,6 +130,11 @@ class AttentionChain:
         """Whether the scores are changed by tensors, and not only by a number."""
         return bool(self.scaled_by) or self.bias is not None or self.masked is not None
 
+    @property
+    def mixings(self) -> list[Mixing]:
+        """The calls that mix heads."""
+        return [each for each in (self.mixed_scores, self.mixed_weights) if each is not None]
+
     # --- one call after another -------------------------------------------------------------------
 
     def _takes(self, node: Node) -> bool:
@@ -137,6 +147,8 @@ class AttentionChain:
             return not node.args["train"] or not node.args["p"]
         if node.kind in PERMUTES:
             self.labels = tuple(self.labels[k] for k in order_of(node))
+            return True
+        if self._takes_mixing(node):
             return True
         if self.softmax is not None:
             return self._takes_values(node)
@@ -152,9 +164,24 @@ class AttentionChain:
         }.get(node.kind)
         return unchanged and takes is not None and takes(node)
 
+    def _takes_mixing(self, node: Node) -> bool:
+        """A sum over heads, of which there is at most one before the softmax and one after it."""
+        mixing = Mixing.of(node, self.nodes[-1], self.labels)
+        if mixing is None or mixing.label == self.softmax:
+            return False
+        if self.softmax is not None:
+            free = self.mixed_weights is None
+            self.mixed_weights = self.mixed_weights or mixing
+            return free
+        if self.mixed_scores is not None or self.masked is not None:
+            return False
+        self.mixed_scores = mixing
+        return True
+
     def _takes_factor(self, node: Node) -> bool:
         """A multiplication or division, by a number or by a tensor without queries and keys."""
-        if self.bias is not None or self.masked is not None or node.args.get("rounding_mode"):
+        changed = (self.bias, self.masked, self.mixed_scores) != (None, None, None)
+        if changed or node.args.get("rounding_mode"):
             return False
         mine, other = self._is_last(node.args["self"]), self._other(node)
         if node.kind == "div" and not mine:
@@ -170,7 +197,8 @@ class AttentionChain:
     def _takes_bias(self, node: Node) -> bool:
         """An addition of a tensor."""
         other = self._other(node)
-        if self.bias is not None or self.masked is not None or node.args["alpha"] != 1:
+        changed = (self.bias, self.masked, self.mixed_scores) != (None, None, None)
+        if changed or node.args["alpha"] != 1:
             return False
         if not isinstance(other, (Ref, Weight)):
             return False

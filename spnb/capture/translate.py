@@ -77,7 +77,7 @@ def graph_of(
     nodes = _without_unread_writes(nodes, outputs)
     calls = _calls(nodes, inputs, reader.literals, dtype, training)
     placed = with_redistribution(calls.nodes, inputs, before_attention=True)
-    placed = with_attention(placed, outputs, inputs, dtype)
+    placed = with_attention(placed, outputs, inputs, dtype, calls.constants)
     placed = with_redistribution(placed, inputs)
     constants = Constants(calls.constants, _unchanging(module, reader.literals, training), rank)
     calls = calls._replace(nodes=constants.cut_in(placed, inputs))

@@ -8,7 +8,6 @@ queries are in memory at a time (see `spnb.rules.ring`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -19,8 +18,10 @@ from ..rules import rule_of
 from ..rules.attention import Attention
 from ..rules.matmul import Labels
 from ..rules.views import PERMUTES, order_of
+from .added_calls import AddedCalls, Values
 from .attention_chain import AttentionChain, Readers
 from .joined_tokens import JoinedTokens
+from .mixed_heads import of_all_heads
 from .placement import with_axes
 from .products import Labelled, Tensor
 
@@ -30,6 +31,7 @@ def with_attention(
     returned: Sequence[object],
     inputs: Mapping[str, Axes],
     dtype: torch.dtype,
+    constants: list[Node],
 ) -> list[Node]:
     """The same calls, with each attention over positions of the image as one call.
 
@@ -41,9 +43,11 @@ def with_attention(
         The outputs of the network: values as `Ref`.
     inputs, dtype
         Axes of the network's inputs by name, and their type.
+    constants
+        The calls that read no input; new ones are added.
     """
     while True:
-        found = _with_attention(nodes, returned, inputs, dtype)
+        found = _with_attention(nodes, returned, inputs, dtype, constants)
         if found is None:
             return list(nodes)
         # Values may be cut where they were whole before, so that further attention is found.
@@ -58,12 +62,14 @@ def _with_attention(
     returned: Iterable[object],
     inputs: Mapping[str, Axes],
     dtype: torch.dtype,
+    constants: list[Node],
 ) -> list[Node] | None:
     """The same calls with attention as one call; None if there is nothing to change."""
     readers = Readers.among(nodes, returned)
-    values = _Values(
+    values = Values(
         axes={**inputs, **{node.name: node.axes for node in nodes}},
         types={**dict.fromkeys(inputs, dtype), **{node.name: node.dtype for node in nodes}},
+        constants=constants,
     )
     replaced: dict[str, list[Node]] = {}
     joined = JoinedTokens.among(nodes)
@@ -81,13 +87,6 @@ def _with_attention(
     if not replaced:
         return None
     return [call for node in nodes for call in replaced.get(node.name, [node])]
-
-
-class _Values(NamedTuple):
-    """Axes and types of values, by name."""
-
-    axes: dict[str, Axes]
-    types: dict[str, torch.dtype]
 
 
 class _Roles(NamedTuple):
@@ -111,6 +110,10 @@ def _roles(chain: AttentionChain) -> _Roles | None:
         queries, keys = keys, queries
     shared = [label for label in queries.labels if label in keys.labels]
     batch = tuple(label for label in scores if label in shared)
+    if mixed := {mixing.label for mixing in chain.mixings}:
+        if len(mixed) > 1 or not mixed <= set(batch):
+            return None
+        batch = (*(label for label in batch if label not in mixed), *mixed)
     summed = [label for label in shared if label not in scores]
     query = [label for label in queries.labels if label not in shared]
     key = [label for label in keys.labels if label not in shared]
@@ -118,7 +121,7 @@ def _roles(chain: AttentionChain) -> _Roles | None:
         return None
     fits = sorted(chain.values.labels) == sorted((*batch, key[0], "out"))
     fits = fits and sorted(chain.labels) == sorted((*batch, query[0], "out"))
-    if chain.changes_scores and scores != (*batch, query[0], key[0]):
+    if (chain.changes_scores or chain.mixed_scores) and scores != (*batch, query[0], key[0]):
         return None
     return _Roles(queries, keys, batch, query[0], key[0], summed[0]) if fits else None
 
@@ -136,13 +139,14 @@ class _AttentionCall:
         Tokens that the plan may hold in pieces.
     """
 
-    def __init__(self, chain: AttentionChain, values: _Values, joined: JoinedTokens):
+    def __init__(self, chain: AttentionChain, values: Values, joined: JoinedTokens):
         self._chain, self._values, self._joined = chain, values, joined
-        self._last, self._calls = chain.nodes[-1], list[Node]()
+        self._last = chain.nodes[-1]
+        self._calls = AddedCalls(self._last, values)
 
     def made(self) -> list[Node] | None:
         """The calls; None if the chain is no attention over positions of the image."""
-        chain, roles = self._chain, _roles(self._chain)
+        chain, calls, roles = self._chain, self._calls, _roles(self._chain)
         if roles is None or chain.values is None:
             return None
         batch = roles.batch
@@ -154,13 +158,29 @@ class _AttentionCall:
         for number, (call, factor) in enumerate(chain.scaled_by):
             if not isinstance(query, Ref):
                 return None
-            query = self._scaled(query, call, factor, f"scaled{number}")
-        args = {"query": query, "key": key, "value": value}
-        attention = self._attention(args, (*batch, roles.query, "out"))
-        rule = rule_of(attention)
+            args = {**call.args, "self": query, "other": factor}
+            dtype = self._values.types[query.value]
+            query = calls.add(f"scaled{number}", call.op, args, calls.shape(query), dtype)
+        bias, read = chain.bias, value
+        if (mixing := chain.mixed_scores) is not None:
+            if bias is not None and not mixing.takes_bias(calls.shape(bias)):
+                return None
+            query, key = mixing.mixed_queries(calls, query), of_all_heads(calls, key, "key")
+            bias = mixing.mixed_bias(calls, bias)
+        if chain.mixed_weights is not None:
+            read = of_all_heads(calls, value, "value")
+        result = self._attention(query, key, read, bias)
+        rule = rule_of(calls.nodes[-1])
         if not isinstance(rule, Attention):
             return None
-        return self._calls if rule.over_positions or self._over_joined_tokens(roles) else None
+        if not rule.over_positions and not self._over_joined_tokens(roles):
+            return None
+        if chain.mixed_weights is not None:
+            result = chain.mixed_weights.result(calls, result, value)
+        order = [(*batch, roles.query, "out").index(label) for label in chain.labels]
+        if order != sorted(order):
+            calls.permuted("permuted", result, order)
+        return calls.finished()
 
     def _over_joined_tokens(self, roles: _Roles) -> bool:
         """Whether the keys may be tokens that the plan holds in pieces."""
@@ -181,53 +201,22 @@ class _AttentionCall:
             order, tensor = [before[k] for k in order], made.args["self"]
         if order == sorted(order):
             return tensor
-        if isinstance(tensor, Weight):
-            return None
-        return Ref(self._permuted(tensor.value, order, f"{self._last.name}.{name}").name)
+        return None if isinstance(tensor, Weight) else self._calls.permuted(name, tensor, order)
 
-    def _permuted(self, value: str, order: Sequence[int], name: str) -> Node:
-        """Add a permutation of a value's dimensions."""
-        args = {"self": Ref(value), "dims": list(order)}
-        call = replace(self._last, name=name, op="aten.permute.default", args=args)
-        shape = self._values.axes[value].shape
-        return self._added(call, [shape[k] for k in order], self._values.types[value])
-
-    def _scaled(self, query: Ref, call: Node, factor: Tensor, name: str) -> Ref:
-        """Add a multiplication or division of the queries, in place of that of the scores."""
-        args = {**call.args, "self": query, "other": factor}
-        call = replace(call, name=f"{self._last.name}.{name}", args=args)
-        shape, dtype = self._values.axes[query.value].shape, self._values.types[query.value]
-        return Ref(self._added(call, shape, dtype).name)
-
-    def _attention(self, args: Mapping[str, Tensor], labels: Labels) -> Node:
-        """Add the attention, and the permutation of its result to the order of the last call's."""
-        chain, last = self._chain, self._last
-        order = [labels.index(label) for label in chain.labels]
-        shape = [last.shape[chain.labels.index(label)] for label in labels]
-        in_order = order == sorted(order)
-        call = replace(
-            last,
-            name=last.name if in_order else f"{last.name}.attention",
-            op="spnb.attention.written_out",
-            args={
-                **args,
-                "attn_mask": chain.bias,
-                "masked": chain.masked,
-                "fill": chain.fill,
-                "scale": chain.scale,
-                "dropout_p": 0.0,
-                "is_causal": False,
-            },
-        )
-        attention = self._added(call, shape, last.dtype)
-        if not in_order:
-            self._permuted(attention.name, order, last.name)
-        return attention
-
-    def _added(self, call: Node, shape: Sequence[int], dtype: torch.dtype) -> Node:
-        """Add a call with a result of some shape and type."""
-        call = replace(call, dtype=dtype, axes=Axes.uncut(shape, self._last.axes.rank))
-        call = with_axes(call, self._values.axes, self._last.axes.rank)
-        self._values.axes[call.name], self._values.types[call.name] = call.axes, dtype
-        self._calls.append(call)
-        return call
+    def _attention(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        """Add the attention."""
+        chain, calls = self._chain, self._calls
+        args = {
+            "query": query,
+            "key": key,
+            "value": value,
+            "attn_mask": bias,
+            "masked": chain.masked,
+            "fill": chain.fill,
+            "scale": chain.scale,
+            "dropout_p": 0.0,
+            "is_causal": False,
+        }
+        batch = torch.broadcast_shapes(*(calls.shape(each)[:-2] for each in (query, key, value)))
+        shape = (*batch, calls.shape(query)[-2], calls.shape(value)[-1])
+        return calls.add("attention", "spnb.attention.written_out", args, shape)
