@@ -14,6 +14,7 @@ from ..ir.axes import Axes
 from ..ir.blocks import blocks_of
 from ..ir.graph import Graph
 from ..ir.node import Node, Ref, Weight, leaves, map_leaves, overload
+from ..ir.weights import named
 from ..kernels.compat import FakeTensor
 from ..rules.dropout import DROPOUTS
 from ..rules.loops import LOOPS, Subgraph
@@ -23,6 +24,7 @@ from .autograd import refuse_moving, refuse_unread_norms
 from .canonicalize import canonical
 from .cut_constants import Constants
 from .empty_values import without_empty_values
+from .mixed_types import refuse_mixed_types
 from .placement import with_axes
 from .positions import KnownCalls
 from .reader import ExportReader, out_of_sight
@@ -71,6 +73,7 @@ def graph_of(
     outputs = [reader.returned(leaf) for leaf in _outputs(program)]
     if not any(isinstance(leaf, (Ref, Weight)) for leaf in outputs):
         raise CaptureError("the network returns no tensor: return what it computes")
+    refuse_mixed_types(reader.nodes, _types(module, reader.literals, inputs, dtype))
     nodes = without_empty_values(list(canonical(reader.nodes, outputs)), outputs)
     if training:
         refuse_unread_norms(nodes, outputs)
@@ -178,6 +181,17 @@ def _unchanging(
     """The types of literals, and in evaluation of buffers, by name."""
     buffers = {} if training else dict(module.named_buffers())
     return {name: tensor.dtype for name, tensor in {**literals, **buffers}.items()}
+
+
+def _types(
+    module: nn.Module,
+    literals: Mapping[str, torch.Tensor],
+    inputs: Iterable[str],
+    dtype: torch.dtype,
+) -> dict[str, torch.dtype]:
+    """The types of inputs, of weights under each of their names, and of literals, by name."""
+    every = {**named(module), **literals}
+    return {**dict.fromkeys(inputs, dtype), **{name: t.dtype for name, t in every.items()}}
 
 
 def _one_name_each(module: nn.Module) -> dict[str, str]:

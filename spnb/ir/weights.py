@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import PlanError
 from .graph import Graph
 from .node import GETITEM, Node, overload
 
@@ -52,9 +53,22 @@ def tensors_of(
 
 
 def add_constants(known: dict[str, Any], calls: Sequence[Node]) -> None:
-    """Add to known weights, under their names, the results of calls that read only weights."""
+    """Add to known weights, under their names, the results of calls that read only weights.
+
+    Raises
+    ------
+    PlanError
+        If a call cannot be computed from the values of the weights.
+    """
     for node in calls:
         args = node.bind([], known)
         is_item = node.op == GETITEM
-        result = args["self"][args["index"]] if is_item else overload(node.op)(**args)
+        try:
+            result = args["self"][args["index"]] if is_item else overload(node.op)(**args)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            said = str(error).strip().partition("\n")[0]
+            raise PlanError(
+                f"{node.label} reads weights only, and cannot be computed from these: {said}:"
+                " change the weights, or compute it outside the network"
+            ) from error
         known[f"={node.name}"] = result
