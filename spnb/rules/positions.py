@@ -15,7 +15,7 @@ from ..ir.node import Node
 from ..ir.region import Region, Span
 from .base import Direct, Rule, Tensors, Weights
 from .registry import rule
-from .spatial import places
+from .spatial import places, without_unread
 from .transposed import Spread
 
 
@@ -117,7 +117,8 @@ class Unpooled(Spread):
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
-        x, left = tensors
+        needed, sizes = self.needed(region), self.sizes()
+        x, left = (without_unread(tensor, needed, sizes) for tensor in tensors)
         count, spans = len(self.places), self.spans(region)
         flat, inside, step = torch.zeros_like(left), torch.ones_like(left, dtype=torch.bool), 1
         for (start, stop), n in zip(reversed(spans), reversed(self.result_sizes()), strict=True):

@@ -2,11 +2,15 @@
 
 import pytest
 import torch
+from running import captured
 from tiled import Call, check_tiled, noise
 from torch import nn
 from torch.nn import functional as F
 from training_steps import check as check_gradients
 from training_steps import grid
+
+from spnb.ir.region import Region
+from spnb.rules import rule_of
 
 SHAPE = (2, 4, 8, 12)
 ROWS, COLUMNS = torch.tensor([0, 2, 2, 7]), torch.tensor([1, -2])
@@ -94,6 +98,17 @@ def test_windows_of_unpooling_that_overlap_are_gathered():
     net = Call(lambda x: unpooled(x, 3, 2, 1) * 0)
     plans = check_tiled(net, SHAPE, grids=[(2, 2)], allow_gather=True)
     assert all(plan.gathered for plan in plans)
+
+
+def test_a_row_that_no_window_of_unpooling_reaches_is_zero():
+    """The only row of windows is held by all tiles; where it is not read, it was not computed."""
+    graph = captured(Call(unpooled).double(), [(1, 1, 3, 8)], torch.float64)
+    rule = next(rule_of(node) for node in graph.nodes if node.op == "spnb.max_unpool.default")
+    region = Region(((0, 1), (2, 3), (0, 8)))
+    needs = [Region(tuple(rule.need(k, a, span) for a, span in enumerate(region.spans)))
+             for k in range(2)]  # fmt: skip
+    not_computed = [noise(1, 1, 1, 4), torch.full((1, 1, 1, 4), 2 * 8 + 1)]
+    assert not rule.apply(not_computed, needs, region, {}).any()
 
 
 @pytest.mark.parametrize("operator", ["rows of a tensor", "diagonal", "product", "unpooled"])
