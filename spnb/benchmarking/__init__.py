@@ -22,3 +22,5 @@ LENGTHS, LENGTH_TILES = (0, 1, 2, 3, 4, 5, 6, 7, 8), (2, 4, 9)
 
 HALO_SIZES, HALOS = (512, 1024, 2048), (1, 2, 4, 8)
 """Sides of images, and widths of halos, of the timed halo exchanges."""
+MOST_ROUNDS = 10**6
+"""Most rounds, or repeated exchanges, of a measurement."""

@@ -22,6 +22,8 @@ from ..display.progress import Bar
 from ..errors import OptionError
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
+from ..job.parsing import refuse_out_of_range
+from . import MOST_ROUNDS
 from .baselines import BASELINES
 from .contestants import LIMIT, SOLO, contestants, on_one_thread
 from .measure import Measured, measure
@@ -269,6 +271,5 @@ def baselines_to_measure(baselines: Sequence[str] | None, rounds: int) -> list[s
     for name in baselines or ():
         if name not in BASELINES:
             raise OptionError(f"unknown baseline {name!r}: use some of {', '.join(BASELINES)}")
-    if rounds < 1:
-        raise OptionError(f"rounds is {rounds}, but must be at least 1")
+    refuse_out_of_range("rounds", rounds, 1, MOST_ROUNDS)
     return list(BASELINES if baselines is None else baselines)

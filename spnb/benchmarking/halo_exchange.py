@@ -14,7 +14,6 @@ import torch
 
 from ..display.cards import Card, Shown, Table, size_text, time_text
 from ..display.progress import Bar
-from ..errors import OptionError
 from ..ir.axes import Axes as ValueAxes
 from ..ir.exchange import Exchange, region_at
 from ..ir.rank_plan import RankPlan
@@ -22,11 +21,15 @@ from ..ir.region import Region
 from ..ir.tags import TIMED
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
+from ..job.parsing import refuse_out_of_range
 from ..transport import Transport
-from . import HALO_SIZES, HALOS, TILES
+from . import HALO_SIZES, HALOS, MOST_ROUNDS, TILES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+MOST_HALO, MOST_CHANNELS = 2**16, 2**16
+"""Widest halo and most channels."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -114,15 +117,15 @@ def halo_speed(
     Raises
     ------
     OptionError
-        If there is nothing to measure.
+        If there is nothing to measure, or a number is far too large.
     AssertionError
         If values arrive that differ from those that were sent.
     """
     from ..driver.cluster import Cluster
 
-    for name, least in (("halos", min(halos)), ("channels", channels), ("repeats", repeats)):
-        if least < 1:
-            raise OptionError(f"{name} has {least}, but must be at least 1")
+    refuse_out_of_range("halos", tuple(halos), 1, MOST_HALO)
+    refuse_out_of_range("channels", channels, 1, MOST_CHANNELS)
+    refuse_out_of_range("repeats", repeats, 1, MOST_ROUNDS)
     rows = []
     cuts = [(n, size) for n in tiles for size in sizes]
     with Bar(progress) as bar:

@@ -21,6 +21,8 @@ from ..display.progress import Bar
 from ..errors import OptionError
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
+from ..job.parsing import refuse_out_of_range
+from . import MOST_ROUNDS
 from .contestants import SOLO
 from .measured_training import KEPT, PLAIN, TrainingFigures, alone, measure_training
 
@@ -213,8 +215,7 @@ def bench_training(job: Job, rounds: int = 5, progress: bool = True) -> Training
 
         spnb.bench(spnb.Job("unet", image_size=256, batch_size=1, split_size=1), training=True)
     """
-    if rounds < 1:
-        raise OptionError(f"rounds is {rounds}, but must be at least 1")
+    refuse_out_of_range("rounds", rounds, 1, MOST_ROUNDS)
     if job.device_kind != "cpu":
         raise OptionError(
             f"device is {job.device_kind}, but plain torch is measured on the CPU: leave it out"

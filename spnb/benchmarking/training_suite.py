@@ -16,10 +16,10 @@ import torch
 
 from ..display.cards import Card, Shown, Table, size_text, time_text
 from ..display.progress import Bar
-from ..errors import OptionError
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
-from . import MEMORY_SIZES, TILES, TRAINED_SIZES, TRAINED_WORKLOADS
+from ..job.parsing import refuse_out_of_range
+from . import MEMORY_SIZES, MOST_ROUNDS, TILES, TRAINED_SIZES, TRAINED_WORKLOADS
 from .measured_training import PLAIN, measure_training
 from .training_bench import ALONE, ORDER, TrainingBench, in_words
 
@@ -160,8 +160,7 @@ def training_suite(
 
         training_suite(["unet"], sizes=[256], memory_sizes=[256], tiles=[2]).plot()
     """
-    if rounds < 1:
-        raise OptionError(f"rounds is {rounds}, but must be at least 1")
+    refuse_out_of_range("rounds", rounds, 1, MOST_ROUNDS)
     found: dict[Key, TrainingBench] = {}
     with Bar(progress) as bar:
         for workload in workloads:

@@ -9,6 +9,7 @@ keeps keywords, flags and help alike.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from .parsing import (
     blocks_fused,
     one_or_more,
     precision,
+    refuse_out_of_range,
     shapes,
     size_in_bytes,
     taken,
@@ -33,6 +35,12 @@ if TYPE_CHECKING:
 
 BACKENDS = ("mpi", "gloo", "nccl")
 DEVICES = ("cpu", "cuda")
+MOST_PIXELS = 2**32
+"""Most pixels along one axis of an image."""
+
+MOST_NUMBERS = 2**48
+"""Most numbers of an input; with all layers, their bytes are counted in 64 bits."""
+
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "adagrad")
 
 
@@ -43,6 +51,7 @@ def _option(
     metavar: str | None = None,
     *,
     least: int | None = None,
+    most: int | None = None,
     choices: tuple[str, ...] = (),
     suggestions: tuple[str, ...] = (),
     training: bool = False,
@@ -62,6 +71,9 @@ def _option(
         What the help calls the value; by default the option's name.
     least
         Smallest value that is accepted.
+    most
+        Largest value that is accepted, far above what plans have: a slip of the finger, as a zero
+        too many, is refused before anything is built in that size.
     choices
         Every value that is accepted, if they are few.
     suggestions
@@ -76,6 +88,7 @@ def _option(
         "read": read,
         "metavar": metavar,
         "least": least,
+        "most": most,
         "choices": choices,
         "suggestions": suggestions or choices,
         "training": training,
@@ -104,16 +117,19 @@ class OptionTable:
         LeftOut(32),
         "images per step; if it is left out, an image that is given to infer brings its own number",
         least=1,
+        most=2**24,
     )
-    parts: int = _option(1, "micro-batches per batch", least=1)
-    split_size: int = _option(2, "number of stages", least=1)
+    parts: int = _option(1, "micro-batches per batch", least=1, most=4096)
+    split_size: int = _option(2, "number of stages", least=1, most=4096)
     num_spatial_parts: int | tuple[int, ...] = _option(
         4,
         "tiles of each tiled stage: one number for all of them, or a list such as 4,2",
         one_or_more,
         "N[,N]",
+        least=1,
+        most=2**20,
     )
-    spatial_size: int = _option(1, "number of tiled stages; these are the first ones")
+    spatial_size: int = _option(1, "number of tiled stages; these are the first ones", most=4096)
     slice_method: str = _option(
         "square",
         "how an image is cut: square, vertical (cuts the width), horizontal (cuts the height),"
@@ -127,6 +143,7 @@ class OptionTable:
         "with --halo-D2: number of blocks that share one halo exchange, or all",
         blocks_fused,
         "N",
+        most=2**30,
         suggestions=("1", "2", "4", "all"),
     )
     patches: int = _option(
@@ -135,6 +152,7 @@ class OptionTable:
         " --halo-D2 --fused-layers all and no figure of the whole image, inference computes one"
         " after another; otherwise the others wait on disk",
         least=1,
+        most=1024,
     )
     balance: tuple[int, ...] | None = _option(
         None,
@@ -149,13 +167,18 @@ class OptionTable:
         bool,
     )
     local_DP: int = _option(
-        1, "ranks of each untiled stage; each computes some images of the batch", least=1
+        1, "ranks of each untiled stage; each computes some images of the batch", least=1, most=4096
     )
     enable_evaluation: bool = _option(
         False, "inference (the commands infer and evaluate set it)", bool
     )
     image_size: int | tuple[int, ...] = _option(
-        32, "side of a square image, or height x width such as 1411x1411", _image_size, "N[xN]"
+        32,
+        "side of a square image, or height x width such as 1411x1411",
+        _image_size,
+        "N[xN]",
+        least=1,
+        most=MOST_PIXELS,
     )
     resize: bool = _option(
         False,
@@ -173,9 +196,9 @@ class OptionTable:
     method: str = _option(
         "forward", "method of a network of your own that is run, as decode", str, "NAME"
     )
-    num_layers: int = _option(18, "layers of AmoebaNet-D", least=1)
-    num_filters: int = _option(416, "filters of AmoebaNet-D", least=1)
-    num_classes: int = _option(10, "classes of a built-in network", least=1)
+    num_layers: int = _option(18, "layers of AmoebaNet-D", least=1, most=1024)
+    num_filters: int = _option(416, "filters of AmoebaNet-D", least=1, most=2**14)
+    num_classes: int = _option(10, "classes of a built-in network", least=1, most=2**20)
     backend: str = _option(
         "mpi",
         "library that carries tensors between ranks: mpi, gloo, or nccl (between GPUs)",
@@ -240,11 +263,12 @@ class OptionTable:
         0,
         "training and evaluation: threads of each rank that read the next batch",
         least=0,
+        most=256,
         training=True,
         evaluation=True,
     )
     num_epochs: int = _option(
-        1, "training: number of passes over all examples", least=1, training=True
+        1, "training: number of passes over all examples", least=1, most=10**6, training=True
     )
     optimizer: str = _option(
         "adam", f"training: {', '.join(OPTIMIZERS)}", str, choices=OPTIMIZERS, training=True
@@ -286,6 +310,7 @@ class OptionTable:
         "copies of the whole plan; each computes some images of the batch (default in training"
         " under mpiexec: as many as fit on its ranks)",
         least=1,
+        most=4096,
     )
     gems: bool = _option(
         False,
@@ -293,7 +318,9 @@ class OptionTable:
         " copies take turns",
         bool,
     )
-    times: int = _option(1, "with --gems: turns of each of the two copies in a batch", least=1)
+    times: int = _option(
+        1, "with --gems: turns of each of the two copies in a batch", least=1, most=4096
+    )
     enable_master_comm_opt: bool = _option(
         False,
         "training with --gems: exchange gradients with the mirror rank while other ranks compute,"
@@ -301,26 +328,19 @@ class OptionTable:
         bool,
         training=True,
     )
-    seed: int = _option(0, "seed of synthetic images, and of weights that no file has")
+    seed: int = _option(
+        0, "seed of synthetic images, and of weights that no file has", least=0, most=2**63 - 1
+    )
     verbose: bool = _option(False, "print figures of each rank", bool)
 
     def __post_init__(self) -> None:
         for option in options():
-            if isinstance(getattr(self, option.name), LeftOut):
+            name, bounds = option.name, option.metadata
+            if isinstance(getattr(self, name), LeftOut):
                 continue
-            value = taken(
-                option.name,
-                getattr(self, option.name),
-                option.metadata["read"],
-                option.default,
-            )
-            least = option.metadata["least"]
-            if least is not None and value < least:
-                wanted = f"{least} or more" if least == 0 else f"at least {least}"
-                raise OptionError(f"{option.name} is {value}, but must be {wanted}")
-            object.__setattr__(self, option.name, value)
-        if not 0 <= self.seed < 1 << 63:
-            raise OptionError(f"seed is {self.seed}, but must be 0 or more, and less than 2**63")
+            value = taken(name, getattr(self, name), bounds["read"], option.default)
+            refuse_out_of_range(name, value, bounds["least"], bounds["most"])
+            object.__setattr__(self, name, value)
         if self.precision is not None:
             object.__setattr__(self, "precision", precision(self.precision))
         self._take_input_shapes()
@@ -336,6 +356,9 @@ class OptionTable:
                 f"input_shapes {listed} must begin with (batch, channels, *spatial), and all"
                 " numbers must be at least 1"
             )
+        for shape in every:
+            refuse_out_of_range("a number of input_shapes", shape, 1, MOST_PIXELS)
+            refuse_out_of_range("the size of an input", math.prod(shape), 1, MOST_NUMBERS)
         batch, _, *size = every[0]
         size = tuple(size) if len(size) > 1 else size[0]
         for name, value in (("batch_size", batch), ("image_size", size)):

@@ -183,6 +183,44 @@ def taken(name: str, value: Any, read: Callable[[Any], Any], default: Any) -> An
     return found
 
 
+def refuse_out_of_range(name: str, value: Any, least: int | None, most: int | None) -> None:
+    """Refuse a number that is too small or too large.
+
+    Parameters
+    ----------
+    name
+        Name of the option, for the message.
+    value
+        A number, or several; a word, as ``"all"``, is in no range.
+    least, most
+        The smallest and the largest number that is accepted, if there is one.
+
+    Raises
+    ------
+    OptionError
+        With the value and the bound.
+
+    Examples
+    --------
+    >>> refuse_out_of_range("parts", 10**12, 1, 4096)
+    Traceback (most recent call last):
+    spnb.errors.OptionError: parts is 1000000000000, but must be at most 4,096
+    """
+    for each in value if isinstance(value, tuple) else (value,):
+        if isinstance(each, str):
+            continue
+        if least is not None and each < least:
+            wanted = f"{least} or more" if least == 0 else f"at least {least}"
+            raise OptionError(f"{name} is {_shown(each)}, but must be {wanted}")
+        if most is not None and each > most:
+            raise OptionError(f"{name} is {_shown(each)}, but must be at most {most:,}")
+
+
+def _shown(value: Any) -> str:
+    """A number in digits, unless it has too many of them."""
+    return str(value) if abs(value) < 10**30 else "a number of more than 30 digits"
+
+
 def number(name: str, value: Any, kind: type) -> int | float | bool:
     """Return a number of any library, NumPy or PyTorch for instance, as one of Python's own.
 
@@ -200,6 +238,8 @@ def number(name: str, value: Any, kind: type) -> int | float | bool:
         return kind(found)
     except (TypeError, ValueError):
         raise OptionError(f"{name} must be {wanted}, not {value!r}") from None
+    except OverflowError:
+        raise OptionError(f"{name} is {_shown(value)}: it must be smaller") from None
 
 
 def blocks_fused(text: int | str) -> int | str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ..errors import OptionError
-from ..ir.region import Tiling, grid_of, grids_of
+from ..ir.region import Tiling, grid_of, grids_of, shape_text
 from .options import OptionTable
 from .parsing import whole_numbers
+
+MOST_POSITIONS = 2**44
+"""Most pixels of a batch; with all channels of all layers, their bytes are counted in 64 bits."""
 
 
 def image_extent(table: OptionTable, axes: int, network: str) -> tuple[int, ...]:
@@ -30,7 +34,7 @@ def image_extent(table: OptionTable, axes: int, network: str) -> tuple[int, ...]
     Raises
     ------
     OptionError
-        If ``image_size`` has another number of axes.
+        If ``image_size`` has another number of axes, or a batch has too many pixels.
     """
     size = whole_numbers(table.image_size, "x")
     if len(size) not in (1, axes):
@@ -38,7 +42,14 @@ def image_extent(table: OptionTable, axes: int, network: str) -> tuple[int, ...]
             f"image_size {table.image_size} has {len(size)} numbers, but {network} takes images of"
             f" {axes} axes"
         )
-    return size * axes if len(size) == 1 else size
+    size = size * axes if len(size) == 1 else size
+    if math.prod(size) * table.batch_size > MOST_POSITIONS:
+        raise OptionError(
+            f"a batch of {table.batch_size} images of {shape_text(size)} pixels has"
+            f" {math.prod(size) * table.batch_size:,} of them, but must have at most"
+            f" {MOST_POSITIONS:,}: make image_size or batch_size smaller"
+        )
+    return size
 
 
 def stage_tilings(table: OptionTable, axes: int) -> tuple[Tiling, ...]:

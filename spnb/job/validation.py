@@ -11,7 +11,10 @@ from .. import models
 from ..errors import OptionError
 from ..ir.region import grid_of
 from .options import OptionTable, option_named, options, training_options
-from .parsing import is_program_file, mean_and_std, whole_numbers
+from .parsing import is_program_file, mean_and_std, refuse_out_of_range, whole_numbers
+
+MOST_RANKS, MOST_BATCHES = 2**21, 2**13
+"""Most ranks, and most micro-batches, of a plan."""
 
 
 def check(table: OptionTable) -> None:
@@ -85,13 +88,14 @@ def _check_stages(table: OptionTable) -> None:
             f"num_spatial_parts lists {len(tiles)} numbers for {table.spatial_size} tiled"
             " stages (spatial_size): give one for all or one for each"
         )
-    if min(tiles) < 1:
-        raise OptionError(f"num_spatial_parts is {min(tiles)}, but must be at least 1")
     if not table.spatial_size and (tiles != (4,) or table.slice_method != "square"):
         raise OptionError(
             "num_spatial_parts and slice_method have no tiled stage to cut (spatial_size 0)"
         )
     _check_slice_method(table.slice_method, tiles)
+    tiled = sum(tiles) if len(tiles) > 1 else tiles[0] * table.spatial_size
+    ranks = tiled + (table.split_size - table.spatial_size) * table.local_DP
+    refuse_out_of_range("the number of ranks", ranks * table.replicas, 1, MOST_RANKS)
     if table.local_DP > 1 and table.spatial_size == table.split_size:
         raise OptionError(
             f"local_DP is {table.local_DP}, but all {table.split_size} stages are tiled: it"
@@ -112,7 +116,7 @@ def _check_slice_method(method: str, tiles: Sequence[int]) -> None:
 
 
 def _check_batch(table: OptionTable) -> None:
-    """Refuse a batch or an image that is too small to be cut."""
+    """Refuse a batch that is too small for its micro-batches."""
     if table.num_micro_batches > table.batch_size:
         turns = ""
         if table.num_micro_batches > table.parts:
@@ -122,8 +126,7 @@ def _check_batch(table: OptionTable) -> None:
             f"{table.parts} parts{turns} of a batch of {table.batch_size}: a micro-batch needs"
             " an image"
         )
-    if min(whole_numbers(table.image_size, "x")) < 1:
-        raise OptionError(f"image_size is {table.image_size}, but must be at least 1")
+    refuse_out_of_range("the number of micro-batches", table.num_micro_batches, 1, MOST_BATCHES)
 
 
 def _check_halos(table: OptionTable) -> None:

@@ -114,8 +114,11 @@ def test_what_cannot_be_asked(verb, line, message, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("halo --halos 0", "halos has 0, but must be at least 1"),
-        ("halo --repeats 0", "repeats has 0"),
+        ("halo --halos 0", "halos is 0, but must be at least 1"),
+        ("halo --repeats 0", "repeats is 0"),
+        ("halo --channels 1000000000000", "channels is 1000000000000, but must be at most 65,536"),
+        ("halo --tiles 1000000000000", "num_spatial_parts is 1000000000000, but must be at most"),
+        ("suite --sizes 1000000000000", "image_size is 1000000000000, but must be at most"),
         ("sweep w2 --rounds 0", "rounds is 0"),
         ("sweep w2 --image-size 64 --batch-size 1 --tiles 9999", "cannot be cut into"),
         ("suite --workloads w9 --baselines plain", "unknown model 'w9'"),

@@ -8,10 +8,11 @@ from trained_sessions import job
 import spnb
 from spnb.errors import OptionError
 from spnb.job.job import Job
+from spnb.job.options import options
 
 
 def test_options_that_training_does_not_take_are_refused():
-    for options, message in (
+    for given, message in (
         ({"enable_evaluation": True, "learning_rate": 0.001}, "is for inference"),
         ({"optimizer": "adamm"}, "unknown optimizer 'adamm': use adam, adamw"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
@@ -19,7 +20,7 @@ def test_options_that_training_does_not_take_are_refused():
         ({"schedule": "1f2b"}, "unknown schedule"),
     ):
         with pytest.raises(OptionError, match=message):
-            spnb.plan(job(**options), training=True)
+            spnb.plan(job(**given), training=True)
     with pytest.raises(OptionError, match="num_epochs is for training"):
         job(num_epochs=2, enable_evaluation=True)
 
@@ -100,3 +101,57 @@ def test_casts_on_gpus_are_refused_where_ranks_have_gpus(dtype):
         spnb.plan(spnb.Job(network, device="cuda", **options))
     plain = nn.Sequential(nn.Conv2d(3, 3, 1), CastsOnGpu(enabled=False))
     assert spnb.plan(spnb.Job(plain, device="cuda", **options)).num_ranks == 2
+
+
+BOUNDED = [option.name for option in options() if option.metadata["most"] is not None]
+
+
+@pytest.mark.parametrize("digits", [13, 27, 400, 5000])
+def test_numbers_far_beyond_any_plan_are_refused_at_once(digits):
+    number = 10 ** (digits - 1)
+    tables = {name: {name: number} for name in BOUNDED}
+    tables["times"] |= {"gems": True}
+    tables["num_layers"] |= {"model": "amoebanet"}
+    if digits < 20:
+        del tables["seed"]  # which has 63 bits
+    for name, given in tables.items():
+        with pytest.raises(OptionError, match=rf"^{name} is .*, but must be at most [\d,]+$"):
+            Job(**{"model": "resnet"} | given)
+    if digits > 309:
+        with pytest.raises(OptionError, match=r"learning_rate is .*: it must be smaller"):
+            Job("resnet", learning_rate=number)
+    for shapes in ([(1, 3, number, 8)], [(number, 3, 8, 8)], [(1, 3, 8, 8), (1, number)]):
+        with pytest.raises(OptionError, match=r"input.* is .*, but must be at most"):
+            Job(nn.Conv2d(3, 2, 1), input_shapes=shapes)
+
+
+def test_every_number_of_a_family_is_bounded():
+    assert {"batch_size", "split_size", "num_spatial_parts", "local_DP", "image_size"} < {*BOUNDED}
+    assert {"num_classes", "num_layers", "num_filters", "replicas", "parts"} < {*BOUNDED}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"num_spatial_parts": 2**20, "replicas": 4}, "number of ranks is 4194308, but must be at"),
+        ({"spatial_size": 3, "split_size": 3, "num_spatial_parts": 2**20}, "of ranks is 3145728,"),
+        ({"batch_size": 2**20, "parts": 4096, "replicas": 4}, "micro-batches is 16384, but must"),
+        ({"image_size": 2**24, "batch_size": 1}, "has 281,474,976,710,656 of them, but must have"),
+        ({"image_size": 2**20, "batch_size": 32}, "make image_size or batch_size smaller"),
+    ],
+)
+def test_numbers_that_are_too_large_together_are_refused(given, told):
+    with pytest.raises(OptionError, match=told):
+        spnb.plan(Job("resnet20_v1", **given))
+
+
+@pytest.mark.parametrize(
+    ("given", "ranks"),
+    [
+        ({"image_size": 2**20, "num_spatial_parts": 4096, "batch_size": 1}, 4097),
+        ({"batch_size": 2**24}, 5),
+        ({"batch_size": 4096, "local_DP": 4096}, 4100),
+    ],
+)
+def test_numbers_within_the_bounds_are_planned(given, ranks):
+    assert spnb.plan(Job("resnet20_v1", **given)).num_ranks == ranks
