@@ -17,6 +17,7 @@ from ..errors import WeightsError
 from ..io.replacing import replacing, writing
 from ..job.checkpoint_io import read_file
 from ..training.recipe import Recipe
+from .checkpoint_fields import require_fields
 
 MARK = {"format": "spnb"}
 """An entry of each file that training has written, so that no other program's is taken for one."""
@@ -80,8 +81,8 @@ class Checkpoint:
         Raises
         ------
         WeightsError
-            If PyTorch cannot read the file, or if another program wrote it: training would
-            overwrite it.
+            If PyTorch cannot read the file, if a field is wrong, or if another program wrote it:
+            training would overwrite it.
         """
         state = read_file(path)
         if not isinstance(state, Mapping) or not (state.items() >= MARK.items() or _old(state)):
@@ -89,6 +90,7 @@ class Checkpoint:
                 f"{path} is not a checkpoint that spnb wrote, and training would overwrite it: read"
                 " it with weights, and name another file with checkpoint"
             )
+        require_fields(state, path)
         return cls(**{name: state[name] for name in cls.__annotations__ if name in state})
 
     def differences(self, recipe: Recipe, data: Mapping[str, int], path: Path) -> list[str]:
