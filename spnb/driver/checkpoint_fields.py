@@ -44,17 +44,17 @@ def require_fields(state: Mapping[str, Any], path: Path) -> None:
     for name, (is_good, wanted) in _FIELDS.items():
         if name in state and not is_good(state[name]):
             raise _wrong(path, name, state[name], wanted)
-    optimizer, best, history = (state.get(name) for name in ("optimizer", "best", "history"))
+    optimizer, best = state.get("optimizer", {}), state.get("best", {})
     for name, (is_good, wanted) in _OF_OPTIMIZER.items():
-        if name in (optimizer or {}) and not is_good(optimizer[name]):
+        if name in optimizer and not is_good(optimizer[name]):
             raise _wrong(path, f"optimizer.{name}", optimizer[name], wanted)
     for name, (is_good, wanted) in _OF_BEST.items() if best else ():
         if name not in best or not is_good(best[name]):
             raise _wrong(path, f"best.{name}", best.get(name), wanted)
-    epoch = state.get("epoch", 0)
+    epoch, history = state.get("epoch", 0), state.get("history")
     if history and history[-1].get("epoch", epoch - 1) != epoch - 1:
         raise _wrong(path, "epoch", epoch, f"{history[-1]['epoch'] + 1}, as history says")
-    _refuse_other_shapes(optimizer or {}, state["model"], path)
+    _refuse_shapes(optimizer, state["model"], path)
 
 
 def _wrong(path: Path, name: str, value: Any, wanted: str) -> WeightsError:
@@ -65,9 +65,7 @@ def _wrong(path: Path, name: str, value: Any, wanted: str) -> WeightsError:
     )
 
 
-def _refuse_other_shapes(
-    optimizer: Mapping[str, Any], model: Mapping[str, Any], path: Path
-) -> None:
+def _refuse_shapes(optimizer: Mapping[str, Any], model: Mapping[str, Any], path: Path) -> None:
     """Refuse moments of other shapes than the weights that they are of."""
     if optimizer.get("name") not in OPTIMIZERS:
         return  # that of a user may have shapes of its own
