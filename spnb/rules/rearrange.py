@@ -110,6 +110,12 @@ def joined(node: Node) -> Rule | None:
     return Concatenated(node, number, found.pop())
 
 
+@rule("spnb.in_a_row")
+def in_a_row(node: Node) -> Rule:
+    """The rule of a concatenation along a known axis; slices of one position have none."""
+    return Concatenated(node, node.args["dim"], node.args["axis"])
+
+
 @dataclass(frozen=True)
 class Taken(Strided):
     """A slice along an axis; a tile owns those of its positions that it owned of the operand.
@@ -146,8 +152,9 @@ def rearranged(node: Node, pieces: dict[int, list[Span]]) -> list[Node]:
     nodes: list[Node] = []
     value, axes = node.args["self"], node.operand_axes[0]
     for number, spans in pieces.items():
+        (axis,) = axes.axes_of(number) or node.axes.axes_of(number)
         slices: list[Node] = []
-        for start, stop in spans:
+        for start, stop in spans if axes.shape[number] > 1 else ():
             slices.append(
                 replace(
                     node,
@@ -158,13 +165,15 @@ def rearranged(node: Node, pieces: dict[int, list[Span]]) -> list[Node]:
                     operand_axes=(axes,),
                 )
             )
+        each = [(Ref(call.name), call.axes) for call in slices] or [(value, axes)] * len(spans)
+        total = dim(sum(stop - start for start, stop in spans), axis)
         joint = replace(
             node,
             name=f"{node.name}.{len(nodes) + len(slices)}",
-            op="aten.cat.default",
-            args={"tensors": [Ref(each.name) for each in slices], "dim": number},
-            axes=axes.resized(number, sum(stop - start for start, stop in spans)),
-            operand_axes=tuple(each.axes for each in slices),
+            op="spnb.in_a_row.cat",
+            args={"tensors": [ref for ref, _ in each], "dim": number, "axis": axis},
+            axes=axes.with_dims([total if k == number else d for k, d in enumerate(axes.dims)]),
+            operand_axes=tuple(own for _, own in each),
         )
         nodes += [*slices, joint]
         value, axes = Ref(joint.name), joint.axes

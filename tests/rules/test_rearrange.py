@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiled import Call, check
+from torch.nn import functional as F
 
 FEW = settings(max_examples=15, deadline=None, derandomize=True)
 SIZES = {1: (2, 4, 19), 2: (2, 4, 9, 11), 3: (1, 2, 5, 6, 5)}
@@ -35,6 +36,14 @@ def test_roll(data, axes):
 @pytest.mark.parametrize("dims", [(2, 2), (3, 2, 3), (1, 1)])
 def test_roll_along_one_dimension_twice(dims):
     check(Call(lambda x: x.roll((3, 4, -1)[: len(dims)], dims)), SIZES[2])
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 5), (1, 2)])
+@pytest.mark.parametrize(
+    "function", [lambda x: x.roll((1, 1), (2, 3)), lambda x: F.pad(x, (1, 1, 0, 1), "circular")]
+)
+def test_a_slice_of_one_position_is_moved(function, size):
+    check(Call(function), (1, 3, *size), grids=[(2, 2), (1, 3), (3, 1)])
 
 
 @pytest.mark.parametrize("dims", [(2,), (3,), (2, 3), (1, 3), (1,)])
