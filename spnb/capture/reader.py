@@ -98,7 +98,7 @@ class ExportReader:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.literals: dict[str, torch.Tensor] = {}
         self.nodes: list[Node] = []
-        self.renamed = Renamed()
+        self.renamed = Renamed(program.graph)
         self.counted: dict[str, int] = {}
         self.numbers: set[Ref] = set()
         self.scope = Scope(program.graph_module, {})
@@ -223,7 +223,7 @@ class ExportReader:
         parts = () if isinstance(value, torch.Tensor) else shapes
         axes = Axes.uncut(shapes[0], 1)
         node = Node(name, op, dict(args), axes, results[0].dtype, (), path, parts)
-        keeps = op == GETITEM or op.startswith("higher_order.")
+        keeps = op.startswith("higher_order.")
         self.nodes.append(node if keeps else self.renamed.add(node))
         return Ref(name)
 
