@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
+
+from ..display.cards import size_text
+from .kinds import kind_of
 
 _parsing = threading.Lock()
 
@@ -45,17 +49,34 @@ def reading(path: str) -> Iterator[None]:
         raise kind(f"cannot read {path}: {reason}") from error
 
 
+def refuse_without_memory(size: int, what: str, way_out: str) -> None:
+    """Refuse to decode more bytes at once than there is memory for.
+
+    Raises
+    ------
+    ValueError
+        With both numbers, and a way out.
+    """
+    available = psutil.virtual_memory().available
+    if size > available:
+        raise ValueError(
+            f"{what} do not fit into the memory: they take {size_text(size)}, and"
+            f" {size_text(available)} are free; if the file is not damaged, {way_out}"
+        )
+
+
 def located(path: str | Path) -> str:
     """Return the absolute path of a file, since an engine may run in another folder.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If there is no such file, or it is a folder.
+        If there is no such file, or it is a folder, a pipe or a device.
     """
     file = Path(path).expanduser().absolute()
-    if file.is_dir():
-        raise ValueError(f"{path} is a folder: name one image file")
-    if not file.exists():
+    kind = kind_of(file)
+    if not kind:
         raise FileNotFoundError(f"there is no image file {path}")
+    if kind != "a file":  # to read a pipe or a device may never end
+        raise ValueError(f"{path} is {kind}: name one image file")
     return str(file)

@@ -6,15 +6,15 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 
 from ..display.cards import size_text
 from ..ir.region import Region
 from .bit_depth import decoded, lost_bits, refuse_frames
-from .files import reading
+from .files import reading, refuse_without_memory
 from .layout import batched
 from .native_messages import messages_caught
 from .sources import ArraySource
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 _SAMPLE = {"I": 4, "F": 4, "I;16": 2, "I;16B": 2, "I;16L": 2}
 """Bytes of a sample by Pillow's name of the kind of image; one byte for all others."""
+
+_PIXELS_PER_BYTE = {"raw": 8, "zip": 8 * 1032, "jpeg": 1024, "gif": 4096}
+"""Most pixels in a byte of a file, by Pillow's name of the decoder: bits that are not compressed,
+deflate's longest match, a block of 64 pixels in half a bit, LZW's longest code."""
 
 _unlimited, _limit = 0, None
 _counting = threading.Lock()
@@ -84,6 +88,7 @@ def _array_of(image: Image.Image, path: str, channels: int) -> np.ndarray:
     """Decode an open file, with the batch as its first axis."""
     with _any_size(), reading(path):
         refuse_frames(image)
+        _refuse_damaged(image, path)
         _refuse_without_memory(image)
         if image.format == "FITS" and image.mode[0] == "I":
             raise ValueError("zero and scale of a FITS are not read: use TIFF or npy")
@@ -114,16 +119,23 @@ def _decoded(image: Image.Image) -> np.ndarray:
         raise ValueError(reason) from error
 
 
+def _refuse_damaged(image: Image.Image, path: str) -> None:
+    """Refuse a header that names more pixels than any file of its size can hold."""
+    size = Path(path).stat().st_size
+    decoders = [tile[0] for tile in getattr(image, "tile", [])]
+    held = size * max((_PIXELS_PER_BYTE.get(name, math.inf) for name in decoders), default=math.inf)
+    if image.height * image.width > held:
+        raise ValueError(
+            f"its header names {image.height}x{image.width} pixels, and its {size_text(size)}"
+            " cannot hold so many: it is damaged"
+        )
+
+
 def _refuse_without_memory(image: Image.Image) -> None:
     """Refuse an image that has more bytes, decoded, than there is memory."""
     size = image.height * image.width * len(image.getbands()) * _SAMPLE.get(image.mode, 1)
-    available = psutil.virtual_memory().available
-    if size > available:
-        raise ValueError(
-            f"its {image.height}x{image.width} pixels do not fit into the memory: they take"
-            f" {size_text(size)}, and {size_text(available)} are free; if the file is not damaged,"
-            " convert it to a tiled TIFF, which is read by region"
-        )
+    way_out = "convert it to a tiled TIFF, which is read by region"
+    refuse_without_memory(size, f"its {image.height}x{image.width} pixels", way_out)
 
 
 def _loaded(image: Image.Image) -> np.ndarray:

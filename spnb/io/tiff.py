@@ -12,9 +12,9 @@ from numpy.typing import DTypeLike
 
 from ..ir.region import Region
 from .arrays import checked, floats, index_in
-from .files import NotByRegion, located, reading
+from .files import NotByRegion, located, reading, refuse_without_memory
 from .layout import batched, named_layout, stored_index
-from .tiff_pages import JPEG, Outer, decode, first_series
+from .tiff_pages import JPEG, Outer, decode, first_series, opened_tiff, refuse_missing_parts
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
@@ -60,14 +60,14 @@ class TiffSource:
     layout: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
-        from tifffile import TiffFile
-
         self.path, self.name = located(self.path), self.name or Path(self.path).name
-        with reading(self.path), TiffFile(self.path) as tif:
+        with reading(self.path), opened_tiff(self.path) as tif:
             series = first_series(tif)
             self._take_colours(series.keyframe, series.dtype.kind)
             self._take_storage(tif, series)
-        self._take_axes(series)
+            self._take_axes(series)
+            if self.size in (None, self.shape[2:]):  # another size is refused without a decoding
+                self._try_to_decode(tif, series)
 
     def _take_storage(self, tif: TiffFile, series: TiffPageSeries) -> None:
         """Find the storage of the samples; raise if they cannot be read."""
@@ -79,16 +79,23 @@ class TiffSource:
         if self.offset is None:
             self.chunk_rows = page.tilelength if page.is_tiled else page.rowsperstrip
             self.piece_bytes = math.prod(page.chunks) * self.dtype.itemsize
-            first = series[0]
-            assert first is not None, "a series with missing pages is refused"
-            try:  # a codec may be missing
-                decode(first, Outer(0, 0, 0), Region(((0, 1), (0, 1))))
-            except Exception as error:
-                raise NotByRegion(str(error)) from error
             return
         end = self.offset + math.prod(self.stored) * self.dtype.itemsize
         if end > Path(self.path).stat().st_size:
             raise ValueError(f"it ends before the last of its samples {self.stored}")
+
+    def _try_to_decode(self, tif: TiffFile, series: TiffPageSeries) -> None:
+        """Refuse a file of which parts are missing, or whose first tile cannot be decoded."""
+        if self.offset is not None:
+            return
+        refuse_missing_parts(series, tif.filehandle.size)
+        refuse_without_memory(self.piece_bytes, "its tiles or strips", "write smaller ones")
+        first = series[0]
+        assert first is not None, "a series with missing pages is refused"
+        try:  # a codec may be missing
+            decode(first, Outer(0, 0, 0), Region(((0, 1), (0, 1))))
+        except Exception as error:
+            raise NotByRegion(str(error)) from error
 
     def _take_colours(self, page: TiffPage, element: str) -> None:
         """Find the meaning of a pixel's samples.
@@ -164,12 +171,10 @@ class TiffSource:
 
     def _decoded(self, index: tuple[slice, ...]) -> np.ndarray:
         """Return a part of the series, decoded plane by plane."""
-        from tifffile import TiffFile
-
         spans = [s.indices(n)[:2] for s, n in zip(index, self.stored, strict=True)]
         rows = self.axes.index("Y")
         outer, need = [range(*span) for span in spans[:rows]], Region(tuple(spans[rows : rows + 2]))
-        with TiffFile(self.path) as tif:
+        with opened_tiff(self.path) as tif:
             series = first_series(tif)
             samples = series.keyframe.shaped[4]
             out = np.empty((*map(len, outer), *need.shape, samples), series.dtype)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
@@ -17,6 +19,21 @@ if TYPE_CHECKING:
 
 JPEG = (6, 7, 34892, 33007)
 """Codes of JPEG among TIFF's compressions; tiles of such a file share tables."""
+
+
+@contextmanager
+def opened_tiff(path: str) -> Iterator[TiffFile]:
+    """Open a TIFF; tifffile logs nothing, since what is wrong is said in one line."""
+    from tifffile import TiffFile
+
+    log = logging.getLogger("tifffile")
+    before = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        with TiffFile(path) as tif:
+            yield tif
+    finally:
+        log.setLevel(before)
 
 
 def first_series(tif: TiffFile) -> TiffPageSeries:
@@ -46,6 +63,35 @@ def first_series(tif: TiffFile) -> TiffPageSeries:
         if held != math.prod(shape):
             raise ValueError(f"it has {held} samples, but its description {tuple(shape)} has more")
     return series
+
+
+def refuse_missing_parts(series: TiffPageSeries, size: int) -> None:
+    """Refuse a series with tiles or strips that lie outside of its file, or that have no place.
+
+    Parameters
+    ----------
+    series
+        Pages that are not mapped.
+    size
+        Bytes of the file.
+
+    Raises
+    ------
+    ValueError
+        Naming the page.
+    """
+    frame = series.keyframe
+    planes, depths, height, width, _ = frame.shaped
+    rows, columns, deep = frame.rowsperstrip, width, 1
+    if frame.is_tiled:
+        rows, columns, deep = frame.tilelength, frame.tilewidth, frame.tiledepth
+    pieces = ((depths, deep), (height, rows), (width, columns))
+    parts = planes * math.prod(math.ceil(n / each) for n, each in pieces)
+    for number, page in enumerate(series):
+        assert page is not None, "a series with missing pages is refused"
+        places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+        if len(places) < parts or any(count and at + count > size for at, count in places):
+            raise ValueError(f"tiles or strips of its page {number} are missing: it is truncated")
 
 
 @dataclass(frozen=True)

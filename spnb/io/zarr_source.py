@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 
 from ..ir.region import Region
 from .arrays import checked, floats, index_in
-from .files import reading
+from .files import reading, refuse_without_memory
 from .layout import batched, layout_of, named_layout, stored_index
 
 MARKS = ("zarr.json", ".zarray", ".zgroup")
@@ -38,6 +38,9 @@ class ZarrSource:
         rows = [k for k, letter in enumerate(self.layout) if letter == "S"]
         self.chunk_rows = array.chunks[rows[-2:][0]]
         self.piece_bytes = math.prod(array.chunks) * array.dtype.itemsize
+        with reading(self.path):
+            refuse_without_memory(self.piece_bytes, "its chunks", "write smaller ones")
+            array[(slice(0, 1),) * array.ndim]  # a codec may be missing, or the chunk damaged
 
     def _array(self) -> Any:
         import zarr

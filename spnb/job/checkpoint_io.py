@@ -18,6 +18,7 @@ from torch import nn
 
 from ..capture.export import cast, rebuilt
 from ..errors import OptionError, WeightsError
+from ..io.kinds import kind_of
 from ..ir.weights import named
 from .state_dict import holds_tensors, state_dict_for
 
@@ -82,8 +83,10 @@ def read_file(path: Path) -> Any:
     Raises
     ------
     WeightsError
-        If the file holds anything but tensors and plain data.
+        If the file holds anything but tensors and plain data, or is no file.
     """
+    if (kind := kind_of(path)) not in ("", "a file"):  # to read a pipe or a device may never end
+        raise WeightsError(f"cannot read the checkpoint {path}: it is {kind}")
     try:
         with torch.serialization.safe_globals(list(_PLAIN_DATA)):
             return torch.load(

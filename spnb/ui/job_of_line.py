@@ -40,7 +40,8 @@ def job_of(model: str | nn.Module, given: dict[str, Any], images: Sequence[Any] 
         return job
     _, channels, *size = job.input_shape
     wanted = size if "image_size" in given else None
-    source = open_source(images[0], channels=channels, axes=len(size), size=wanted, resize=True)
+    resize = given.get("resize", False)  # an image that will be refused is not decoded
+    source = open_source(images[0], channels=channels, axes=len(size), size=wanted, resize=resize)
     found = {"batch_size": LeftOut(source.shape[0]), "image_size": source.shape[2:]}
     return job.replace(**{name: value for name, value in found.items() if name not in given})
 
