@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,31 +55,51 @@ def along_channels(node: Node) -> Rule | None:
     if node.kind == "gather" and isinstance(table := node.args["self"], Weight):
         if len(table.shape) == 1:
             return Local(node, axes[0])
-        return None if axes_in(axes[0].dims[number]) else FromWeight(node)
+        return None if axes_in(axes[0].dims[number]) else WithWeight(node)
     others = [[d for k, d in enumerate(each.dims) if k != number] for each in axes]
     alike = all(each == others[0] for each in others)
     uncut = alike and not any(axes_in(each.dims[number]) for each in axes)
     result = Axes.uncut(node.shape, axes[0].rank)
     dims = [*axes[0].dims[:number], *result.dims[number : number + 1], *axes[0].dims[number + 1 :]]
-    spread = all(len(w.shape) <= 1 for w in node.weights)
-    if uncut and spread and node.shape == tuple(axes[0].with_dims(dims).shape):
+    weights = [weight.shape for weight in node.weights if len(weight.shape) > 1]
+    if uncut and weights and all(_differs_in(shape, node.shape, number) for shape in weights):
+        return WithWeight(node)
+    if uncut and not weights and node.shape == tuple(axes[0].with_dims(dims).shape):
         return Local(node, axes[0].with_dims(dims))
     rank = len(axes[0].dims)
     return WholeImages(node) if node.kind == "gather" and node.args["dim"] % rank else None
 
 
+def _differs_in(shape: Sequence[int], other: Sequence[int], number: int) -> bool:
+    """Whether shapes are equal but in one dimension."""
+    pairs = enumerate(zip(shape, other, strict=False))
+    return len(shape) == len(other) and all(m == n for k, (m, n) in pairs if k != number)
+
+
 @dataclass(frozen=True)
-class FromWeight(Rule):
-    """Numbers of a weight at places along a dimension that is never cut: class weights, say."""
+class WithWeight(Rule):
+    """Reading from a weight, or writing into one, at places along a dimension that is never cut.
+
+    Class weights are read so; the codes of a vector quantizer are written into zeros.
+    """
+
+    @property
+    def _number(self) -> int:
+        return int(self.node.args["dim"]) % len(self.node.shape)
+
+    def _with(self, axes: Axes, size: int) -> Axes:
+        """Axes with another size of the dimension."""
+        return axes.with_dims(
+            [dim(size) if k == self._number else d for k, d in enumerate(axes.dims)]
+        )
 
     @cached_property
     def axes(self) -> Axes:
-        return self.node.operand_axes[0]
+        return self._with(self.node.operand_axes[0], self.node.shape[self._number])
 
     def against(self, weight: Weight) -> Axes | None:
-        dims, number = list(self.axes.dims), self.node.args["dim"] % len(self.axes.dims)
-        dims[number] = dim(weight.shape[number])
-        return self.axes.with_dims(dims)
+        same_rank = len(weight.shape) == len(self.node.shape)
+        return self._with(self.axes, weight.shape[self._number]) if same_rank else None
 
 
 @rule("kthvalue", "mode", "median", "nanmedian")
