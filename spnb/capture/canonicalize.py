@@ -105,6 +105,8 @@ def _canonical_call(
         return _stack_as_cat(node)
     if node.kind == "select_scatter":
         return _selection_as_slice(node)
+    if node.op == "aten.repeat_interleave.self_int" and node.args["dim"] is not None:
+        return _repetition_as_expand(node)
     if node.op == "aten.convolution.default":
         return [_convolution_by_rank(node)]
     if node.op in LARGEST:
@@ -222,6 +224,27 @@ def _selection_as_slice(node: Node) -> Iterable[Node]:
     args = {"self": node.args["self"], "src": Ref(one.name), "dim": number}
     args |= {"start": index, "end": index + 1, "step": 1}
     yield replace(node, op="aten.slice_scatter.default", args=args)
+
+
+def _repetition_as_expand(node: Node) -> Iterable[Node]:
+    """Each position several times, as an expansion of a new dimension beside it."""
+    number, times = node.args["dim"] % len(node.shape), node.args["repeats"]
+    before, after = node.shape[:number], node.shape[number + 1 :]
+    if not times:
+        return [node]
+    one = (*before, node.shape[number] // times, 1, *after)
+    wide = [*one[: number + 1], times, *after]
+    names, rank = [f"{node.name}.{k}" for k in range(2)], node.axes.rank
+    args = {"self": node.args["self"], "dim": number + 1}
+    single = replace(node, name=names[0], op="aten.unsqueeze.default", args=args)
+    args = {"self": Ref(names[0]), "size": wide, "implicit": False}
+    expanded = replace(node, name=names[1], op="aten.expand.default", args=args)
+    args = {"self": Ref(names[1]), "shape": list(node.shape)}
+    return [
+        replace(single, axes=Axes.uncut(one, rank)),
+        replace(expanded, axes=Axes.uncut(tuple(wide), rank)),
+        replace(node, op="aten.reshape.default", args=args),
+    ]
 
 
 def _new_as_full(node: Node) -> Node:

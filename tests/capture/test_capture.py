@@ -79,6 +79,14 @@ def test_parts_and_stacks_become_slices_and_joins():
     assert set(kinds(capture(net, IMAGE, torch.float32))) <= {"slice", "select", "unsqueeze", "cat"}
 
 
+def test_a_repetition_is_an_expansion():
+    """PyTorch's decomposition of a whole network, which takes seconds, is not needed."""
+    net = Call(lambda x: x.repeat_interleave(2, -1).repeat_interleave(3, 0))
+    graph = capture(net, IMAGE, torch.float32)
+    assert kinds(graph) == ["unsqueeze", "expand", "reshape"] * 2
+    check(net, IMAGE)
+
+
 def test_nothing_is_allocated_for_a_huge_image():
     graph = capture(conv(), (1, 3, 1 << 20, 1 << 20), torch.float32)
     assert graph.nodes[0].shape == (1, 3, 1 << 20, 1 << 20)

@@ -102,6 +102,16 @@ BESIDE_TORCHVISION = [
         (64, 64),
     ),
     of_timm(
+        "cait_xxs24_224",
+        {"img_size": (48, 64), "patch_size": 8} | TOKENS,
+        (48, 64),
+    ),
+    of_timm(
+        "efficientformerv2_s0",
+        {"img_size": (128, 128), "embed_dims": (16, 16, 32, 32), "depths": (1, 1, 2, 2)},
+        (128, 128),
+    ),
+    of_timm(
         "mlp_mixer.MlpMixer",
         {"img_size": 64, "patch_size": 8, "embed_dim": 16, "num_blocks": 2},
         (64, 64),
@@ -136,6 +146,13 @@ BESIDE_TORCHVISION = [
         (41, 53),
         "PLKSR",
         gather=True,
+    ),
+    of_spandrel(
+        "RestoreFormer",
+        {"n_embed": 16, "embed_dim": 32, "ch": 32, "ch_mult": (1, 2), "num_res_blocks": 1}
+        | {"attn_resolutions": (16,), "resolution": 32, "z_channels": 32, "head_size": 2},
+        (32, 48),
+        "RestoreFormer.__arch.restoreformer_arch",
     ),
     of_spandrel(
         "FFCResNetGenerator",

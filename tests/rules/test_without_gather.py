@@ -38,8 +38,10 @@ OPERATORS = {
     "bucketize": lambda x: torch.bucketize(x, table(x, 5)),
     "searchsorted": lambda x: torch.searchsorted(table(x, 5), x),
     "scatter": lambda x: torch.zeros_like(x).scatter(1, x.argmax(1, keepdim=True), 1.0),
-    "scatter_into_zeros": lambda x: torch.zeros(2 * 96, 4).to(x).scatter(
-        1, x.movedim(1, 3).flatten(0, 2).argmax(1, keepdim=True), 1.0
+    "scatter_into_zeros": lambda x: (
+        torch.zeros(2 * 96, 4)
+        .to(x)
+        .scatter(1, x.movedim(1, 3).flatten(0, 2).argmax(1, keepdim=True), 1.0)
     ),
     "scatter_of_a_table": lambda x: x.scatter(1, x.argmax(1, keepdim=True), table(x, *SHAPE)),
     "scatter_add": lambda x: x.scatter_add(1, x.argmax(1, keepdim=True), x[:, :1]),
