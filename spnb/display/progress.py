@@ -161,7 +161,7 @@ def shown_by_module(bar: Bar, task: str, module: Any, costs: Mapping[str, float]
 def show_output(rank: int, text: str, name: str) -> None:
     """Print the text that a rank printed, with its number before each line."""
     stream = sys.stderr if name == "stderr" else sys.stdout
-    for line in text.splitlines():
+    for line in filter(None, text.splitlines()):
         print(f"[rank {rank}] {line}", file=stream, flush=True)
 
 

@@ -14,3 +14,8 @@ MARKS = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK")
 def under_mpi() -> bool:
     """Whether a launcher started this process as one of several MPI ranks."""
     return any(mark in os.environ for mark in MARKS)
+
+
+def launched_rank() -> int:
+    """The number that a launcher gave this process; 0 for one that no launcher started."""
+    return next((int(os.environ[mark]) for mark in MARKS if mark in os.environ), 0)

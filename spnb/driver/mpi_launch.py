@@ -6,7 +6,8 @@ rank 0 calls, and leave the processor free while they wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from ..io.stage_weights import read_weights
 from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan
 from ..transport.waiting import politely
+from .interrupts import end_after_an_interrupt, end_now
 from .session import Session
 
 T = TypeVar("T")
@@ -123,16 +125,36 @@ class MPIRanks:
 
 
 def run_launched(drive: Callable[[MPIRanks], int]) -> int:
-    """Run a program on rank 0 while the other ranks serve it; return the exit code."""
-    ranks, code = MPIRanks(), 0
+    """Run a program on rank 0 while the other ranks serve it; return the exit code.
+
+    An interrupt (Ctrl-C) reaches every rank by itself.  Then none waits for another, and all end.
+    """
+    end_after_an_interrupt()
     try:
+        return _run(drive)
+    except KeyboardInterrupt:
+        end_now()
+
+
+def _run(drive: Callable[[MPIRanks], int]) -> int:
+    ranks, code = MPIRanks(), 0
+    with _ending(lambda: remote.reset("mpi")):  # receives all remaining messages
         if ranks.comm.rank > 0:
             ranks.serve()
         else:
-            try:
+            with _ending(ranks.release):
                 code = drive(ranks)
-            finally:
-                ranks.release()
-    finally:
-        remote.reset("mpi")  # receive all remaining messages
     return code
+
+
+@contextmanager
+def _ending(together: Callable[[], None]) -> Iterator[None]:
+    """Call a function at the end of a block for which ranks wait, unless there is an interrupt."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        together()
+        raise
+    together()

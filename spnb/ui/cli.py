@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import __version__, models
-from ..driver.launcher import under_mpi
+from ..driver.launcher import launched_rank, under_mpi
 from ..errors import PeerFailed, RankError, WaitTimeout
 from . import flags
 from .flags import BAD_INPUT
@@ -81,7 +81,7 @@ def _carried_out(args: argparse.Namespace) -> int:
     except FAILED as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return 130 if launched_rank() else _fail("interrupted", 130)
 
 
 def _printed(code: int) -> int:

@@ -1,0 +1,53 @@
+"""The end of a launched process after an interrupt (Ctrl-C), whatever it is at.
+
+Python raises a KeyboardInterrupt only when a call into C returns, and the end of MPI waits for all
+ranks.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from typing import NoReturn
+
+from .launcher import launched_rank
+
+INTERRUPTED = 130
+"""The exit code after an interrupt."""
+
+PATIENCE = 1.0
+"""Seconds in which a process may end by itself."""
+
+
+def end_after_an_interrupt() -> None:
+    """From now on, let an interrupt end this process within seconds; rank 0 says so in a line."""
+    wakes, woken = os.pipe()
+    os.set_blocking(woken, False)
+    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(wakes,), daemon=True).start()
+
+
+def end_now() -> NoReturn:
+    """End this process with MPI, but without the seconds that Python takes to remove its modules.
+
+    Without MPI's own end the launcher would report a crash.  If another rank does not come to it,
+    the process ends by `end_after_an_interrupt`.
+    """
+    from mpi4py import MPI
+
+    sys.stdout.flush()
+    MPI.Finalize()
+    os._exit(INTERRUPTED)
+
+
+def _watch(wakes: int) -> None:
+    """Wait for the number of the signal, which Python's handler in C writes at once."""
+    while os.read(wakes, 1) != bytes([signal.SIGINT]):
+        pass
+    if launched_rank() == 0:
+        print("spnb: interrupted", file=sys.stderr, flush=True)
+    time.sleep(PATIENCE)
+    os._exit(INTERRUPTED)

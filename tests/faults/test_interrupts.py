@@ -1,0 +1,79 @@
+"""Ctrl-C in a shell: every process ends at once, with one line and the code of an interrupt."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from processes import MPIEXEC, processes_of
+
+LINE = (
+    "infer unet --image-size 1024 --batch-size 32 --parts 32 --split-size 1 --num-spatial-parts 2"
+)
+
+
+def interrupted(command, folder, after):
+    """The exit code, the seconds to the end, and the lines of spnb after an interrupt."""
+    environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parents[2]}", "MARK": str(folder)}
+    started = subprocess.Popen(
+        command,
+        env=environment,
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # the interrupt goes to all of a session, as in a terminal
+    )
+    after(started)
+    start = time.monotonic()
+    os.killpg(started.pid, signal.SIGINT)
+    _, errors = started.communicate(timeout=30)
+    seconds = time.monotonic() - start
+    _, alive = psutil.wait_procs(processes_of(str(folder)), timeout=1)
+    assert not alive
+    assert "Traceback" not in errors
+    assert [line for line in errors.splitlines() if "spnb" in line] == ["spnb: interrupted"]
+    return started.returncode, seconds
+
+
+def in_computation(started):
+    for line in started.stdout:
+        if line.startswith("weights:"):
+            break
+    time.sleep(4)
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+def test_an_interrupt_in_a_computation_ends_all_ranks_of_mpiexec(tmp_path):
+    command = [MPIEXEC, "-n", "2", sys.executable, "-m", "spnb", *LINE.split()]
+    code, seconds = interrupted(command, tmp_path, in_computation)
+    assert code == 130
+    assert seconds < 3
+
+
+STUBBORN = """
+import time
+from spnb.driver.interrupts import end_after_an_interrupt
+
+end_after_an_interrupt()
+print("weights: none", flush=True)
+while True:
+    try:
+        time.sleep(60)
+    except KeyboardInterrupt:
+        pass
+"""
+
+
+def test_a_process_that_goes_on_after_an_interrupt_is_ended(tmp_path):
+    def ready(started):
+        assert started.stdout.readline() == "weights: none\n"
+
+    code, seconds = interrupted([sys.executable, "-c", STUBBORN], tmp_path, ready)
+    assert code == 130
+    assert seconds < 3
