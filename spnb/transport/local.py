@@ -81,7 +81,9 @@ class LocalTransport:
             self.world.changed.notify_all()
 
     def receive(self, source: int, tag: int, buffer: torch.Tensor) -> _Arrival:
-        return _Arrival(self.world, source, self.world.boxes[source, self.rank, tag], buffer)
+        with self.world.changed:  # two ranks must not make the same box
+            box = self.world.boxes[source, self.rank, tag]
+        return _Arrival(self.world, source, box, buffer)
 
     def wait(self, arrivals: Sequence[Arrival]) -> None:
         world = self.world

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from processes import MPIEXEC
 
 import spnb
 from spnb.errors import PeerFailed, WaitTimeout
-from spnb.transport.local import World
+from spnb.transport.local import LocalTransport, World
 
 
 def test_messages_of_one_tag_arrive_in_order():
@@ -27,6 +29,26 @@ def test_messages_of_one_tag_arrive_in_order():
         return [float(buffer[0]) for buffer in buffers]
 
     assert World(2).run(work)[1] == [0, 1, 2, 3, 4]
+
+
+def test_a_message_that_comes_while_its_box_is_made_is_not_lost():
+    """A switch of threads in between is rare: here the box itself makes the other rank send."""
+    world, sending = World(2, deadline=2), []
+
+    def box():
+        if not sending:
+            send = LocalTransport(world, 0).send
+            sending.append(threading.Thread(target=send, args=(1, 7, torch.ones(2))))
+            sending[0].start()
+            sending[0].join(0.2)
+        return deque()
+
+    world.boxes.default_factory = box
+    receiver, buffer = LocalTransport(world, 1), torch.zeros(2)
+    arrival = receiver.receive(0, 7, buffer)
+    sending[0].join()
+    receiver.wait([arrival])
+    assert buffer.tolist() == [1, 1]
 
 
 def test_a_failure_frees_who_waits_and_is_the_one_that_is_raised():
