@@ -16,6 +16,7 @@ from ..ir.node import Node, Ref, Weight
 from ..rules.dropout import DROPOUTS
 from ..rules.matmul import Labels
 from ..rules.views import PERMUTES, order_of
+from .gated_weights import Gate, division_by_own_sum
 from .mixed_heads import Mixing
 from .products import Factors, Labelled, Tensor
 
@@ -84,6 +85,8 @@ class AttentionChain:
         What is added to the scores, and where they are replaced by which number, in this order.
     mixed_scores, mixed_weights
         How heads are mixed before the softmax, and after it.
+    gate
+        What else is done to the weights after the softmax.
     values
         The values.
     """
@@ -100,6 +103,7 @@ class AttentionChain:
     fill: float = 0.0
     mixed_scores: Mixing | None = None
     mixed_weights: Mixing | None = None
+    gate: Gate = field(default_factory=Gate)
     values: Labelled | None = None
 
     @classmethod
@@ -120,15 +124,28 @@ class AttentionChain:
         """Follow the chain; return whether it leads over a softmax to a product with values."""
         while self.values is None:
             node = self.readers.only(self.nodes[-1])
-            if node is None or not self._takes(node):
+            if node is None and (divided := self._normalized()):
+                self.nodes += divided
+            elif node is None or not self._takes(node):
                 return False
-            self.nodes.append(node)
+            else:
+                self.nodes.append(node)
         return True
+
+    def _normalized(self) -> list[Node]:
+        """The calls that divide the weights by their sum over the keys; empty if none do."""
+        last, gate = self.nodes[-1], self.gate
+        if gate.summand is None or gate.normalized or self.labels[-1] != self.softmax:
+            return []
+        found = division_by_own_sum(last, lambda node: list(self.readers.of.get(node.name, ())))
+        gate.normalized = bool(found)
+        return found
 
     @property
     def changes_scores(self) -> bool:
-        """Whether the scores are changed by tensors, and not only by a number."""
-        return bool(self.scaled_by) or self.bias is not None or self.masked is not None
+        """Whether scores or weights are changed by tensors, and not only by a number."""
+        by_tensors = self.bias is not None or self.masked is not None or self.gate.changes
+        return bool(self.scaled_by) or by_tensors
 
     @property
     def mixings(self) -> list[Mixing]:
@@ -151,7 +168,8 @@ class AttentionChain:
         if self._takes_mixing(node):
             return True
         if self.softmax is not None:
-            return self._takes_values(node)
+            gated = self.mixed_weights is None and self.gate.takes(node, self.nodes[-1])
+            return gated or self._takes_values(node)
         if node.kind == "softmax" and self._is_no_rounding(node):
             self.softmax = self.labels[node.args["dim"]]
             return True
@@ -170,7 +188,7 @@ class AttentionChain:
         if mixing is None or mixing.label == self.softmax:
             return False
         if self.softmax is not None:
-            free = self.mixed_weights is None
+            free = self.mixed_weights is None and not self.gate.changes
             self.mixed_weights = self.mixed_weights or mixing
             return free
         if self.mixed_scores is not None or self.masked is not None:

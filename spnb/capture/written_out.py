@@ -177,6 +177,7 @@ class _AttentionCall:
             return None
         if chain.mixed_weights is not None:
             result = chain.mixed_weights.result(calls, result, value)
+        result = chain.gate.result(calls, result, value)
         order = [(*batch, roles.query, "out").index(label) for label in chain.labels]
         if order != sorted(order):
             calls.permuted("permuted", result, order)
