@@ -112,6 +112,11 @@ BESIDE_TORCHVISION = [
         (128, 128),
     ),
     of_timm(
+        "convit_tiny",
+        {"img_size": 64, "patch_size": 8, "local_up_to_layer": 1} | TOKENS,
+        (64, 64),
+    ),
+    of_timm(
         "mlp_mixer.MlpMixer",
         {"img_size": 64, "patch_size": 8, "embed_dim": 16, "num_blocks": 2},
         (64, 64),
