@@ -2,7 +2,11 @@
 
 import sys
 
-from .ui.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from .ui.cli import main
+
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("spnb: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import ipyparallel as ipp
 
 from ..errors import EngineError, EngineTimeout
-from .engine_world import EngineWorld, introduce
+from .engine_world import RESTART, EngineWorld, introduce
 
 T = TypeVar("T")
 
@@ -125,7 +125,7 @@ class EngineCalls:
         probes: dict[int, ipp.AsyncResult] = {}
         while (ranks := self._unanswered(probes)) and self.world.ailment() is None:
             if time.monotonic() > deadline:
-                return f" (ranks {ranks} have not stopped for {PATIENCE:g} s: cluster.restart())"
+                return f" (ranks {ranks} have not stopped for {PATIENCE:g} s: {RESTART})"
             # Their nannies send the signal: a signal to mpiexec would end the engines.  An engine
             # that has just died is no longer among the client's engines.
             with contextlib.suppress(KeyError):

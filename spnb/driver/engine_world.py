@@ -11,6 +11,9 @@ import ipyparallel as ipp
 from ..errors import EngineDied, StartError
 from .processes import Launch
 
+RESTART = "run the command again, or in Python cluster.restart()"
+"""What to do when engines died, or do not stop."""
+
 
 class Introduction(TypedDict):
     """What an engine tells of itself: rank and world size in MPI, host name, process id."""
@@ -78,7 +81,7 @@ class EngineWorld:
     def ailment(self) -> str | None:
         """The processes that died, and advice, as a text; ``None`` if all live."""
         if self.launch is not None and not self.launch.has_controller():
-            return "the ipyparallel controller died: cluster.restart()"
+            return f"the ipyparallel controller died: {RESTART}"
         living = self.client.ids
         dead = [rank for rank, id_ in enumerate(self.ids) if id_ not in living]
         if not dead:
@@ -87,7 +90,7 @@ class EngineWorld:
         ranks = f"ranks {dead}" if len(dead) > 1 else f"rank {dead[0]}"
         return (
             f"{ranks} of {len(self.ids)} died on {hosts} (killed, or out of memory?),"
-            " and MPI ends all with one: cluster.restart()"
+            f" and MPI ends all with one: {RESTART}"
         )
 
     def require_alive(self) -> None:

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from ..capture.export import cast, rebuilt
 from ..errors import OptionError, WeightsError
 from ..io.kinds import kind_of
 from ..ir.weights import named
-from .state_dict import holds_tensors, state_dict_for
+from .state_dict import FoundStateDict, holds_tensors, state_dict_for
 
 SHOWN = 4
 """How many names a message lists."""
@@ -97,13 +98,16 @@ def read_file(path: Path) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Why a file could not be read, in one line."""
-    if found := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
-        return (
-            f"it holds a {found[1]}, and not only tensors and plain data: load it in PyTorch, and"
-            " save the state_dict() of the network alone"
-        )
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Why a file could not be read, in one line; PyTorch advises to run the code in the file."""
+    text = str(error).strip()
+    way_out = "save the state_dict() of the network alone, where the file was made"
+    if found := re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module \S+ is blocked)", text):
+        return f"it holds a {found[1]}, and not only tensors and plain data: {way_out}"
+    if "TorchScript" in text:
+        return f"it is a TorchScript program, not weights: {way_out}"
+    if "weights_only" in text:
+        return f"it holds more than tensors and plain data, or is damaged: {way_out}"
+    return (text or type(error).__name__).splitlines()[0]
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Any]:
@@ -157,8 +161,39 @@ def ready(
     found = state_dict_for(module.state_dict(), content)
     refuse_meta(module, set(found.tensors))
     copied = rebuilt(module, lambda t: _own_memory(t, cast(t, dtype)))
+    _load(found, copied, path)
+    if found.how:
+        print(f"spnb: {path}: read {found.how}", file=sys.stderr, flush=True)
+    return copied
+
+
+def refuse_other(module: nn.Module, content: Mapping[str, Any], path: Path) -> None:
+    """Refuse a checkpoint of another network than a module, whose weights need not be read for it.
+
+    Parameters
+    ----------
+    module
+        The network; it may be on the meta device, and stays as it is.
+    content
+        What the checkpoint holds.
+    path
+        Its file, for messages.
+
+    Raises
+    ------
+    WeightsError
+        Naming a weight.
+    """
+    found = state_dict_for(module.state_dict(), content)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* is a no-op")  # values are not copied to meta tensors
+        _load(found, rebuilt(module, lambda t: t.detach().to("meta")), path)
+
+
+def _load(found: FoundStateDict, module: nn.Module, path: Path | None) -> None:
+    """Load weights into a module; raise if they are of another network."""
     try:
-        differing = copied.load_state_dict(found.tensors, strict=False)
+        differing = module.load_state_dict(found.tensors, strict=False)
         problem = _differing_names(differing.missing_keys, differing.unexpected_keys)
     except RuntimeError as error:  # a shape
         problem = str(error).splitlines()[1].strip().rstrip(".")
@@ -168,9 +203,6 @@ def ready(
             f"{path}{how} is not a checkpoint of {type(module).__name__}: {problem}: name another"
             " file"
         )
-    if found.how:
-        print(f"spnb: {path}: read {found.how}", file=sys.stderr, flush=True)
-    return copied
 
 
 def _own_memory(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

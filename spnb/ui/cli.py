@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from .. import __version__, models
@@ -71,7 +73,8 @@ def _carried_out(args: argparse.Namespace) -> int:
             flags.check_validation(args.validation, args.patience)
         if args.verb == "infer":
             flags.check_output(args.save_output, args.overwrite)
-        from . import verbs
+        with _ending_at_an_interrupt():
+            from . import verbs
 
         return verbs.run(args)
     except BAD_INPUT as error:
@@ -82,6 +85,29 @@ def _carried_out(args: argparse.Namespace) -> int:
         return _fail(error, 1)
     except KeyboardInterrupt:
         return 130 if launched_rank() else _fail("interrupted", 130)
+
+
+@contextlib.contextmanager
+def _ending_at_an_interrupt() -> Iterator[None]:
+    """End the process at an interrupt in a block, in which packages are imported.
+
+    Libraries in C turn a KeyboardInterrupt in their import into errors of their own.
+    """
+
+    def end(*_: object) -> NoReturn:
+        if launched_rank() == 0:
+            _fail("interrupted", 130)
+        sys.stderr.flush()
+        os._exit(130)
+
+    if threading.current_thread() is not threading.main_thread():  # it receives no signals
+        yield
+        return
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _printed(code: int) -> int:

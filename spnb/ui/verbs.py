@@ -23,7 +23,7 @@ from ..driver.training_state import recipe_for, resumed
 from ..io.decoding import decoding_text
 from ..io.sources import NOT_GIVEN, Source
 from ..job import job_plan
-from ..job.checkpoint_io import read_checkpoint
+from ..job.checkpoint_io import read_checkpoint, refuse_other
 from ..job.job_plan import JobPlan
 from ..job.options import training_options
 from . import flags
@@ -62,8 +62,10 @@ def _plan(args: argparse.Namespace) -> int:
     training = any(name in training_options() for name in flags.given(args))
     plan = job_plan.plan(job_of_args(args), training=training)
     sources = plan.open_inputs(_images(args, plan))
-    if not training and (file := plan.job.weights_file) is not None:
-        read_checkpoint(file)  # a bad checkpoint is refused here too, not only by a run
+    if (file := plan.weights_file) is not None:  # a bad one is refused here too, not only by a run
+        if training and str(file) == plan.job.checkpoint:
+            Checkpoint.read(file)
+        refuse_other(plan.job.network.skeleton, read_checkpoint(file), file)
     print(plan)
     for source in sources.values() if args.image else ():
         print(f"image: {decoding_text(source)}")

@@ -77,3 +77,22 @@ def test_a_process_that_goes_on_after_an_interrupt_is_ended(tmp_path):
     code, seconds = interrupted([sys.executable, "-c", STUBBORN], tmp_path, ready)
     assert code == 130
     assert seconds < 3
+
+
+def test_an_interrupt_while_packages_are_imported_is_a_line(tmp_path):
+    (tmp_path / "torch.py").write_text(
+        "import time\n"
+        "print('weights: not yet', flush=True)\n"
+        "try:\n"
+        "    time.sleep(60)\n"
+        "except BaseException:\n"
+        "    raise ImportError('a library in C was interrupted') from None\n"
+    )
+    command = [sys.executable, "-m", "spnb", *LINE.split()]
+
+    def ready(started):
+        assert started.stdout.readline() == "weights: not yet\n"
+
+    code, seconds = interrupted(command, tmp_path, ready)
+    assert code == 130
+    assert seconds < 3
