@@ -188,11 +188,12 @@ class Partial(Direct):
         if args["kind"] in REDUCTIONS:
             x = REDUCTIONS[args["kind"]].prepare(x, args["options"])
         if x.numel():
-            figures = torch.stack(statistic.of(x, dims), dim=-1)
+            figures = statistic.of(x, dims)
         else:
             figures = x.new_tensor(_neutral(statistic, x.dtype))
             figures = figures.expand(self.axes.local_shape(region))
-        return figures.reshape(self.axes.local_shape(region))
+        shape = self.axes.local_shape(region)
+        return figures if figures.shape == shape else figures.reshape(shape)
 
 
 def _neutral(statistic: Statistic, dtype: torch.dtype) -> tuple[float, ...]:

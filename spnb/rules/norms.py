@@ -19,6 +19,7 @@ from .base import Call, Direct, Local, Rule, Tensors, Weights
 from .elementwise import along_one, uncut
 from .fallback import Whole
 from .merging import cut_axes, merged
+from .normalized_channels import NormalizedChannels, factor_and_term
 from .registry import rule
 
 
@@ -138,24 +139,15 @@ class Normalized(Direct):
     def _grouped(
         self, tensors: Tensors, weights: Weights, out: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """A factor and a term for each channel, as in PyTorch; autograd holds no large tensor
-        except x."""
+        """A factor and a term for each channel, as in PyTorch."""
         args = self.node.bind(tensors, weights)
-        x, (count, mean, squares) = tensors[0], args["statistics"].unbind(-1)
-        each = x.shape[1] // args["groups"]
-        spread = (squares / count + args["eps"]).rsqrt()
-        factor, term = (
-            figure.expand(-1, -1, each, *figure.shape[3:]).flatten(1, 2)
-            for figure in (spread, -mean * spread)
-        )
-        channels = (-1, *[1] * (x.ndim - 2))
-        if (weight := args.get("weight")) is not None:
-            factor, term = (figure * weight.reshape(channels) for figure in (factor, term))
-        if (bias := args.get("bias")) is not None:
-            term = term + bias.reshape(channels)
+        x, moments = tensors[0], args["statistics"]
+        given = (moments, args.get("weight"), args.get("bias"), args["eps"])
+        if x.dtype not in HALVES and out is None:
+            return NormalizedChannels.apply(x, *given)
         exact = torch.float32 if x.dtype in HALVES else x.dtype  # rounded once, as in PyTorch
-        result = torch.addcmul(term.to(exact), x, factor.to(exact), out=out)
-        return result.to(x.dtype)
+        factor, term = (figure.to(exact) for figure in factor_and_term(x, *given))
+        return torch.addcmul(term, x, factor, out=out).to(x.dtype)
 
     def _along(self, value: torch.Tensor, region: Region) -> torch.Tensor:
         return fitted(value, Axes.uncut(tuple(value.shape), self.axes.rank), self.axes, region)

@@ -19,7 +19,7 @@ class Statistic:
     neutral
         The figures of an empty set.
     of
-        Takes a tensor and dimensions.  Returns a tensor for each figure, in which these dimensions
+        Takes a tensor and dimensions.  Returns the figures along a last dimension; these dimensions
         have size 1.
     merge
         Takes figures, and the dimension along which they belong to different sets.  Returns the
@@ -27,7 +27,7 @@ class Statistic:
     """
 
     neutral: tuple[float, ...]
-    of: Callable[[torch.Tensor, list[int]], list[torch.Tensor]]
+    of: Callable[[torch.Tensor, list[int]], torch.Tensor]
     merge: Callable[[list[torch.Tensor], int], list[torch.Tensor]]
 
 
@@ -50,7 +50,7 @@ AT_ONCE = 1 << 18
 """Number of elements whose deviations are in memory at one time."""
 
 
-def _at_once(x: torch.Tensor, dims: Sequence[int]) -> tuple[int, int]:
+def at_once(x: torch.Tensor, dims: Sequence[int]) -> tuple[int, int]:
     """The longest of the dimensions, and how many of its positions are computed at one time."""
     longest = max(dims, key=lambda d: x.shape[d])
     return longest, max(1, AT_ONCE * x.shape[longest] // max(1, x.numel()))
@@ -62,49 +62,71 @@ def _squared_deviations(x: torch.Tensor, mean: torch.Tensor, dims: Sequence[int]
     A tensor of all deviations would be as large as ``x``, and leave a hole of this size in the
     allocator's heap.
     """
-    longest, count = _at_once(x, dims)
+    longest, count = at_once(x, dims)
     sums = [summed((few - mean).square_(), dims) for few in x.split(count, longest)]
     return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
 
 
 class _Moments(torch.autograd.Function):
-    """Mean and squared deviations; autograd holds only the numbers themselves."""
+    """Count, mean and squared deviations; autograd holds only the numbers themselves."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, dims: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(ctx: Any, x: torch.Tensor, dims: list[int]) -> torch.Tensor:
         ctx.count, ctx.dims = math.prod(x.shape[d] for d in dims), dims
         mean = summed(x, dims).div_(ctx.count)
         ctx.save_for_backward(x, mean)
-        return mean, _squared_deviations(x, mean, dims)
+        squares = _squared_deviations(x, mean, dims)
+        return torch.stack([torch.full_like(mean, ctx.count), mean, squares], dim=-1)
 
     @staticmethod
-    def backward(ctx: Any, of_mean: torch.Tensor, of_squares: torch.Tensor) -> tuple:
+    def backward(ctx: Any, of_figures: torch.Tensor) -> tuple[torch.Tensor, None]:
         x, mean = ctx.saved_tensors
+        _, of_mean, of_squares = of_figures.unbind(-1)
         # The squares' derivative by the mean is zero, since deviations sum up to zero.
         gradient, term, factor = torch.empty_like(x), of_mean / ctx.count, 2 * of_squares
-        longest, count = _at_once(x, ctx.dims)
+        longest, count = at_once(x, ctx.dims)
         for few, part in zip(x.split(count, longest), gradient.split(count, longest), strict=True):
             torch.sub(few, mean, out=part).mul_(factor).add_(term)
         return gradient, None
 
 
-def _moments(x: torch.Tensor, dims: list[int]) -> list[torch.Tensor]:
-    mean, squares = _Moments.apply(x, dims)
-    return [torch.full_like(mean, math.prod(x.shape[d] for d in dims)), mean, squares]
+def _moments(x: torch.Tensor, dims: list[int]) -> torch.Tensor:
+    return _Moments.apply(x, dims)
+
+
+class _MergedMoments(torch.autograd.Function):
+    """Mean and squared deviations of a union (Chan, Golub and LeVeque, 1979)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, count: torch.Tensor, mean: torch.Tensor, squares: torch.Tensor, d: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        total = count.sum(d, keepdim=True)
+        share = count / total.clamp(min=1)
+        joint = (share * mean).sum(d, keepdim=True)
+        spread = squares + count * (mean - joint).square()
+        ctx.save_for_backward(count, share, mean, joint)
+        ctx.mark_non_differentiable(total)
+        return total, joint, spread.sum(d, keepdim=True)
+
+    @staticmethod
+    def backward(
+        ctx: Any, _: torch.Tensor, of_joint: torch.Tensor, of_spread: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
+        count, share, mean, joint = ctx.saved_tensors
+        # The spread's derivative by the joint mean is zero, since deviations sum up to zero.
+        of_mean = share * of_joint + 2 * of_spread * count * (mean - joint)
+        return None, of_mean, of_spread.expand_as(mean), None
 
 
 def _merged_moments(figures: list[torch.Tensor], d: int) -> list[torch.Tensor]:
-    """Mean and squared deviations of a union (Chan, Golub and LeVeque, 1979)."""
     count, mean, squares = figures
-    total = count.sum(d, keepdim=True)
-    joint = (count * mean).sum(d, keepdim=True) / total.clamp(min=1)
-    spread = squares + count * (mean - joint).square()
-    return [total, joint, spread.sum(d, keepdim=True)]
+    return list(_MergedMoments.apply(count, mean, squares, d))
 
 
-def _exponentials(x: torch.Tensor, dims: list[int]) -> list[torch.Tensor]:
+def _exponentials(x: torch.Tensor, dims: list[int]) -> torch.Tensor:
     top = x.amax(dims, keepdim=True)
-    return [top, (x - _finite(top)).exp().sum(dims, keepdim=True)]
+    return torch.stack([top, (x - _finite(top)).exp().sum(dims, keepdim=True)], dim=-1)
 
 
 def _merged_exponentials(figures: list[torch.Tensor], d: int) -> list[torch.Tensor]:
@@ -117,34 +139,32 @@ def _finite(top: torch.Tensor) -> torch.Tensor:
     return top.masked_fill(top.isinf(), 0.0)
 
 
-def _counted(x: torch.Tensor, dims: list[int]) -> list[torch.Tensor]:
+def _counted(x: torch.Tensor, dims: list[int]) -> torch.Tensor:
     total = summed(x, dims)
-    return [torch.full_like(total, math.prod(x.shape[d] for d in dims)), total]
+    count = torch.full_like(total, math.prod(x.shape[d] for d in dims))
+    return torch.stack([count, total], dim=-1)
 
 
-def _sum(x: torch.Tensor, dims: list[int]) -> list[torch.Tensor]:
-    return [x.sum(dims, keepdim=True)]
-
-
-def _product(x: torch.Tensor, dims: list[int]) -> list[torch.Tensor]:
+def _product(x: torch.Tensor, dims: list[int]) -> torch.Tensor:
     for d in dims:
         x = x.prod(d, keepdim=True)
-    return [x]
+    return x
+
+
+def _one(reduce: Callable[[torch.Tensor, list[int]], torch.Tensor], neutral: float) -> Statistic:
+    """A statistic of one figure, which figures of sets are merged by, too."""
+    return Statistic(
+        (neutral,),
+        lambda x, dims: reduce(x, dims).unsqueeze(-1),
+        lambda figures, d: [reduce(figures[0], [d])],
+    )
 
 
 STATISTICS = {
-    "sum": Statistic((0.0,), _sum, lambda f, d: _sum(f[0], [d])),
-    "product": Statistic((1.0,), _product, lambda f, d: _product(f[0], [d])),
-    "largest": Statistic(
-        (-math.inf,),
-        lambda x, dims: [x.amax(dims, keepdim=True)],
-        lambda f, d: [f[0].amax(d, keepdim=True)],
-    ),
-    "smallest": Statistic(
-        (math.inf,),
-        lambda x, dims: [x.amin(dims, keepdim=True)],
-        lambda f, d: [f[0].amin(d, keepdim=True)],
-    ),
+    "sum": _one(lambda x, dims: x.sum(dims, keepdim=True), 0.0),
+    "product": _one(_product, 1.0),
+    "largest": _one(lambda x, dims: x.amax(dims, keepdim=True), -math.inf),
+    "smallest": _one(lambda x, dims: x.amin(dims, keepdim=True), math.inf),
     "counted": Statistic(
         (0.0, 0.0), _counted, lambda f, d: [each.sum(d, keepdim=True) for each in f]
     ),

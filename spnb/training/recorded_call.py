@@ -1,7 +1,7 @@
-"""A call in training, between its forward and its backward pass: edges of autograd's graph.
+"""A call in training, between its forward and its backward pass: a part of autograd's graph.
 
-An edge says where the gradient of a tensor enters the graph.  Unlike the tensor, it keeps no values
-in memory: autograd itself keeps those that the derivative needs.
+The tensors that a call read hold no values any more: autograd itself keeps those that the
+derivative needs.
 """
 
 from __future__ import annotations
@@ -16,13 +16,120 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from ..ir.axes import Axes
 from ..ir.node import Node
 from ..ir.region import Region
+from ..kernels.autograd_node import count_of_results, differentiate, in_python
 from .tape_values import parts_of
-
-Edge = GradientEdge | None
-"""Where the gradient of a tensor enters autograd's graph; None where it has none."""
 
 Parts = list[torch.Tensor | None]
 """The gradients of the elements of a value."""
+
+
+@dataclass(frozen=True)
+class _OneNode:
+    """Results that one node of autograd's graph makes of the tensors of a call.
+
+    The node is called as a function.  Autograd's engine, which finds its way through any graph,
+    takes ten times as long as a small node itself.
+
+    Attributes
+    ----------
+    node
+        The node: from the gradients of its results it computes those of what it reads.
+    results
+        For each result of the node, its number among those of the call; None for the others.
+    reads
+        For each tensor that the node reads, its number among those of the call; None for one
+        without gradient.
+    shapes, dtypes
+        Shape and type of each tensor of the call.
+    """
+
+    node: Any
+    results: Sequence[int | None]
+    reads: Sequence[int | None]
+    shapes: Sequence[torch.Size]
+    dtypes: Sequence[torch.dtype]
+
+    @classmethod
+    def of(cls, results: Sequence[torch.Tensor], given: Sequence[torch.Tensor]) -> _OneNode | None:
+        """The node that makes the results of given tensors; None where the graph has more nodes."""
+        node: Any = results[0].grad_fn if results else None
+        count = None if node is None else count_of_results(node)
+        if count is None or any(each.grad_fn is not node for each in results):
+            return None
+        if any(each.is_complex() for each in (*results, *given)):  # their types may differ
+            return None
+        numbers = {id(each): k for k, each in enumerate(given)}
+        reads: list[int | None] = []
+        for before, _ in node.next_functions:
+            number = numbers.get(id(getattr(before, "variable", None)))
+            if before is not None and number is None:
+                return None
+            reads.append(number)
+        if in_python(node):
+            of_tensors = (number for number in reads if number is not None)
+            reads = [next(of_tensors) if has else None for has in node.needs_input_grad]
+        places: list[int | None] = [None] * count
+        for k, result in enumerate(results):
+            places[result.output_nr] = k
+        shapes, dtypes = [each.shape for each in given], [each.dtype for each in given]
+        return cls(node, places, reads, shapes, dtypes)
+
+    @property
+    def nodes(self) -> list[Any]:
+        """The nodes that make the results."""
+        return [self.node]
+
+    def gradients(self, of_results: Parts) -> Parts:
+        """The gradient of each tensor of the call."""
+        summed: Parts = [None] * len(self.shapes)
+        given = [None if k is None else of_results[k] for k in self.results]
+        if all(each is None for each in given):
+            return summed
+        with torch.no_grad():
+            found = parts_of(differentiate(self.node, given))
+            for number, gradient in zip(self.reads, found, strict=True):
+                if number is None or gradient is None:
+                    continue
+                # A tensor may have been expanded, or cast; and a call may read one twice.
+                whole = gradient.sum_to_size(self.shapes[number]).to(self.dtypes[number])
+                before = summed[number]
+                summed[number] = whole if before is None else before + whole
+        return summed
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """Results that several nodes of autograd's graph make of the tensors of a call.
+
+    Attributes
+    ----------
+    results, given
+        Where the gradients of the results and of the tensors enter the graph; None where a result
+        has none.
+    """
+
+    results: Sequence[GradientEdge | None]
+    given: Sequence[GradientEdge]
+
+    @classmethod
+    def of(cls, results: Sequence[torch.Tensor], given: Sequence[torch.Tensor]) -> _Graph:
+        """The graph between given tensors and results."""
+        edges = [get_gradient_edge(each) if each.requires_grad else None for each in results]
+        return cls(edges, list(map(get_gradient_edge, given)))
+
+    @property
+    def nodes(self) -> list[Any]:
+        """The nodes that make the results."""
+        return [edge.node for edge in self.results if edge is not None]
+
+    def gradients(self, of_results: Parts) -> Parts:
+        """The gradient of each tensor of the call."""
+        pairs = zip(self.results, of_results, strict=True)
+        known = [(edge, g) for edge, g in pairs if g is not None and edge is not None]
+        if not (known and self.given):
+            return [None] * len(self.given)
+        edges, gradients = zip(*known, strict=True)
+        return list(torch.autograd.grad(edges, self.given, gradients, allow_unused=True))
 
 
 @dataclass(frozen=True)
@@ -35,24 +142,50 @@ class RecordedCall:
         The call.
     read
         The region of each operand, its padding included.
-    operands, results
-        The edges of each operand's elements, and of the result's.
+    operands
+        For each operand, the numbers of its elements among the tensors of the graph; None for those
+        without gradient.
+    weights
+        Names of the weights with a gradient: the further tensors of the graph.
+    graph
+        What autograd recorded.
     """
 
     node: Node
     read: Sequence[Region]
-    operands: Sequence[Sequence[Edge]]
-    results: Sequence[Edge]
+    operands: Sequence[Sequence[int | None]]
+    weights: Sequence[str]
+    graph: _OneNode | _Graph
 
     @classmethod
     def of(
-        cls, node: Node, read: Sequence[Region], operands: Sequence[Any], result: Any
+        cls,
+        node: Node,
+        read: Sequence[Region],
+        operands: Sequence[Any],
+        weights: Mapping[str, torch.Tensor],
+        result: Any,
     ) -> RecordedCall:
-        """The record of a call of tensors that `entering` gave."""
-        return cls(node, read, list(map(_edges, operands)), _edges(result))
+        """The record of a call of tensors that `entering` gave; these hold no values afterwards."""
+        given: list[torch.Tensor] = []
+        numbers: list[list[int | None]] = []
+        for operand in operands:
+            leaves = parts_of(operand)
+            numbers.append([None] * len(leaves))
+            for k, leaf in enumerate(leaves):
+                if leaf.requires_grad:
+                    numbers[-1][k] = len(given)
+                    given.append(leaf)
+        trained = [name for name, weight in weights.items() if weight.requires_grad]
+        tensors = [*given, *(weights[name] for name in trained)]
+        results = parts_of(result)
+        graph = _OneNode.of(results, tensors) or _Graph.of(results, tensors)
+        for leaf in given:
+            leaf.data = leaf.new_empty(0)  # autograd's graph holds the tensor
+        return cls(node, read, numbers, trained, graph)
 
     def differentiate(
-        self, gradient: Parts, regions: Sequence[Region], weights: Mapping[str, torch.Tensor]
+        self, gradient: Parts, regions: Sequence[Region]
     ) -> tuple[list[Parts], dict[str, torch.Tensor]]:
         """The gradients of the operands, and of the weights by name; once, as autograd allows.
 
@@ -62,29 +195,12 @@ class RecordedCall:
             The gradient of the result.
         regions
             The region of each operand without padding, which has no gradient.
-        weights
-            Weights by name; those that require a gradient get one.
         """
-        pairs = zip(self.results, gradient, strict=True)
-        known = [(edge, g) for edge, g in pairs if g is not None and edge is not None]
-        if not known:
-            return [[] for _ in self.operands], {}
-        inputs = [edge for operand in self.operands for edge in operand if edge is not None]
-        # A call may read a weight twice, and autograd gives the sum of both.
-        names = dict.fromkeys(w.name for w in self.node.weights if weights[w.name].requires_grad)
-        found = iter(
-            torch.autograd.grad(
-                [edge for edge, _ in known],
-                [*inputs, *(get_gradient_edge(weights[name]) for name in names)],
-                [g for _, g in known],
-                allow_unused=True,
-            )
-        )
-        of_operands = [
-            [None if edge is None else next(found) for edge in operand] for operand in self.operands
-        ]
+        found = self.graph.gradients(gradient)
+        of_operands = [[None if k is None else found[k] for k in each] for each in self.operands]
         each = zip(of_operands, self.node.operand_axes, self.read, regions, strict=True)
-        of_weights = {n: g for n, g in zip(names, found, strict=True) if g is not None}
+        own = found[len(found) - len(self.weights) :]
+        of_weights = {n: g for n, g in zip(self.weights, own, strict=True) if g is not None}
         return [_without_padding(*given) for given in each], of_weights
 
 
@@ -94,23 +210,8 @@ def _without_padding(parts: Parts, axes: Axes, read: Region, region: Region) -> 
     return [None if part is None else axes.piece(part, read, region) for part in parts]
 
 
-class _Entry(torch.autograd.Function):
-    """Passes a tensor on; its edge stands for the tensor where autograd is asked for a gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, begin: torch.Tensor) -> torch.Tensor:
-        # No view: PyTorch 2.13 differentiates a convolution in fp64 wrongly by a view of filters in
-        # groups whose channels are last.
-        return tensor.detach()
-
-
 def entering(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor as autograd's graph begins with it; whole numbers have no gradient."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return tensor
-    return _Entry.apply(tensor, torch.empty(0, requires_grad=True))
-
-
-def _edges(value: Any) -> list[Edge]:
-    """The edge of each element of a value."""
-    return [get_gradient_edge(x) if x.requires_grad else None for x in parts_of(value)]
+    return tensor.detach().requires_grad_()

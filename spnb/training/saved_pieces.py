@@ -90,7 +90,7 @@ class SavedPieces:
         for piece, known in self._operands:
             if place == known:
                 return _Saved(piece)
-        saved = _Saved(tensor)
+        saved = _Saved(tensor.detach())  # `RecordedCall` takes the values from an operand itself
         self._others.append(saved)
         return saved
 

@@ -43,7 +43,7 @@ from ..transport import Arrival, Messages
 from .differentiated import with_gradient
 from .recorded_call import RecordedCall, entering
 from .saved_pieces import SavedPieces
-from .tape_values import HeldValues, TapedValues
+from .tape_values import CHANNELS_LAST, HeldValues, TapedValues
 from .value_store import InMemory, Store
 
 Waits = Iterator[Sequence[Arrival]]
@@ -233,11 +233,10 @@ class Tape:
             else:
                 result = padded.apply(tensors, weights)
         computed(node, operands)
-        if recorded:
-            read = [region for _, region, _ in reads]
-            self._calls[node.name] = RecordedCall.of(node, read, operands, result)
         self.values.hold(node.name, step.region, map_leaves(torch.Tensor.detach, result))
         if recorded:
+            read = [region for _, region, _ in reads]
+            self._calls[node.name] = RecordedCall.of(node, read, operands, weights, result)
             saved.refer_to(self.values.saved(node.name, step.region, node.axes))
 
     def _send(self, step: Send) -> None:
@@ -247,7 +246,7 @@ class Tape:
                 region = self.rank_plan.in_batch(t.region, step.axes, self.first_image)
                 self.pieces.append(Piece(step.value, region, piece, self.first_image))
             else:
-                self.transport.send(t.target, step.tag, packed(piece, step.axes))
+                self.transport.send(t.target, step.tag, packed(piece, step.axes, CHANNELS_LAST))
 
     def _receive(
         self, number: int, step: Receive, read: Read
@@ -260,7 +259,7 @@ class Tape:
         self._own[number] = own or Region(((0, 0),) * len(step.region.spans))
         arrivals, pieces = [], []
         for t in step.transfers:
-            buffer, piece = message(step.axes, t.region, step.dtype)
+            buffer, piece = message(step.axes, t.region, step.dtype, CHANNELS_LAST)
             arrivals.append(self.transport.receive(t.source, step.tag, buffer))
             pieces.append(piece)
         self.at = f"{step.kind} of {self.rank_plan.paths.get(step.value, step.value)}"
@@ -269,11 +268,11 @@ class Tape:
     def _assemble(self, number: int, step: Receive, arrived: list[torch.Tensor]) -> None:
         """Assemble a value from the rank's own region and the pieces that arrived, and hold it."""
         if number not in self._own:
-            self.values.hold(step.value, step.region, arrived[0])
+            self.values.hold(step.value, step.region, in_order(arrived[0]))
             return
         halo = tuple(t.region for t in step.transfers)
         own = self._own[number]
-        tile = HaloTile(step.region, own, halo, step.axes, step.dtype, step.kind)
+        tile = HaloTile(step.region, own, halo, step.axes, step.dtype, step.kind, CHANNELS_LAST)
         pieces = [self.values.own(step.value, own, step.axes), *arrived]
         whole = self._with_room(number, step)
         self.values.cover(step.value, whole, tile.assembly(whole)(pieces))
@@ -343,7 +342,7 @@ class Tape:
         call = self._calls.pop(node.name, None)
         if gradient is None or call is None:
             return
-        of_operands, of_weights = call.differentiate(gradient, step.clipped, self.weights)
+        of_operands, of_weights = call.differentiate(gradient, step.clipped)
         operands = zip(node.operands, node.operand_axes, step.clipped, of_operands, strict=True)
         for value, axes, region, parts in operands:
             self.values.add_gradient(value, axes, region, parts)
@@ -358,7 +357,7 @@ class Tape:
                 _, gradient = left.pop()
                 self.values.add_gradient(step.value, step.axes, t.region, [gradient])
                 continue
-            buffer, piece = message(step.axes, t.region, self._dtype(step.value))
+            buffer, piece = message(step.axes, t.region, self._dtype(step.value), CHANNELS_LAST)
             arrivals.append(self.transport.receive(t.target, backward(step.tag), buffer))
             arriving.append((t, piece))
         self.at = (
@@ -377,7 +376,9 @@ class Tape:
                 piece = torch.zeros(step.axes.local_shape(t.region), dtype=step.dtype)
             else:
                 piece = step.axes.piece(whole, step.region, t.region)
-            self.transport.send(t.source, backward(step.tag), packed(piece, step.axes))
+            self.transport.send(
+                t.source, backward(step.tag), packed(piece, step.axes, CHANNELS_LAST)
+            )
         own = self._own[number]
         if own.empty:
             return

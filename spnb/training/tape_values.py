@@ -29,6 +29,10 @@ class HeldValues:
     regions: Mapping[str, Region]
 
 
+CHANNELS_LAST = False
+"""How images are stored in training; see `spnb.runtime.halo_tile`."""
+
+
 def _each(function: Callable[[Any], Any], values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: map_leaves(function, value) for name, value in values.items()}
 
@@ -87,7 +91,7 @@ class TapedValues:
         covered, held = self._covered[value], self.regions[value]
         if padded not in covered:
             whole = covered | padded
-            tensor = room(axes, whole, self._tensors[value].dtype)
+            tensor = room(axes, whole, self._tensors[value].dtype, CHANNELS_LAST)
             for border in whole.around(held):
                 fill_zeros(axes, tensor, whole, border)
             axes.put(tensor, whole, held, axes.piece(self._tensors[value], covered, held))

@@ -12,8 +12,9 @@ def held_bytes(nodes, known):
             continue
         seen.add(node)
         waiting += [following for following, _ in node.next_functions]
-        for name in dir(node):
-            saved = getattr(node, name) if name.startswith("_saved_") else None
+        for name in dir(node):  # those of a function in Python are "saved_tensors"
+            held = name.startswith("_saved_") or name == "saved_tensors"
+            saved = getattr(node, name) if held else None
             for tensor in saved if isinstance(saved, (tuple, list)) else [saved]:
                 if isinstance(tensor, torch.Tensor):
                     found[tensor.untyped_storage().data_ptr()] = tensor

@@ -150,10 +150,10 @@ def held_in_world(net, x, tilings, recompute=None):
         whole = Region.whole(plan.graph.extent(*plan.graph.inputs))
         tape.forward(lambda value, region: plan.graph.axes[value].piece(x, whole, region))
         transport.flush()
-        edges = [edge for call in tape._calls.values() for edge in call.results if edge]
+        nodes = [node for call in tape._calls.values() for node in call.graph.nodes]
         arrived = sum(t.nbytes for each in tape._arrived.values() for t in each)
         kept = {id(t): t.nbytes for each in tape._held.values() for t in each.tensors.values()}
-        of_autograd = held_bytes([edge.node for edge in edges], weights.values())
+        of_autograd = held_bytes(nodes, weights.values())
         return of_autograd, arrived, sum(kept.values())
 
     return plan, World(plan.num_ranks, deadline=30).run(work)
