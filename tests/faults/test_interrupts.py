@@ -61,9 +61,11 @@ import time
 from spnb.driver.interrupts import end_after_an_interrupt
 
 end_after_an_interrupt()
-print("weights: none", flush=True)
+words = ["weights: none"]
 while True:
     try:
+        while words:
+            print(words.pop(), flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         pass

@@ -13,6 +13,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from spnb.training import saved_pieces
+
 _setup_privateuseone_for_python_backend("elsewhere")
 torch.elsewhere.get_amp_supported_dtype = list  # what PyTorch asks wherever a network is recomputed
 DEVICE = torch.device("elsewhere", 0)
@@ -67,6 +69,15 @@ class Computed(TorchDispatchMode):
         if found is not NotImplemented:
             return found
         return dispatch(func, args, kwargs or {}, self.calls)
+
+
+def _place(tensor, known=saved_pieces._place):
+    """Tensors of a GPU differ by their addresses; the wrappers here have none."""
+    tensor = tensor if isinstance(tensor, torch.Tensor) else tensor.tensor
+    return known(getattr(tensor, "numbers", tensor))
+
+
+saved_pieces._place = _place
 
 
 @contextmanager
