@@ -58,7 +58,7 @@ def segments_of(plan: Plan, rank: int, images: int | None = None) -> Segments:
     PlanError
         If the rank needs more than ``recompute_memory`` with any.
     """
-    choice = _Choice(TrainingMemory(plan, rank, images=images), held_at_once(plan, rank), rank)
+    choice = _Choice(TrainingMemory(plan, rank, images=images))
     if plan.recompute_memory is None:
         return choice.least()
     beside = process_bytes(training=True) + held_weight_bytes(plan, rank)
@@ -81,15 +81,14 @@ class _Choice:
     ----------
     memory
         The memory of the program, if nothing is computed again.
-    at_once
-        Micro-batches that the rank holds at once.
-    rank
-        The rank.
     """
 
     memory: TrainingMemory
-    at_once: int
-    rank: int
+
+    @cached_property
+    def at_once(self) -> int:
+        """Micro-batches that the rank holds at once."""
+        return held_at_once(self.memory.plan, self.memory.rank)
 
     @cached_property
     def beginnings(self) -> Sequence[int]:
@@ -151,7 +150,7 @@ class _Choice:
 
         If none do, they are those with little memory.
         """
-        low, high, found = 0, len(self.beginnings) - 1, self.least()
+        low, high, found = 0, len(self.beginnings) - 1, None
         while low <= high:  # the later the values that are held begin, the less memory they need
             middle = (low + high) // 2
             stop = self.beginnings[middle]
@@ -161,13 +160,13 @@ class _Choice:
                 high, found = middle - 1, segments
             else:
                 low = middle + 1
-        return found
+        return self.least() if found is None else found
 
     def from_system(self, segments: Segments) -> int:
         """The bytes that the rank has from the system for its values."""
-        images = self.memory.images
-        held = TrainingMemory(self.memory.plan, self.rank, segments, images)
-        return bytes_from_system(self.memory, held, self.at_once)
+        whole = self.memory
+        held = TrainingMemory(whole.plan, whole.rank, segments, whole.images)
+        return bytes_from_system(whole, held, self.at_once)
 
     def _least_before(self, stop: int) -> tuple[float, tuple[int, ...]]:
         """The least memory, and beginnings, if segments end at a step and the rest is held."""

@@ -51,8 +51,8 @@ class TrainingMemory:
 
     Attributes
     ----------
-    images
-        Images in the micro-batch.
+    rank, images
+        The rank, and the images in the micro-batch.
     alive, recorded
         Bytes before each step of the forward pass: of the values alive, and of all that is held
         then.
@@ -74,7 +74,7 @@ class TrainingMemory:
         images: int | None = None,
         on_disk: bool = False,
     ):
-        self.plan, self.nodes = plan, plan.stage_of(rank).nodes
+        self.plan, self.rank, self.nodes = plan, rank, plan.stage_of(rank).nodes
         self.images = images or max(plan.micro_batch_sizes)
         (self.program,) = plan.programs(rank, self.images)
         self.segments, self.on_disk = segments or Segments(), on_disk

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..display.cards import size_text
 from ..errors import OptionError, WriteError
-from .kinds import kind_of
+from .kinds import nearest
 
 
 def require_space(path: Path, size: int) -> None:
@@ -63,10 +63,7 @@ def claim(file: Path, path: Path) -> None:
 
 def _free(path: Path) -> int:
     """Free bytes of the disk of a file, which need not exist."""
-    there = path.absolute()
-    while not kind_of(there) and there != there.parent:
-        there = there.parent
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(nearest(path)).free
 
 
 def _too_large(path: Path, size: int) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 
 from ..display.cards import size_text
-from .kinds import kind_of
+from .kinds import kind_of, no_file_at
 
 _parsing = threading.Lock()
 
@@ -74,9 +74,8 @@ def located(path: str | Path) -> str:
         If there is no such file, or it is a folder, a pipe or a device.
     """
     file = Path(path).expanduser().absolute()
-    kind = kind_of(file)
-    if not kind:
+    if not kind_of(file):
         raise FileNotFoundError(f"there is no image file {path}")
-    if kind != "a file":  # to read a pipe or a device may never end
+    if kind := no_file_at(file):
         raise ValueError(f"{path} is {kind}: name one image file")
     return str(file)

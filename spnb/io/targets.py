@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import OptionError
-from .kinds import kind_of
+from .kinds import kind_of, nearest
 
 REPORTED = {"job", "benches", "exchanges"}
 """Entries of reports; each report has one of them."""
@@ -63,9 +63,7 @@ def refuse_folder(folder: Path, what: str) -> None:
     OptionError
         Naming folder and cause.
     """
-    there = folder.absolute()
-    while not kind_of(there) and there != there.parent:
-        there = there.parent
+    there = nearest(folder)
     try:  # permissions alone do not tell it, nor whether there is space
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(bytes(1 << 12))

@@ -19,7 +19,7 @@ from torch import nn
 
 from ..capture.export import cast, rebuilt
 from ..errors import OptionError, WeightsError
-from ..io.kinds import kind_of
+from ..io.kinds import no_file_at
 from ..ir.weights import named
 from .state_dict import FoundStateDict, holds_tensors, state_dict_for
 
@@ -86,7 +86,7 @@ def read_file(path: Path) -> Any:
     WeightsError
         If the file holds anything but tensors and plain data, or is no file.
     """
-    if (kind := kind_of(path)) not in ("", "a file"):  # to read a pipe or a device may never end
+    if kind := no_file_at(path):
         raise WeightsError(f"cannot read the checkpoint {path}: it is {kind}")
     try:
         with torch.serialization.safe_globals(list(_PLAIN_DATA)):

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..capture import programs
 from ..errors import OptionError
-from ..io.kinds import kind_of
+from ..io.kinds import no_file_at
 from .methods import FORWARD
 from .options import OptionTable, option_named
 from .parsing import is_program_file, taken, whole_numbers
@@ -60,7 +60,7 @@ def opened(table: OptionTable) -> Opened | None:
         compiled = dict(model.named_children()).get("_orig_mod")
         return None if compiled is None else Opened(compiled, {})
     if isinstance(model, (str, Path)) and is_program_file(str(model)):
-        if (kind := kind_of(model)) not in ("", "a file"):
+        if kind := no_file_at(model):
             raise OptionError(f"cannot read the program {model}: it is {kind}")
         found = _of_program(programs.read_program(Path(model)), table, Path(model).stem)
     elif isinstance(model, torch.export.ExportedProgram):

@@ -24,7 +24,7 @@ name here                  in PyTorch 2.13               without it
 `freeze_compiled_weights`  torch._inductor.config        an error
 =========================  ============================  =========================================
 
-`spnb.kernels.onednn` and `spnb.kernels.preallocated` probe what they alone use.  The module is
+`spnb.kernels.onednn`, `preallocated` and `autograd_node` probe what they alone use.  The module is
 longer than others because one page lists all that a new version of PyTorch may take away.
 """
 

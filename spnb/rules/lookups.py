@@ -87,19 +87,15 @@ class WithWeight(Rule):
     def _number(self) -> int:
         return int(self.node.args["dim"]) % len(self.node.shape)
 
-    def _with(self, axes: Axes, size: int) -> Axes:
-        """Axes with another size of the dimension."""
-        return axes.with_dims(
-            [dim(size) if k == self._number else d for k, d in enumerate(axes.dims)]
-        )
-
     @cached_property
     def axes(self) -> Axes:
-        return self._with(self.node.operand_axes[0], self.node.shape[self._number])
+        return self.node.operand_axes[0].resized(self._number, self.node.shape[self._number])
 
     def against(self, weight: Weight) -> Axes | None:
         same_rank = len(weight.shape) == len(self.node.shape)
-        return self._with(self.axes, weight.shape[self._number]) if same_rank else None
+        if not same_rank:
+            return None
+        return self.axes.resized(self._number, weight.shape[self._number])
 
 
 @rule("kthvalue", "mode", "median", "nanmedian")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from .statistics import at_once, summed
+from .statistics import summed, summed_by_parts
 
 
 def channels_of(figure: torch.Tensor, channels: int) -> torch.Tensor:
@@ -84,7 +83,8 @@ class NormalizedChannels(torch.autograd.Function):
             factor = factor * along_channels(weight, x.ndim)
         dims = [d for d in range(x.ndim) if factor.shape[d] == 1]
         total = summed(g, dims)
-        deviations = _summed_deviations(x, channels_of(mean, channels), g, dims)
+        mean = channels_of(mean, channels)
+        deviations = summed_by_parts(lambda few, of: (few - mean).mul_(of), [x, g], dims)
         of_x = g * factor if ctx.needs_input_grad[0] else None
         of_weight = of_bias = None
         if weight is not None:
@@ -98,13 +98,3 @@ class NormalizedChannels(torch.autograd.Function):
         of_squares = of_spread * spread.square() / (-2 * count)
         of_moments = torch.stack([torch.zeros_like(of_mean), -of_mean, of_squares], dim=-1)
         return of_x, of_moments.reshape(moments.shape), of_weight, of_bias, None
-
-
-def _summed_deviations(
-    x: torch.Tensor, mean: torch.Tensor, g: torch.Tensor, dims: Sequence[int]
-) -> torch.Tensor:
-    """The sum of ``(x - mean) g`` over dimensions, a few positions after the others."""
-    longest, count = at_once(x, dims)
-    pairs = zip(x.split(count, longest), g.split(count, longest), strict=True)
-    sums = [summed((few - mean).mul_(of_few), dims) for few, of_few in pairs]
-    return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,20 +50,25 @@ AT_ONCE = 1 << 18
 """Number of elements whose deviations are in memory at one time."""
 
 
-def at_once(x: torch.Tensor, dims: Sequence[int]) -> tuple[int, int]:
-    """The longest of the dimensions, and how many of its positions are computed at one time."""
-    longest = max(dims, key=lambda d: x.shape[d])
-    return longest, max(1, AT_ONCE * x.shape[longest] // max(1, x.numel()))
+def few_at_a_time(
+    tensors: Sequence[torch.Tensor], dims: Sequence[int]
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Parts of tensors of one shape that are computed at one time: views along one dimension."""
+    shape, size = tensors[0].shape, tensors[0].numel()
+    longest = max(dims, key=lambda d: shape[d])
+    count = max(1, AT_ONCE * shape[longest] // max(1, size))
+    return zip(*(tensor.split(count, longest) for tensor in tensors), strict=True)
 
 
-def _squared_deviations(x: torch.Tensor, mean: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
-    """The sum of squared deviations over dimensions, a few positions after the others.
+def summed_by_parts(
+    compute: Callable[..., torch.Tensor], tensors: Sequence[torch.Tensor], dims: Sequence[int]
+) -> torch.Tensor:
+    """The sum over dimensions of what is computed of tensors, a few positions after the others.
 
-    A tensor of all deviations would be as large as ``x``, and leave a hole of this size in the
+    All of it at once would be as large as a tensor, and leave a hole of this size in the
     allocator's heap.
     """
-    longest, count = at_once(x, dims)
-    sums = [summed((few - mean).square_(), dims) for few in x.split(count, longest)]
+    sums = [summed(compute(*few), dims) for few in few_at_a_time(tensors, dims)]
     return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
 
 
@@ -75,7 +80,7 @@ class _Moments(torch.autograd.Function):
         ctx.count, ctx.dims = math.prod(x.shape[d] for d in dims), dims
         mean = summed(x, dims).div_(ctx.count)
         ctx.save_for_backward(x, mean)
-        squares = _squared_deviations(x, mean, dims)
+        squares = summed_by_parts(lambda few: (few - mean).square_(), [x], dims)
         return torch.stack([torch.full_like(mean, ctx.count), mean, squares], dim=-1)
 
     @staticmethod
@@ -84,8 +89,7 @@ class _Moments(torch.autograd.Function):
         _, of_mean, of_squares = of_figures.unbind(-1)
         # The squares' derivative by the mean is zero, since deviations sum up to zero.
         gradient, term, factor = torch.empty_like(x), of_mean / ctx.count, 2 * of_squares
-        longest, count = at_once(x, ctx.dims)
-        for few, part in zip(x.split(count, longest), gradient.split(count, longest), strict=True):
+        for few, part in few_at_a_time([x, gradient], ctx.dims):
             torch.sub(few, mean, out=part).mul_(factor).add_(term)
         return gradient, None
 

@@ -16,7 +16,7 @@ from ..ir.node import Node
 from ..ir.program import Compute, Program, Receive
 
 
-def with_gradient(
+def values_with_gradient(
     program: Program,
     nodes: Sequence[Node],
     weights: Mapping[str, torch.Tensor],

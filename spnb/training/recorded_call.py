@@ -214,4 +214,6 @@ def entering(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor as autograd's graph begins with it; whole numbers have no gradient."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return tensor
+    # No view: PyTorch 2.13 differentiates a convolution in fp64 wrongly by a view of filters in
+    # groups whose channels are last.
     return tensor.detach().requires_grad_()

@@ -25,6 +25,7 @@ The module is longer than others since each step and its reverse are read side b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ from ..runtime.halo_tile import HaloTile, in_order, message, nothing, packed
 from ..runtime.pipeline_stage import PipelineStage
 from ..runtime.state import Piece, Read
 from ..transport import Arrival, Messages
-from .differentiated import with_gradient
+from .differentiated import values_with_gradient
 from .recorded_call import RecordedCall, entering
 from .saved_pieces import SavedPieces
 from .tape_values import CHANNELS_LAST, HeldValues, TapedValues
@@ -78,8 +79,6 @@ class Tape:
         The regions of the network's outputs that this rank computed.
     values
         The values that it holds, and their gradients.
-    differentiated
-        Names of the values that have a gradient.
     at, layer
         The operation that it is at, for the message of an error; and the path of its latest layer.
     """
@@ -102,7 +101,7 @@ class Tape:
         self.pieces: list[Piece] = []
         self.at, self.layer = "start", ""
         self.values = TapedValues()
-        self.differentiated = with_gradient(program, rank_plan.nodes, weights, of_inputs)
+        self.of_inputs = of_inputs
         self._calls: dict[str, RecordedCall] = {}
         self._own: dict[int, Region] = {}  # the region that the rank had before a receiving step
         self._held: dict[int, HeldValues] = {}  # by the first step of a segment
@@ -146,6 +145,12 @@ class Tape:
             segments=rank_plan.segments.get(images) if recorded else Segments.dropped(program),
             of_inputs=of_inputs,
         )
+
+    @cached_property
+    def differentiated(self) -> frozenset[str]:
+        """Names of the values that have a gradient."""
+        nodes = self.rank_plan.nodes
+        return values_with_gradient(self.program, nodes, self.weights, self.of_inputs)
 
     # --- forward ----------------------------------------------------------------------------
 
@@ -223,7 +228,7 @@ class Tape:
         saved = SavedPieces([piece for piece in saving if piece is not None])
         with torch.set_grad_enabled(recorded), saved.saving():
             operands = [
-                map_leaves(entering, piece) if value in self.differentiated else piece
+                map_leaves(entering, piece) if recorded and value in self.differentiated else piece
                 for value, piece in zip(node.operands, pieces, strict=True)
             ]
             tensors = [leaf if rule.any_layout else in_order(leaf) for leaf in operands]

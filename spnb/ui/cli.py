@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from .. import __version__, models
+from ..driver.interrupts import INTERRUPTED
 from ..driver.launcher import launched_rank, under_mpi
 from ..errors import PeerFailed, RankError, WaitTimeout
 from . import flags
@@ -84,7 +85,7 @@ def _carried_out(args: argparse.Namespace) -> int:
     except FAILED as error:
         return _fail(error, 1)
     except KeyboardInterrupt:
-        return 130 if launched_rank() else _fail("interrupted", 130)
+        return INTERRUPTED if launched_rank() else _fail("interrupted", INTERRUPTED)
 
 
 @contextlib.contextmanager
@@ -96,9 +97,9 @@ def _ending_at_an_interrupt() -> Iterator[None]:
 
     def end(*_: object) -> NoReturn:
         if launched_rank() == 0:
-            _fail("interrupted", 130)
+            _fail("interrupted", INTERRUPTED)
         sys.stderr.flush()
-        os._exit(130)
+        os._exit(INTERRUPTED)
 
     if threading.current_thread() is not threading.main_thread():  # it receives no signals
         yield

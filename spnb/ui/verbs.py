@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..driver.checkpoint import Checkpoint
 from ..driver.held_out import divided
@@ -30,9 +30,6 @@ from . import flags
 from .job_of_line import job_of_args
 from .measuring import MEASURING, measure
 from .output_files import check_targets, save_picture, save_report
-
-if TYPE_CHECKING:
-    pass
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,28 +1,12 @@
 """Attention whose weights are mixed with known weights is attention whose keys go round, too."""
 
-import math
-
 import pytest
 import torch
+from attention_heads import HEADS, SHAPE, TOKENS, constant, heads, image
 from tiled import Call, check_regions, check_tiled, noise
 from torch import nn
 from training_steps import check as check_training
 from training_steps import grid
-
-SHAPE = (2, 6, 5, 7)
-HEADS, TOKENS = 3, 35
-
-
-def heads(x):
-    return x.flatten(2).unflatten(1, (HEADS, -1)).mT
-
-
-def image(y):
-    return y.mT.reshape(SHAPE)
-
-
-def constant(*shape):
-    return torch.arange(math.prod(shape)).double().view(shape).sin()
 
 
 def weights(x):

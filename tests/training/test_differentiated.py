@@ -10,7 +10,7 @@ from torch import nn
 from spnb.ir.region import Region, Tiling
 from spnb.ir.weights import tensors_of
 from spnb.rules import rule_of
-from spnb.training.differentiated import with_gradient
+from spnb.training.differentiated import values_with_gradient
 from spnb.training.tape import Tape
 from spnb.transport.local import World
 
@@ -42,9 +42,9 @@ def test_values_before_the_first_trained_layer_have_no_gradient(frozen, without)
     (program,) = rank_plan.programs[1]
     weights = weights_of(net, rank_plan, plan.graph, FROZEN[frozen])
     names = {*plan.graph.inputs, *(node.name for node in rank_plan.nodes)}
-    found = with_gradient(program, rank_plan.nodes, weights, of_inputs=False)
+    found = values_with_gradient(program, rank_plan.nodes, weights, of_inputs=False)
     assert len(names - found) == without
-    assert with_gradient(program, rank_plan.nodes, weights, of_inputs=True) == names
+    assert values_with_gradient(program, rank_plan.nodes, weights, of_inputs=True) == names
 
 
 def test_a_value_of_another_rank_may_have_a_gradient():
@@ -53,7 +53,7 @@ def test_a_value_of_another_rank_may_have_a_gradient():
     rank_plan = plan.rank_plan(2)
     (program,) = rank_plan.programs[1]
     weights = weights_of(net, rank_plan, plan.graph, dict(net.named_parameters()))
-    found = with_gradient(program, rank_plan.nodes, weights, of_inputs=False)
+    found = values_with_gradient(program, rank_plan.nodes, weights, of_inputs=False)
     assert {node.name for node in rank_plan.nodes} <= found
 
 
