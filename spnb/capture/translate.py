@@ -28,6 +28,7 @@ from .mixed_types import refuse_mixed_types
 from .placement import with_axes
 from .positions import KnownCalls
 from .reader import ExportReader, out_of_sight
+from .realignment import with_realignment
 from .redistribution import with_redistribution
 from .states import refuse_states
 from .written_out import with_attention
@@ -81,7 +82,7 @@ def graph_of(
     calls = _calls(nodes, inputs, reader.literals, dtype, training)
     placed = with_redistribution(calls.nodes, inputs, before_attention=True)
     placed = with_attention(placed, outputs, inputs, dtype, calls.constants)
-    placed = with_redistribution(placed, inputs)
+    placed = with_realignment(with_redistribution(placed, inputs), inputs, dtype)
     constants = Constants(calls.constants, _unchanging(module, reader.literals, training), rank)
     calls = calls._replace(nodes=constants.cut_in(placed, inputs))
     returned = _copied_inputs(map(_as_weight(calls.weights), outputs), calls.nodes, inputs, dtype)

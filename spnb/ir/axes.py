@@ -87,7 +87,9 @@ class Axes:
     def __getstate__(self) -> dict[str, Any]:
         return {"dims": self.dims, "rank": self.rank}  # cached properties are left out
 
-    def _factors(self) -> Iterator[Factor]:
+    @property
+    def factors(self) -> Iterator[Factor]:
+        """The factors of all dimensions, in order."""
         return (factor for factors in self.dims for factor in factors)
 
     @cached_property
@@ -98,18 +100,18 @@ class Axes:
     @cached_property
     def extent(self) -> Extent:
         """Sizes of the whole tensor along ``(batch, *spatial)``."""
-        sizes = {factor.axis: factor.size for factor in self._factors()}
+        sizes = {factor.axis: factor.size for factor in self.factors}
         return tuple(sizes.get(axis, 1) for axis in range(self.rank))
 
     @cached_property
     def channels(self) -> int:
         """Number of elements at one position of ``(batch, *spatial)``."""
-        return math.prod(factor.size for factor in self._factors() if factor.axis is None)
+        return math.prod(factor.size for factor in self.factors if factor.axis is None)
 
     @cached_property
     def present(self) -> frozenset[int]:
         """Axes that some dimension holds; the others have extent 1."""
-        return frozenset(f.axis for f in self._factors() if f.axis is not None)
+        return frozenset(f.axis for f in self.factors if f.axis is not None)
 
     def axes_of(self, number: int) -> tuple[int, ...]:
         """The axes in a dimension."""
@@ -180,7 +182,7 @@ class Axes:
         self, tensor: torch.Tensor, held: Region, box: Sequence[slice]
     ) -> tuple[torch.Tensor, tuple[slice, ...]]:
         sizes = [n for local in self._local(held) for n in local]
-        index = (slice(None) if f.axis is None else box[f.axis] for f in self._factors())
+        index = (slice(None) if f.axis is None else box[f.axis] for f in self.factors)
         return tensor.reshape(sizes), tuple(index)
 
     def resized(self, number: int, size: int) -> Axes:

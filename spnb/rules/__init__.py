@@ -31,6 +31,8 @@ resize         adaptive pooling, pixel shuffle
 borders        padding: constant, reflect, replicate, circular
 slices         slice, select, index; assignments to slices
 rearrange      concatenate, roll, flip
+boxes          a box of a value for each tile
+realigned      other dimensions are cut, for turned images
 constants      constants that are joined to values
 positions      constant positions, places of largest numbers, unpooling
 triangles      triangles and diagonals
@@ -106,6 +108,7 @@ Now tiles exchange one row, and their result equals that of one process:
 from . import (
     attention,
     borders,
+    boxes,
     constants,
     convolutions,
     cut_constants,
@@ -126,6 +129,7 @@ from . import (
     piece_norms,
     pools,
     positions,
+    realigned,
     rearrange,
     reductions,
     resize,
@@ -155,6 +159,7 @@ __all__ = [
     "Window",
     "attention",
     "borders",
+    "boxes",
     "constants",
     "convolutions",
     "cut_constants",
@@ -178,6 +183,7 @@ __all__ = [
     "places",
     "pools",
     "positions",
+    "realigned",
     "rearrange",
     "reductions",
     "registered",

@@ -71,7 +71,7 @@ class Redistributed(Reshape):
             The operator that joins the slices, and the axes of its result.
         """
         node, name = self.node, self.node.name
-        first = _viewed(node, f"{name}.factors", node.args["self"], node.operand_axes[0], operand)
+        first = viewed_as(node, f"{name}.factors", node.args["self"], node.operand_axes[0], operand)
         cut = [
             replace(
                 node,
@@ -92,7 +92,7 @@ class Redistributed(Reshape):
             axes=axes,
             operand_axes=(slices.axes,) * len(cut),
         )
-        return [first, *cut, together, _viewed(node, name, Ref(together.name), axes, self.axes)]
+        return [first, *cut, together, viewed_as(node, name, Ref(together.name), axes, self.axes)]
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class CutWhole(Redistributed):
         return self._lowered(rows, number, slices, ("aten.cat.default", whole))
 
 
-def _viewed(node: Node, name: str, value: Ref, axes: Axes, result: Axes) -> Node:
+def viewed_as(node: Node, name: str, value: Ref, axes: Axes, result: Axes) -> Node:
     """A call that views a value with axes as one with the axes of a result."""
     args = {"self": value, "axes": result}
     op = "spnb.viewed.default"

@@ -168,13 +168,14 @@ def rows_taken(chance, shape):
 
 def moved(chance, shape):
     shift = [chance.randint(-3, 3) for _ in range(2)]
-    dims = either(chance, [2], [3], [2, 3])
+    dims, quarters = either(chance, [2], [3], [2, 3]), chance.randint(1, 3)
     return either(
         chance,
         Call(lambda x: x.roll(shift, (2, 3)) + x),
         Call(lambda x: x.flip(dims) + x),
         Call(lambda x: x.mT.contiguous()),
-        Call(lambda x: x.rot90(2, (2, 3))),
+        Call(lambda x: x.rot90(quarters, (2, 3))),
+        Call(lambda x: x + x.mT if x.shape[2] == x.shape[3] else x),
     )
 
 
