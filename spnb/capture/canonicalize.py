@@ -23,6 +23,9 @@ SPLITS = (
     "unsafe_chunk",
     "tensor_split",
     "unbind",
+    "vsplit",
+    "hsplit",
+    "dsplit",
 )
 """Operators that return a tuple of pieces of their operand."""
 
@@ -188,7 +191,7 @@ def _masked_write(node: Node, mask: Node, by_name: Mapping[str, Node]) -> Iterab
 def _piece_as_slice(node: Node, source: Node) -> Node:
     """One piece of a split, as a slice; of an unbind, as a selection."""
     value, index = source.args["self"], node.args["index"]
-    number = source.args.get("dim", 0)
+    number = source.args.get("dim", _split_dimension(source))
     if source.kind == "unbind":
         args = {"self": value, "dim": number, "index": index}
         return replace(node, op="aten.select.int", args=args)
@@ -196,6 +199,12 @@ def _piece_as_slice(node: Node, source: Node) -> Node:
     start, stop = sum(sizes[:index]), sum(sizes[: index + 1])
     args = {"self": value, "dim": number, "start": start, "end": stop, "step": 1}
     return replace(node, op="aten.slice.Tensor", args=args)
+
+
+def _split_dimension(source: Node) -> int:
+    """The dimension of a split whose name says it."""
+    by_name = {"vsplit": 0, "hsplit": min(1, len(source.parts[0]) - 1), "dsplit": 2}
+    return by_name.get(source.kind, 0)
 
 
 def _stack_as_cat(node: Node) -> Iterable[Node]:

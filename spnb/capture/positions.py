@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..ir.axes import Axes, axes_in
 from ..ir.node import GETITEM, Node, Ref, Weight, map_leaves, overload
 from ..rules.calls import invoke
 from ..rules.spatial import per_dim
+from .along_space import gate, pool_of_tokens, windows_of_tokens
 
 MOST_NUMBERS = 1 << 16
 """The most positions that a call may name."""
@@ -116,7 +117,7 @@ def _named_numbers(known: KnownCalls, node: Node, axes: Axes) -> dict[int, tuple
             return {}
         size = axes.shape[number]
         numbers = tuple(n + size if n < 0 else n for n in value.flatten().tolist())
-        if not numbers or any(a > b for a, b in itertools.pairwise(numbers)):
+        if not numbers:
             return {}
         found[number] = numbers
     beside = [b - a for a, b in itertools.pairwise(found)]
@@ -246,6 +247,18 @@ def _window_of(pooling: Node) -> dict[str, tuple[int, ...]] | None:
     return found if all(d * (k - 1) < s for k, s, d in spans) else None
 
 
+def _of_operand(
+    rewrite: Callable[[Node, Axes], Iterator[Node]],
+) -> Callable[[KnownCalls, Node], Iterator[Node]]:
+    """A function that looks at nothing but the axes of a call's operand."""
+
+    def rewritten(known: KnownCalls, node: Node) -> Iterator[Node]:
+        axes = known.axes.get(getattr(node.args["self"], "value", ""))
+        yield from [node] if axes is None else rewrite(node, axes)
+
+    return rewritten
+
+
 _REWRITES = {
     "index": _rows,
     "index_select": _rows,
@@ -256,5 +269,9 @@ _REWRITES = {
     "count_nonzero": _count_of_nonzero,
     "max_unpool2d": _unpooled,
     "max_unpool3d": _unpooled,
+    "glu": _of_operand(gate),
+    "unfold": _of_operand(windows_of_tokens),
+    "avg_pool1d": _of_operand(pool_of_tokens),
+    "max_pool1d": _of_operand(pool_of_tokens),
 }
 """By kind of a call, the function that yields the calls in its place."""

@@ -133,3 +133,23 @@ class FromBoxes(Direct):
         for axis, spans in self.parts.items():
             found = found * len(spans) + spans.index(region.spans[axis])
         return found
+
+
+@dataclass(frozen=True)
+class OwnBox(FromBoxes):
+    """The box of each tile, as its part of a value that is cut in another way."""
+
+    any_layout = True
+
+    @cached_property
+    def axes(self) -> Axes:
+        found: Axes = self.node.args["axes"]
+        return found
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        return tensors[self.box_of(region)]
+
+
+rule("spnb.own_box")(OwnBox)

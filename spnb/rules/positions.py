@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from ..ir.axes import Axes, dim
-from ..ir.node import Node
-from ..ir.region import Region, Span
-from .base import Direct, Rule, Tensors, Weights
+from ..ir.axes import Axes, Factor, dim
+from ..ir.node import Node, Ref
+from ..ir.region import Region, Span, Tiling
+from .base import Direct, Rule, Spans, Tensors, Weights
+from .boxes import OwnBox
 from .registry import rule
 from .spatial import places, without_unread
 from .transposed import Spread
@@ -21,7 +23,7 @@ from .transposed import Spread
 
 @dataclass(frozen=True)
 class Rows(Direct):
-    """Positions along an axis by their numbers, which do not fall: ``x[:, :, [0, 2, 2, 7]]``."""
+    """Positions along an axis by their numbers: ``x[:, :, [0, 2, 2, 7]]``."""
 
     any_layout = True
 
@@ -45,7 +47,8 @@ class Rows(Direct):
     def need(self, operand: int, axis: int, span: Span) -> Span:
         if axis != self.axis:
             return super().need(operand, axis, span)
-        return (self.numbers[span[0]], self.numbers[span[1] - 1] + 1)
+        numbers = self.numbers[slice(*span)]
+        return (min(numbers), max(numbers) + 1)
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
@@ -55,8 +58,75 @@ class Rows(Direct):
         index = torch.tensor(local, dtype=torch.int64, device=tensors[0].device)
         return tensors[0].index_select(self.node.args["dim"], index)
 
+    def lower(self, tiling: Tiling) -> Sequence[Node]:
+        """If tiles need positions that lie apart, they receive just these."""
+        node, axis, numbers = self.node, self.axis, self.numbers
+        rising, falling = (sorted(numbers, reverse=turned) for turned in (False, True))
+        if tiling.grid[axis] == 1 or list(numbers) in (rising, falling):
+            return (node,)
+        spans = tiling.spans(self.axes.extent)[axis]
+        boxes, orders = [], []
+        for k, span in enumerate(spans):
+            wanted = numbers[slice(*span)]
+            once = sorted(set(wanted))
+            args = {**node.args, "numbers": tuple(once)}
+            box = replace(node, name=f"{node.name}.box{k}", op="spnb.own_rows.default", args=args)
+            boxes.append(replace(box, axes=OwnRows(box).axes))
+            orders.append(tuple(once.index(number) for number in wanted))
+        picked = {
+            "boxes": [Ref(box.name) for box in boxes],
+            "boxed": (axis,),
+            "parts": {axis: spans},
+            "axes": self.axes,
+            "dim": node.args["dim"],
+            "orders": orders,
+        }
+        operands = tuple(box.axes for box in boxes)
+        joint = replace(node, op="spnb.ordered_rows.default", args=picked, operand_axes=operands)
+        return [*boxes, joint]
+
 
 rule("spnb.rows")(Rows)
+
+
+@dataclass(frozen=True)
+class OwnRows(Rows):
+    """Positions that one tile needs; every tile gives those that it owned of the operand."""
+
+    owner_computes = True
+
+    @cached_property
+    def axes(self) -> Axes:
+        dims = list(self.node.operand_axes[0].dims)
+        dims[self.node.args["dim"]] = (Factor(len(self.numbers), self.axis),)
+        return self.node.operand_axes[0].with_dims(dims)
+
+    def own(self, tiling: Tiling) -> Spans:
+        found = list(tiling.spans(self.node.operand_axes[0].extent))
+        ends = (tuple(bisect_left(self.numbers, end) for end in span) for span in found[self.axis])
+        found[self.axis] = tuple((start, stop) for start, stop in ends)
+        return tuple(found)
+
+    def lower(self, tiling: Tiling) -> Sequence[Node]:
+        return (self.node,)
+
+
+rule("spnb.own_rows")(OwnRows)
+
+
+@dataclass(frozen=True)
+class OrderedRows(OwnBox):
+    """Each tile's positions in their order, which may repeat some."""
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        number = self.box_of(region)
+        index = torch.tensor(self.node.args["orders"][number], device=tensors[number].device)
+        return tensors[number].index_select(self.node.args["dim"], index)
+
+
+rule("spnb.ordered_rows")(OrderedRows)
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,11 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
-from ..ir.axes import Axes
 from ..ir.cyclic_axes import unfolded
 from ..ir.node import Node, Ref
-from ..ir.region import Region, Span, Tiling
-from .base import Tensors, Weights
-from .boxes import FromBoxes, boxes_of
+from ..ir.region import Span, Tiling
+from .boxes import boxes_of
 from .cyclic_cut import viewed_as
 from .registry import rule
 from .views import Reshape
@@ -80,23 +77,3 @@ class Realigned(Reshape):
 def realigned(node: Node) -> Realigned:
     """The rule of a value of which other dimensions are cut from now on."""
     return Realigned(node, node.args["axes"])
-
-
-@dataclass(frozen=True)
-class OwnBox(FromBoxes):
-    """The box of each tile, as its part of a value that is cut in another way."""
-
-    any_layout = True
-
-    @cached_property
-    def axes(self) -> Axes:
-        found: Axes = self.node.args["axes"]
-        return found
-
-    def apply(
-        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
-    ) -> Any:
-        return tensors[self.box_of(region)]
-
-
-rule("spnb.own_box")(OwnBox)

@@ -163,14 +163,3 @@ class Repeat(Expand):
         grown = [r > 1 and n == 1 for r, n in zip(times, x.shape, strict=True)]
         sizes = zip(times, grown, local, strict=True)
         return x.repeat([n if is_grown else r for r, is_grown, n in sizes])
-
-
-@rule("repeat")
-def repeat(node: Node) -> Rule | None:
-    """Copies one after another (torch.Tensor.repeat)."""
-    axes, times = node.operand_axes[0], node.args["repeats"]
-    before = len(times) - len(axes.dims)
-    repeated = [k for k, r in enumerate(times[before:]) if r > 1]
-    if any(axes.axes_of(k) for k in repeated):
-        return None if any(0 in axes.axes_of(k) for k in repeated) else Whole(node)
-    return Repeat(node)

@@ -159,8 +159,20 @@ def repeated(chance, shape):
 
 
 def rows_taken(chance, shape):
-    rows = torch.tensor(sorted(chance.sample(range(shape[2]), max(2, shape[2] // 2))))
+    rows = chance.sample(range(shape[2]), max(2, shape[2] // 2))
+    rows = torch.tensor(either(chance, rows, sorted(rows)))
     return Call(lambda x: x[:, :, rows])
+
+
+def halved(chance, shape):
+    number = either(chance, 2, 3)
+    return either(
+        chance,
+        Call(lambda x: F.glu(x, number)),
+        Call(lambda x: torch.cat(x.tensor_split(3, number)[::-1], number)),
+        Call(lambda x: F.avg_pool1d(x.flatten(2), shape[3]).unsqueeze(3) + x),
+        Call(lambda x: x.unfold(number, 2, 2).amax(-1)),
+    )
 
 
 # --- positions --------------------------------------------------------------------------------
@@ -397,9 +409,9 @@ def summed(chance, shape):
 LAYERS = [
     convolution, convolution, convolution, same, same, transposed, pool, pool, power_pool, adaptive,
     pooled_and_unpooled, unfolded, padded, resized, resized, shuffled, unshuffled, sliced, repeated,
-    rows_taken, moved, differences, scanned, written, coordinates, added, triangle, activation,
-    activation, gated, in_place, masked, ranked, joined, residual, of_channels_last, norm, norm,
-    gate, gate, normed, placed, mixer, channel_attention, attention, attention, of_rows,
+    rows_taken, halved, moved, differences, scanned, written, coordinates, added, triangle,
+    activation, activation, gated, in_place, masked, ranked, joined, residual, of_channels_last,
+    norm, norm, gate, gate, normed, placed, mixer, channel_attention, attention, attention, of_rows,
     class_token, windows, summed,
 ]  # fmt: skip
 

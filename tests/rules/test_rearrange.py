@@ -4,8 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiled import Call, check
+from running import planned
+from tiled import Call, check, check_tiled
 from torch.nn import functional as F
+
+from spnb.errors import PlanError
+from spnb.ir.region import Tiling
 
 FEW = settings(max_examples=15, deadline=None, derandomize=True)
 SIZES = {1: (2, 4, 19), 2: (2, 4, 9, 11), 3: (1, 2, 5, 6, 5)}
@@ -89,6 +93,48 @@ def test_split_and_unbind(dim):
     check(Call(lambda x: [part + 1 for part in x.split(2, dim)]), SIZES[2])
     check(Call(lambda x: [part.relu() for part in x.chunk(3, dim)]), SIZES[2])
     check(Call(lambda x: sum(x.unbind(dim))), SIZES[2])
+
+
+ALONG_CUT_AXES = {
+    "glu": lambda x: F.glu(x, 2) + F.glu(x, 2),
+    "glu_of_columns": lambda x: F.glu(x, 3),
+    "vertical_split": lambda x: torch.cat(torch.dsplit(x, [3, 5])[::-1], 2),
+    "split_of_channels": lambda x: sum(torch.hsplit(x, 2)),
+    "copies": lambda x: x.repeat(1, 1, 2, 1),
+    "copies_of_both": lambda x: x.repeat(1, 2, 2, 3),
+    "copies_of_one_row": lambda x: x.mean(2, keepdim=True).repeat(1, 1, 8, 2),
+    "pooled_tokens": lambda x: F.avg_pool1d(x.flatten(2), 4),
+    "pooled_rows_of_tokens": lambda x: F.max_pool1d(x.flatten(2), 36),
+    "windows_of_tokens": lambda x: x.flatten(2).unfold(2, 24, 24).amax(-1),
+}
+
+
+@pytest.mark.parametrize("name", ALONG_CUT_AXES)
+def test_an_operator_along_cut_axes_is_not_gathered(name):
+    for plan in check_tiled(Call(ALONG_CUT_AXES[name]), (2, 4, 8, 12), grids=[(2, 2), (3, 1)]):
+        assert not plan.gathered
+
+
+@pytest.mark.parametrize("kernel, stride, padding", [(5, 5, 0), (32, 32, 0), (3, 1, 1)])
+def test_windows_of_tokens_that_rows_break_are_refused(kernel, stride, padding):
+    net = Call(lambda x: F.avg_pool1d(x.flatten(2), kernel, stride, padding))
+    with pytest.raises(PlanError, match=r"avg_pool1d, used like this, needs the whole extent 8×12"):
+        planned(net, [(1, 4, 8, 12)], [Tiling.even((1, 2, 2))])
+
+
+@pytest.mark.parametrize(
+    "rows", [[5, 0, 7, 1, 4, 2, 6, 3], [7, 6, 5, 4, 3, 2, 1, 0], [-1, 0, 0, 3, 1], [6]]
+)
+def test_rows_in_any_order(rows):
+    for plan in check(Call(lambda x: x[:, :, rows] * 2), (1, 2, 8, 5)):
+        assert not plan.gathered
+
+
+def test_a_tile_receives_the_rows_that_it_needs_and_no_others():
+    net = Call(lambda x: x[:, :, [0, 4, 1, 5, 2, 6, 3, 7]])
+    plan = planned(net, [(1, 2, 8, 5)], [Tiling.even((1, 2, 1))])
+    moved = [e.total[1] for e in plan.exchanges[1] if e.kind == "halo"]
+    assert sum(moved) == 4 * 5 * 2 * 8  # each tile gives two rows of five columns
 
 
 def test_one_row_for_all():
