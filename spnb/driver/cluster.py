@@ -5,6 +5,7 @@ The module is longer than others since it overrides most calls of a session, eac
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -67,8 +68,10 @@ class Cluster(Shown, Session):
     timeout
         Seconds to wait for engines to start.
     deadline
-        Seconds that a rank waits for another rank's message before it fails.  A rank that fails or
-        dies is found at once, without this deadline.
+        Seconds after which a rank that does not answer is named, by default those of the plan's
+        job.  It is stopped, or waits for a disk; a rank that computes may do so for as long as it
+        takes, and one that fails or dies is found at once.  In a notebook the run then waits on,
+        and can be interrupted; elsewhere it fails.
     progress
         Whether to show bars while engines start, and while a run takes longer than a second.
 
@@ -103,19 +106,22 @@ class Cluster(Shown, Session):
         *,
         client: Client | None = None,
         timeout: float = 120.0,
-        deadline: float = 3600.0,
+        deadline: float | None = None,
         progress: bool = True,
     ):
         super().__init__(plan)
-        self.deadline, self.progress, self._failed = deadline, progress, False
+        self._deadline = deadline  # None for that of the plan's job
+        self.progress, self._failed = progress, False
         self._offered: Client | None = None  # the client that the notebook's variable `rc` holds
         bar = Bar(progress)
-        self.engines = Engines(plan.num_ranks, timeout=timeout, on_progress=bar.show)
+        self.engines = Engines(
+            plan.num_ranks, timeout=timeout, on_progress=bar.show, deadline=self.deadline
+        )
         try:
             if client is None:
                 self.engines.start()
             else:
-                self.engines = Engines.adopt(client)
+                self.engines = Engines.adopt(client, self.deadline)
             self._prepare()
             self.load(plan)
         except BaseException:
@@ -140,6 +146,11 @@ class Cluster(Shown, Session):
         """
         return self.engines.view
 
+    @property
+    def deadline(self) -> float:
+        """Seconds after which a rank that does not answer is named."""
+        return self.plan.job.deadline if self._deadline is None else self._deadline
+
     def load(self, plan: JobPlan) -> None:
         """Load another plan; more engines are started if it needs more than there are.
 
@@ -159,6 +170,7 @@ class Cluster(Shown, Session):
         if self.engines.ensure(plan.num_ranks):
             self._prepare()
         super().load(plan)
+        self.engines.change_deadline(self.deadline)
 
     def _load_weights(self, plan: JobPlan, module: nn.Module) -> None:
         self._recover(plan)  # an interrupted cell may have left messages
@@ -202,7 +214,8 @@ class Cluster(Shown, Session):
         hosts = self.engines.hosts
         self._failed = False
         path = [str(Path(folder).absolute()) for folder in sys.path]
-        seen = self._call(remote.prepare, [(token, self.deadline, path)] * len(hosts))
+        given = token, self.deadline, socket.gethostname(), path
+        seen = self._call(remote.prepare, [given] * len(hosts))
         self.shares_files = all(seen)
         view = self.view
         assert view is not None  # the engines run

@@ -12,7 +12,9 @@ from typing import TypeVar
 
 import ipyparallel as ipp
 
+from ..display.progress import notebook
 from ..errors import EngineError, EngineTimeout
+from ..transport.signs_of_life import SignsOfLife, no_answer
 from .engine_world import RESTART, EngineWorld, introduce
 
 T = TypeVar("T")
@@ -34,6 +36,13 @@ Output = Callable[[int, str, str], None]
 class EngineCalls:
     """The calls that engines have received, at most one for each rank.
 
+    Parameters
+    ----------
+    world
+        The engines.
+    deadline
+        Seconds without a sign of life after which a rank counts as one that does not answer.
+
     Attributes
     ----------
     results
@@ -41,9 +50,13 @@ class EngineCalls:
         results are still here when the next call begins.
     """
 
-    def __init__(self, world: EngineWorld):
-        self.world = world
+    def __init__(self, world: EngineWorld, deadline: float):
+        self.world, self._signs = world, SignsOfLife(world.pids, deadline)
         self.results: list[ipp.AsyncResult] = []
+
+    def change_deadline(self, deadline: float) -> None:
+        """Wait so many seconds for a sign of life from now on."""
+        self._signs.deadline = deadline
 
     def call(
         self,
@@ -91,12 +104,16 @@ class EngineCalls:
         """Wait until all ranks have answered or one has failed; return the ranks that failed."""
         deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
         failed: list[int] = []
+        told: list[int] = []  # ranks that do not answer
         while not failed and (pending := [r for r in self.results if not r.done()]):
             if time.monotonic() > deadline:
                 raise EngineTimeout(
                     f"ranks {self._pending()} did not answer within {timeout:g} s:"
                     " they were interrupted"
                 )
+            if (missing := self._signs.missing()) and missing != told:
+                self._tell(missing)
+            told = missing
             if poll:
                 poll([dict(result.data) for result in self.results])
             if output:
@@ -105,6 +122,20 @@ class EngineCalls:
             self.world.require_alive()
             failed = _failed(self.results)
         return failed or _failed(self.results)
+
+    def _tell(self, missing: list[int]) -> None:
+        """Say in a notebook that ranks do not answer, and leave the choice to the user.
+
+        Raises
+        ------
+        EngineTimeout
+            Elsewhere.
+        """
+        text = no_answer(missing, self._signs.deadline)
+        if notebook() is None:
+            raise EngineTimeout(f"{text}: {RESTART}")
+        waits = "the run waits for it, and goes on when it does"
+        print(f"spnb: {text}: {waits}; or interrupt, then cluster.restart()", file=sys.stderr)
 
     def _finish_earlier(self) -> None:
         """Interrupt an earlier call, if ranks are still at work on it.
@@ -124,6 +155,8 @@ class EngineCalls:
         client, ids = self.world.client, self.world.ids
         probes: dict[int, ipp.AsyncResult] = {}
         while (ranks := self._unanswered(probes)) and self.world.ailment() is None:
+            if missing := self._signs.missing():  # no interrupt would reach it
+                return f" ({no_answer(missing, self._signs.deadline)}: {RESTART})"
             if time.monotonic() > deadline:
                 return f" (ranks {ranks} have not stopped for {PATIENCE:g} s: {RESTART})"
             # Their nannies send the signal: a signal to mpiexec would end the engines.  An engine

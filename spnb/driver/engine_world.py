@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
 import ipyparallel as ipp
@@ -36,6 +37,8 @@ class EngineWorld:
         The engine's id of each MPI rank.
     hosts
         The host name of each rank.
+    pids
+        The process id of each rank of this host, by rank.
     launch
         The processes, if this process started them; ``None`` for a client of the user's own.
     """
@@ -43,6 +46,7 @@ class EngineWorld:
     client: ipp.Client
     ids: tuple[int, ...]
     hosts: tuple[str, ...]
+    pids: Mapping[int, int] = field(default_factory=dict)
     launch: Launch | None = None
 
     @classmethod
@@ -72,10 +76,13 @@ class EngineWorld:
                 f" start them with ipyparallel.Cluster(engines='mpi', n={count})"
             )
         order = sorted(range(count), key=lambda k: introductions[k]["rank"])
+        in_order = [introductions[k] for k in order]
+        here = socket.gethostname()
         return replace(
             self,
             ids=tuple(self.ids[k] for k in order),
-            hosts=tuple(introductions[k]["host"] for k in order),
+            hosts=tuple(engine["host"] for engine in in_order),
+            pids={engine["rank"]: engine["pid"] for engine in in_order if engine["host"] == here},
         )
 
     def ailment(self) -> str | None:

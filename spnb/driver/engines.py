@@ -32,6 +32,8 @@ class Engines:
         Seconds in which all of them must start.
     on_progress
         Called with the progress of a start: see `spnb.driver.processes.Progress`.
+    deadline
+        Seconds without a sign of life after which a rank counts as one that does not answer.
 
     Attributes
     ----------
@@ -40,18 +42,30 @@ class Engines:
     """
 
     def __init__(
-        self, num_ranks: int, *, timeout: float = 60.0, on_progress: Progress | None = None
+        self,
+        num_ranks: int,
+        *,
+        timeout: float = 60.0,
+        on_progress: Progress | None = None,
+        deadline: float = 60.0,
     ):
         if num_ranks < 1:
             raise ValueError(f"{num_ranks} engines: start at least 1")
-        self.num_ranks, self.timeout = num_ranks, timeout
+        self.num_ranks, self.timeout, self.deadline = num_ranks, timeout, deadline
         self._on_progress = on_progress or (lambda stage, done, total: None)
         self._launch: Launch | None = None
         self._forget()
 
     @classmethod
-    def adopt(cls, client: ipp.Client) -> Engines:
+    def adopt(cls, client: ipp.Client, deadline: float = 60.0) -> Engines:
         """Use the engines of a client of the user's own; they are never stopped from here.
+
+        Parameters
+        ----------
+        client
+            The client.
+        deadline
+            As of the class.
 
         Raises
         ------
@@ -60,7 +74,7 @@ class Engines:
         """
         if not client.ids:
             raise StartError("the client has 0 engines: wait for them with client.wait_for_engines")
-        engines = cls(len(client.ids))
+        engines = cls(len(client.ids), deadline=deadline)
         engines._use(client)
         return engines
 
@@ -97,6 +111,12 @@ class Engines:
         except BaseException:
             self.stop()
             raise
+
+    def change_deadline(self, deadline: float) -> None:
+        """Wait so many seconds for a sign of life of an engine from now on."""
+        self.deadline = deadline
+        if self._calls is not None:
+            self._calls.change_deadline(deadline)
 
     def stop(self) -> None:
         """Stop the engines that were started here; safe to call again."""
@@ -191,8 +211,8 @@ class Engines:
     def _use(self, client: ipp.Client) -> list[Introduction]:
         """Use a client's engines in the order of their ranks; engine ids may differ from ranks."""
         unordered = EngineWorld.unordered(client, self._launch)
-        self._calls = EngineCalls(unordered)
+        self._calls = EngineCalls(unordered, self.deadline)
         introductions = self.call(introduce, [()] * len(self.ids), timeout=self.timeout)
-        self._calls = EngineCalls(unordered.ordered(introductions))
+        self._calls = EngineCalls(unordered.ordered(introductions), self.deadline)
         self.view = name_cells(client.direct_view(list(self.ids), block=True))
         return introductions

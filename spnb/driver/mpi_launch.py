@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..engine import remote
 from ..engine.service import Call, answered
+from ..engine.watches import end_all_if_one_is_missing
 from ..errors import PeerFailed
 from ..io.stage_weights import read_weights
 from ..ir.rank_plan import RankPlan
@@ -54,7 +55,7 @@ class MPISession(Session):
         count = self.ranks.comm.size
         if plan.job.backend != "mpi":
             self.ranks.call(remote.reset, [(plan.job.backend,)] * count)
-        here = self.ranks.transport.local_size
+        here = len(self.ranks.transport.local_pids)
         loads = [(rank_plan, dict(read_weights(path)), here) for rank_plan, path in shares]
         self.ranks.call(remote.load, [*loads, *[(None, {}, 0)] * (count - len(loads))])
 
@@ -64,15 +65,22 @@ class MPISession(Session):
 
 
 class MPIRanks:
-    """All ranks of the launcher: rank 0 calls functions on them, the others run the functions."""
+    """All ranks of the launcher: rank 0 calls functions on them, the others run the functions.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    deadline
+        Seconds without a sign of life after which a rank ends all: see `spnb.engine.watches`.
+    """
+
+    def __init__(self, deadline: float):
         from mpi4py import MPI
 
         from ..transport.mpi import MPITransport
 
         self.comm = MPI.COMM_WORLD
         self.transport = MPITransport(self.comm)
+        self.transport.watch = self._watch = end_all_if_one_is_missing(self.transport, deadline)
         remote.use_transport(self.transport)
         self._calls = 0
 
@@ -85,7 +93,7 @@ class MPIRanks:
             The exception that a rank raised; if several failed, the one that caused the others.
         """
         self._barrier()
-        self.comm.scatter([(function, args) for args in args_by_rank])
+        self._scatter([(function, args) for args in args_by_rank])
         answers = self._answer(function, args_by_rank[0])
         errors = [answer for answer in answers if isinstance(answer, Exception)]
         for error in sorted(errors, key=lambda e: isinstance(e, PeerFailed)):
@@ -96,7 +104,7 @@ class MPIRanks:
         """On the other ranks: run the functions that rank 0 calls, until it releases them."""
         while True:
             self._barrier()
-            call = self.comm.scatter(None)
+            call = self._received(0)
             if call is None:
                 return
             self._answer(*call)
@@ -104,7 +112,7 @@ class MPIRanks:
     def release(self) -> None:
         """On rank 0: let the other ranks return from `serve`."""
         self._barrier()
-        self.comm.scatter([None] * self.comm.size)
+        self._scatter([None] * self.comm.size)
 
     def _answer(self, function: Callable[..., T], args: tuple) -> list[T | Exception]:
         """Call a function here; on rank 0, return the result or the exception of each rank."""
@@ -116,28 +124,65 @@ class MPIRanks:
         except Exception as error:
             answer = error
         self._barrier()
-        return self.comm.gather(answer) or []
+        if self.comm.rank == 0:
+            return [answer, *[self._received(rank) for rank in range(1, self.comm.size)]]
+        self._wait(self.comm.isend(answer, 0).Test)
+        return []
+
+    def _scatter(self, items: Sequence[Any]) -> None:
+        """On rank 0: send an item to each other rank; the first one is for rank 0 itself."""
+        sent = [self.comm.isend(item, rank) for rank, item in enumerate(items) if rank]
+        self._wait(lambda: all(request.Test() for request in sent))
+
+    def _received(self, source: int) -> Any:
+        """What a rank has sent."""
+        found: list[Any] = []
+
+        def probe() -> bool:
+            if not found and (message := self.comm.improbe(source)) is not None:
+                found.append(message.irecv())
+            return bool(found)
+
+        self._wait(probe)
+        request, answer = found[0], list[Any]()
+
+        def test() -> bool:
+            done, content = request.test()
+            answer[:] = [content]
+            return done
+
+        self._wait(test)
+        return answer[0]
 
     def _barrier(self) -> None:
-        """Wait for all ranks, and leave the processor to those that still compute."""
-        request = self.comm.Ibarrier()
-        politely(request.Test, lambda: None, float("inf"))
+        self._wait(self.comm.Ibarrier().Test)
+
+    def _wait(self, done: Callable[[], bool]) -> None:
+        """Wait, and leave the processor to ranks that still compute."""
+        politely(done, self._watch, float("inf"))
 
 
-def run_launched(drive: Callable[[MPIRanks], int]) -> int:
+def run_launched(drive: Callable[[MPIRanks], int], deadline: float) -> int:
     """Run a program on rank 0 while the other ranks serve it; return the exit code.
 
     An interrupt (Ctrl-C) reaches every rank by itself.  Then none waits for another, and all end.
+
+    Parameters
+    ----------
+    drive
+        The program.
+    deadline
+        As of `MPIRanks`.
     """
     end_after_an_interrupt()
     try:
-        return _run(drive)
+        return _run(drive, deadline)
     except KeyboardInterrupt:
         end_now()
 
 
-def _run(drive: Callable[[MPIRanks], int]) -> int:
-    ranks, code = MPIRanks(), 0
+def _run(drive: Callable[[MPIRanks], int], deadline: float) -> int:
+    ranks, code = MPIRanks(deadline), 0
     with _ending(lambda: remote.reset("mpi")):  # receives all remaining messages
         if ranks.comm.rank > 0:
             ranks.serve()

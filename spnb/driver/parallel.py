@@ -75,7 +75,7 @@ def parallel(module: nn.Module, job: Job, transport: Transport | None = None) ->
     [(2, 1, 8, 4), (2, 1, 8, 4)]
     """
     job = _without_own_network(job, module)
-    transport = transport or remote.transport_of_program(job.backend)
+    transport = transport or remote.transport_of_program(job.backend, job.deadline)
     _require_ranks(job, transport)
     device = CPU
     if job.device_kind != "cpu":

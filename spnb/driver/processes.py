@@ -80,12 +80,12 @@ class Launch:
             controller_ip="127.0.0.1",
             controller_location="127.0.0.1",
             # An engine is registered at a heartbeat, so a start takes at least a period (0.5 s).
-            # ipyparallel's nanny reports the death of an engine; the heartbeat reports one only
-            # after 30 s, as by default.
+            # ipyparallel's nanny reports the death of an engine.  The heartbeat would report one
+            # that was stopped as dead, so it waits for days.
             controller_args=[
                 "--nodb",
                 "--HeartMonitor.period=500",
-                "--HeartMonitor.max_heartmonitor_misses=60",
+                "--HeartMonitor.max_heartmonitor_misses=1000000",
             ],
             delay=0.0,
         )

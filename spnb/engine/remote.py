@@ -8,10 +8,11 @@ the ranks: a notebook's own process is no MPI rank.
 from __future__ import annotations
 
 import os
+import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -20,6 +21,12 @@ from ..ir.rank_plan import RankPlan
 from ..runtime.process_memory import IN_INFERENCE, give_back, keep_blocks
 from .here import here
 from .service import Answer, Call, answer_of
+from .watches import (
+    end_all_if_one_is_missing,
+    ending_all,
+    fail_if_one_is_missing,
+    watched_elsewhere,
+)
 
 if TYPE_CHECKING:
     from ..transport.mpi import MPITransport
@@ -29,7 +36,7 @@ T = TypeVar("T")
 _transport: MPITransport | None = None
 
 
-def prepare(token: Path, deadline: float, path: Sequence[str]) -> bool:
+def prepare(token: Path, deadline: float, caller: str, path: Sequence[str]) -> bool:
     """On an ipyparallel engine: connect it with all others, and watch its cells. Collective.
 
     Parameters
@@ -37,7 +44,9 @@ def prepare(token: Path, deadline: float, path: Sequence[str]) -> bool:
     token
         A file of the caller's.
     deadline
-        Seconds that a rank waits for a message of another.
+        Seconds without a sign of life after which a rank counts as one that does not answer.
+    caller
+        The caller's host: it watches the ranks there itself.
     path
         The caller's ``sys.path``, so that the engine can import what the caller can.
 
@@ -55,7 +64,10 @@ def prepare(token: Path, deadline: float, path: Sequence[str]) -> bool:
 
     sys.path += [folder for folder in path if folder not in sys.path]
     if _transport is None:
-        transport = MPITransport(MPI.COMM_WORLD, deadline=deadline)
+        transport = MPITransport(MPI.COMM_WORLD)
+        here_too = socket.gethostname() == caller
+        watch = watched_elsewhere if here_too else fail_if_one_is_missing(transport, deadline)
+        transport.watch = watch
         use_transport(transport)
         watch_cells(get_ipython(), transport)
         here.publish = publish_data
@@ -127,7 +139,7 @@ def reset(backend: str) -> None:
     transport.reset()
 
 
-def transport_of_program(backend: str) -> MPITransport:
+def transport_of_program(backend: str, deadline: float) -> MPITransport:
     """The transport between the ranks that run one program: engines, or processes of a launcher.
 
     A process of ``mpiexec`` or ``srun`` connects at the first call, which is collective.  If its
@@ -137,6 +149,9 @@ def transport_of_program(backend: str) -> MPITransport:
     ----------
     backend
         The library that carries tensors; a change of it is collective.
+    deadline
+        Seconds without a sign of life after which a process ends all; on engines, their driver
+        watches them.
     """
     global _transport
     if _transport is None:
@@ -145,23 +160,14 @@ def transport_of_program(backend: str) -> MPITransport:
         from ..transport.mpi import MPITransport
 
         use_transport(MPITransport(MPI.COMM_WORLD))
+        assert _transport is not None  # it was just set
         if MPI.COMM_WORLD.size > 1:
-            sys.excepthook = _ending_all(sys.excepthook, MPI.COMM_WORLD.Abort)
+            sys.excepthook = ending_all(sys.excepthook, MPI.COMM_WORLD.Abort)
+            _transport.watch = end_all_if_one_is_missing(_transport, deadline)
     transport = _connected()
     if transport.backend != backend:
         reset(backend)
     return transport
-
-
-def _ending_all(show: Callable[..., None], abort: Callable[[int], None]) -> Callable[..., None]:
-    """A handler of an exception that nothing catches: it shows it, and ends all processes."""
-
-    def handler(*error: Any) -> None:
-        show(*error)
-        sys.stderr.flush()
-        abort(1)
-
-    return handler
 
 
 def _connected() -> MPITransport:

@@ -328,6 +328,13 @@ class OptionTable:
         bool,
         training=True,
     )
+    deadline: int = _option(
+        60,
+        "seconds after which a rank that does not answer is named: it is stopped, or waits for a"
+        " disk; one that computes may do so for as long as it takes",
+        least=1,
+        most=10**6,
+    )
     seed: int = _option(
         0, "seed of synthetic images, and of weights that no file has", least=0, most=2**63 - 1
     )

@@ -64,15 +64,18 @@ class MPITransport:
     num_ranks
         Number of ranks of the plan; they are the first ones of the communicator.
     deadline
-        Seconds that a rank waits for another before it gives up.
+        Seconds that a rank waits for another before it gives up, unless all are watched.
 
     Attributes
     ----------
     backend
         The library that carries tensors, ``"mpi"``, ``"gloo"`` or ``"nccl"``, from the next `reset`
         on.
-    local_rank, local_size
-        Number of this rank among the ranks of its host, and the number of these ranks.
+    local_rank, local_pids
+        Number of this rank among the ranks of its host, and the process ids of these ranks.
+    watch
+        Called while this rank waits, if it is not None; it may raise, or end the process.  It finds
+        the ranks of this host that do not answer; those that compute may do so for ever.
     call
         Name of the call that this rank is in, the same on all ranks; "" if it has none.  By the
         name, a rank that begins late finds that another has already failed in this call.
@@ -82,7 +85,9 @@ class MPITransport:
         self.parent, self.deadline = comm, deadline
         self.num_ranks = num_ranks or comm.size
         self.comm, self.call, self.backend = comm, "", "mpi"
-        self.local_rank, self.local_size = place_on_host(comm)
+        place = place_on_host(comm)
+        self.local_rank, self.local_pids = place.number, place.pids
+        self.watch: Callable[[], None] | None = None
         self._channels: Channels | None = None
         self._sent: list[tuple[MPI.Request, torch.Tensor]] = []
         self._unreceived: list[tuple[MPI.Request, torch.Tensor]] = []  # perhaps never received
@@ -116,7 +121,7 @@ class MPITransport:
 
     def _finish_reset(self) -> None:
         while self._awaited is not None:
-            if not politely(self._awaited, lambda: None, self.deadline):
+            if not politely(self._awaited, self._look_at_others, self._patience):
                 raise WaitTimeout(
                     f"not all {self.parent.size} ranks came within {self.deadline:g} s"
                 )
@@ -247,8 +252,22 @@ class MPITransport:
             self._channels.forget()
 
     def _wait(self, done: Callable[[], bool], awaited: Callable[[], str]) -> None:
-        if not politely(done, self._raise_failure, self.deadline):
+        if not politely(done, self._check, self._patience):
             raise WaitTimeout(f"nothing from {awaited()} for {self.deadline:g} s")
+
+    @property
+    def _patience(self) -> float:
+        """Seconds of the longest wait."""
+        watched = self.watch is not None and len(self.local_pids) == self.size
+        return float("inf") if watched else self.deadline
+
+    def _check(self) -> None:
+        self._raise_failure()
+        self._look_at_others()
+
+    def _look_at_others(self) -> None:
+        if self.watch is not None:
+            self.watch()
 
     def _raise_failure(self) -> None:
         """Raise if another rank has reported a failure."""

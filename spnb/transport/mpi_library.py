@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -31,9 +32,25 @@ def reads_gpus() -> bool:
     return os.environ.get("MV2_USE_CUDA") == "1"  # MVAPICH
 
 
-def place_on_host(comm: MPI.Comm) -> tuple[int, int]:
-    """Number of this rank among the ranks of its host, and the number of these. Collective."""
+@dataclass(frozen=True)
+class PlaceOnHost:
+    """The place of a rank among the ranks of its host.
+
+    Attributes
+    ----------
+    number
+        Its number among them.
+    pids
+        The process id of each of them, by its rank in the communicator.
+    """
+
+    number: int
+    pids: dict[int, int]
+
+
+def place_on_host(comm: MPI.Comm) -> PlaceOnHost:
+    """The place of this rank among the ranks of its host. Collective."""
     host = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    found = host.rank, host.size
+    found = PlaceOnHost(host.rank, dict(host.allgather((comm.rank, os.getpid()))))
     host.Free()
     return found

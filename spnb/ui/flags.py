@@ -145,6 +145,14 @@ def given(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(args).items() if name in names}
 
 
+def deadline(args: argparse.Namespace) -> int:
+    """The seconds after which a line calls a rank one that does not answer.
+
+    Every rank of a launcher asks for it, before rank 0 has read the other options.
+    """
+    return given(args).get("deadline", option_named("deadline").default)
+
+
 def effective(model: str, given: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The options of a line that have an effect, and a line of text for each of the others.
 

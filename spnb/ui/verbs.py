@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         return measure(args)
     act = {"infer": _infer, "evaluate": _evaluate, "train": _train}[args.verb]
     if under_mpi():
-        return run_launched(lambda ranks: act(args, ranks))
+        return run_launched(lambda ranks: act(args, ranks), flags.deadline(args))
     return act(args, None)
 
 

@@ -216,3 +216,33 @@ def test_engines_of_no_common_world_are_refused(tmp_path):
     )
     with cluster as client, pytest.raises(StartError, match=r"MPI worlds of \[1, 1\] ranks"):
         Engines.adopt(client)
+
+
+@pytest.fixture
+def hasty(engines):
+    """The same engines, of which one that is stopped is told after a second."""
+    hasty = Engines.adopt(engines.client)
+    hasty.change_deadline(1.0)
+    yield hasty
+    engines.client.send_signal(signal.SIGCONT, list(engines.ids), block=True)
+    assert works(hasty)
+
+
+@pytest.mark.timeout(60)
+def test_a_stopped_engine_is_named_and_a_program_ends(hasty):
+    pid = hasty.call(act, [("pid",)] * 3)[1]
+    told = r"rank 1 does not answer for 1 s \(stopped, or swapping\?\).*cluster.restart\(\)"
+    with pytest.raises(EngineTimeout, match=told):
+        waits(hasty, lambda: os.kill(pid, signal.SIGSTOP))
+    assert waits.seconds < PATIENCE
+
+
+@pytest.mark.timeout(60)
+def test_a_notebook_waits_for_a_stopped_engine(hasty, monkeypatch, capsys):
+    monkeypatch.setattr("spnb.driver.engine_calls.notebook", object)
+    pid = hasty.call(act, [("pid",)] * 3)[1]
+    os.kill(pid, signal.SIGSTOP)
+    threading.Timer(2.5, os.kill, (pid, signal.SIGCONT)).start()
+    assert works(hasty)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("spnb: rank 1 does not answer for 1 s (stopped, or swapping?): the run")

@@ -58,6 +58,7 @@ def test_defaults_are_those_of_the_table():
         "gems": False,
         "times": 1,
         "enable_master_comm_opt": False,
+        "deadline": 60,
         "seed": 0,
         "verbose": False,
     }
@@ -158,6 +159,7 @@ ELSEWHERE = {
     "normalize": "test_datasets",
     "num_workers": "test_datasets",
     "resize": "test_given_images, test_datasets",
+    "deadline": "test_engines, test_stopped_ranks",
     "num_epochs": "test_training_loop",
     "optimizer": "test_training_loop",
     "learning_rate": "test_training_loop",
