@@ -212,6 +212,21 @@ def _count_of_nonzero(known: KnownCalls, node: Node) -> Iterator[Node]:
     yield replace(node, op="aten.sum.dim_IntList", args=args)
 
 
+def _counts(known: KnownCalls, node: Node) -> Iterator[Node]:
+    """Counts in bins; without ends, the smallest and largest number are those of all tiles."""
+    args = {"self": node.args["self"], "bins": node.args["bins"]}
+    args |= {"low": node.args["min"], "high": node.args["max"]}
+    if args["low"] == args["high"]:
+        for end, kind in (("low", "amin"), ("high", "amax")):
+            name, extreme = f"{node.name}.{end}", {"self": node.args["self"], "dim": []}
+            args[end] = Ref(name)
+            call = replace(
+                node, name=name, op=f"aten.{kind}.default", args=extreme | {"keepdim": False}
+            )
+            yield replace(call, axes=Axes.uncut((), node.axes.rank))
+    yield replace(node, op="spnb.histc.default", args=args)
+
+
 def _unpooled(known: KnownCalls, node: Node) -> Iterator[Node]:
     """An unpooling with the windows of the max pooling that gave its places."""
     pooling = _pooling_of(known, node.args["indices"])
@@ -267,6 +282,7 @@ _REWRITES = {
     "argmax": _place_of_largest,
     "argmin": _place_of_largest,
     "count_nonzero": _count_of_nonzero,
+    "histc": _counts,
     "max_unpool2d": _unpooled,
     "max_unpool3d": _unpooled,
     "glu": _of_operand(gate),

@@ -23,6 +23,12 @@ from .in_place import Renamed
 
 _TO = "aten._to_copy.default"
 
+OF_KNOWN_SIZE = {
+    "bincount": "torch.nn.functional.one_hot(x, n).sum(0), or torch.histc",
+    "_unique2": "torch.histc",
+}
+"""What has the same use as a call, and gives a result of a known size."""
+
 
 def out_of_sight(name: str, tensor: torch.Tensor) -> CaptureError:
     """The error for a tensor without values that torch.export took for a constant."""
@@ -287,7 +293,8 @@ class ExportReader:
             raise CaptureError(
                 f"{path or 'forward'} ({op.split('.')[1]}) gives a result whose size"
                 " depends on the values of a tensor, so what follows cannot be planned: use"
-                " torch.where, or do this after the network"
+                f" {OF_KNOWN_SIZE.get(op.split('.')[1], 'torch.where')}, or do this after the"
+                " network"
             )
         if any(each.layout != torch.strided for each in every):
             raise CaptureError(

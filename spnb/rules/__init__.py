@@ -50,6 +50,8 @@ ring_steps     the steps of such attention
 matrices       determinants, inverses and eigenvalues of small matrices
 tile_products  matrix products that sum over space: merged tile by tile
 reductions     mean, sum, largest, variance, norm over space: merged tile by tile
+largest        the k largest numbers over space: merged tile by tile
+counts         histograms: merged tile by tile
 merging        figures of tiles, and the calls that merge them
 scans          cumulative sums, products and largest numbers: continued from tile to tile
 piece_norms    batch norm in training of a value in pieces
@@ -111,6 +113,7 @@ from . import (
     boxes,
     constants,
     convolutions,
+    counts,
     cut_constants,
     cyclic_cut,
     dropout,
@@ -120,6 +123,7 @@ from . import (
     held_whole,
     interpolate,
     key_pieces,
+    largest,
     lookups,
     loops,
     matmul,
@@ -162,6 +166,7 @@ __all__ = [
     "boxes",
     "constants",
     "convolutions",
+    "counts",
     "cut_constants",
     "cyclic_cut",
     "dropout",
@@ -172,6 +177,7 @@ __all__ = [
     "held_whole",
     "interpolate",
     "key_pieces",
+    "largest",
     "lookups",
     "loops",
     "matmul",

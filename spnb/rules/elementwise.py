@@ -13,7 +13,7 @@ from ..ir.node import Node
 from ..ir.region import Region
 from .along_batch import along_batch
 from .base import ALLOCATING, Local, Rule, Tensors, Weights
-from .fallback import Whole, axes_of_part
+from .fallback import AlongDimensions, Whole, axes_of_part
 from .registry import rule
 
 ELEMENTWISE = """
@@ -72,7 +72,7 @@ def one_result(node: Node) -> Rule | None:
     return OneResult(node)
 
 
-ALONG_ONE = "argsort cummax cummin glu sort topk _log_softmax _softmax"
+ALONG_ONE = "argsort cummax cummin glu sort _log_softmax _softmax"
 
 
 def uncut(axes: Axes, numbers: Sequence[int]) -> bool:
@@ -84,10 +84,13 @@ def along_one(node: Node) -> Rule | None:
     """The rule of operators along one dimension that is never cut; its size may change."""
     axes, shape = node.operand_axes[0], node.shape
     number = node.args["dim"] % max(1, len(axes.dims))
-    if axes.dims and not uncut(axes, [number]):
-        return along_batch(node, 0) if number == 0 else Whole(node)
     pairs = zip(axes.dims, shape, strict=True)
-    return Local(node, axes.with_dims([dim(n) if n != size_of(d) else d for d, n in pairs]))
+    result = axes.with_dims([dim(n) if n != size_of(d) else d for d, n in pairs])
+    if not axes.dims or uncut(axes, [number]):
+        return Local(node, result)
+    if 0 in axes.axes_of(number):
+        return along_batch(node, number)
+    return AlongDimensions(node, result, (number,))
 
 
 rule(*ALONG_ONE.split())(along_one)

@@ -73,6 +73,30 @@ class Whole(Rule):
         return self.axes.piece(result, held, region)
 
 
+@dataclass(frozen=True)
+class AlongDimensions(Whole):
+    """An operator along some dimensions, of which it reads all; it reads no more of the others.
+
+    Parameters
+    ----------
+    result
+        Where the axes of the image lie in the result.
+    numbers
+        The dimensions of the operands.
+    """
+
+    result: Axes
+    numbers: tuple[int, ...]
+
+    @cached_property
+    def axes(self) -> Axes:
+        return self.result
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        axes = self.node.operand_axes[operand]
+        return any(axis in axes.axes_of(number) for number in self.numbers)
+
+
 def axes_of_part(whole: Axes, shape: Sequence[int]) -> Axes:
     """The axes of one of several results, from those of the first; other dimensions are not cut."""
     if len(whole.dims) != len(shape):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..ir.axes import dim
+from ..ir.axes import dim, size_of
 from ..ir.node import Node
 from .base import Local, Rule
 from .elementwise import elementwise, uncut
-from .fallback import WholeImages
+from .fallback import AlongDimensions
 from .registry import rule
 
 TRANSFORMS = """
@@ -23,10 +23,11 @@ def fourier(node: Node) -> Rule | None:
     if dims is None:
         dims = range(rank - len(sizes) if sizes else 0, rank)
     numbers = {d % rank for d in ([dims] if isinstance(dims, int) else dims)}
-    if not uncut(axes, sorted(numbers)):
-        return None if 0 in numbers else WholeImages(node)
-    pairs = enumerate(zip(axes.dims, node.shape, strict=True))
-    return Local(node, axes.with_dims([dim(n) if k in numbers else d for k, (d, n) in pairs]))
+    pairs = zip(axes.dims, node.shape, strict=True)
+    result = axes.with_dims([d if size_of(d) == n else dim(n) for d, n in pairs])
+    if uncut(axes, sorted(numbers)):
+        return Local(node, result)
+    return None if 0 in numbers else AlongDimensions(node, result, tuple(sorted(numbers)))
 
 
 COMPLEX = "angle complex conj conj_physical imag polar resolve_conj resolve_neg"

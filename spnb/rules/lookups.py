@@ -10,7 +10,7 @@ from ..ir.axes import Axes, axes_in, dim
 from ..ir.node import Node, Ref, Weight
 from .along_batch import along_batch
 from .base import Local, Rule
-from .fallback import WholeImages
+from .fallback import AlongDimensions, WholeImages
 from .registry import rule
 
 
@@ -66,8 +66,12 @@ def along_channels(node: Node) -> Rule | None:
         return WithWeight(node)
     if uncut and not weights and node.shape == tuple(axes[0].with_dims(dims).shape):
         return Local(node, axes[0].with_dims(dims))
-    rank = len(axes[0].dims)
-    return WholeImages(node) if node.kind == "gather" and node.args["dim"] % rank else None
+    if node.kind != "gather" or not number:
+        return None
+    if not alike or weights or 0 in axes[0].axes_of(number):
+        return WholeImages(node)
+    dims[number] = axes[1].dims[number]
+    return AlongDimensions(node, axes[0].with_dims(dims), (number,))
 
 
 def _differs_in(shape: Sequence[int], other: Sequence[int], number: int) -> bool:
@@ -105,7 +109,9 @@ def ranked(node: Node) -> Rule | None:
     if number is None:
         return None
     number %= max(1, len(axes.dims))
-    if axes_in(axes.dims[number]):
-        return along_batch(node, number) if number == 0 else WholeImages(node)
     kept = [dim(1)] if node.args["keepdim"] else []
-    return Local(node, axes.with_dims([*axes.dims[:number], *kept, *axes.dims[number + 1 :]]))
+    result = axes.with_dims([*axes.dims[:number], *kept, *axes.dims[number + 1 :]])
+    if 0 in axes.axes_of(number):
+        return along_batch(node, number)
+    cut = axes.axes_of(number)
+    return AlongDimensions(node, result, (number,)) if cut else Local(node, result)

@@ -161,13 +161,18 @@ class Partial(Direct):
 
     @cached_property
     def axes(self) -> Axes:
+        parts, statistic = self.of_parts, STATISTICS[_statistic(self.node.args["kind"])]
+        return parts.with_dims([*parts.dims, dim(len(statistic.neutral))])
+
+    @property
+    def of_parts(self) -> Axes:
+        """Axes with one position for each tile, without the figures."""
         operand, parts = self.node.operand_axes[0], self.node.args["parts"]
         dims = list(operand.dims)
         for d in self.node.args["dims"]:
             held = [a for a in operand.axes_of(d) if a in parts]
             dims[d] = tuple(factor for a in held for factor in dim(len(parts[a]), a))
-        figures = len(STATISTICS[_statistic(self.node.args["kind"])].neutral)
-        return operand.with_dims([*dims, dim(figures)])
+        return operand.with_dims(dims)
 
     def need(self, operand: int, axis: int, span: Span) -> Span:
         axes, parts = self.node.operand_axes[0], self.node.args["parts"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..ir.axes import Axes, Factor, dim
+from ..ir.axes import Axes, Dim, Factor, dim
 from ..ir.node import Node, Ref
 from ..ir.region import Region, Span, Tiling
 from .base import Direct, Rule, Spans, Tensors, Weights
@@ -161,14 +161,24 @@ class PlacesOfLargest(Rule):
         """The number of each position of a region, counted over the dimensions in order."""
         step, found = 1, torch.zeros((), dtype=torch.int64, device=x.device)
         for number in reversed(self._dims):
-            along = torch.zeros((1,), dtype=torch.int64, device=x.device)
-            for factor in reversed(self.axes.dims[number]):
-                first, stop = (0, factor.size) if factor.axis is None else region.spans[factor.axis]
-                here = step * torch.arange(first, stop, device=x.device)
-                along = (here[:, None] + along).flatten()
-                step *= factor.size
-            found = found + along.reshape([-1 if k == number else 1 for k in range(x.ndim)])
+            here = step * numbers_of(self.axes.dims[number], region).to(x.device)
+            found = found + here.reshape([-1 if k == number else 1 for k in range(x.ndim)])
+            step *= self.axes.shape[number]
         return found
+
+
+def numbers_of(factors: Dim, region: Region) -> torch.Tensor:
+    """The numbers of a region's positions along a dimension of the whole image.
+
+    >>> numbers_of((Factor(4, 1), Factor(5, 2)), Region(((0, 1), (1, 3), (0, 2))))
+    tensor([ 5,  6, 10, 11])
+    """
+    step, found = 1, torch.zeros((1,), dtype=torch.int64)
+    for factor in reversed(factors):
+        first, stop = (0, factor.size) if factor.axis is None else region.spans[factor.axis]
+        found = (step * torch.arange(first, stop)[:, None] + found).flatten()
+        step *= factor.size
+    return found
 
 
 rule("spnb.places_of_largest")(PlacesOfLargest)

@@ -13,7 +13,7 @@ from ..ir.axes import Axes
 from ..ir.node import Node, Ref
 from ..ir.region import Tiling
 from .base import Direct, Local, Rule
-from .fallback import Whole
+from .fallback import AlongDimensions
 from .merging import cut_axes, finished, merged
 from .registry import rule
 from .statistics import NORMS, OF_IMAGES, order_of
@@ -104,6 +104,8 @@ def reduction_without_merging(node: Node) -> Rule | None:
     if dims is None or dims == []:
         return None
     gone = {d % len(axes.dims) for d in ([dims] if isinstance(dims, int) else dims)}
-    if any(axes.axes_of(d) for d in gone):
-        return None if any(0 in axes.axes_of(d) for d in gone) else Whole(node)
-    return Local(node, reduced_axes(axes, gone, bool(node.args.get("keepdim"))))
+    result = reduced_axes(axes, gone, bool(node.args.get("keepdim")))
+    if not any(axes.axes_of(d) for d in gone):
+        return Local(node, result)
+    batch = any(0 in axes.axes_of(d) for d in gone)
+    return None if batch else AlongDimensions(node, result, tuple(sorted(gone)))

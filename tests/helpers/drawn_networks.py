@@ -325,7 +325,13 @@ def normed(chance, shape):
 
 
 def placed(chance, shape):
-    return Call(lambda x: x + x.flatten(2).argmax(2)[..., None, None].to(x) / 50)
+    k, largest = chance.randint(1, 4), either(chance, True, False)
+    return either(
+        chance,
+        Call(lambda x: x + x.flatten(2).argmax(2)[..., None, None].to(x) / 50),
+        Call(lambda x: x + x.flatten(2).topk(k, 2, largest)[0].mean(2)[..., None, None]),
+        Call(lambda x: x + torch.histc(x.round(), k, -3, 3).sum() / x.numel()),
+    )
 
 
 def mixer(chance, shape):

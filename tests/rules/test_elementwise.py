@@ -66,13 +66,6 @@ def test_a_weight_with_space_of_its_own_is_cut_with_the_tile():
     check(Positions(), IMAGE)
 
 
-def test_a_sum_with_its_own_transpose_is_gathered():
-    net = Call(lambda x: x[..., :9] + x[..., :9].transpose(2, 3))
-    check(net, IMAGE, allow_gather=True)
-    net = Call(lambda x: x[..., :9] + x[..., :9].mean(2, keepdim=True).transpose(2, 3))
-    check(net, IMAGE, allow_gather=True)
-
-
 def test_several_inputs():
     check(Call(lambda x, y, z: x * y + z[:, :, None, None]), IMAGE, (2, 1, 9, 11), (2, 6))
     check(Call(lambda x, y: [x.relu(), (y * 2).mean((2, 3)), x]), IMAGE, (2, 3, 5, 4))

@@ -69,6 +69,25 @@ def test_others_over_space(name):
     assert all(bool(plan.gathered) == gathers for plan in plans)
 
 
+ALONG_ROWS = {
+    "sort": lambda x: x.sort(2)[0],
+    "median": lambda x: x.median(2)[0],
+    "kthvalue": lambda x: x.kthvalue(3, 2, keepdim=True)[1] + x,
+    "fourier": lambda x: torch.fft.irfft(torch.fft.rfft(x, dim=2), n=8, dim=2) + x,
+    "gather": lambda x: x.gather(2, x.argsort(2)) + x,
+    "quantile": lambda x: x.quantile(0.3, 2, keepdim=True) + x,
+}
+
+
+@pytest.mark.parametrize("name", ALONG_ROWS)
+def test_what_reads_whole_columns_leaves_columns_in_tiles(name):
+    net = Call(lambda x: ALONG_ROWS[name](x + 1))
+    assert not any(plan.gathered for plan in check_tiled(net, (2, 3, 8, 11), grids=[(1, 3)]))
+    (plan,) = check_tiled(net, (2, 3, 8, 11), grids=[(2, 2)], fused=(0,), allow_gather=True)
+    gathered = [e for e in plan.exchanges[2] if e.kind == "gather"]
+    assert gathered and all(e.needs[2] == ((0, 5), (5, 11)) for e in gathered)
+
+
 def test_half_precision_sums_do_not_overflow():
     net = Call(lambda x: x.mean((2, 3)))
     x = torch.full((1, 1, 300, 300), 300.0).half()
