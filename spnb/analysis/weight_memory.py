@@ -11,6 +11,9 @@ from ..rules.cut_constants import CONSTANT
 PROCESS = 24 << 20
 """Bytes of an engine for any plan: its program, oneDNN's kernels, messages (measured)."""
 
+ENGINE = 210 << 20
+"""Bytes of an engine and its nanny before they have a plan, which no others share (measured)."""
+
 TRAINER = 76 << 20
 """Bytes of PyTorch's optimizers, loaded into an engine with the first of them (measured)."""
 

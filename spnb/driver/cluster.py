@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -33,11 +34,14 @@ from ..io.stage_weights import read_weights
 from ..io.writers import Store
 from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan
+from ..runtime.host_memory import host_memory
 from ..training.epoch import EpochReport, Steps
 from ..training.evaluation import EvaluationReport, EvaluationTask
 from .cluster_card import cluster_card
 from .engine_calls import Poll
 from .engines import Engines
+from .enough_memory import require_memory
+from .processes import starts_here
 from .rank_sources import examples_for_ranks, sources_for_rank
 from .session import Session
 
@@ -119,11 +123,14 @@ class Cluster(Shown, Session):
         )
         try:
             if client is None:
+                self._require_memory(plan)
                 self.engines.start()
             else:
                 self.engines = Engines.adopt(client, self.deadline)
             self._prepare()
-            self.load(plan)
+            if client is not None or not starts_here():
+                self._require_memory(plan)
+            super().load(plan)
         except BaseException:
             self.stop()
             raise
@@ -167,6 +174,7 @@ class Cluster(Shown, Session):
             If the cluster is stopped, or needs more engines than a client of your own has.
         """
         self._require_open()
+        self._require_memory(plan)
         if self.engines.ensure(plan.num_ranks):
             self._prepare()
         super().load(plan)
@@ -207,6 +215,13 @@ class Cluster(Shown, Session):
         if self.stopped:
             return Card("Cluster: stopped")
         return cluster_card(self.plan, self.engines.hosts, self.engines.alive)
+
+    def _require_memory(self, plan: JobPlan) -> None:
+        """Refuse a plan that a host has too little memory for, and warn if too little is free."""
+        if self.engines.alive and len(self.engines.ids) >= plan.num_ranks:
+            require_memory(plan, self._call(host_memory, [()] * plan.num_ranks))
+        elif starts_here():
+            require_memory(plan, [replace(host_memory(), held=0)] * plan.num_ranks)
 
     def _prepare(self) -> None:
         token = self.scratch / "token"

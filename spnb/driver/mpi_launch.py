@@ -18,7 +18,9 @@ from ..errors import PeerFailed
 from ..io.stage_weights import read_weights
 from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan
+from ..runtime.host_memory import host_memory
 from ..transport.waiting import politely
+from .enough_memory import require_memory
 from .interrupts import end_after_an_interrupt, end_now
 from .session import Session
 
@@ -49,6 +51,7 @@ class MPISession(Session):
                 f" {ranks.comm.size}: start {plan.num_ranks}"
             )
         self.ranks = ranks
+        require_memory(plan, ranks.call(host_memory, [()] * ranks.comm.size))
         self.load(plan)
 
     def _load(self, plan: JobPlan, shares: Sequence[tuple[RankPlan, Path]]) -> None:

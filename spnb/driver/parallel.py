@@ -19,7 +19,7 @@ from ..transport import Transport
 from ..transport.host_staging import staged_for
 from .network_planner import NetworkPlanner, send_weights
 
-OF_OTHER_LOOPS = ("weights", "checkpoint", "gems", "times")
+OF_OTHER_LOOPS = ("weights", "checkpoint", "gems", "times", "force")
 """Options, beside those of training, that say nothing of a program of the user's own."""
 
 

@@ -30,6 +30,9 @@ PATIENCE = 5.0
 POLL = 0.02
 """Seconds between two looks at processes that are starting."""
 
+OTHER_HOSTS = ("HYDRA_HOST_FILE", "SLURM_JOB_ID", "PBS_NODEFILE", "PE_HOSTFILE", "LSB_HOSTS")
+"""Environment variables by which mpiexec may start ranks on other hosts."""
+
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage of the start, the number of engines ready, and of all."""
 
@@ -205,6 +208,15 @@ class Launch:
                 tail = "\n".join(launchers[-1].get_output().splitlines()[-15:])
                 raise StartError(f"{state}, {why}; the end of its log:\n{tail or '(empty)'}")
         time.sleep(POLL)
+
+
+def starts_here() -> bool:
+    """Whether mpiexec starts all engines on this host: no batch system gives it others.
+
+    >>> starts_here()
+    True
+    """
+    return not any(name in os.environ for name in OTHER_HOSTS)
 
 
 def _environment(folder: str) -> dict[str, str]:

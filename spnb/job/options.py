@@ -335,6 +335,9 @@ class OptionTable:
         least=1,
         most=10**6,
     )
+    force: bool = _option(
+        False, "start ranks even if their host has less memory than they are foreseen to take", bool
+    )
     seed: int = _option(
         0, "seed of synthetic images, and of weights that no file has", least=0, most=2**63 - 1
     )

@@ -59,6 +59,7 @@ def test_defaults_are_those_of_the_table():
         "times": 1,
         "enable_master_comm_opt": False,
         "deadline": 60,
+        "force": False,
         "seed": 0,
         "verbose": False,
     }
@@ -160,6 +161,7 @@ ELSEWHERE = {
     "num_workers": "test_datasets",
     "resize": "test_given_images, test_datasets",
     "deadline": "test_engines, test_stopped_ranks",
+    "force": "test_enough_memory",
     "num_epochs": "test_training_loop",
     "optimizer": "test_training_loop",
     "learning_rate": "test_training_loop",
