@@ -20,6 +20,7 @@ from ..ir.node import GETITEM, Node, Ref, Weight, map_leaves, overload
 from ..rules.calls import invoke
 from ..rules.spatial import per_dim
 from .along_space import gate, pool_of_tokens, windows_of_tokens
+from .samples import MOST_COORDINATES, samples
 
 MOST_NUMBERS = 1 << 16
 """The most positions that a call may name."""
@@ -54,26 +55,30 @@ class KnownCalls:
         rewrite = _REWRITES.get(node.kind)
         return list(rewrite(self, node)) if rewrite else [node]
 
-    def value_of(self, leaf: object) -> torch.Tensor | None:
-        """The value of a constant that depends on no weight, or None."""
+    def value_of(self, leaf: object, most: int = MOST_NUMBERS) -> torch.Tensor | None:
+        """The value of a constant of so many numbers that depends on no weight, or None."""
+        found = self._known(leaf, most)
+        return found if isinstance(found, torch.Tensor) else None
+
+    def _known(self, leaf: object, most: int) -> Any:
+        """A value as of `value_of`, or several in a tuple."""
         if not isinstance(leaf, Weight):
             return None
         if leaf.name in self.literals:
             return self.literals[leaf.name]
         node = self.constants.get(leaf.name.removeprefix("="))
-        if node is None or math.prod(node.shape) > MOST_NUMBERS or node.parts:
+        if node is None or sum(map(math.prod, node.parts or [node.shape])) > most:
             return None
         if node.op != GETITEM and torch.Tag.nondeterministic_seeded in overload(node.op).tags:
             return None
-        values = {weight.name: self.value_of(weight) for weight in node.weights}
+        values = {weight.name: self._known(weight, most) for weight in node.weights}
         if any(value is None for value in values.values()):
             return None
 
         def filled(arg: Any) -> Any:
             return values[arg.name] if isinstance(arg, Weight) else arg
 
-        found = invoke(node.op, {name: map_leaves(filled, arg) for name, arg in node.args.items()})
-        return found if isinstance(found, torch.Tensor) else None
+        return invoke(node.op, {name: map_leaves(filled, arg) for name, arg in node.args.items()})
 
     def holds_space(self, value: object, dims: Sequence[int]) -> bool:
         """Whether some dimension of a value holds an axis of space, and none holds the batch."""
@@ -227,6 +232,13 @@ def _counts(known: KnownCalls, node: Node) -> Iterator[Node]:
     yield replace(node, op="spnb.histc.default", args=args)
 
 
+def _sampled(known: KnownCalls, node: Node) -> Iterator[Node]:
+    """Samples at constant coordinates, with the positions that they read."""
+    image, grid = known.axes.get(getattr(node.args["input"], "value", "")), node.args["grid"]
+    where = None if image is None else known.value_of(grid, MOST_COORDINATES)
+    yield node if image is None or where is None else samples(node, image, where)
+
+
 def _unpooled(known: KnownCalls, node: Node) -> Iterator[Node]:
     """An unpooling with the windows of the max pooling that gave its places."""
     pooling = _pooling_of(known, node.args["indices"])
@@ -283,6 +295,7 @@ _REWRITES = {
     "argmin": _place_of_largest,
     "count_nonzero": _count_of_nonzero,
     "histc": _counts,
+    "grid_sampler": _sampled,
     "max_unpool2d": _unpooled,
     "max_unpool3d": _unpooled,
     "glu": _of_operand(gate),

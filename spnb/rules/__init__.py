@@ -27,6 +27,8 @@ unfold         windows as columns, or as a dimension
 fused          a convolution with what follows it
 transposed     transposed convolution, folding
 interpolate    nearest, linear and cubic interpolation
+sampling       sampling at coordinates: positions and their shares
+sampled        samples at coordinates that are constants
 resize         adaptive pooling, pixel shuffle
 borders        padding: constant, reflect, replicate, circular
 slices         slice, select, index; assignments to slices
@@ -139,6 +141,7 @@ from . import (
     resize,
     ring,
     ring_steps,
+    sampled,
     scans,
     slices,
     tile_products,
@@ -198,6 +201,7 @@ __all__ = [
     "ring_steps",
     "rule",
     "rule_of",
+    "sampled",
     "scans",
     "slices",
     "tile_products",

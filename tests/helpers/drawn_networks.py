@@ -135,6 +135,20 @@ def resized(chance, shape):
     return Call(lambda x: F.interpolate(x, scale_factor=factor, mode=mode, **how))
 
 
+def warped(chance, shape):
+    mode = either(chance, "bilinear", "nearest", "bicubic")
+    padding, align = either(chance, "zeros", "border", "reflection"), chance.random() < 0.5
+    matrix = [[chance.uniform(-1.2, 1.2) for _ in range(3)] for _ in range(2)]
+    size = [chance.randint(2, n + 2) for n in shape[2:]]
+
+    def net(x):
+        theta = torch.tensor(matrix, dtype=x.dtype).expand(x.shape[0], -1, -1)
+        places = F.affine_grid(theta, [x.shape[0], 1, *size], align_corners=align)
+        return F.grid_sample(x, places, mode, padding, align)
+
+    return Call(net)
+
+
 def shuffled(chance, shape):
     return nn.Sequential(nn.Conv2d(4, 16, 1), nn.PixelShuffle(2))
 
@@ -414,11 +428,11 @@ def summed(chance, shape):
 
 LAYERS = [
     convolution, convolution, convolution, same, same, transposed, pool, pool, power_pool, adaptive,
-    pooled_and_unpooled, unfolded, padded, resized, resized, shuffled, unshuffled, sliced, repeated,
-    rows_taken, halved, moved, differences, scanned, written, coordinates, added, triangle,
-    activation, activation, gated, in_place, masked, ranked, joined, residual, of_channels_last,
-    norm, norm, gate, gate, normed, placed, mixer, channel_attention, attention, attention, of_rows,
-    class_token, windows, summed,
+    pooled_and_unpooled, unfolded, padded, resized, resized, warped, shuffled, unshuffled, sliced,
+    repeated, rows_taken, halved, moved, differences, scanned, written, coordinates, added,
+    triangle, activation, activation, gated, in_place, masked, ranked, joined, residual,
+    of_channels_last, norm, norm, gate, gate, normed, placed, mixer, channel_attention, attention,
+    attention, of_rows, class_token, windows, summed,
 ]  # fmt: skip
 
 
