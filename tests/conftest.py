@@ -1,6 +1,8 @@
 """Settings of every process that runs tests, and the engines that tests share."""
 
+import gc
 import os
+import sys
 from functools import partial
 
 import pytest
@@ -39,6 +41,8 @@ OWN_ENGINES = (
     "tests/ui/test_browser.py",
 )
 """Files that have engines, or a server, of their own: one worker runs a file."""
+set_aside = {"modules": 0}
+"""How many modules the collector of garbage has been told to leave out."""
 SLOWEST_FIRST = ("notebook", "mpi", "library", "long")
 
 
@@ -75,6 +79,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.nodeid.startswith("spnb/driver/cluster.py"):  # its example starts engines
             item.add_marker("mpi")
+            item.add_marker("slow")
     choices = [name for name in ("quick", "slow") if config.getoption(name)]
     if choices or config.args_source is not config.ArgsSource.ARGS:
         chosen = suite_parts.part(items, *(choices or ["README"]))
@@ -87,6 +92,14 @@ def pytest_collection_modifyitems(config, items):
         return next((k for k, name in enumerate(SLOWEST_FIRST) if name in marks), 9)
 
     items.sort(key=place)
+
+
+def pytest_runtest_logfinish():
+    """Set modules aside: a collection of garbage that goes through PyTorch's takes 0.2 s."""
+    if len(sys.modules) > set_aside["modules"] + 100:
+        set_aside["modules"] = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 class ByEngines(LoadScopeScheduling):

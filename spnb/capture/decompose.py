@@ -15,6 +15,8 @@ Table = Mapping[Any, Callable[..., Any]]
 
 MOST_TURNS = 4
 """How often parts are taken apart again."""
+_further: dict[tuple[str, ...], list[str]] = {}
+"""What had to be taken apart besides some operators, the last time: each turn takes 0.1 s."""
 
 
 def taken_apart(graph: Graph, again: Callable[[Table], Graph]) -> Graph:
@@ -46,7 +48,8 @@ def _with_parts_of(
 ) -> Graph:
     """The network with operators taken apart; or as it was, if that leaves as many without rule."""
     table: dict[Any, Callable[..., Any]] = {}
-    found, waiting = graph, list(operators)
+    known, present = tuple(operators), _without_rule(graph)
+    found, waiting = graph, [*known, *(op for op in _further.get(known, []) if op not in present)]
     for _ in range(MOST_TURNS):
         more = {overload(op): decomposition_of(overload(op)) for op in waiting}
         more = {op: parts for op, parts in more.items() if parts and op not in table}
@@ -57,7 +60,8 @@ def _with_parts_of(
             found = again(table)
         except Exception:  # a definition that asks for values, or calls what capture refuses
             return graph
-        waiting = [op for op in _without_rule(found) if op not in _without_rule(graph)]
+        waiting = [op for op in _without_rule(found) if op not in present]
+        _further[known] = [*_further.get(known, []), *waiting]
     return found if _count(found) < _count(graph) else graph
 
 

@@ -7,6 +7,7 @@ the ranks: a notebook's own process is no MPI rank.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -78,6 +79,7 @@ def use_transport(transport: MPITransport) -> None:
     """Let this process's rank exchange messages through a transport, from the next load on."""
     global _transport
     keep_blocks()
+    gc.freeze()  # else each collection of garbage goes through all of PyTorch's modules for 0.2 s
     _transport = transport
 
 

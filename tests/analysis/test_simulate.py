@@ -18,6 +18,7 @@ def job(**options):
     return spnb.Job("resnet20_v1", image_size=96, **options)
 
 
+@pytest.mark.long
 @settings(max_examples=15, deadline=None)
 @given(
     st.sampled_from([1, 2, 3, 4, 6]),

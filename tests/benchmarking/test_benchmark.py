@@ -81,6 +81,7 @@ def test_a_network_that_cannot_travel_is_told():
         BaselineProcess("plain", spnb.Job(Local(3, 4, 3), image_size=48, batch_size=1))
 
 
+@pytest.mark.long
 def test_an_error_in_the_process_is_told():
     with pytest.raises(Unavailable, match="there is no checkpoint nowhere"):
         BaselineProcess("plain", job(checkpoint="nowhere.pth"))

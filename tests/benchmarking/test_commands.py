@@ -28,6 +28,7 @@ def test_the_command_compares(on_shared_engines, tmp_path, capsys):
     assert (tmp_path / "bench.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_the_suite_measures_all_in_one_run(on_shared_engines, tmp_path, capsys):
     line = "suite --workloads w2 --sizes 48 --tiles 2,3 --baselines plain --rounds 2"
     report = tmp_path / "suite.json"

@@ -136,6 +136,7 @@ def test_the_command_compares_steps(on_shared_engines, without_processes, tmp_pa
     assert (tmp_path / "bench.png").stat().st_size > 5000
 
 
+@pytest.mark.long
 def test_a_suite_trains_and_measures_memory(without_processes, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("spnb.driver.cluster.Cluster", spnb.InProcess)
     line = "suite --training --workloads w2 --sizes 16 --memory-sizes 24 --tiles 2"

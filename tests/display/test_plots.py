@@ -117,6 +117,7 @@ def test_traffic_and_memory_draw_the_plans_numbers(result):
     assert line > max(expected)
 
 
+@pytest.mark.long
 def test_layers_sum_to_all_the_time(result):
     for most in (3, 20, 1000):
         ax = plots.layers(result.timings, most=most)

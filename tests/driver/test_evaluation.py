@@ -90,6 +90,7 @@ def test_classes_of_pixels_follow_a_plain_loop(split, count):
     assert found.mean_iou == pytest.approx(sum(wanted) / 3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [2, 4, 11])
 def test_a_loss_and_metrics_that_are_functions_see_no_filling(count):
     """Ignored positions are no classes; a function is of a micro-batch, those of the rest too."""
@@ -147,6 +148,7 @@ def test_several_outputs_and_targets_go_to_a_function():
     assert found.loss == pytest.approx(float(wanted))
 
 
+@pytest.mark.long
 def test_the_last_images_that_no_function_can_see_alone_are_named():
     each = job(segmenter(), parts=1, local_DP=2)
     with pytest.raises(PlanError, match=r"the last 1 of 5 images fill no batch of 4.*divides"):

@@ -88,6 +88,7 @@ def test_what_cannot_be_held_out(options, validation, error, message, tmp_path, 
         divided(plan, examples_of(plan), validation)
 
 
+@pytest.mark.long
 def test_the_command_validates_and_keeps_the_best_weights(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("spnb.driver.cluster.Cluster", spnb.InProcess)

@@ -87,6 +87,7 @@ def program(net, x, mask, mean, clip, gather=lambda y: y, whole_mask=None, steps
     return figures
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SPLITS)
 def test_twenty_steps_follow_plain_pytorch(name):
     net, split = segmenter(), SPLITS[name]
@@ -418,6 +419,7 @@ def refusal(net, program, kind, **options):
     return str(refused.value)
 
 
+@pytest.mark.long
 def test_what_does_not_fit_is_refused():
     split = SPLITS["2x2"]
     text = refusal(segmenter(), lambda own: own(X), ValueError, **split)

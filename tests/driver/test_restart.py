@@ -51,6 +51,7 @@ def test_a_killed_engine_is_told_and_restart_helps(small, shell):
     assert small.infer().check().passed
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The IPython parallel magics")
 def test_a_killed_engine_is_told_by_gloo_and_rc_stays_the_users(small, shell):
     small.load(planned(backend="gloo"))

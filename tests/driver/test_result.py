@@ -76,6 +76,7 @@ def test_outputs_come_back_as_the_network_returns_them():
     assert result.check().passed
 
 
+@pytest.mark.long
 def test_timings_tell_every_operator_and_byte(result):
     timings = result.timings
     assert list(timings.columns) == [

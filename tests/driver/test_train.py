@@ -99,7 +99,7 @@ def test_any_split_copies_and_gloo_follow_one_rank(cluster, tmp_path):
     same(found["gloo"], found["gems"], 0)
 
 
-@pytest.mark.slow(but_each=2)
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "ranks"), [("mpi", 3), ("gloo", 4)])
 def test_a_broken_file_is_named_before_a_step_and_all_ranks_end(tmp_path, backend, ranks):
     for name in ("cat", "dog"):
@@ -122,7 +122,8 @@ def test_a_cluster_trains_and_then_infers(cluster):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
     images, labels = noise(8, 1, 20, 24).float(), (noise(8, 20, 24, seed=2) > 0).long()
-    job = spnb.Job(net, image_size="20x24", batch_size=4, split_size=1, num_epochs=2)
+    given = {"image_size": "20x24", "batch_size": 4, "split_size": 1, "num_epochs": 2}
+    job = spnb.Job(net, num_spatial_parts=2, **given)
     with spnb.InProcess(spnb.plan(job, training=True), progress=False) as session:
         wanted = session.train(images, labels)
     cluster.load(spnb.plan(job, training=True))

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 import tifffile
 import zarr
 from PIL import Image
@@ -184,6 +185,7 @@ def floats(image):
     return image.astype(np.float32)
 
 
+@pytest.mark.long
 def test_files_are_read_as_they_were_written(tmp_path):
     equal, skipped, refused = 0, 0, []
     for number in range(SEED, SEED + FILES):
@@ -228,6 +230,7 @@ def damaged(chance, path):
     file.write_bytes(bytes(content))
 
 
+@pytest.mark.long
 def test_damaged_files_are_read_or_refused_in_a_line(tmp_path):
     for number in range(SEED + 10**6, SEED + 10**6 + FILES // 2):
         chance = np.random.default_rng(number)

@@ -57,6 +57,7 @@ def test_no_advice_is_to_run_the_code_of_a_file(write, told, tmp_path, capfd):
     assert "this ran" not in capfd.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verb", ["plan", "infer", "plan-training"])
 def test_plan_refuses_the_checkpoints_that_a_run_refuses(verb, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(

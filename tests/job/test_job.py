@@ -15,6 +15,7 @@ def test_channels_and_axes_are_those_of_the_first_convolution():
     assert Job(nn.Conv1d(2, 2, 3), image_size=9, batch_size=1).tilings[0].grid == (1, 4)
 
 
+@pytest.mark.long
 def test_ranks_are_tiles_and_the_rest_times_local_dp():
     def ranks(**given):
         return spnb.plan(Job("resnet20_v1", image_size=64, batch_size=4, **given)).num_ranks

@@ -69,6 +69,7 @@ def test_no_file_is_read_that_the_job_does_not_name(tmp_path, monkeypatch):
     assert Job(factory()).weights_origin == "the module's own"
 
 
+@pytest.mark.long
 def test_a_plan_for_training_reads_a_checkpoint_if_it_exists_and_else_weights(tmp_path):
     given, own = tmp_path / "given.pth", tmp_path / "own.pth"
     torch.save(Job("resnet20_v1", seed=3).module.state_dict(), given)

@@ -52,6 +52,7 @@ def test_refuses_what_needs_the_whole_extent():
     assert "add an untiled stage (split_size=2, --split-size 2)" in message
 
 
+@pytest.mark.long
 def test_refuses_an_unknown_operator_by_name():
     class Fourier(nn.Module):
         def forward(self, x):

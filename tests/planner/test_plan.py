@@ -100,6 +100,7 @@ print("MiB", process_memory.peak_bytes() // 2**20)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_4096_tiles_of_a_65536_square_image_take_little_memory():
     done = subprocess.run(

@@ -11,6 +11,7 @@ FEW = settings(max_examples=15, deadline=None, derandomize=True)
 SIZES = {1: (2, 4, 19), 2: (2, 4, 9, 11), 3: (1, 2, 5, 6, 5)}
 
 
+@pytest.mark.long
 @FEW
 @given(
     data=st.data(),

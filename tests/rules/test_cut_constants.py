@@ -65,6 +65,7 @@ def test_a_constant_is_cut(network):
         assert parts < 0.3 * math.prod(constant.axes.extent)
 
 
+@pytest.mark.long
 def test_any_region_of_a_constant():
     check_regions(SwinBlock(), SHAPE, most=4)
 
@@ -88,6 +89,7 @@ def test_a_parameter_is_held_whole():
     assert not made(captured(Embedded(), [(1, 2, 128, 130)], torch.float64))
 
 
+@pytest.mark.long
 def test_the_bytes_of_a_cut_buffer_are_not_those_of_a_weight():
     bare, buffer = SwinBlock().double(), SwinBlock(mask_of=SHAPE[2:]).double()
     plans = [planned(net, [SHAPE], [Tiling.even((1, 2, 2))]) for net in (bare, buffer)]

@@ -84,6 +84,7 @@ def test_global_attention_is_not_gathered(attention):
     assert not any(plan.gathered for plan in check(net, IMAGE))
 
 
+@pytest.mark.long
 def test_multi_head_attention_with_tokens_of_fewer_positions():
     def net(m, x):
         small = tokens(m[1](x))
@@ -93,6 +94,7 @@ def test_multi_head_attention_with_tokens_of_fewer_positions():
     assert not any(plan.gathered for plan in check(Call(net, *modules), IMAGE))
 
 
+@pytest.mark.long
 def test_a_bias_for_each_window_is_cut_with_the_windows():
     def net(x):
         x = x.permute(0, 2, 3, 1)

@@ -97,6 +97,7 @@ def test_one_pixel_becomes_an_image():
     check(net, SIZES[2])
 
 
+@pytest.mark.long
 @FEW
 @given(data=st.data(), axes=st.sampled_from([1, 2, 3]), largest=st.booleans())
 def test_adaptive_pool(data, axes, largest):

@@ -12,6 +12,7 @@ SIZES = {1: (2, 4, 17), 2: (2, 4, 7, 6), 3: (1, 4, 4, 3, 5)}
 LAYERS = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 
+@pytest.mark.long
 @FEW
 @given(data=st.data(), axes=st.sampled_from([1, 2, 3]))
 def test_transposed_convolution(data, axes):

@@ -31,7 +31,7 @@ def check(net, x, tilings, parts=1, fused=0, balance=None, **copies):
 
 
 @pytest.mark.long
-@settings(RANDOM_NETWORKS, max_examples=60)
+@settings(RANDOM_NETWORKS, max_examples=40)
 @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 2, 3]))
 def test_random_networks(data, axes):
     net = data.draw(chains(axes)).double()

@@ -29,7 +29,7 @@ def local(tiles=4, **options):
 
 
 @pytest.mark.long
-@settings(RANDOM_NETWORKS, max_examples=35)
+@settings(RANDOM_NETWORKS, max_examples=20)
 @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
 def test_random_networks(data, axes):
     net = data.draw(chains(axes)).double()
@@ -78,6 +78,7 @@ def test_a_patch_is_as_nearly_square_as_may_be():
     )
 
 
+@pytest.mark.long
 def test_more_patches_take_less_memory_and_more_work():
     plans = [spnb.plan(local(4, image_size=2048, patches=n)) for n in (1, 4, 16)]
     most, some, least = (activation_bytes(plan, 0) for plan in plans)
@@ -88,6 +89,7 @@ def test_more_patches_take_less_memory_and_more_work():
     assert totals(plans[2]).redundant > totals(plans[1]).redundant > totals(plans[0]).redundant
 
 
+@pytest.mark.long
 def test_the_image_of_a_batch_in_parts_is_exact_and_the_clock_counts_all():
     plan = spnb.plan(local(2, batch_size=3, parts=2, patches=6))
     result = spnb.InProcess(plan).infer()

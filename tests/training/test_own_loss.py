@@ -178,6 +178,7 @@ def test_it_is_that_of_the_whole_image(case, split):
     assert_same(found.module.state_dict(), state, 1e-11)
 
 
+@pytest.mark.long
 def test_volumes():
     net = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv3d(2, 3, 1))
     volumes = torch.randn(2, 1, 6, 8, 5, generator=NOISE).double()
@@ -274,6 +275,7 @@ def test_what_cannot_be_exact_is_refused_in_one_line(loss, targets, error, messa
         session.train(IMAGES, MASKS)
 
 
+@pytest.mark.long
 def test_unequal_micro_batches_cannot_each_divide_by_their_images():
     job = job_of(made(lambda: segmenter(1)), num_spatial_parts=2, batch_size=4, parts=3)
     with spnb.InProcess(spnb.plan(job, training=True), progress=False) as session:

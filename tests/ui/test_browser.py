@@ -143,6 +143,7 @@ def test_the_first_tutorial(lab, page):
     assert not page.query_selector_all(".widget-hprogress")  # bars go when they are done
 
 
+@pytest.mark.slow
 def test_a_slider_of_the_explorer(lab, page):
     run_all(page, lab("explorer.ipynb"))
     picture = page.wait_for_selector(".widget-image, img.jupyter-widgets", timeout=120_000)

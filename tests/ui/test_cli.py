@@ -19,6 +19,7 @@ def shell(*args, ranks):
     return subprocess.run(command, capture_output=True, text=True, timeout=250)
 
 
+@pytest.mark.long
 def test_plan_starts_nothing_and_prints_the_table(capsys):
     assert main(["plan", "resnet", "--image-size", "512", "--batch-size", "2"]) == 0
     out = capsys.readouterr().out
@@ -166,6 +167,7 @@ def test_help_and_argument_errors_load_no_torch(line, code):
     assert done.stderr.splitlines()[-1] == f"{code} []"
 
 
+@pytest.mark.long
 def test_importing_spnb_loads_no_torch():
     program = (
         "import sys, spnb\n"
@@ -272,6 +274,7 @@ def test_a_failure_under_mpiexec_names_rank_stage_and_layer_and_ends_all(tmp_pat
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 def test_a_check_that_fails_exits_with_1(tmp_path, monkeypatch):
     # An operator whose rule lies: it needs its neighbours, and says that it does not.
@@ -290,6 +293,7 @@ def test_a_check_that_fails_exits_with_1(tmp_path, monkeypatch):
     assert done.returncode == 1
 
 
+@pytest.mark.long
 def test_plan_of_training_and_of_each_rank(capsys):
     line = "plan resnet20_v1 --image-size 64 --batch-size 4 --parts 4 --split-size 1"
     printed = []

@@ -1,5 +1,7 @@
 """Sliders answer with another plan, or say why there is none."""
 
+import pytest
+
 import spnb
 from spnb.analysis.memory import memory
 
@@ -9,6 +11,7 @@ def explorer(**options):
     return spnb.explore(job, "retina")
 
 
+@pytest.mark.long
 def test_a_slider_changes_plan_picture_and_figures():
     view = explorer()
     before = view.picture.value, view.figures.value
@@ -29,6 +32,7 @@ def test_a_slider_changes_plan_picture_and_figures():
     assert max(map(sum, memory(view.plan))) > 0
 
 
+@pytest.mark.long
 def test_what_cannot_be_had_is_told_and_mended():
     view = explorer()
     picture = view.picture.value

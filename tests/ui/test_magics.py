@@ -44,6 +44,7 @@ def test_plan_and_change_one_thing(spnb_line):
     assert spnb_line("simulate").seconds > 0
 
 
+@pytest.mark.long
 def test_variables_are_modules_jobs_plans_and_images(shell, spnb_line):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3, padding=1))
@@ -97,6 +98,7 @@ def complete(shell, text):
     return shell.complete(None, text, len(text))[1]
 
 
+@pytest.mark.long
 def test_completion(shell):
     assert "traffic" in complete(shell, "%spnb tr")
     assert set(complete(shell, "%spnb plan resn")) >= {"resnet", "resnet50"}
