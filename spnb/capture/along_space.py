@@ -49,14 +49,22 @@ def windows_of_tokens(node: Node, axes: Axes) -> Iterator[Node]:
 
 
 def pool_of_tokens(node: Node, axes: Axes) -> Iterator[Node]:
-    """Pooling over tokens in windows beside each other, as pooling over rows or columns."""
+    """Pooling over tokens in windows beside each other, as pooling over rows or columns.
+
+    If rows break windows, their means are merged by `spnb.rules.token_means`.
+    """
     args, sizes = node.args, [factor.size for factor in axes.dims[-1]]
-    kernel = _one(args["kernel_size"])
-    window = _window(kernel, sizes)
-    plain = _one(args["stride"] or kernel) == kernel and not _one(args["padding"])
-    plain &= _one(args.get("dilation", 1)) == 1 and not args["ceil_mode"]
-    if window is None or not plain or not 1 < len(_space_in(axes, -1)) == len(sizes) < 4:
+    kernel, several = _one(args["kernel_size"]), 1 < len(_space_in(axes, -1)) == len(sizes)
+    beside = _one(args["stride"] or kernel) == kernel and not _one(args["padding"])
+    plain = beside and _one(args.get("dilation", 1)) == 1 and not args["ceil_mode"]
+    if not plain or not several:
         yield node
+        return
+    window = _window(kernel, sizes) if len(sizes) < 4 else None
+    if window is None:
+        means = {"self": args["self"], "length": kernel}
+        mean = node.kind == "avg_pool1d"
+        yield replace(node, op="spnb.avg_pool1d.default", args=means) if mean else node
         return
     count, names = len(sizes), [f"{node.name}.{k}" for k in range(2)]
     image = (*axes.shape[:-1], *sizes)

@@ -55,6 +55,7 @@ reductions     mean, sum, largest, variance, norm over space: merged tile by til
 largest        the k largest numbers over space: merged tile by tile
 counts         histograms: merged tile by tile
 merging        figures of tiles, and the calls that merge them
+token_means    means over runs of tokens: merged tile by tile
 scans          cumulative sums, products and largest numbers: continued from tile to tile
 piece_norms    batch norm in training of a value in pieces
 norms          group, instance, layer, batch and RMS norm, softmax over space
@@ -145,6 +146,7 @@ from . import (
     scans,
     slices,
     tile_products,
+    token_means,
     transposed,
     triangles,
     unfold,
@@ -205,6 +207,7 @@ __all__ = [
     "scans",
     "slices",
     "tile_products",
+    "token_means",
     "transposed",
     "triangles",
     "unfold",

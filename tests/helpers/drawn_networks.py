@@ -179,12 +179,12 @@ def rows_taken(chance, shape):
 
 
 def halved(chance, shape):
-    number = either(chance, 2, 3)
+    number, length = either(chance, 2, 3), chance.randint(2, 2 * shape[3])
     return either(
         chance,
         Call(lambda x: F.glu(x, number)),
         Call(lambda x: torch.cat(x.tensor_split(3, number)[::-1], number)),
-        Call(lambda x: F.avg_pool1d(x.flatten(2), shape[3]).unsqueeze(3) + x),
+        Call(lambda x: F.avg_pool1d(x.flatten(2), length).std(2)[..., None, None] + x),
         Call(lambda x: x.unfold(number, 2, 2).amax(-1)),
     )
 

@@ -1,12 +1,17 @@
 """Slices, joins, rolls, flips."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import planned
-from tiled import Call, check, check_tiled
+from tiled import Call, check, check_tiled, noise
+from torch import nn
 from torch.nn import functional as F
+from training_steps import check as check_training
+from training_steps import grid
 
 from spnb.errors import PlanError
 from spnb.ir.region import Tiling
@@ -115,10 +120,35 @@ def test_an_operator_along_cut_axes_is_not_gathered(name):
         assert not plan.gathered
 
 
-@pytest.mark.parametrize("kernel, stride, padding", [(5, 5, 0), (32, 32, 0), (3, 1, 1)])
-def test_windows_of_tokens_that_rows_break_are_refused(kernel, stride, padding):
-    net = Call(lambda x: F.avg_pool1d(x.flatten(2), kernel, stride, padding))
-    with pytest.raises(PlanError, match=r"avg_pool1d, used like this, needs the whole extent 8×12"):
+@pytest.mark.parametrize("length", [5, 32, 95])
+def test_means_of_tokens_that_rows_break_are_merged(length):
+    net = Call(lambda x: F.avg_pool1d(x.flatten(2), length) + x.mean((2, 3))[..., None])
+    plans = check(net, (2, 4, 8, 12), parts=2)
+    assert not any(plan.gathered for plan in plans)
+
+
+@pytest.mark.parametrize("length", [4, 5])
+def test_keys_are_pooled_tokens(length):
+    """The attention of NextViT (Li et al., *Next-ViT*, 2022)."""
+
+    def attend(m, x):
+        tokens = x.flatten(2)
+        keys = m[1](F.avg_pool1d(tokens, length)).mT[:, None]
+        y = F.scaled_dot_product_attention(tokens.mT[:, None], keys, m[2](keys))
+        return m[0](y[:, 0].mT.reshape(x.shape))
+
+    net = Call(attend, nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm1d(4), nn.Linear(4, 4))
+    for plan in check_tiled(net, (2, 4, 6, 8), grids=[(2, 2), (1, 3)]):
+        assert not plan.gathered
+    x, target = noise(1, 4, 6, 8), noise(1, 4, 6, 8, seed=2)
+    trained = nn.Sequential(nn.Conv2d(4, 4, 1), net).double().train()
+    check_training(trained, x, target, [grid(2, 2)], steps=1)
+
+
+@pytest.mark.parametrize("pool", [partial(F.avg_pool1d, stride=1), F.max_pool1d])
+def test_other_windows_of_tokens_that_rows_break_are_refused(pool):
+    net = Call(lambda x: pool(x.flatten(2), 5))
+    with pytest.raises(PlanError, match=r"pool1d, used like this, needs the whole extent 8×12"):
         planned(net, [(1, 4, 8, 12)], [Tiling.even((1, 2, 2))])
 
 

@@ -1,0 +1,98 @@
+"""Means over runs of tokens that begin and end within rows of the image.
+
+Tokens are the positions of an image, row after row.  If a run of them is no rectangle, most tiles
+hold parts of many runs.  Each tile adds up its part of each, and these sums are merged::
+
+    columns  0 1 2│3 4 5          runs of 4 tokens: the first is row 0, columns 0 to 3
+    tile 0   a a a│a b b          its sums: a 3, b 3, …   and of tile 1: a 1, b 3, …
+             b b c│c c c
+
+Every tile holds the means of all runs, as many as a run is shorter than the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..ir.axes import Axes, dim
+from ..ir.node import Node
+from ..ir.region import Region, Tiling
+from ..kernels.sum_types import precise
+from .base import Direct, Tensors, Weights
+from .merging import Partial, combined, cut_axes, finished
+from .positions import numbers_of
+from .registry import rule
+
+
+@dataclass(frozen=True)
+class TokenMeans(Direct):
+    """Means over runs of tokens beside each other (torch.nn.AvgPool1d)."""
+
+    @cached_property
+    def axes(self) -> Axes:
+        operand = self.node.operand_axes[0]
+        return operand.with_dims([*operand.dims[:-1], dim(self.node.shape[-1])])
+
+    def gathers(self, operand: int, axis: int) -> bool:
+        return axis in self.node.operand_axes[0].axes_of(-1)
+
+    def need(self, operand: int, axis: int, span: tuple[int, int]) -> tuple[int, int]:
+        whole = (0, self.node.operand_axes[0].extent[axis])
+        return whole if self.gathers(operand, axis) else span
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        return F.avg_pool1d(tensors[0], self.node.args["length"])
+
+    def lower(self, tiling: Tiling) -> Sequence[Node]:
+        """Each tile adds up its part of each run."""
+        node, axes = self.node, self.node.operand_axes[0]
+        number = len(axes.dims) - 1
+        cut = cut_axes(axes, [number], tiling)
+        if not cut:
+            return (node,)
+        parts = {axis: tiling.spans(axes.extent)[axis] for axis in cut}
+        args = {**node.args, "count": node.shape[-1], "dims": [number], "parts": parts}
+        first = replace(
+            node,
+            name=f"{node.name}.partial",
+            op=f"spnb.partial_token_means.{node.kind}",
+            args=args,
+            dtype=precise(node.dtype),
+        )
+        first = replace(first, axes=PartialTokenMeans(first).axes)
+        merged = combined(node, first, cut, "sum")
+        return [first, *merged, finished(node, merged[-1], "sum", 1, [number])]
+
+
+rule("spnb.avg_pool1d")(TokenMeans)
+
+
+@dataclass(frozen=True)
+class PartialTokenMeans(Partial):
+    """The share of each tile in the mean of each run."""
+
+    @cached_property
+    def axes(self) -> Axes:
+        return self.of_parts.with_dims([*self.of_parts.dims, dim(self.node.args["count"]), ()])
+
+    def apply(
+        self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Any:
+        x, length, count = tensors[0], self.node.args["length"], self.node.args["count"]
+        axes = self.node.operand_axes[0]
+        numbers = numbers_of(axes.dims[-1], needs[0] & Region.whole(axes.extent)) // length
+        left_over = numbers.clamp(max=count).to(x.device)  # tokens after the last whole run
+        sums = torch.zeros(*x.shape[:-1], count + 1, dtype=self.node.dtype, device=x.device)
+        sums = sums.index_add(-1, left_over, x.to(self.node.dtype) / length)
+        return sums[..., :count].reshape(self.axes.local_shape(region))
+
+
+rule("spnb.partial_token_means")(PartialTokenMeans)
