@@ -1,6 +1,5 @@
 """Settings of every process that runs tests, and the engines that tests share."""
 
-import gc
 import os
 import sys
 from functools import partial
@@ -41,8 +40,6 @@ OWN_ENGINES = (
     "tests/ui/test_browser.py",
 )
 """Files that have engines, or a server, of their own: one worker runs a file."""
-set_aside = {"modules": 0}
-"""How many modules the collector of garbage has been told to leave out."""
 SLOWEST_FIRST = ("notebook", "mpi", "library", "long")
 
 
@@ -95,11 +92,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_runtest_logfinish():
-    """Set modules aside: a collection of garbage that goes through PyTorch's takes 0.2 s."""
-    if len(sys.modules) > set_aside["modules"] + 100:
-        set_aside["modules"] = len(sys.modules)
-        gc.collect()
-        gc.freeze()
+    """A seventh of the time of all tests would be collections of garbage, for PyTorch's modules."""
+    if process_memory := sys.modules.get("spnb.runtime.process_memory"):
+        process_memory.set_modules_aside()
 
 
 class ByEngines(LoadScopeScheduling):

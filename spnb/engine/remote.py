@@ -7,7 +7,6 @@ the ranks: a notebook's own process is no MPI rank.
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 import sys
@@ -19,7 +18,7 @@ import torch
 
 from ..io.stage_weights import read_weights
 from ..ir.rank_plan import RankPlan
-from ..runtime.process_memory import IN_INFERENCE, give_back, keep_blocks
+from ..runtime.process_memory import IN_INFERENCE, give_back, keep_blocks, set_modules_aside
 from .here import here
 from .service import Answer, Call, answer_of
 from .watches import (
@@ -79,7 +78,7 @@ def use_transport(transport: MPITransport) -> None:
     """Let this process's rank exchange messages through a transport, from the next load on."""
     global _transport
     keep_blocks()
-    gc.freeze()  # else each collection of garbage goes through all of PyTorch's modules for 0.2 s
+    set_modules_aside()
     _transport = transport
 
 
@@ -103,6 +102,7 @@ def load(
     give_back()
     if rank_plan is None:
         return
+    set_modules_aside(rank_plan.training)
     keep_blocks() if rank_plan.training else keep_blocks(below=IN_INFERENCE)
     transport = _connected()
     transport.num_ranks = rank_plan.num_ranks
