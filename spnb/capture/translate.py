@@ -16,6 +16,7 @@ from ..ir.graph import Graph
 from ..ir.node import Node, Ref, Weight, leaves, map_leaves, overload
 from ..ir.weights import named
 from ..kernels.compat import FakeTensor
+from ..kernels.parts import Table
 from ..rules.dropout import DROPOUTS
 from ..rules.loops import LOOPS, Subgraph
 from .alike import same_for_each_image
@@ -40,6 +41,7 @@ def graph_of(
     dtype: torch.dtype,
     training: bool,
     given: Sequence[Axes] = (),
+    table: Table | None = None,
 ) -> Graph:
     """Return the graph of an exported program.
 
@@ -55,6 +57,8 @@ def graph_of(
         Whether it was exported in training mode.
     given
         Axes of the inputs in order; by default the first is an image.
+    table
+        The definitions by which some operators are taken apart.
 
     Raises
     ------
@@ -65,7 +69,7 @@ def graph_of(
     """
     _refuse_unseen(program)
     refuse_states(program)
-    reader = ExportReader(program, _one_name_each(module), training)
+    reader = ExportReader(program, _one_name_each(module), training, table)
     for fx in program.graph.nodes:
         reader.read(fx)
     inputs = reader.input_axes()

@@ -42,3 +42,19 @@ def test_gradients_are_those_of_the_untiled_network(operator):
     with torch.no_grad():
         like = net(noise(*SHAPE))
     check(net, noise(*SHAPE), noise(*like.shape, seed=2), [grid(2, 2)])
+
+
+BESIDE_A_NORM = {
+    "rot90": lambda x: x.rot90(1, (2, 3)) * 2,
+    "gradient": lambda x: torch.gradient(x, dim=3)[0],
+    "quantile": lambda x: x.quantile(0.3, 1, keepdim=True) + x,
+}
+
+
+@pytest.mark.parametrize("operator", BESIDE_A_NORM)
+def test_a_call_beside_a_batch_norm_is_taken_apart_by_itself(operator):
+    layers = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), Call(BESIDE_A_NORM[operator])
+    net = nn.Sequential(*layers).double()
+    with torch.no_grad():
+        like = net(noise(*SHAPE))
+    check(net, noise(*SHAPE), noise(*like.shape, seed=2), [grid(2, 2)], steps=1)
