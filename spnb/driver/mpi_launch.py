@@ -19,6 +19,7 @@ from ..io.stage_weights import read_weights
 from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan
 from ..runtime.host_memory import host_memory
+from ..transport.mpi_environment import prepare_rank
 from ..transport.waiting import politely
 from .enough_memory import require_memory
 from .interrupts import end_after_an_interrupt, end_now
@@ -77,6 +78,7 @@ class MPIRanks:
     """
 
     def __init__(self, deadline: float):
+        prepare_rank()
         from mpi4py import MPI
 
         from ..transport.mpi import MPITransport

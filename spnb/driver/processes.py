@@ -19,6 +19,12 @@ import psutil
 from ipyparallel.cluster.launcher import MPIEngineSetLauncher
 
 from ..errors import StartError
+from ..transport.mpi_environment import (
+    free_shared_memory,
+    on_one_host,
+    require_files,
+    require_loopback,
+)
 from . import watchdog
 
 GRACE = 1.0
@@ -113,9 +119,14 @@ class Launch:
         Raises
         ------
         StartError
-            If mpiexec is missing, a process ends, or the deadline passes.
+            If mpiexec is missing, a process ends, the deadline passes, or the host has too little
+            of what engines need.
         """
+        require_loopback()
+        require_files(max(84 + 2 * self.num_ranks, 20 + 4 * self.num_ranks))
         environment = _environment(self.folder)
+        if starts_here():
+            environment |= on_one_host(self.num_ranks, free_shared_memory())
         mpiexec = shutil.which("mpiexec", path=environment["PATH"])
         if mpiexec is None:
             raise StartError(

@@ -19,6 +19,7 @@ import torch
 from ..io.stage_weights import read_weights
 from ..ir.rank_plan import RankPlan
 from ..runtime.process_memory import IN_INFERENCE, give_back, keep_blocks, set_modules_aside
+from ..transport.mpi_environment import prepare_rank
 from .here import here
 from .service import Answer, Call, answer_of
 from .watches import (
@@ -157,6 +158,7 @@ def transport_of_program(backend: str, deadline: float) -> MPITransport:
     """
     global _transport
     if _transport is None:
+        prepare_rank()
         from mpi4py import MPI
 
         from ..transport.mpi import MPITransport

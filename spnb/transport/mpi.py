@@ -158,6 +158,7 @@ class MPITransport:
                 deadline=self.deadline,
                 backend=self.backend,
                 local_rank=self.local_rank,
+                one_host=len(self.local_pids) == self.size,
             )
 
     def _drained(self) -> int:

@@ -20,7 +20,7 @@ _TEXT_BYTES = 512
 
 
 def rendezvous(
-    comm: MPI.Comm, deadline: float, backend: str, local_rank: int
+    comm: MPI.Comm, deadline: float, backend: str, local_rank: int, one_host: bool
 ) -> Generator[Callable[[], bool], None, Channels]:
     """Connect all ranks of a communicator, at a free port of rank 0's host. Collective.
 
@@ -32,6 +32,8 @@ def rendezvous(
         ``"gloo"`` or ``"nccl"``.
     local_rank
         Number of the rank among those of its host.
+    one_host
+        Whether all ranks are on one host; then they listen on 127.0.0.1 alone.
 
     Returns
     -------
@@ -46,7 +48,7 @@ def rendezvous(
     connect = partial(
         distributed.TCPStore, world_size=comm.size, timeout=timeout, wait_for_workers=False
     )
-    store = connect("0.0.0.0", 0, is_master=True) if comm.rank == 0 else None
+    store = _listening(connect, one_host) if comm.rank == 0 else None
     device, problem = None, ""
     if backend == "nccl":
         try:
@@ -58,15 +60,25 @@ def rendezvous(
     ports, devices, hosts, problems = zip(*(each.split("\n", 3) for each in every), strict=True)
     if device is not None or any(problems):
         refuse(hosts, devices, problems)
-    one_host = len(set(hosts)) == 1  # then no host name has to be resolved
     if store is None:
-        where = "127.0.0.1" if one_host else hosts[0]
+        where = "127.0.0.1" if one_host else hosts[0]  # no host name is resolved without need
         store = connect(where, int(ports[0]), is_master=False)
     duplicate, request = comm.Idup()
     yield request.Test
     if device is not None:
         return Channels(duplicate, store, NCCL(deadline, device))
     return Channels(duplicate, store, Gloo(deadline, "127.0.0.1" if one_host else host))
+
+
+def _listening(
+    connect: Callable[..., distributed.TCPStore], one_host: bool
+) -> distributed.TCPStore:
+    """The store of rank 0, at a free port."""
+    if not one_host:
+        return connect("0.0.0.0", 0, is_master=True)
+    server = socket.create_server(("127.0.0.1", 0))
+    port = server.getsockname()[1]
+    return connect("127.0.0.1", port, is_master=True, master_listen_fd=server.detach())
 
 
 def _allgather_text(comm: MPI.Comm, text: str) -> Generator[Callable[[], bool], None, list[str]]:

@@ -17,8 +17,8 @@ from typing import NoReturn
 
 from .. import __version__, models
 from ..driver.interrupts import INTERRUPTED
-from ..driver.launcher import launched_rank, under_mpi
-from ..errors import PeerFailed, RankError, WaitTimeout
+from ..driver.launcher import is_first_of_host, launched_rank, under_mpi
+from ..errors import PeerFailed, RankError, StartError, WaitTimeout
 from . import flags
 from .flags import BAD_INPUT
 from .measuring_flags import add_measuring_flags
@@ -82,6 +82,8 @@ def _carried_out(args: argparse.Namespace) -> int:
         return _fail(error, 2)
     except BrokenPipeError:  # as of `spnb … | head`: nobody reads on
         return 1
+    except StartError as error:  # of every rank of a host alike
+        return _fail(error, 1) if is_first_of_host() else 1
     except FAILED as error:
         return _fail(error, 1)
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import ipyparallel as ipp
+import psutil
 import pytest
 from processes import processes_of
 
@@ -87,6 +88,18 @@ def test_ranks_are_in_order_and_in_one_world(engines):
     assert engines.alive
     assert works(engines)
     assert engines.view.apply(act, "rank") == [0, 1, 2]
+
+
+def listening(process):
+    """The addresses at which a process can be reached."""
+    return {c.laddr for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+
+
+def test_ranks_of_one_host_listen_on_no_network(engines):
+    processes = engines._launch.processes
+    (mpiexec,) = (process for process in processes if process.name().startswith("mpiexec"))
+    own = set().union(*(listening(process) for process in processes)) - listening(mpiexec)
+    assert {address.ip for address in own} == {"127.0.0.1"}
 
 
 def test_a_call_of_fewer_ranks_than_engines(engines):
