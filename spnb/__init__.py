@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .job.job_plan import plan
     from .rules import rule
     from .ui.explorer import explore
-    from .ui.notebook import start, stop
+    from .ui.notebook import run, start, stop
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "parallel",
     "plan",
     "rule",
+    "run",
     "start",
     "stop",
 ]
@@ -55,6 +56,7 @@ _MODULES = {
     "parallel": ".driver.parallel",
     "plan": ".job.job_plan",
     "rule": ".rules",
+    "run": ".ui.notebook",
     "start": ".ui.notebook",
     "stop": ".ui.notebook",
 }

@@ -30,6 +30,7 @@ SHARED_ENGINES = (
     "tests/test_guide.py::test_snippets_of_a_page",
     "tests/transport/test_gloo.py",
     "tests/ui/test_cli.py::test_infer_checks",
+    "tests/ui/test_run.py",
 )
 """Where tests use the `cluster` of this file: one worker runs them all, so it starts once."""
 OWN_ENGINES = (

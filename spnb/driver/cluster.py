@@ -100,8 +100,8 @@ class Cluster(Shown, Session):
     ...     cluster.restart()
     ...     engines = len(cluster.client.ids)
     ...     state = cluster.card.title.split(",")[0]
-    >>> passed, tiles, shape, engines, cluster.stopped, state
-    (True, [0, 1], (1, 10), 2, True, 'Cluster: 2 engines on 1 host')
+    >>> passed, tiles, shape, engines, cluster.stopped, state, cluster.deadline
+    (True, [0, 1], (1, 10), 2, True, 'Cluster: 2 engines on 1 host', 60)
     """
 
     def __init__(
@@ -155,7 +155,10 @@ class Cluster(Shown, Session):
 
     @property
     def deadline(self) -> float:
-        """Seconds after which a rank that does not answer is named."""
+        """Seconds after which a rank that does not answer is named.
+
+        The class has an example.
+        """
         return self.plan.job.deadline if self._deadline is None else self._deadline
 
     def load(self, plan: JobPlan) -> None:

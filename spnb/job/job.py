@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +18,7 @@ from ..ir.region import Tiling
 from ..training.recipe import Recipe
 from .foreign import opened
 from .job_card import job_card
+from .names import own_names
 from .network import Network
 from .options import OptionTable, options_section
 from .precision import DTYPES, widest
@@ -39,7 +41,8 @@ class Job(Shown, OptionTable):
         a program of ``torch.export``, the path of its ``.pt2`` file, or TorchScript.
     **options
         Every other parameter is a keyword; the section *Options* below lists them with their
-        defaults.  Each has the name of a flag of the command line, in snake case.
+        defaults.  Each has the name of a flag of the command line, in snake case; some have a
+        shorter one, too.  ``fuse=2`` is ``halo_D2=True, fused_layers=2``.
 
     Raises
     ------
@@ -53,9 +56,14 @@ class Job(Shown, OptionTable):
     >>> job = Job("resnet29_v2", image_size="97x131", num_spatial_parts=6, slice_method="square")
     >>> job.input_shape, job.tilings[0].grid
     ((32, 3, 97, 131), (1, 2, 3))
+    >>> Job("unet", image_size=64, tiles=9, stages=3).num_spatial_parts
+    9
     """
 
     _network: Network | None = field(default=None, init=False)
+
+    def __init__(self, model: str | nn.Module, **options: Any):
+        super().__init__(model, **own_names(options))
 
     def __post_init__(self) -> None:
         self._open_foreign()
@@ -268,7 +276,8 @@ class Job(Shown, OptionTable):
         >>> job.replace(num_spatial_parts=9)
         Job('resnet29_v2', batch_size=1, num_spatial_parts=9, image_size=97)
         """
-        job = dataclasses.replace(self, **changes)
+        model = {"model": changes.pop("model")} if "model" in changes else {}
+        job = dataclasses.replace(self, **model, **own_names(changes))
         if job.network.is_same_as(self.network):
             object.__setattr__(job, "_network", self.network)
         return job
@@ -283,4 +292,15 @@ class Job(Shown, OptionTable):
         return f"Job({self.name!r}{given})"
 
 
+def job_of(network: Job | str | nn.Module, **options: Any) -> Job:
+    """Return the job of a network and of options; of a job, the one with these changed.
+
+    >>> job_of("unet", tiles=2)
+    Job('unet', num_spatial_parts=2)
+    """
+    return network.replace(**options) if isinstance(network, Job) else Job(network, **options)
+
+
+# Completion and help show every option, which `__init__` takes as they are.
+Job.__init__.__signature__ = inspect.signature(OptionTable.__init__)  # type: ignore[attr-defined]
 Job.__doc__ = (Job.__doc__ or "") + options_section()

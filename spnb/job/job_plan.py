@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
+from typing import Any
+
+from torch import nn
 
 from ..analysis.segments import refuse_too_little_memory, segments_of
 from ..capture.losses import OwnLoss, of_micro_batches, with_loss
@@ -19,7 +22,7 @@ from ..ir.region import in_patches
 from ..ir.schedule import micro_batches
 from ..planner.balance import stage_blocks
 from ..planner.plan import DependentPatches
-from .job import Job
+from .job import Job, job_of
 from .options import LeftOut
 from .plan_figures import PlanFigures
 from .plan_pictures import PlanPictures
@@ -293,6 +296,28 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
         found._change = self._change
         return found
 
+    def is_of(self, job: Job) -> bool:
+        """Whether this is the plan that runs a job's network.
+
+        Parameters
+        ----------
+        job
+            A job; what its plan would be is not computed.
+
+        Returns
+        -------
+        bool
+            True if the network is the same, with the same value of every option.
+
+        Examples
+        --------
+        >>> found = plan(Job("resnet20_v1", image_size=64, batch_size=1))
+        >>> found.is_of(found.job.replace(tiles=4)), found.is_of(found.job.replace(tiles=9))
+        (True, False)
+        """
+        same = job.network.is_same_as(self.job.network) and job.values() == self.job.values()
+        return same and not self.training
+
     def for_images(self, count: int) -> JobPlan:
         """Return the plan for a number of images, where the job leaves the batch size out.
 
@@ -338,15 +363,17 @@ def _with_loss(graph: Graph, loss: OwnLoss, job: Job) -> Graph:
     return of_micro_batches(found, smaller)
 
 
-def plan(job: Job, training: bool = False) -> JobPlan:
+def plan(job: Job | str | nn.Module, training: bool = False, **options: Any) -> JobPlan:
     """Plan a job, to run its network or to train it; nothing is started.
 
     Parameters
     ----------
     job
-        A network, an image size and a split.
+        A network, an image size and a split; or only the network, as `Job` takes it.
     training
         Whether to train the network, rather than to run it.
+    **options
+        Options of the job, which may be another than the given one in these.
 
     Returns
     -------
@@ -367,5 +394,7 @@ def plan(job: Job, training: bool = False) -> JobPlan:
     --------
     >>> plan(Job("resnet20_v1", image_size=64, batch_size=1)).num_ranks
     5
+    >>> plan("unet", image_size=64, batch_size=1, tiles=6).stages[0].team.tiling.grid
+    (1, 2, 3)
     """
-    return JobPlan(job, training)
+    return JobPlan(job_of(job, **options), training)

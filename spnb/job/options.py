@@ -50,6 +50,7 @@ def _option(
     read: Callable[[Any], Any] = int,
     metavar: str | None = None,
     *,
+    other: str | None = None,
     least: int | None = None,
     most: int | None = None,
     choices: tuple[str, ...] = (),
@@ -69,6 +70,8 @@ def _option(
         Reads a value; see `spnb.job.parsing.taken`.
     metavar
         What the help calls the value; by default the option's name.
+    other
+        A shorter name that the option may be given by; see `spnb.job.names`.
     least
         Smallest value that is accepted.
     most
@@ -87,6 +90,7 @@ def _option(
         "help": text,
         "read": read,
         "metavar": metavar,
+        "other": other,
         "least": least,
         "most": most,
         "choices": choices,
@@ -119,17 +123,20 @@ class OptionTable:
         least=1,
         most=2**24,
     )
-    parts: int = _option(1, "micro-batches per batch", least=1, most=4096)
-    split_size: int = _option(2, "number of stages", least=1, most=4096)
+    parts: int = _option(1, "micro-batches per batch", other="micro_batches", least=1, most=4096)
+    split_size: int = _option(2, "number of stages", other="stages", least=1, most=4096)
     num_spatial_parts: int | tuple[int, ...] = _option(
         4,
         "tiles of each tiled stage: one number for all of them, or a list such as 4,2",
         one_or_more,
         "N[,N]",
+        other="tiles",
         least=1,
         most=2**20,
     )
-    spatial_size: int = _option(1, "number of tiled stages; these are the first ones", most=4096)
+    spatial_size: int = _option(
+        1, "number of tiled stages; these are the first ones", other="tiled_stages", most=4096
+    )
     slice_method: str = _option(
         "square",
         "how an image is cut: square, vertical (cuts the width), horizontal (cuts the height),"
@@ -143,6 +150,7 @@ class OptionTable:
         "with --halo-D2: number of blocks that share one halo exchange, or all",
         blocks_fused,
         "N",
+        other="fuse",
         most=2**30,
         suggestions=("1", "2", "4", "all"),
     )
@@ -459,10 +467,16 @@ def training_options(*, evaluation: bool = True) -> list[str]:
 
 
 def options_section() -> str:
-    """Return the section *Options* of a docstring: each option, its default and its help text.
+    """Return the section *Options* of a docstring: each option, its default and its help text;
+    where it has another name, that name too.
+
 
     >>> options_section().splitlines()[3]
     '    batch_size : 32'
     """
-    entries = (f"    {o.name} : {o.default!r}\n        {o.metadata['help']}\n" for o in options())
+    entries = []
+    for option in options():
+        other = option.metadata["other"]
+        name = f"{option.name} (or {other})" if other else option.name
+        entries.append(f"    {name} : {option.default!r}\n        {option.metadata['help']}\n")
     return "\n    Options\n    -------\n" + "".join(entries)

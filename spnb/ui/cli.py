@@ -171,7 +171,7 @@ def _add_verb(verbs: argparse._SubParsersAction[_Parser], verb: str, text: str) 
         parser.add_argument(
             "model", metavar="MODEL", help="a built-in name, package.module:factory or a .pt2 file"
         )
-        flags.add_flags(parser)
+        flags.add_flags(parser, taken=("--tiles",) if verb == "sweep" else ())
     if verb in MEASURING:
         add_measuring_flags(parser, verb)
     if verb in ("plan", "infer"):

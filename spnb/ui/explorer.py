@@ -9,6 +9,7 @@ from typing import Any
 import ipywidgets as widgets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from torch import nn
 
 from ..analysis.halos import widest_halo
 from ..analysis.memory import activation_bytes, memory
@@ -23,6 +24,7 @@ from ..io.thumbnail import thumbnail
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
 from ..job.parsing import whole_numbers
+from .job_of_line import job_of_images
 
 SIDE = 480  # pixels of the picture's longer side
 
@@ -147,7 +149,7 @@ class Explorer(widgets.HBox):
         return stream.getvalue()
 
 
-def explore(job: Job, image: Any = NOT_GIVEN) -> Explorer:
+def explore(job: Job | str | nn.Module, image: Any = NOT_GIVEN, **options: Any) -> Explorer:
     """Show sliders for tiles, slice method, fused blocks and stages of a job.
 
     Picture, bytes, redundant work and memory follow the sliders at once; no engine is started.
@@ -155,10 +157,13 @@ def explore(job: Job, image: Any = NOT_GIVEN) -> Explorer:
     Parameters
     ----------
     job
-        The job at which the sliders begin.
+        The job at which the sliders begin; or only the network, whose size of image is that of the
+        given one.
     image
         The image under the tiles: what `spnb.job.job_plan.JobPlan.open` takes; by default the
         synthetic image.
+    **options
+        Options of the job.
 
     Returns
     -------
@@ -177,7 +182,9 @@ def explore(job: Job, image: Any = NOT_GIVEN) -> Explorer:
     >>> view.plan.num_ranks
     3
     """
-    return Explorer(job, image)
+    if isinstance(job, Job):
+        return Explorer(job.replace(**options), image)
+    return Explorer(job_of_images(job, options, [] if image is NOT_GIVEN else [image]), image)
 
 
 def _tiled(found: JobPlan) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import CaptureError, DeviceError, OptionError, PlanError, WeightsError
 from ..io.formats import check_suffix
+from ..job.names import FUSE, own_names
 from ..job.options import OptionTable, option_named, options, training_options
 from ..job.validation import check, check_training, without_effect
 
@@ -37,13 +38,23 @@ def flag(option: dataclasses.Field) -> str:
     return "--" + option.name.replace("_", "-")
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add every option of the table to a parser.
+def add_flags(parser: argparse.ArgumentParser, taken: Collection[str] = ()) -> None:
+    """Add every option of the table to a parser, by all of its names.
 
     The parsed namespace has only the options that the line gives.
+
+    Parameters
+    ----------
+    parser
+        The parser.
+    taken
+        Flags that mean something else there.
     """
     for option in options():
         read, names = option.metadata["read"], [flag(option)]
+        other = option.metadata["other"]
+        if other and other != FUSE and (also := "--" + other.replace("_", "-")) not in taken:
+            names.append(also)
         if option.name == "verbose":
             names.append("-v")
         text = option.metadata["help"]
@@ -62,6 +73,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             type=_reader(option),
             metavar=option.metadata["metavar"] or option.name.upper(),
         )
+    parser.add_argument(
+        f"--{FUSE}",
+        help="--halo-D2 --fused-layers N, in one flag; 0 for neither",
+        default=argparse.SUPPRESS,
+        type=_reader(option_named("fused_layers")),
+        metavar="N",
+    )
 
 
 def add_image(parser: argparse.ArgumentParser) -> None:
@@ -141,8 +159,8 @@ def check_validation(validation: float | str | None, patience: int | None) -> No
 
 def given(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options of the table that a line gives, by name."""
-    names = {option.name for option in options()}
-    return {name: value for name, value in vars(args).items() if name in names}
+    names = {FUSE, *(option.name for option in options())}
+    return own_names({name: value for name, value in vars(args).items() if name in names})
 
 
 def deadline(args: argparse.Namespace) -> int:

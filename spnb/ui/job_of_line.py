@@ -1,27 +1,30 @@
-"""Makes the job that a line asks for, of the shell or of a magic."""
+"""Makes the job that a line asks for, of the shell or of a magic, or that `spnb.run` does."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from ..io.open import open_source
-from ..job.job import Job
+from ..job.job import Job, job_of
+from ..job.names import own_names
 from ..job.options import LeftOut
 from . import flags
 
 
-def job_of(model: str | nn.Module, given: dict[str, Any], images: Sequence[Any] = ()) -> Job:
-    """Return the job of a line; its image sets size and batch that the line does not give.
+def job_of_images(
+    model: Job | str | nn.Module, given: Mapping[str, Any], images: Sequence[Any] = ()
+) -> Job:
+    """Return the job of a line; its image sets size and batch that are not given.
 
     Parameters
     ----------
     model
-        As of `Job`.
+        As of `Job`; or a job, of which some options are changed.
     given
         Options by name.
     images
@@ -35,7 +38,8 @@ def job_of(model: str | nn.Module, given: dict[str, Any], images: Sequence[Any] 
     ValueError, FileNotFoundError
         If the image cannot be read.
     """
-    job = Job(model, **given)
+    job = job_of(model, **given)
+    given = job.given() | own_names(given)
     if not images or "input_shapes" in given or {"image_size", "batch_size"} <= given.keys():
         return job
     _, channels, *size = job.input_shape
@@ -57,13 +61,13 @@ def job_of_args(args: argparse.Namespace) -> Job:
     Raises
     ------
     OptionError, ValueError, FileNotFoundError
-        As `job_of` does.
+        As `job_of_images` does.
     """
     given, useless = flags.effective(args.model, flags.given(args))
     for line in useless:
         print(f"spnb: {line}", file=sys.stderr, flush=True)
     training = getattr(args, "training", False)
     flags.refuse_useless(args.verb, given, training=training)
-    job = job_of(args.model, given, getattr(args, "image", None) or ())
+    job = job_of_images(args.model, given, getattr(args, "image", None) or ())
     is_inference = args.verb not in ("plan", "train") and not training
     return job.replace(enable_evaluation=True) if is_inference else job

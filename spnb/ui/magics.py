@@ -24,7 +24,7 @@ from ..job.job_plan import JobPlan, plan
 from . import flags, notebook
 from .completion import Completion
 from .flags import BAD_INPUT
-from .job_of_line import job_of
+from .job_of_line import job_of_images
 from .magic_parsers import (
     AddFlags,
     Help,
@@ -114,7 +114,7 @@ class SpnbMagics(Magics):
             job = (held if isinstance(held, Job) else held.job).replace(**given)
         else:
             model = held if isinstance(held, nn.Module) else args.model
-            job = job_of(model, given, [self._image(i) for i in args.image or ()])
+            job = job_of_images(model, given, [self._image(i) for i in args.image or ()])
         self.plan = plan(job)
         return self.plan
 

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from ..driver.cluster import Cluster
+from ..driver.result import Result
+from ..io.sources import NOT_GIVEN
+from ..job import job_plan
+from ..job.job import Job
 from ..job.job_plan import JobPlan
+from .job_of_line import job_of_images
+
+OF_CLUSTERS = ("client", "timeout", "deadline", "progress")
+"""Options of `start` that are those of a cluster; all others are the job's."""
 
 _cluster: Cluster | None = None
 
 
-def start(plan: JobPlan, **options: Any) -> Cluster:
+def start(plan: JobPlan | Job | str | nn.Module, **options: Any) -> Cluster:
     """Start engines for a plan, or load the plan on engines that this function started before.
 
     Parameters
     ----------
     plan
-        The plan to load; if there are too few engines, more are started.
+        The plan to load; if there are too few engines, more are started.  It may be a job, or a
+        network as `spnb.Job` takes it, which are planned first.
     **options
-        Options of `spnb.Cluster`, if no engines run yet.
+        Options of `spnb.Cluster`, if no engines run yet; and of the job, if it is not planned yet.
 
     Returns
     -------
@@ -41,6 +53,12 @@ def start(plan: JobPlan, **options: Any) -> Cluster:
         spnb.stop()
     """
     global _cluster
+    of_job = {name: value for name, value in options.items() if name not in OF_CLUSTERS}
+    if not isinstance(plan, JobPlan):
+        plan = job_plan.plan(plan, **of_job)
+    elif of_job:
+        raise TypeError(f"{', '.join(of_job)}: the plan is made; give a job, or a network")
+    options = {name: value for name, value in options.items() if name in OF_CLUSTERS}
     if _cluster is None or _cluster.stopped:
         _cluster = Cluster(plan, **options)
     elif options:
@@ -50,6 +68,55 @@ def start(plan: JobPlan, **options: Any) -> Cluster:
     else:
         _cluster.load(plan)
     return _cluster
+
+
+def run(model: Job | str | nn.Module, image: Any = NOT_GIVEN, **options: Any) -> Result:
+    """Run a network on an image in tiles: plan it, start engines or use those that run, and infer.
+
+    Parameters
+    ----------
+    model
+        A network as `spnb.Job` takes it, or a job.
+    image
+        As of `spnb.Cluster.infer`; the job has its size and its number of images, unless options
+        say others.  By default a synthetic image.
+    **options
+        Options of the job, as ``tiles=4``.
+
+    Returns
+    -------
+    spnb.driver.result.Result
+        The output, timings, pictures, and a check.  The engines stay, for the next run, until
+        `stop`; the same network in the same tiles is not planned or loaded again.
+
+    Raises
+    ------
+    OptionError, PlanError, CaptureError, ValueError
+        As of `spnb.Job`, `spnb.plan` and `spnb.Cluster.infer`.
+    StartError, RunError
+        If engines do not start, or a rank fails.
+
+    Examples
+    --------
+    ::
+
+        result = spnb.run(net, "retina", tiles=4, stages=1)
+        result.check()
+    """
+    job = job_of_images(model, options, _inputs(image))
+    cluster = running()
+    if cluster is None or not cluster.plan.is_of(job):
+        cluster = start(job_plan.plan(job))
+    return cluster.infer(image)
+
+
+def _inputs(image: Any) -> Sequence[Any]:
+    """What is given to the inputs of a network, the first one first."""
+    if image is NOT_GIVEN:
+        return []
+    if isinstance(image, Mapping):
+        return list(image.values())
+    return image if isinstance(image, (list, tuple)) else [image]
 
 
 def running() -> Cluster | None:

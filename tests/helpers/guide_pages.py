@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from spnb import models
+from spnb.job.names import FUSE
 from spnb.job.options import options
 from spnb.ui.cli import _parser
 from spnb.ui.flags import flag
@@ -100,6 +101,9 @@ def option_tables():
         text = option.metadata["help"].removeprefix("training: ")
         default = "off" if option.default is False else option.default
         name = f"`{flag(option)}`" + ", `-v`" * (option.name == "verbose")
+        if other := option.metadata["other"]:
+            sets = ", which sets `--halo-D2` too" if other == FUSE else ""
+            name += f" (or `--{other.replace('_', '-')}`{sets})"
         row = (name, "" if default is None else default, text)
         (of_training if option.metadata["training"] else of_job).append(row)
     headings = ("flag", "default", "meaning")
@@ -120,7 +124,7 @@ def verb_table():
 
 def command_table():
     """Flags that belong to commands, and not to the job."""
-    known, rows = {option.name for option in options()}, {}
+    known, rows = {FUSE, *(option.name for option in options())}, {}
     for verb, sub in verbs().items():
         for action in sub._actions:
             if action.option_strings and action.dest not in {*known, "help"}:

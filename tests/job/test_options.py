@@ -84,7 +84,9 @@ def test_the_table_lists_what_the_machinery_has():
 
 def test_every_option_is_in_the_docstring():
     for option in options.options():
-        assert f"{option.name} : {option.default!r}\n" in Job.__doc__
+        names = " (or ".join(filter(None, (option.name, option.metadata["other"])))
+        names += ")" if option.metadata["other"] else ""
+        assert f"    {names} : {option.default!r}\n" in Job.__doc__
 
 
 class Sorted(nn.Module):

@@ -6,7 +6,8 @@ import torch
 
 from spnb.job import options
 from spnb.job.job import Job
-from spnb.ui.flags import add_flags, flag
+from spnb.ui.cli import _parser
+from spnb.ui.flags import add_flags, flag, given
 
 
 def test_flags_are_the_benchmarks_own():
@@ -52,6 +53,8 @@ def test_flags_are_the_benchmarks_own():
         "--gems",
         "--times",
         "--enable-master-comm-opt",
+        "--deadline",
+        "--force",
         "--seed",
         "--verbose",
     ]
@@ -91,3 +94,14 @@ def test_a_command_line_and_keywords_make_the_same_job():
     assert a.dtype == torch.float16
     assert [t.grid for t in a.tilings] == [(1, 4, 1), (1, 2, 1), (2, 1, 1)]
     assert parsed("") == {}
+
+
+def test_short_flags_are_those_of_the_same_options():
+    short = "--tiles 4,2 --stages 3 --tiled-stages 2 --micro-batches 3 --fuse 2"
+    long = "--num-spatial-parts 4,2 --split-size 3 --spatial-size 2 --parts 3 --fused-layers 2"
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    assert given(parser.parse_args(short.split())) == parsed(f"{long} --halo-D2")
+    sweep = _parser().parse_args(["sweep", "unet", "--tiles", "2,4", "--lengths", "0,1"])
+    assert sweep.tiles == [2, 4]
+    assert "num_spatial_parts" not in given(sweep)
