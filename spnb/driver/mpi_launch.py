@@ -21,8 +21,10 @@ from ..job.job_plan import JobPlan
 from ..runtime.host_memory import host_memory
 from ..transport.mpi_environment import prepare_rank
 from ..transport.waiting import politely
+from . import watchdog
 from .enough_memory import require_memory
 from .interrupts import end_after_an_interrupt, end_now
+from .launcher import is_first_of_host
 from .session import Session
 
 T = TypeVar("T")
@@ -78,6 +80,8 @@ class MPIRanks:
     """
 
     def __init__(self, deadline: float):
+        if is_first_of_host():
+            watchdog.remove_orphans()
         prepare_rank()
         from mpi4py import MPI
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import sys
 import sysconfig
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import psutil
 from ipyparallel.cluster.launcher import MPIEngineSetLauncher
 
 from ..errors import StartError
+from ..io.scratch import remove_scratch, scratch_folder
 from ..transport.mpi_environment import (
     free_shared_memory,
     on_one_host,
@@ -67,14 +67,14 @@ class Launch:
         The client that is connected to them; ``None`` before the start.
     processes, engines
         All processes, and the engines among them, once `record_processes` was called.
-    segments
-        MPICH's files of shared memory that they use.
+    files
+        MPICH's files that they use.
     """
 
     def __init__(self, num_ranks: int):
         self.num_ranks = num_ranks
         self.owner = os.getpid()
-        self.folder = tempfile.mkdtemp(prefix="spnb-engines-")
+        self.folder = str(scratch_folder("engines"))
         Path(self.folder, watchdog.LEASE).touch()
         self.client: ipp.Client | None = None
         self.cluster = ipp.Cluster(
@@ -100,7 +100,7 @@ class Launch:
         )
         self.processes: list[psutil.Process] = []
         self.engines: list[psutil.Process] = []
-        self.segments: set[str] = set()
+        self.files: set[str] = set()
 
     def start(self, deadline: float, on_progress: Progress) -> ipp.Client:
         """Start controller and engines, and connect.
@@ -122,6 +122,7 @@ class Launch:
             If mpiexec is missing, a process ends, the deadline passes, or the host has too little
             of what engines need.
         """
+        watchdog.remove_orphans()
         require_loopback()
         require_files(max(84 + 2 * self.num_ranks, 20 + 4 * self.num_ranks))
         environment = _environment(self.folder)
@@ -178,7 +179,7 @@ class Launch:
         self.processes = watchdog.family(self._leaders())
         pids = {engine["pid"] for engine in introductions}
         self.engines = [process for process in self.processes if process.pid in pids]
-        self.segments = watchdog.shared_memory(self.processes)
+        self.files = watchdog.files_of_mpi(self.processes)
 
     def has_controller(self) -> bool:
         """Whether the controller runs."""
@@ -199,11 +200,11 @@ class Launch:
             watchdog.wait(self._leaders(), PATIENCE)
             watchdog.kill(processes)  # what has left its family, as a nanny of an engine that ended
             watchdog.kill_family([each for each in self._leaders() if watchdog.runs(each)])
-            watchdog.remove(self.segments)
+            watchdog.remove(self.files)
         finally:
             # This removes the lease.  If an interrupt came before the kill, the watchdogs now
             # kill the processes.
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_scratch(Path(self.folder))
 
     def _leaders(self) -> list[psutil.Process]:
         """The watchdogs of controller and engines; all other processes are below them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import weakref
 from abc import abstractmethod
@@ -16,6 +15,7 @@ from torch import nn
 from ..engine.service import Call, RankService, RankShare
 from ..io.examples import Examples
 from ..io.resident import ResidentSources
+from ..io.scratch import remove_scratch, scratch_folder
 from ..io.stage_weights import read_weights
 from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan
@@ -76,8 +76,8 @@ class RankLoading(RankCalls):
     def __init__(self, plan: JobPlan):
         plan.build_module()  # refuses a bad checkpoint before any rank starts
         self.plan = plan
-        self.scratch = Path(tempfile.mkdtemp(prefix="spnb-"))
-        self._clean = weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
+        self.scratch = scratch_folder()
+        self._clean = weakref.finalize(self, remove_scratch, self.scratch)
         self.sources = ResidentSources(self.scratch)
         self._loaded_plan: JobPlan | None = None  # the plan that the ranks have
         self._loaded_weights: int | None = None  # hash of the weights that they have

@@ -8,6 +8,7 @@ process below it, and removes the folder.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -23,6 +24,12 @@ LEASE = "lease"
 
 SEGMENT = r"/dev/shm/mpich_shm\w+"
 """Pattern of the names of MPICH's files of shared memory."""
+
+DESCRIPTION = r"/tmp/hydra_hwloc_xmlfile_\w+"
+"""Pattern of the names of the files in which mpiexec describes the host to its ranks."""
+
+OLD = 600.0
+"""Seconds after which a file of MPICH's that no process uses is removed."""
 
 POLL = 0.2
 """Seconds between two looks at the owner."""
@@ -86,28 +93,52 @@ def kill_family(leaders: Collection[psutil.Process]) -> None:
 
 def kill(processes: Collection[psutil.Process]) -> None:
     """Kill the processes that still run, and wait until none does."""
-    segments = shared_memory(processes)
+    files = files_of_mpi(processes)
     send(signal.SIGKILL, processes)
     wait(processes, 5.0)
-    remove(segments)
+    remove(files)
 
 
-def shared_memory(processes: Iterable[psutil.Process]) -> set[str]:
-    """MPICH's files of shared memory that the processes use; found on Linux only.
+def files_of_mpi(processes: Iterable[psutil.Process]) -> set[str]:
+    """MPICH's files that the processes use; found on Linux only.
 
-    They remain when a rank is killed, and would fill the file system, which may be small.
+    Those of shared memory remain when a rank is killed, and would fill the file system, which may
+    be small.  Hydra's descriptions of the host remain when mpiexec is killed.
     """
     found: set[str] = set()
     for process in processes:
+        own = Path("/proc", str(process.pid))
         with contextlib.suppress(OSError):
-            found.update(re.findall(SEGMENT, Path(f"/proc/{process.pid}/maps").read_text()))
+            found.update(re.findall(SEGMENT, (own / "maps").read_text()))
+        with contextlib.suppress(OSError):
+            opened = [os.readlink(each) for each in (own / "fd").iterdir()]
+            found.update(file for file in opened if re.fullmatch(DESCRIPTION, file))
     return found
+
+
+def remove_orphans() -> None:
+    """Remove MPICH's files that no process uses, as of an mpiexec that was killed.
+
+    Another container may share the folders, whose processes are not seen; it has used its files
+    soon after their start, so new ones are left alone.
+    """
+    old = time.time() - OLD
+    left = set[str]()
+    for pattern in (SEGMENT, DESCRIPTION):
+        folder, name = os.path.split(pattern)
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if re.fullmatch(name, entry.name) and entry.stat().st_mtime < old:
+                    left.add(entry.path)
+    if left:
+        remove(left - files_of_mpi(psutil.process_iter()))
 
 
 def remove(files: Iterable[str]) -> None:
     """Remove the files that still exist."""
     for file in files:
-        Path(file).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another user's
+            Path(file).unlink(missing_ok=True)
 
 
 def wait(processes: Collection[psutil.Process], timeout: float) -> None:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import tempfile
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -18,6 +16,7 @@ from ..errors import DatasetError
 from ..ir.region import Region
 from .disk_space import claim
 from .open import open_source
+from .scratch import remove_scratch, scratch_folder
 from .sources import FileSource, Source, read_as
 
 
@@ -155,8 +154,8 @@ def decoded(source: Source) -> Source:
     DatasetError
         Naming an image that cannot be read.
     """
-    folder = Path(tempfile.mkdtemp(prefix="spnb-images-"))
-    remove = weakref.finalize(source, shutil.rmtree, folder, ignore_errors=True)
+    folder = scratch_folder("images")
+    remove = weakref.finalize(source, remove_scratch, folder)
     size = math.prod(source.shape) * np.dtype(np.float32).itemsize
     fits = size < shutil.disk_usage(folder).free // 2
     path = folder / "images.npy"
@@ -176,5 +175,5 @@ def decoded(source: Source) -> Source:
         return source
     remove.detach()
     file = FileSource(str(path), source.name)
-    weakref.finalize(file, shutil.rmtree, folder, ignore_errors=True)
+    weakref.finalize(file, remove_scratch, folder)
     return file

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from processes import processes_of
 
-from spnb.driver import processes
+from spnb.driver import processes, watchdog
 from spnb.driver.engines import Engines
 from spnb.errors import StartError
+from spnb.io import scratch
 
 pytestmark = pytest.mark.mpi
 
@@ -22,13 +23,13 @@ pytestmark = pytest.mark.mpi
 @pytest.fixture
 def folders(monkeypatch):
     made = []
-    real = processes.tempfile.mkdtemp
+    real = scratch.tempfile.mkdtemp
 
     def mkdtemp(**kwargs):
         made.append(real(**kwargs))
         return made[-1]
 
-    monkeypatch.setattr(processes.tempfile, "mkdtemp", mkdtemp)
+    monkeypatch.setattr(scratch.tempfile, "mkdtemp", mkdtemp)
     yield made
     assert not any(Path(folder).exists() or processes_of(folder) for folder in made)
 
@@ -76,13 +77,15 @@ def test_nothing_survives_a_killed_owner():
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as owner:
         folder = owner.stdout.readline().strip()
         assert len(processes_of(folder)) > 4
+        files = watchdog.files_of_mpi(processes_of(folder))
+        assert any("hydra" in file for file in files)
         owner.send_signal(signal.SIGKILL)
         # Not reaped here: a zombie must count as dead.
         deadline = time.monotonic() + 12
         while left := [p for p in processes_of(folder) if p.pid != owner.pid]:
             assert time.monotonic() < deadline, left
             time.sleep(0.2)
-        assert not Path(folder).exists()
+        assert not any(Path(file).exists() for file in (folder, *files))
 
 
 def test_the_end_of_the_process_stops_its_engines():
