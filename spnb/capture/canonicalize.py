@@ -102,6 +102,8 @@ def _canonical_call(
     """A call that takes no item, as one call or several."""
     if node.kind == "type_as":
         return [_in_type(node, node.name, node.args["self"], node.dtype)]
+    if node.op == "aten.copy.default":
+        return _copy_as_source(node, _made_by(node.args["src"], by_name))
     if node.kind in ANY and (operand := _made_by(node.args["self"], by_name)):
         return _any_as_largest(node, operand.shape)
     if node.kind == "index_put" and (mask := _made_by(node.args["indices"][-1], by_name)):
@@ -189,6 +191,14 @@ def _in_type(node: Node, name: str, value: object, dtype: torch.dtype) -> Node:
     args = {"self": value, "dtype": dtype, "non_blocking": False, "copy": False}
     args["memory_format"] = None
     return replace(node, name=name, op="aten.to.dtype", args=args, dtype=dtype)
+
+
+def _copy_as_source(node: Node, source: Node | None) -> Iterable[Node]:
+    """A copy into a tensor that is overwritten: its source, in the tensor's shape and type."""
+    args = {"self": node.args["src"], "size": list(node.shape), "implicit": False}
+    name, dtype = f"{node.name}.0", source.dtype if source else node.dtype
+    expanded = replace(node, name=name, op="aten.expand.default", args=args, dtype=dtype)
+    return [expanded, _in_type(node, node.name, Ref(name), node.dtype)]
 
 
 def _made_by(value: object, by_name: Mapping[str, Node]) -> Node | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..ir.graph import Graph
 from ..ir.node import overload
 from ..kernels.compat import decomposition_of
-from ..kernels.parts import Table
 from ..rules import rule_of
+
+Table = Mapping[Any, Callable[..., Any]]
+"""How each of some operators is computed by others."""
 
 MOST_TURNS = 4
 """How often parts are taken apart again."""

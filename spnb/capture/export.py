@@ -24,10 +24,10 @@ from ..ir.graph import Graph
 from ..ir.module_state import set_training_modes
 from ..kernels.compat import FakeTensorMode, stack_traces_left_out, transforms_undone
 from ..kernels.gpu_autocast import gpu_autocast_recorded
-from ..kernels.parts import Table
 from .autograd import as_trained, detaching, refuse_averages_of_all
-from .decompose import taken_apart
+from .decompose import Table, taken_apart
 from .in_place import WritesIntoView
+from .kept_norms import with_norms_kept
 from .messages import first_line, quiet_log
 from .regions import has_transforms
 from .sizes import resized, size_advice
@@ -185,10 +185,7 @@ def _read(
                 graph = graph_of(program, fake, dtype, training, inputs)
 
             def again(table: Table) -> Graph:
-                try:
-                    return graph_of(_decomposed(program, table), fake, dtype, training, inputs)
-                except CaptureError:  # it makes the averages of batch norms outputs, for example
-                    return graph_of(program, fake, dtype, training, inputs, table)
+                return graph_of(_decomposed(program, table), fake, dtype, training, inputs)
 
             return taken_apart(graph, again)
     except CaptureError:
@@ -211,7 +208,7 @@ def _decomposed(
         stack_traces_left_out(),
         gpu_autocast_recorded(),
     ):
-        return program.run_decompositions(dict(table or {}))
+        return with_norms_kept(program, lambda each: each.run_decompositions(dict(table or {})))
 
 
 def _runs(

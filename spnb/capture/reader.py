@@ -18,7 +18,6 @@ from ..errors import CaptureError
 from ..ir.axes import Axes
 from ..ir.node import GETITEM, Node, Ref, Weight, leaves, map_leaves, overload
 from ..kernels.compat import FakeTensor, HigherOrderOperator, arguments_of
-from ..kernels.parts import Table, graph_of_parts
 from . import autocast, regions, scalars
 from .in_place import Renamed
 
@@ -74,8 +73,6 @@ class ExportReader:
         For each name of a parameter or buffer, its only name in the graph.
     training
         Whether the network is captured for training.
-    table
-        The definitions by which some operators are taken apart.
 
     Attributes
     ----------
@@ -96,10 +93,8 @@ class ExportReader:
         program: torch.export.ExportedProgram,
         names: Mapping[str, str],
         training: bool = False,
-        table: Table | None = None,
     ):
         signature = program.graph_signature
-        self._table = table or {}
         known = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         self.weights = {value: names.get(name, name) for value, name in known.items()}
         self.given = signature.inputs_to_lifted_tensor_constants
@@ -142,9 +137,6 @@ class ExportReader:
         elif fx.target is operator.getitem and isinstance(results := self.leaf(fx.args[0]), list):
             assert isinstance(fx.args[1], int)
             self.scope.leaves[fx.name] = results[fx.args[1]]  # an item of a region's results
-        elif fx.target in self._table:
-            parts, operands = graph_of_parts(fx, self._table[fx.target])
-            self.scope.leaves[fx.name] = self.inline(parts, list(map(self.leaf, operands)), fx)
         elif isinstance(value, (torch.Tensor, tuple, list)):
             self.scope.leaves[fx.name] = self._call(fx, value)
 

@@ -16,7 +16,6 @@ from ..ir.graph import Graph
 from ..ir.node import Node, Ref, Weight, leaves, map_leaves, overload
 from ..ir.weights import named
 from ..kernels.compat import FakeTensor
-from ..kernels.parts import Table
 from ..rules.dropout import DROPOUTS
 from ..rules.loops import LOOPS, Subgraph
 from .alike import same_for_each_image
@@ -41,7 +40,6 @@ def graph_of(
     dtype: torch.dtype,
     training: bool,
     given: Sequence[Axes] = (),
-    table: Table | None = None,
 ) -> Graph:
     """Return the graph of an exported program.
 
@@ -57,8 +55,6 @@ def graph_of(
         Whether it was exported in training mode.
     given
         Axes of the inputs in order; by default the first is an image.
-    table
-        The definitions by which some operators are taken apart.
 
     Raises
     ------
@@ -69,7 +65,7 @@ def graph_of(
     """
     _refuse_unseen(program)
     refuse_states(program)
-    reader = ExportReader(program, _one_name_each(module), training, table)
+    reader = ExportReader(program, _one_name_each(module), training)
     for fx in program.graph.nodes:
         reader.read(fx)
     inputs = reader.input_axes()
@@ -79,10 +75,10 @@ def graph_of(
     if not any(isinstance(leaf, (Ref, Weight)) for leaf in outputs):
         raise CaptureError("the network returns no tensor: return what it computes")
     refuse_mixed_types(reader.nodes, _types(module, reader.literals, inputs, dtype))
-    nodes = without_empty_values(list(canonical(reader.nodes, outputs)), outputs)
+    read = _without_unread_writes(reader.nodes, outputs)
+    nodes = without_empty_values(list(canonical(read, outputs)), outputs)
     if training:
         refuse_unread_norms(nodes, outputs)
-    nodes = _without_unread_writes(nodes, outputs)
     calls = _calls(nodes, inputs, reader.literals, dtype, training)
     placed = with_redistribution(calls.nodes, inputs, before_attention=True)
     placed = with_attention(placed, outputs, inputs, dtype, calls.constants)

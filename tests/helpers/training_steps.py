@@ -107,8 +107,8 @@ def check(net, x, target, tilings, parts=1, fused=0, loss="mse", balance=None, *
             if name.startswith("="):
                 continue
             error = float((tensor.detach() - wanted[name].detach()).abs().max())
-            scale = float(wanted[name].detach().abs().max())
-            assert error <= tolerance * max(scale, 1e-3), f"rank {rank}, {name}: {error:.1e}"
+            largest = float(wanted[name].detach().abs().max())
+            assert error <= tolerance * max(largest, 1e-3), f"rank {rank}, {name}: {error:.1e}"
     known = {name for worker in learners for name in worker.weights}
     assert known >= set(dict(net.named_parameters()))
     return plan, told

@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 from training_steps import check, grid
 
+from spnb.capture.export import capture
+
 SHAPE = (2, 4, 12, 10)
 
 
@@ -44,17 +46,35 @@ def test_gradients_are_those_of_the_untiled_network(operator):
     check(net, noise(*SHAPE), noise(*like.shape, seed=2), [grid(2, 2)])
 
 
-BESIDE_A_NORM = {
+def written(x):
+    y = x.clone()
+    y[:, 0, 1:-1] = 0.5
+    y[:, :2, :, ::2] *= 2
+    y[:, 3] = y[:, :1, :1].mean((1, 2, 3), keepdim=True)[:, 0]
+    return y
+
+
+BESIDE_NORMS = {
     "rot90": lambda x: x.rot90(1, (2, 3)) * 2,
     "gradient": lambda x: torch.gradient(x, dim=3)[0],
     "quantile": lambda x: x.quantile(0.3, 1, keepdim=True) + x,
+    "written": written,
+    "vmap": lambda x: torch.vmap(lambda image: image * 2)(x),
 }
 
 
-@pytest.mark.parametrize("operator", BESIDE_A_NORM)
-def test_a_call_beside_a_batch_norm_is_taken_apart_by_itself(operator):
-    layers = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), Call(BESIDE_A_NORM[operator])
+@pytest.mark.parametrize("operator", BESIDE_NORMS)
+def test_calls_beside_batch_norms_are_taken_apart(operator):
+    norm = nn.BatchNorm2d(4)
+    layers = nn.Conv2d(4, 4, 3, padding=1), norm, norm, Call(BESIDE_NORMS[operator])
     net = nn.Sequential(*layers).double()
     with torch.no_grad():
         like = net(noise(*SHAPE))
     check(net, noise(*SHAPE), noise(*like.shape, seed=2), [grid(2, 2)], steps=1)
+    assert int(norm.num_batches_tracked) == 2  # of the pass above: capture counts nothing
+
+
+def test_a_pass_counts_the_batches_of_norms_that_were_kept():
+    norm = nn.BatchNorm2d(4)
+    graph = capture(nn.Sequential(norm, norm, Call(written)), SHAPE, torch.float64, training=True)
+    assert set(graph.counted.values()) == {2}
