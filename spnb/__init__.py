@@ -1,5 +1,18 @@
 """Spatial parallelism of convolutional networks, from a notebook.
 
+::
+
+    result = spnb.run(net, image, tiles=4)     # a torch.nn.Module, an array or a file: that is all
+    result.check()                             # raises if it differs from the untiled run
+
+    job = spnb.Job(net, image_size=1411, batch_size=1, tiles=4)    # the same, step by step
+    plan = spnb.plan(job)                      # tiles, messages, memory; starts nothing
+    spnb.explore(job)                          # sliders;  spnb.compare([job, …]): side by side
+    cluster = spnb.start(plan)                 # one process for each rank, and it stays
+    result = cluster.infer(image)              # cluster.train(images, targets), .evaluate(…)
+    result.plot_timeline()
+    spnb.stop()
+
 >>> import spnb
 >>> job = spnb.Job("resnet20_v1", image_size=64, batch_size=1, num_spatial_parts=4)
 >>> plan = spnb.plan(job)
@@ -17,6 +30,7 @@ if TYPE_CHECKING:
     from .driver.parallel import parallel
     from .engine.here import here
     from .errors import CaptureError, PlanError
+    from .job.comparison import compare
     from .job.job import Job
     from .job.job_plan import plan
     from .rules import rule
@@ -31,6 +45,7 @@ __all__ = [
     "Job",
     "PlanError",
     "bench",
+    "compare",
     "explore",
     "here",
     "parallel",
@@ -50,6 +65,7 @@ _MODULES = {
     "Job": ".job.job",
     "PlanError": ".errors",
     "bench": ".benchmarking.benchmark",
+    "compare": ".job.comparison",
     "explore": ".ui.explorer",
     "here": ".engine.here",
     "load_ipython_extension": ".ui.magics",

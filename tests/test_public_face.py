@@ -93,3 +93,11 @@ def test_the_first_things_that_users_meet_have_examples(thing):
 def test_members_have_an_example_of_their_own_or_in_their_class(cls, name, member):
     shown = "".join(documented(cls.__doc__, "Examples"))
     assert documented(member.__doc__, "Examples") or f".{name}" in shown
+
+
+def test_completion_offers_public_names_only():
+    plan = spnb.plan("resnet20_v1", image_size=64, batch_size=1)
+    for shown in (plan, plan.job, spnb.here, spnb):
+        names = set(dir(shown)) - {"__version__"}
+        assert names
+        assert not [name for name in names if name.startswith("_")]

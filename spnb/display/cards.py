@@ -143,6 +143,10 @@ class Shown(ABC):
     def _repr_html_(self) -> str:
         return self.card.html
 
+    def __dir__(self) -> list[str]:
+        """Public names only: what completion offers."""
+        return [name for name in super().__dir__() if not name.startswith("_")]
+
 
 def stage_grid(stage: int, team: Team) -> Grid:
     """The ranks of a stage, in the positions of their tiles."""

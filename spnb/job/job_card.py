@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..display.cards import Card, Table
-from .options import options
 
 if TYPE_CHECKING:
     from .job import Job
@@ -23,13 +22,12 @@ def job_card(job: Job) -> Card:
     -------
     Card
         The network, its input, the origin of its weights, the grid of each stage, and every option
-        that was given, with its help text.
+        that was given.
     """
     shape = "×".join(map(str, job.input_shape))
     facts = [("network", job.name), ("input", shape), ("weights", job.weights_origin)]
     for stage, tiling in enumerate(job.tilings):
         grid = "×".join(map(str, tiling.grid[1:]))
         facts.append((f"stage {stage}", f"{grid} tiles" if stage < job.spatial_size else "whole"))
-    texts = {option.name: option.metadata["help"] for option in options()}
-    facts += [(name, f"{value} ({texts[name]})") for name, value in job.given().items()]
+    facts += [(name, str(value)) for name, value in job.given().items()]
     return Card("Job", [Table(("", ""), facts)])

@@ -106,13 +106,15 @@ def run(model: Job | str | nn.Module, image: Any = NOT_GIVEN, **options: Any) ->
     job = job_of_images(model, options, _inputs(image))
     cluster = running()
     if cluster is None or not cluster.plan.is_of(job):
-        cluster = start(job_plan.plan(job))
+        plan = job_plan.plan(job)
+        plan.open_inputs(image)  # an image that does not fit starts nothing
+        cluster = start(plan)
     return cluster.infer(image)
 
 
 def _inputs(image: Any) -> Sequence[Any]:
     """What is given to the inputs of a network, the first one first."""
-    if image is NOT_GIVEN:
+    if image is NOT_GIVEN or image is None:
         return []
     if isinstance(image, Mapping):
         return list(image.values())

@@ -33,6 +33,14 @@ def test_an_image_is_run_in_tiles_and_what_is_loaded_stays():
     assert spnb.run(spnb.Job(net, stages=1), image, tiles=4).output.shape == (2, 2, 20, 14)
 
 
+def test_what_cannot_be_run_starts_nothing():
+    net = torch.nn.Conv2d(1, 2, 3, padding=1)
+    for image, message in ((None, "image"), (torch.rand(1, 3, 20, 14), "3 channels")):
+        with pytest.raises(ValueError, match=message):
+            spnb.run(net, image, tiles=4, stages=1)
+    assert notebook.running() is None
+
+
 def test_engines_start_from_a_job_or_a_network():
     net = torch.nn.Conv2d(1, 2, 3, padding=1)
     given = {"image_size": 16, "batch_size": 1, "stages": 1, "tiles": 2}

@@ -7,6 +7,7 @@ differ in lightness too, for print.  A tile has the same colour in every picture
 
 from .benchmarks import halo_speed, lengths, loss, ratios, suite
 from .clock import clock
+from .comparison import comparison, embedded
 from .difference import difference
 from .halo import halo
 from .loads import memory, traffic
@@ -16,7 +17,9 @@ from .timeline import layers, timeline
 __all__ = [
     "TilesPanel",
     "clock",
+    "comparison",
     "difference",
+    "embedded",
     "halo",
     "halo_speed",
     "layers",
