@@ -75,10 +75,10 @@ def graph_of(
     if not any(isinstance(leaf, (Ref, Weight)) for leaf in outputs):
         raise CaptureError("the network returns no tensor: return what it computes")
     refuse_mixed_types(reader.nodes, _types(module, reader.literals, inputs, dtype))
-    read = _without_unread_writes(reader.nodes, outputs)
-    nodes = without_empty_values(list(canonical(read, outputs)), outputs)
+    nodes = without_empty_values(list(canonical(reader.nodes, outputs)), outputs)
     if training:
         refuse_unread_norms(nodes, outputs)
+    nodes = _without_unread(nodes, outputs)
     calls = _calls(nodes, inputs, reader.literals, dtype, training)
     placed = with_redistribution(calls.nodes, inputs, before_attention=True)
     placed = with_attention(placed, outputs, inputs, dtype, calls.constants)
@@ -102,11 +102,18 @@ def graph_of(
     )
 
 
-def _without_unread_writes(nodes: Sequence[Node], outputs: Iterable[object]) -> list[Node]:
-    """The calls without copies that no call reads."""
+def _without_unread(nodes: Sequence[Node], outputs: Iterable[object]) -> list[Node]:
+    """The calls without those that no output depends on, such as of ``x[0].numel()``.
+
+    Layers that are not read stay, as their weights are in checkpoints.
+    """
     read = {leaf.value for leaf in outputs if isinstance(leaf, Ref)}
-    read.update(value for node in nodes for value in node.operands)
-    return [node for node in nodes if node.kind != "copy" or node.name in read]
+    found: list[Node] = []
+    for node in reversed(nodes):
+        if node.name in read or node.weights:
+            read.update(node.operands)
+            found.append(node)
+    return found[::-1]
 
 
 def _refuse_unseen(program: torch.export.ExportedProgram) -> None:

@@ -159,3 +159,8 @@ def test_a_forward_that_decides_by_values_is_told(capfd):
     with pytest.raises(CaptureError, match="decides by the values of a tensor"):
         capture(Decides(), (1, 3, 8, 8), torch.float32)
     assert capfd.readouterr().err == ""  # of a graph that torch.export prints
+
+
+def test_a_call_that_only_shows_a_shape_is_left_out():
+    net = Call(lambda m, x: m[0](x) / x[0, 0].numel(), conv())
+    assert kinds(capture(net, IMAGE, torch.float32)) == ["conv2d", "div"]
