@@ -53,8 +53,13 @@ def checked(array: np.ndarray, name: str) -> tuple[int, ...]:
     return array.shape
 
 
+def is_in_memory(image: Any) -> bool:
+    """Whether an image is an array of numpy or a tensor of torch."""
+    return isinstance(image, np.ndarray) or hasattr(image, "detach")
+
+
 def as_numpy(image: Any) -> np.ndarray:
-    """Return an array or a torch tensor as a numpy array.
+    """Return an array, a torch tensor, or what numpy makes an array of, as a numpy array.
 
     Raises
     ------
@@ -64,6 +69,8 @@ def as_numpy(image: Any) -> np.ndarray:
     if hasattr(image, "detach"):
         image = image.detach().cpu()
         image = (image.float() if "bfloat16" in str(image.dtype) else image).numpy()
+    if hasattr(image, "__array__") or hasattr(image, "__array_interface__"):
+        image = np.asarray(image)
     if isinstance(image, np.ndarray) and image.ndim == 0:
         image = image[()]  # a single number, not an image
     if not isinstance(image, np.ndarray):

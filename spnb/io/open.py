@@ -14,11 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .arrays import as_numpy
+from .arrays import as_numpy, is_in_memory
 from .files import NotByRegion, located, mapped, reading
 from .layout import batched, layout_of
 from .pillow import read_whole, resized
 from .samples import hint, samples
+from .sliced import SlicedSource, can_be_sliced
 from .sources import (
     NOT_GIVEN,
     ArraySource,
@@ -29,7 +30,7 @@ from .sources import (
 )
 from .tiff import MARKS as TIFF
 from .tiff import TiffSource
-from .zarr_source import ZarrSource, is_zarr, zarr_layout
+from .zarr_source import ZarrSource, array_folder, is_zarr, zarr_layout
 
 NPY = b"\x93NUMPY"
 """The first bytes of a ``.npy`` file."""
@@ -50,7 +51,9 @@ def open_source(
     Parameters
     ----------
     image
-        None (synthetic noise), a `Source`, a numpy array or torch tensor, the path of a ``.npy``,
+        None (synthetic noise), a `Source`, a numpy array or torch tensor, an array of another
+        library that has a shape, a type and slices (h5py, zarr, dask, xarray, …; it is read by
+        region), whatever numpy makes an array of (an image of Pillow), the path of a ``.npy``,
         zarr, TIFF, PNG, JPEG or other file that Pillow reads, or the name of a sample inside
         scikit-image ("retina", "astronaut", ...).  Pixels are taken as they are stored: a
         rotation in the file's EXIF data is ignored, as torchvision does.
@@ -144,6 +147,11 @@ def _opened(image: Any, wanted: _Wanted) -> Source:
         return image
     if isinstance(image, str | Path):
         return _open_path(image, wanted)
+    if not is_in_memory(image) and (path := array_folder(image)):
+        return _open_path(path, wanted)
+    if not is_in_memory(image) and can_be_sliced(image):
+        shape = tuple(image.shape)
+        return SlicedSource(image, layout=wanted.layout(shape, type(image).__name__))
     array = as_numpy(image)
     return ArraySource(batched(array, wanted.layout(array.shape, "array")))
 

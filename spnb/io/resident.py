@@ -1,4 +1,4 @@
-"""Images in memory, written to files that all processes of a host read by region."""
+"""Images of this process, written to files that all processes of a host read by region."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from .disk_space import claim
 from .prepared import Chosen, Normalized, Scaled
 from .replacing import writing
+from .sliced import SlicedSource
 from .sources import ArraySource, FileSource, Repeated, Source
+
+_OfProcess = ArraySource | SlicedSource
 
 
 class ResidentSources:
@@ -37,7 +41,7 @@ class ResidentSources:
 
     def __init__(self, folder: str | Path):
         self._folder = Path(folder)
-        self._written: weakref.WeakKeyDictionary[ArraySource, FileSource] = (
+        self._written: weakref.WeakKeyDictionary[_OfProcess, FileSource] = (
             weakref.WeakKeyDictionary()
         )
 
@@ -54,15 +58,15 @@ class ResidentSources:
         Source
             The same image.
         """
-        if isinstance(source, ArraySource):
+        if isinstance(source, (ArraySource, SlicedSource)):
             return self._file_of(source)
         if isinstance(source, (Repeated, Scaled, Normalized, Chosen)):
             inner = self.resident(source.source)
             return source if inner is source.source else replace(source, source=inner)
         return source
 
-    def _file_of(self, source: ArraySource) -> FileSource:
-        """The file of an image in memory, written when it is first asked for."""
+    def _file_of(self, source: _OfProcess) -> FileSource:
+        """The file of an image of this process, written when it is first asked for."""
         found = self._written.get(source)
         if found is None:
             found = self._written[source] = _in_file(source, self._folder)
@@ -70,12 +74,20 @@ class ResidentSources:
         return found
 
 
-def _in_file(source: ArraySource, folder: Path) -> FileSource:
-    """Write an image in memory into a new file of a folder."""
+def _in_file(source: _OfProcess, folder: Path) -> FileSource:
+    """Write an image of this process into a new file of a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with (
         writing(f"{source.name} into {folder}"),
         tempfile.NamedTemporaryFile(dir=folder, suffix=".npy", delete=False) as file,
     ):
-        np.save(file, np.ascontiguousarray(source.array))
-    return FileSource(file.name, source.name, origin=source.path)
+        if isinstance(source, ArraySource):
+            np.save(file, np.ascontiguousarray(source.array))
+        else:
+            held = np.lib.format.open_memmap(file.name, "w+", source.dtype, source.shape)
+            claim(Path(file.name), Path(file.name))
+            for place, numbers in source.bands():
+                held[place] = numbers
+            held.flush()
+    origin = source.path if isinstance(source, ArraySource) else ""
+    return FileSource(file.name, source.name, origin=origin)

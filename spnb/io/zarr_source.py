@@ -61,6 +61,14 @@ class ZarrSource:
         return floats(values if "B" in self.layout else values[batch], dtype=dtype)
 
 
+def array_folder(array: Any) -> Path | None:
+    """The folder of an array of zarr that is on a file system; None of any other object."""
+    store, name = getattr(array, "store", None), getattr(array, "path", "")
+    folder = None if store is None else getattr(store, "root", None)
+    found = None if folder is None else Path(folder, name)
+    return found if found is not None and is_zarr(found) else None
+
+
 def zarr_layout(
     path: str | Path, channels: int, size: Sequence[int] | None, space: int, name: str
 ) -> str:
