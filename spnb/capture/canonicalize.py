@@ -14,6 +14,7 @@ import torch
 
 from ..ir.axes import Axes
 from ..ir.node import GETITEM, Node, Ref, Weight
+from .histograms import histogram_item, plain_histogram
 
 SPLITS = (
     "chunk",
@@ -87,8 +88,8 @@ def _canonical_item(node: Node, source: Node, items_used: set[int]) -> Node:
     """An item of a tuple; a separate call, if the tuple has pieces, or only one read item."""
     if source.kind in SPLITS:
         return _piece_as_slice(node, source)
-    if source.kind == "histogram" and _plain_histogram(source, items_used):
-        return _histogram_item(node, source)
+    if source.kind == "histogram" and plain_histogram(source, items_used):
+        return histogram_item(node, source)
     if _by_results(source, items_used):
         return _result_by_itself(node, source)
     if items_used == {0} and source.kind in SINGLE:
@@ -128,31 +129,13 @@ def _canonical_call(
 def _by_items(node: Node, items_used: set[int]) -> bool:
     """Whether each result of a call is computed by a call of its own."""
     if node.kind == "histogram":
-        return _plain_histogram(node, items_used)
+        return plain_histogram(node, items_used)
     return node.kind in SPLITS or _by_results(node, items_used)
 
 
 def _by_results(node: Node, items_used: set[int]) -> bool:
     """Whether all results of a call that are read have calls of their own."""
     return bool(items_used) and all((node.kind, k) in RESULTS for k in items_used)
-
-
-def _plain_histogram(node: Node, items_used: set[int]) -> bool:
-    """Whether a histogram only counts, in bins whose edges are known if they are read."""
-    args = node.args
-    counts = args["weight"] is None and not args["density"] and "range" in args
-    return counts and (args["range"] is not None or items_used == {0})
-
-
-def _histogram_item(node: Node, source: Node) -> Node:
-    """The counts of a histogram, or the edges of its bins."""
-    bins, (low, high) = source.args["bins"], source.args["range"] or (0.0, 0.0)
-    if node.args["index"] == 0:
-        args = {"self": source.args["self"], "bins": bins, "min": low, "max": high}
-        return replace(node, op="aten.histc.default", args=args)
-    args = {"start": low, "end": high, "steps": bins + 1, "dtype": node.dtype, "layout": None}
-    args |= {"device": torch.device("cpu"), "pin_memory": None}
-    return replace(node, op="aten.linspace.default", args=args)
 
 
 def _result_by_itself(node: Node, source: Node) -> Node:

@@ -20,6 +20,7 @@ from ..ir.node import GETITEM, Node, Ref, Weight, map_leaves, overload
 from ..rules.calls import invoke
 from ..rules.spatial import per_dim
 from .along_space import gate, pool_of_tokens, windows_of_tokens
+from .histograms import counts
 from .samples import MOST_COORDINATES, samples
 
 MOST_NUMBERS = 1 << 16
@@ -217,21 +218,6 @@ def _count_of_nonzero(known: KnownCalls, node: Node) -> Iterator[Node]:
     yield replace(node, op="aten.sum.dim_IntList", args=args)
 
 
-def _counts(known: KnownCalls, node: Node) -> Iterator[Node]:
-    """Counts in bins; without ends, the smallest and largest number are those of all tiles."""
-    args = {"self": node.args["self"], "bins": node.args["bins"]}
-    args |= {"low": node.args["min"], "high": node.args["max"]}
-    if args["low"] == args["high"]:
-        for end, kind in (("low", "amin"), ("high", "amax")):
-            name, extreme = f"{node.name}.{end}", {"self": node.args["self"], "dim": []}
-            args[end] = Ref(name)
-            call = replace(
-                node, name=name, op=f"aten.{kind}.default", args=extreme | {"keepdim": False}
-            )
-            yield replace(call, axes=Axes.uncut((), node.axes.rank))
-    yield replace(node, op="spnb.histc.default", args=args)
-
-
 def _sampled(known: KnownCalls, node: Node) -> Iterator[Node]:
     """Samples at constant coordinates, with the positions that they read."""
     image, grid = known.axes.get(getattr(node.args["input"], "value", "")), node.args["grid"]
@@ -294,7 +280,7 @@ _REWRITES = {
     "argmax": _place_of_largest,
     "argmin": _place_of_largest,
     "count_nonzero": _count_of_nonzero,
-    "histc": _counts,
+    "histc": lambda known, node: counts(node),
     "grid_sampler": _sampled,
     "max_unpool2d": _unpooled,
     "max_unpool3d": _unpooled,

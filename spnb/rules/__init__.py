@@ -40,6 +40,7 @@ positions      constant positions, places of largest numbers, unpooling
 triangles      triangles and diagonals
 lookups        rows of a table, places in a sorted one, gather and scatter along channels
 views          view, permute, expand
+copies         copies along channels or space
 cut_constants  constants as large as the image, such as masks of windows
 cyclic_cut     another part of an axis is cut, for grids of windows
 held_whole     small values that are copied for each window
@@ -116,6 +117,7 @@ from . import (
     boxes,
     constants,
     convolutions,
+    copies,
     counts,
     cut_constants,
     cyclic_cut,
@@ -171,6 +173,7 @@ __all__ = [
     "boxes",
     "constants",
     "convolutions",
+    "copies",
     "counts",
     "cut_constants",
     "cyclic_cut",
