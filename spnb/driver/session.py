@@ -22,6 +22,7 @@ from ..training.own_optimizer import MakeOptimizer, MakeScheduler, OwnOptimizer
 from .callbacks import Callbacks
 from .evaluation import DataSetEvaluation
 from .evaluation_result import Evaluation
+from .preprocessing import Preprocessing, first_preprocessed
 from .rank_loading import RankLoading
 from .result import Result
 from .training_loop import train
@@ -90,7 +91,13 @@ class Session(RankLoading):
         self._load_weights(plan, plan.module)
         self.held = None
 
-    def infer(self, image: Any = NOT_GIVEN, *, resize: bool | None = None) -> Result:
+    def infer(
+        self,
+        image: Any = NOT_GIVEN,
+        *,
+        resize: bool | None = None,
+        preprocess: Preprocessing | None = None,
+    ) -> Result:
         """Run the network on an image.
 
         Parameters
@@ -105,6 +112,11 @@ class Session(RankLoading):
         resize
             Whether an image of another size than the plan's is resized rather than refused; by
             default what the job says.
+        preprocess
+            What each rank does to its region of the image (the first input), whose unsigned
+            integers are in [0, 1] before: ``"imagenet"`` or ``"benchmark"``, a mean and a standard
+            deviation ``(mean, std)`` with one number or one for each channel, or a function of an
+            array ``(batch, channels, *spatial)`` that sees no neighbours of a position.
 
         Returns
         -------
@@ -114,7 +126,8 @@ class Session(RankLoading):
         Raises
         ------
         ValueError
-            If the image is None or does not fit the plan, or the plan is for training.
+            If the image is None or does not fit the plan, the plan is for training, or the
+            preprocessing cannot be done tile by tile.
         RunError
             If a rank fails.
 
@@ -127,6 +140,7 @@ class Session(RankLoading):
         if self.plan.training:
             raise ValueError("this plan is for training: load one made with spnb.plan(job)")
         opened = self.plan.open_inputs(image, resize=resize)
+        opened = first_preprocessed(opened, preprocess)
         plan = self.plan.for_images(next(iter(opened.values())).shape[0])
         if plan is not self.plan:
             self.load(plan)

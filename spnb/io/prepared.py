@@ -84,9 +84,13 @@ class Normalized:
 
     def read(self, region: Region) -> np.ndarray:
         """Read a region; see `spnb.io.sources.Source`."""
+        return self.read_as(region, np.float32)
+
+    def read_as(self, region: Region, dtype: DTypeLike) -> np.ndarray:
+        """Read a region in another type; see `spnb.io.sources.read_as`."""
         space = (1,) * (len(self.shape) - 2)
-        mean, std = (np.array(n, np.float32).reshape(-1, *space) for n in (self.mean, self.std))
-        return (self.source.read(region) - mean) / std
+        mean, std = (np.array(n, dtype).reshape(-1, *space) for n in (self.mean, self.std))
+        return (read_as(self.source, region, dtype) - mean) / std
 
 
 @dataclass(frozen=True, eq=False)

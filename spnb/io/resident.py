@@ -11,6 +11,7 @@ import numpy as np
 
 from .disk_space import claim
 from .prepared import Chosen, Normalized, Scaled
+from .preprocessed import Preprocessed
 from .replacing import writing
 from .sliced import SlicedSource
 from .sources import ArraySource, FileSource, Repeated, Source
@@ -51,7 +52,8 @@ class ResidentSources:
         Parameters
         ----------
         source
-            An image, or an image that is repeated, scaled, normalized or chosen as it is read.
+            An image, or one that is repeated, scaled, normalized, chosen or preprocessed as it is
+            read.
 
         Returns
         -------
@@ -60,7 +62,7 @@ class ResidentSources:
         """
         if isinstance(source, (ArraySource, SlicedSource)):
             return self._file_of(source)
-        if isinstance(source, (Repeated, Scaled, Normalized, Chosen)):
+        if isinstance(source, (Repeated, Scaled, Normalized, Chosen, Preprocessed)):
             inner = self.resident(source.source)
             return source if inner is source.source else replace(source, source=inner)
         return source

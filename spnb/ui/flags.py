@@ -14,6 +14,7 @@ from ..errors import CaptureError, DeviceError, OptionError, PlanError, WeightsE
 from ..io.formats import check_suffix
 from ..job.names import FUSE, own_names
 from ..job.options import OptionTable, option_named, options, training_options
+from ..job.parsing import mean_and_std
 from ..job.validation import check, check_training, without_effect
 
 BAD_INPUT = (
@@ -97,6 +98,13 @@ def add_image(parser: argparse.ArgumentParser) -> None:
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a run to a parser."""
+    parser.add_argument(
+        "--preprocess",
+        metavar="MEAN,STD",
+        type=_mean_and_std,
+        help="subtract a mean from the image, and divide by a standard deviation: imagenet,"
+        " benchmark (0.5,0.5), or numbers as of --normalize. Unsigned integers are in [0, 1] then",
+    )
     parser.add_argument(
         "--check", action="store_true", help="compare the output with that of the untiled network"
     )
@@ -265,6 +273,15 @@ def _output(text: str) -> str:
         check_suffix(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _mean_and_std(text: str) -> str:
+    try:
+        mean_and_std(text)
+    except OptionError as error:
+        reason = str(error).replace("normalize ", "")
+        raise argparse.ArgumentTypeError(reason) from None
     return text
 
 

@@ -136,7 +136,8 @@ class SpnbMagics(Magics):
         flags.check_output(args.save_output, args.overwrite)
         if args.save_output:
             store_of(cluster.plan.graph, args.save_output).require(args.overwrite)
-        self.result = cluster.infer(images[0] if len(images) == 1 else images or NOT_GIVEN)
+        image = images[0] if len(images) == 1 else images or NOT_GIVEN
+        self.result = cluster.infer(image, preprocess=args.preprocess)
         if self.plan is not None:
             self.plan = self.result.plan  # another one where the image brings its own batch
         if args.check:

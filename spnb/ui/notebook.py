@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..driver.cluster import Cluster
+from ..driver.preprocessing import Preprocessing, first_preprocessed
 from ..driver.result import Result
 from ..io.sources import NOT_GIVEN
 from ..job import job_plan
@@ -70,7 +71,12 @@ def start(plan: JobPlan | Job | str | nn.Module, **options: Any) -> Cluster:
     return _cluster
 
 
-def run(model: Job | str | nn.Module, image: Any = NOT_GIVEN, **options: Any) -> Result:
+def run(
+    model: Job | str | nn.Module,
+    image: Any = NOT_GIVEN,
+    preprocess: Preprocessing | None = None,
+    **options: Any,
+) -> Result:
     """Run a network on an image in tiles: plan it, start engines or use those that run, and infer.
 
     Parameters
@@ -80,6 +86,8 @@ def run(model: Job | str | nn.Module, image: Any = NOT_GIVEN, **options: Any) ->
     image
         As of `spnb.Cluster.infer`; the job has its size and its number of images, unless options
         say others.  By default a synthetic image.
+    preprocess
+        As of `spnb.Cluster.infer`: ``"imagenet"``, a mean and a standard deviation, or a function.
     **options
         Options of the job, as ``tiles=4``.
 
@@ -107,9 +115,9 @@ def run(model: Job | str | nn.Module, image: Any = NOT_GIVEN, **options: Any) ->
     cluster = running()
     if cluster is None or not cluster.plan.is_of(job):
         plan = job_plan.plan(job)
-        plan.open_inputs(image)  # an image that does not fit starts nothing
+        first_preprocessed(plan.open_inputs(image), preprocess)  # a wrong image starts nothing
         cluster = start(plan)
-    return cluster.infer(image)
+    return cluster.infer(image, preprocess=preprocess)
 
 
 def _inputs(image: Any) -> Sequence[Any]:

@@ -15,6 +15,7 @@ from ..driver.checkpoint import Checkpoint
 from ..driver.held_out import divided
 from ..driver.launcher import under_mpi
 from ..driver.mpi_launch import MPIRanks, MPISession, run_launched
+from ..driver.preprocessing import first_preprocessed
 from ..driver.result import Result
 from ..driver.saved_outputs import files_read, store_of
 from ..driver.session import Session
@@ -132,7 +133,7 @@ def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
     plan = job_plan.plan(job_of_args(args))
     clock.lap("plan")
     print(f"{plan}\nweights: {plan.job.weights_origin}", flush=True)
-    sources = plan.open_inputs(_images(args, plan))
+    sources = first_preprocessed(plan.open_inputs(_images(args, plan)), args.preprocess)
     if args.save_output:
         store_of(plan.graph, args.save_output).require(
             args.overwrite, files_read(plan.job, sources)
