@@ -18,6 +18,7 @@ HISTOGRAMS = {
 }
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.parametrize("name", HISTOGRAMS)
 def test_counts_of_tiles_are_added(name):
     for plan in check_tiled(Call(HISTOGRAMS[name]), (2, 4, 8, 11), grids=[(2, 2), (1, 3)]):

@@ -21,6 +21,7 @@ OPERATORS = {
 }
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_the_largest_of_all_tiles_are_merged(name):
     for plan in check_tiled(Call(OPERATORS[name]), (2, 3, 8, 11), grids=[(2, 2), (1, 3)]):

@@ -25,6 +25,7 @@ TURNS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.parametrize("name", TURNS)
 def test_a_turned_image_meets_itself(name):
     for plan in check_tiled(Call(TURNS[name]), (2, 3, 9, 9), grids=[(2, 2), (1, 3), (4, 1)]):

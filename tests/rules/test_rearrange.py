@@ -114,6 +114,7 @@ ALONG_CUT_AXES = {
 }
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.parametrize("name", ALONG_CUT_AXES)
 def test_an_operator_along_cut_axes_is_not_gathered(name):
     for plan in check_tiled(Call(ALONG_CUT_AXES[name]), (2, 4, 8, 12), grids=[(2, 2), (3, 1)]):

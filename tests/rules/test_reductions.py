@@ -79,6 +79,7 @@ ALONG_ROWS = {
 }
 
 
+@pytest.mark.slow(but_each=3)
 @pytest.mark.parametrize("name", ALONG_ROWS)
 def test_what_reads_whole_columns_leaves_columns_in_tiles(name):
     net = Call(lambda x: ALONG_ROWS[name](x + 1))

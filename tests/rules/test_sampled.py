@@ -30,6 +30,7 @@ def warped(matrix, size=(8, 11), align_corners=False, **how):
     return Call(net)
 
 
+@pytest.mark.slow(but_each=4)
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
 @pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])

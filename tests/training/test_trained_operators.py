@@ -63,6 +63,7 @@ BESIDE_NORMS = {
 }
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.parametrize("operator", BESIDE_NORMS)
 def test_calls_beside_batch_norms_are_taken_apart(operator):
     norm = nn.BatchNorm2d(4)
