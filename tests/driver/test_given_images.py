@@ -104,10 +104,20 @@ def test_images_to_train_on_are_held_to_their_size():
 def test_a_line_takes_size_and_number_from_its_image(photo):
     job = job_of_images("resnet20_v1", {}, [str(photo)])
     assert job.input_shape == (1, 3, 40, 30)
-    assert job_of_images("resnet20_v1", {"batch_size": 4}, [str(photo)]).input_shape == (4, 3, 40, 30)
+    assert job_of_images("resnet20_v1", {"batch_size": 4}, [str(photo)]).input_shape == (
+        4,
+        3,
+        40,
+        30,
+    )
     several = np.zeros((3, 3, 8, 9), np.float32)
     assert job_of_images("resnet20_v1", {}, [several]).input_shape == (3, 3, 8, 9)
-    assert job_of_images("resnet20_v1", {"image_size": "8x9"}, [several]).input_shape == (3, 3, 8, 9)
+    assert job_of_images("resnet20_v1", {"image_size": "8x9"}, [several]).input_shape == (
+        3,
+        3,
+        8,
+        9,
+    )
     volume = nn.Conv3d(2, 2, 3, padding=1)
     assert job_of_images(volume, {}, [np.zeros((2, 5, 6, 7))]).input_shape == (1, 2, 5, 6, 7)
 
