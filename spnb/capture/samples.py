@@ -29,7 +29,9 @@ def samples(node: Node, axes: Axes, grid: torch.Tensor) -> Node:
     """
     where, args = places(axes, len(axes.dims) - 2), node.args
     plain = where is not None and None not in where and axes.dims[0] == dim(axes.shape[0], 0)
-    if not plain or axes.axes_of(1) or not bool(grid.isfinite().all()):
+    # In half precision PyTorch rounds a location to a few digits, in its own way.
+    precise = grid.dtype in (torch.float32, torch.float64) and bool(grid.isfinite().all())
+    if not plain or axes.axes_of(1) or not precise:
         return node
     how = Sampling(
         args["interpolation_mode"],

@@ -99,6 +99,11 @@ def test_gradients_of_samples():
     check_training(net, x, target, [grid(2, 2)], steps=1)
 
 
+def test_coordinates_in_half_precision_are_rounded_by_pytorch_only():
+    with pytest.raises(PlanError, match="grid_sampler, used like this, needs the whole extent"):
+        planned(warped(TURN), [(1, 2, 8, 11)], [Tiling.even((1, 2, 2))], dtype=torch.float16)
+
+
 def test_coordinates_that_are_computed_from_the_image_are_refused():
     net = Call(lambda x: F.grid_sample(x, x[:, :2].movedim(1, 3).tanh(), align_corners=False))
     with pytest.raises(PlanError, match="grid_sampler, used like this, needs the whole extent"):
