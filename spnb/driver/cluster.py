@@ -264,9 +264,15 @@ class Cluster(Shown, Session):
             self._recover()
         return answered(self._call(remote.answer, [(call,) for call in calls], poll))
 
-    def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
+    def _infer(
+        self,
+        sources: dict[str, Source],
+        run: int,
+        released: Sequence[int],
+        check_finite: bool = False,
+    ) -> list[Report]:
         own = [sources_for_rank(sources, each, self.shares_files) for each in self._rank_plans]
-        calls = [Call.to(RankService.infer, each, run, released) for each in own]
+        calls = [Call.to(RankService.infer, each, run, released, check_finite) for each in own]
         count = len(self.plan.micro_batch_sizes)
         with Bar(self.progress) as bar:
             return self._ask(calls, lambda published: show_run(bar, published, run, count))

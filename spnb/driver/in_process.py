@@ -99,8 +99,14 @@ class InProcess(Session):
 
         return answered(self.run(answer))
 
-    def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
-        reports = super()._infer(sources, run, released)
+    def _infer(
+        self,
+        sources: dict[str, Source],
+        run: int,
+        released: Sequence[int],
+        check_finite: bool = False,
+    ) -> list[Report]:
+        reports = super()._infer(sources, run, released, check_finite)
         # All ranks share this process's memory, so outputs are returned and not left on ranks.
         return [
             replace(report, pieces=here.outputs_of(run), peak_memory_bytes=0)

@@ -51,9 +51,15 @@ class RankCalls(ABC):
         result_of = dict(zip([rank for rank in every if rank in ranks], found, strict=True))
         return [result_of[rank] for rank in ranks]
 
-    def _infer(self, sources: dict[str, Source], run: int, released: Sequence[int]) -> list[Report]:
+    def _infer(
+        self,
+        sources: dict[str, Source],
+        run: int,
+        released: Sequence[int],
+        check_finite: bool = False,
+    ) -> list[Report]:
         """Run on every rank; the outputs of released runs may be freed."""
-        call = Call.to(RankService.infer, sources, run, released)
+        call = Call.to(RankService.infer, sources, run, released, check_finite)
         return self._ask([call] * self.plan.num_ranks)
 
     def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:

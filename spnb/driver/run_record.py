@@ -71,6 +71,47 @@ class RunRecord(Shown):
         return trace.table((r.rank, r.events) for r in self.reports)
 
     @cached_property
+    def not_finite(self) -> pd.DataFrame:
+        """Where NaN or infinite numbers first appear on each rank that has some.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``rank``, ``stage``, ``layer``, ``nan``, ``infinite`` and ``numbers``; the first row is
+            where they begin.  Without ``infer(…, check_finite=True)`` it is empty.
+
+        Examples
+        --------
+        >>> result.not_finite.empty
+        True
+        """
+        found = [
+            (r.stage, r.not_finite.call, r.rank, r.not_finite) for r in self.reports if r.not_finite
+        ]
+        rows = [
+            (rank, stage, each.layer, each.nan, each.infinite, each.numbers)
+            for stage, _, rank, each in sorted(found, key=lambda row: row[:3])
+        ]
+        columns = ["rank", "stage", "layer", "nan", "infinite", "numbers"]
+        return pd.DataFrame(rows, columns=columns)
+
+    @property
+    def first_not_finite(self) -> str:
+        """Where NaN or infinite numbers begin, in words.
+
+        Examples
+        --------
+        >>> result.first_not_finite
+        'all numbers are finite'
+        """
+        for row in self.not_finite.itertuples():
+            return (
+                f"not finite first on rank {row.rank} (stage {row.stage}), in {row.layer}:"
+                f" {row.nan:,} NaN and {row.infinite:,} infinite of {row.numbers:,} numbers"
+            )
+        return "all numbers are finite"
+
+    @cached_property
     def per_rank(self) -> pd.DataFrame:
         """A table with a row for each rank: messages, bytes, seconds of each kind, peak memory.
 

@@ -97,6 +97,7 @@ class Session(RankLoading):
         *,
         resize: bool | None = None,
         preprocess: Preprocessing | None = None,
+        check_finite: bool = False,
     ) -> Result:
         """Run the network on an image.
 
@@ -117,6 +118,9 @@ class Session(RankLoading):
             integers are in [0, 1] before: ``"imagenet"`` or ``"benchmark"``, a mean and a standard
             deviation ``(mean, std)`` with one number or one for each channel, or a function of an
             array ``(batch, channels, *spatial)`` that sees no neighbours of a position.
+        check_finite
+            Whether to look through the image and every value for NaN and infinite numbers, and to
+            name rank and layer where the first appear; ``result.not_finite`` has all ranks.
 
         Returns
         -------
@@ -149,10 +153,12 @@ class Session(RankLoading):
         start = time.perf_counter()
         run = next(self._runs)
         released, self._released[:] = list(self._released), []
-        reports = self._infer(sources, run, released)
+        reports = self._infer(sources, run, released, check_finite)
         seconds = time.perf_counter() - start
         fetch, save = partial(self._fetch, run), partial(self._save, run)
         result = Result(self.plan, sources, reports, seconds, fetch, save, self.progress)
+        if check_finite:
+            self._say(result.first_not_finite)
         weakref.finalize(result, self._released.append, run)  # then ranks may free its output
         return result
 

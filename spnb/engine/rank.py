@@ -18,6 +18,7 @@ from ..io.writers import Store
 from ..ir.rank_plan import RankPlan
 from ..kernels.devices import CPU, compute_exactly, device_of
 from ..runtime import process_memory
+from ..runtime.finite import first_not_finite
 from ..runtime.state import Piece
 from ..runtime.worker import Worker, share_failures
 from ..training.epoch import EpochReport, Steps, Trainer
@@ -130,6 +131,7 @@ class Rank:
         sources: Mapping[str, Source],
         run: int = 0,
         released: Sequence[int] = (),
+        check_finite: bool = False,
     ) -> Report:
         """Run the network; every rank of the plan must be called.
 
@@ -141,6 +143,8 @@ class Rank:
             Number of the run, for `outputs_of`.
         released
             Earlier runs whose outputs are freed.
+        check_finite
+            Whether to look through every value for numbers that are not finite.
 
         Returns
         -------
@@ -153,16 +157,25 @@ class Rank:
         rank_plan, worker = self._loaded(), self._worker()
         process_memory.restart_peak(self.device)
         publish = Throttled(self.publish)
-        outcome = worker.infer(
-            lambda name, region: read_tensor(sources[name], region, rank_plan.dtype),
-            lambda done, share: publish({"run": run, "done": done, "share": share}, share == 1.0),
-        )
+        with first_not_finite(check_finite) as not_finite:
+            outcome = worker.infer(
+                lambda name, region: read_tensor(sources[name], region, rank_plan.dtype),
+                lambda done, share: publish(
+                    {"run": run, "done": done, "share": share}, share == 1.0
+                ),
+            )
         self.outputs[run] = outcome.pieces
         size = sum(p.tensor.numel() * p.tensor.element_size() for p in outcome.pieces)
         pieces = outcome.pieces if size <= SMALL else None
         peak = max(0, process_memory.peak_bytes(self.device) - self._idle_bytes)
         return Report(
-            rank_plan.world_rank, rank_plan.stage, rank_plan.tile, outcome.events, peak, pieces
+            rank_plan.world_rank,
+            rank_plan.stage,
+            rank_plan.tile,
+            outcome.events,
+            peak,
+            pieces,
+            next(iter(not_finite), None),
         )
 
     def begin_training(self, start: TrainingStart) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..runtime.finite import NotFinite
 from ..runtime.state import Piece
 from ..runtime.trace import Event
 
@@ -24,6 +25,8 @@ class Report:
     pieces
         The regions of the outputs that it computed.  ``None`` if they are large: they then stay on
         the rank until the session fetches them.
+    not_finite
+        The first value that it computed with NaN or infinite numbers, if such were looked for.
     """
 
     rank: int
@@ -32,6 +35,7 @@ class Report:
     events: list[Event]
     peak_memory_bytes: int
     pieces: list[Piece] | None = field(repr=False)
+    not_finite: NotFinite | None = None
 
     @property
     def figures(self) -> dict[str, Any]:

@@ -51,7 +51,11 @@ class RankService(Protocol):
     """The methods that a session may call on a rank with a loaded plan."""
 
     def infer(
-        self, sources: Mapping[str, Source], run: int = 0, released: Sequence[int] = ()
+        self,
+        sources: Mapping[str, Source],
+        run: int = 0,
+        released: Sequence[int] = (),
+        check_finite: bool = False,
     ) -> Report:
         """Run the network; the outputs of the ``released`` runs are freed first. Collective."""
 

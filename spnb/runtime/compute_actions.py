@@ -19,6 +19,7 @@ from ..rules.base import Call
 from ..rules.core_first import CoreAndBoundary, CoreFirst
 from ..rules.fused import Fused
 from ..rules.windows import Window
+from .finite import see
 from .halo_tile import Assemble, HaloTile, Put, in_order, nothing, putter
 from .local_values import LocalValues
 from .result_places import ResultPlaces
@@ -89,6 +90,7 @@ class ComputeActions:
         def compute(run: RunState) -> None:
             run.at = label
             apply(run)
+            see(number, label, run.values[node.name])
             if makes_nan:
                 look(run.values[node.name])
             run.report_node(number)

@@ -20,6 +20,7 @@ from ..kernels.nan_watch import look, watched
 from ..kernels.preallocated import writing_in_place
 from ..transport import Transport
 from .compiled_stage import CompiledStage
+from .finite import IMAGE, see
 from .pipeline_stage import pipeline_stages_of, turns_in
 from .state import Piece, Read, RunState
 from .trace import Event, recorder_on
@@ -158,6 +159,7 @@ class Worker:
         def read_to_device(value: str, region: Region) -> torch.Tensor:
             found = read(value, region)
             look(found)
+            see(IMAGE, "the image", found)
             return found.to(self.device)
 
         return read_to_device
