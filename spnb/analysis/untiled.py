@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..ir.region import Tiling
+from ..ir.tiling import Tiling
 from ..planner.plan import Plan
 
 

@@ -1,7 +1,7 @@
 """Writes equal operations as the same calls, so that each needs only one rule.
 
 A piece of a split becomes a slice, a stack becomes a concatenation, and so on: operators that have
-a rule.
+a rule.  The module is longer than 300 lines since each such operator has its function here.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Calls that contain other calls, such as a region of ``torch.autocast``, are read by
 `spnb.capture.regions`.  Arithmetic on numbers that a network reads from tensors becomes calls on
-tensors, in `spnb.capture.scalars`.
+tensors, in `spnb.capture.scalars`.  The module is longer than 300 lines since every kind of call
+that an exported program may have is read here.
 """
 
 from __future__ import annotations

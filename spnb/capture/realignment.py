@@ -15,7 +15,7 @@ import torch
 from ..errors import CaptureError
 from ..ir.axes import Axes, Dim
 from ..ir.node import Node, Ref, map_leaves
-from ..ir.region import Tiling
+from ..ir.tiling import Tiling
 from ..rules import rule_of
 from .placement import with_axes
 from .redistribution import Costs

@@ -23,7 +23,7 @@ from itertools import islice
 from ..errors import CaptureError
 from ..ir.axes import Axes
 from ..ir.node import Node
-from ..ir.region import Tiling
+from ..ir.tiling import Tiling
 from ..rules import rule_of, whole_axes
 from ..rules.attention import Attention
 from ..rules.matmul import Product

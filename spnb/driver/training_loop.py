@@ -1,4 +1,7 @@
-"""Trains a network, epoch by epoch, on the ranks of a session; a checkpoint after each."""
+"""Trains a network, epoch by epoch, on the ranks of a session; a checkpoint after each.
+
+The module is longer than 300 lines since a loop that may be left and resumed is one thought.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from .region import Region, Span, Tiling, intersect, length
+from .region import Region, Span, intersect, length
+from .tiling import Tiling
 
 HOST = -1
 """Pseudo-rank of the process that holds the image and receives the outputs."""

@@ -1,4 +1,7 @@
-"""A job: a network, an image size and a split, as a user asks for them."""
+"""A job: a network, an image size and a split, as a user asks for them.
+
+The module is longer than 300 lines since every public member has an example.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from torch import nn
 from ..display.cards import Card, Shown
 from ..errors import OptionError
 from ..ir.graph import Graph
-from ..ir.region import Tiling
+from ..ir.tiling import Tiling
 from ..training.recipe import Recipe
 from .foreign import opened
 from .job_card import job_card

@@ -18,8 +18,8 @@ from ..capture.tiled_inputs import with_tiled_inputs
 from ..errors import PlanError
 from ..ir.graph import Graph
 from ..ir.rank_plan import RankPlan
-from ..ir.region import in_patches
 from ..ir.schedule import micro_batches
+from ..ir.tiling import in_patches
 from ..planner.balance import stage_blocks
 from ..planner.plan import DependentPatches
 from .job import Job, job_of

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from ..errors import OptionError, PlanError
 from ..ir.graph import Graph
-from ..ir.region import Tiling, shape_text
+from ..ir.region import shape_text
+from ..ir.tiling import Tiling
 from ..planner.plan import Plan
 from .job import Job
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from ..errors import OptionError
-from ..ir.region import Tiling, grid_of, grids_of, shape_text
+from ..ir.region import shape_text
+from ..ir.tiling import Tiling, grid_of, grids_of
 from .options import OptionTable
 from .parsing import whole_numbers
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from .. import models
 from ..errors import OptionError
-from ..ir.region import grid_of
+from ..ir.tiling import grid_of
 from .options import OptionTable, option_named, options, training_options
 from .parsing import is_program_file, mean_and_std, refuse_out_of_range, whole_numbers
 

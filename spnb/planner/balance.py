@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..errors import PlanError
 from ..ir.cost import CORE
 from ..ir.graph import Graph
-from ..ir.region import Tiling
+from ..ir.tiling import Tiling
 from .obstacles import Obstacle, obstacle
 from .pieces.in_pieces import in_pieces
 

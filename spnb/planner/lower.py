@@ -10,7 +10,7 @@ import torch
 from ..ir.blocks import Block
 from ..ir.graph import Graph
 from ..ir.node import Node
-from ..ir.region import Tiling
+from ..ir.tiling import Tiling
 from ..rules import rule_of
 
 

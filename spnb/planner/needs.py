@@ -25,7 +25,8 @@ from ..ir.axes import Extent
 from ..ir.exchange import Spans
 from ..ir.graph import Graph
 from ..ir.node import Node
-from ..ir.region import Region, Span, Tiling, intersect, join, length
+from ..ir.region import Region, Span, intersect, join, length
+from ..ir.tiling import Tiling
 from ..rules import Rule, rule_of
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ..ir.graph import Graph
 from ..ir.node import Node
-from ..ir.region import Tiling, shape_text
+from ..ir.region import shape_text
+from ..ir.tiling import Tiling
 from ..rules import has_rule, rule_of, whole_axes
 from ..rules.reductions import Reduction
 

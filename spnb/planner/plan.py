@@ -18,9 +18,10 @@ from ..ir.exchange import Exchange
 from ..ir.graph import Graph
 from ..ir.program import Program
 from ..ir.rank_plan import Patches, RankPlan
-from ..ir.region import Tiling, in_patches, shape_text
+from ..ir.region import shape_text
 from ..ir.schedule import micro_batches
 from ..ir.tags import SUM
+from ..ir.tiling import Tiling, in_patches
 from .exchanges import exchanges_of
 from .fuse import fuse_calls
 from .lower import lowered

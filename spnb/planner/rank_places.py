@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..ir.graph import Graph
-from ..ir.region import Region, Tiling
+from ..ir.region import Region
 from ..ir.replicas import Replicas
+from ..ir.tiling import Tiling
 from .stage import Stage
 from .staged_graph import StagedGraph
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from ..ir.exchange import Team
 from ..ir.graph import Graph
 from ..ir.node import Node
-from ..ir.region import Span, Tiling
+from ..ir.region import Span
+from ..ir.tiling import Tiling
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from functools import cached_property
 from ..ir.exchange import HOST, Team
 from ..ir.graph import Graph
 from ..ir.node import Node
-from ..ir.region import Tiling
+from ..ir.tiling import Tiling
 from ..rules import rule_of, whole_axes
 from .stage import Stage, stages_of
 

@@ -1,4 +1,7 @@
-"""The base of all rules: which part of each operand a call needs, and how it computes."""
+"""The base of all rules: which part of each operand a call needs, and how it computes.
+
+The module is longer than 300 lines since it is the contract of a rule, with every method's shapes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ import torch
 from ..ir.axes import Axes, axes_in, is_image
 from ..ir.broadcasting import aligned, broadcast, fitted
 from ..ir.node import Node, Weight
-from ..ir.region import Region, Span, Tiling
+from ..ir.region import Region, Span
+from ..ir.tiling import Tiling
 from .calls import invoke
 
 Tensors = Sequence[Any]

@@ -10,7 +10,8 @@ import torch
 
 from ..ir.axes import dim
 from ..ir.node import Node
-from ..ir.region import Region, Span, Tiling
+from ..ir.region import Region, Span
+from ..ir.tiling import Tiling
 from .base import Local, Rule, Tensors, Weights
 from .elementwise import uncut
 from .fallback import Whole

@@ -23,7 +23,8 @@ from typing import Any
 from ..ir.axes import Axes, Factor
 from ..ir.exchange import Spans
 from ..ir.node import Node, Ref
-from ..ir.region import Region, Span, Tiling, intersect, length
+from ..ir.region import Region, Span, intersect, length
+from ..ir.tiling import Tiling
 from .base import Direct, Tensors, Weights
 from .registry import rule
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from ..ir.axes import Axes, axes_in
 from ..ir.node import Node, Ref
-from ..ir.region import Tiling
+from ..ir.tiling import Tiling
 from .base import Rule
 from .fallback import Whole
 from .rearrange import rearranged

@@ -11,7 +11,8 @@ import torch
 
 from ..ir.axes import Axes, dim
 from ..ir.node import Node
-from ..ir.region import Region, Span, Tiling
+from ..ir.region import Region, Span
+from ..ir.tiling import Tiling
 from .base import Direct, Tensors, Weights
 from .merging import Partial, combined, cut_axes, finished
 from .registry import rule

@@ -25,7 +25,8 @@ import torch
 from ..ir.axes import Axes, Factor, dim, size_of
 from ..ir.cyclic_axes import inner_cut, place_of, unfolded, whole_cut, with_dim, with_outer
 from ..ir.node import Node, Ref
-from ..ir.region import Region, Span, Tiling
+from ..ir.region import Region, Span
+from ..ir.tiling import Tiling
 from .base import Direct, Local, Tensors, Weights
 from .registry import rule
 from .views import Reshape

@@ -11,7 +11,8 @@ import torch
 
 from ..ir.axes import Axes, axes_in, dim, size_of
 from ..ir.node import Node, Weight, overload
-from ..ir.region import Region, Tiling
+from ..ir.region import Region
+from ..ir.tiling import Tiling
 from .base import Rule, Tensors, Weights
 from .calls import invoke
 from .registry import factory_of, rule

@@ -25,7 +25,8 @@ import torch
 
 from ..ir.axes import Axes, axes_in, dim, size_of
 from ..ir.node import Node, Ref
-from ..ir.region import Region, Span, Tiling
+from ..ir.region import Region, Span
+from ..ir.tiling import Tiling
 from ..kernels.attention_state import EXTRA, merged_states
 from .attention import Attention
 from .base import Direct, Rule, Spans, Tensors, Weights

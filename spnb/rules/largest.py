@@ -23,7 +23,8 @@ import torch.nn.functional as F
 
 from ..ir.axes import Axes, Factor, dim
 from ..ir.node import Node, Ref
-from ..ir.region import Region, Tiling
+from ..ir.region import Region
+from ..ir.tiling import Tiling
 from .base import Direct, Rule, Tensors, Weights
 from .elementwise import along_one
 from .fallback import AlongDimensions

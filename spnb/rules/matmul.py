@@ -10,7 +10,8 @@ from typing import Any
 from ..ir.axes import Axes, Dim, axes_in, dim, size_of
 from ..ir.broadcasting import fitted
 from ..ir.node import Node, Ref, Weight, leaves
-from ..ir.region import Region, Tiling
+from ..ir.region import Region
+from ..ir.tiling import Tiling
 from .base import Rule, Tensors, Weights
 from .calls import invoke
 from .registry import rule

@@ -23,7 +23,8 @@ import torch
 
 from ..ir.axes import Axes, dim
 from ..ir.node import Node, Ref
-from ..ir.region import Region, Span, Tiling
+from ..ir.region import Region, Span
+from ..ir.tiling import Tiling
 from ..kernels.sum_types import precise
 from .base import Direct, Spans, Tensors, Weights
 from .registry import rule

@@ -13,7 +13,8 @@ import torch
 from ..ir.axes import Axes, axes_in, dim, is_image
 from ..ir.broadcasting import fitted
 from ..ir.node import Node, Ref
-from ..ir.region import Region, Tiling
+from ..ir.region import Region
+from ..ir.tiling import Tiling
 from ..kernels.half_conv import HALVES
 from .base import Call, Direct, Local, Rule, Tensors, Weights
 from .elementwise import along_one, uncut

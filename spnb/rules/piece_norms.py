@@ -11,7 +11,8 @@ import torch
 
 from ..ir.axes import Axes
 from ..ir.node import Node, Ref
-from ..ir.region import Region, Tiling
+from ..ir.region import Region
+from ..ir.tiling import Tiling
 from .base import Direct, Tensors, Weights
 from .fallback import rule_of
 from .registry import rule

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ..ir.node import Node, overload
-from ..ir.region import Region, Tiling
+from ..ir.region import Region
+from ..ir.tiling import Tiling
 from .base import Call, Rule, Weights
 from .calls import caller
 from .core_first import CoreAndBoundary, CoreFirst

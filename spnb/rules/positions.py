@@ -13,7 +13,8 @@ import torch
 
 from ..ir.axes import Axes, Dim, Factor, dim
 from ..ir.node import Node, Ref
-from ..ir.region import Region, Span, Tiling
+from ..ir.region import Region, Span
+from ..ir.tiling import Tiling
 from .base import Direct, Rule, Spans, Tensors, Weights
 from .boxes import OwnBox
 from .registry import rule

@@ -18,7 +18,8 @@ from functools import cached_property
 
 from ..ir.cyclic_axes import unfolded
 from ..ir.node import Node, Ref
-from ..ir.region import Span, Tiling
+from ..ir.region import Span
+from ..ir.tiling import Tiling
 from .boxes import boxes_of
 from .cyclic_cut import viewed_as
 from .registry import rule

@@ -13,7 +13,8 @@ import torch
 from ..ir.axes import Axes, axes_in, dim
 from ..ir.broadcasting import fitted, joined_along
 from ..ir.node import Node, Ref, Weight
-from ..ir.region import Region, Span, Tiling, intersect
+from ..ir.region import Region, Span, intersect
+from ..ir.tiling import Tiling
 from .along_batch import along_batch
 from .base import Direct, Local, Rule, Spans, Tensors, Weights
 from .elementwise import Joined

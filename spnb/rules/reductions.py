@@ -11,7 +11,7 @@ import torch
 
 from ..ir.axes import Axes
 from ..ir.node import Node, Ref
-from ..ir.region import Tiling
+from ..ir.tiling import Tiling
 from .base import Direct, Local, Rule
 from .fallback import AlongDimensions
 from .merging import cut_axes, finished, merged

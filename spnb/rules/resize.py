@@ -10,7 +10,8 @@ import torch
 
 from ..ir.axes import axes_in
 from ..ir.node import Node
-from ..ir.region import Region, Span, Tiling
+from ..ir.region import Region, Span
+from ..ir.tiling import Tiling
 from .base import Rule, Tensors, Weights
 from .fallback import Whole
 from .reductions import Reduction, over_last

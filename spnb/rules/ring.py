@@ -23,7 +23,7 @@ from typing import Any
 
 from ..ir.axes import Axes, axes_in, dim, size_of
 from ..ir.node import Node, Ref, map_leaves
-from ..ir.region import Tiling
+from ..ir.tiling import Tiling
 from ..kernels.attention_state import EXTRA
 from ..kernels.sum_types import precise
 from .attention import Attention

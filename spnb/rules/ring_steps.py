@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from ..ir.axes import Axes, axes_in, dim, size_of
-from ..ir.region import Region, Span, Tiling
+from ..ir.region import Region, Span
+from ..ir.tiling import Tiling
 from ..kernels.attention_state import EXTRA
 from .attention import Attention
 from .base import Direct, Spans, Tensors, Weights

@@ -15,7 +15,8 @@ from typing import Any
 
 from ..ir.axes import Axes, dim
 from ..ir.node import Node, Ref, Weight
-from ..ir.region import Region, Span, Tiling
+from ..ir.region import Region, Span
+from ..ir.tiling import Tiling
 from .base import Direct, Rule, Tensors, Weights
 from .boxes import FromBoxes, boxes_of
 from .calls import invoke

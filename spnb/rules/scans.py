@@ -18,7 +18,8 @@ import torch
 
 from ..ir.axes import Axes
 from ..ir.node import Node, Ref
-from ..ir.region import Region, Span, Tiling
+from ..ir.region import Region, Span
+from ..ir.tiling import Tiling
 from ..kernels.sum_types import precise
 from .base import Direct, Tensors, Weights
 from .fallback import Whole, rule_of

@@ -19,7 +19,8 @@ from typing import Any
 from ..ir.axes import Axes, dim
 from ..ir.broadcasting import fitted
 from ..ir.node import Node, Ref, Weight
-from ..ir.region import Region, Span, Tiling
+from ..ir.region import Region, Span
+from ..ir.tiling import Tiling
 from ..kernels.sum_types import precise
 from .base import Direct, Spans, Tensors, Weights
 from .calls import invoke

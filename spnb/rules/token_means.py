@@ -22,7 +22,8 @@ import torch.nn.functional as F
 
 from ..ir.axes import Axes, dim
 from ..ir.node import Node
-from ..ir.region import Region, Tiling
+from ..ir.region import Region
+from ..ir.tiling import Tiling
 from ..kernels.sum_types import precise
 from .base import Direct, Tensors, Weights
 from .merging import Partial, combined, cut_axes, finished

@@ -1,6 +1,7 @@
 """The command line's flags, made from the one table of options.
 
-PyTorch is not imported here: wrong flags and values are refused before it is loaded.
+PyTorch is not imported here: wrong flags and values are refused before it is loaded.  The module is
+longer than 300 lines since every flag that is no option of a job stands here, with its help text.
 """
 
 from __future__ import annotations

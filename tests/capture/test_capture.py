@@ -12,7 +12,7 @@ import spnb
 from spnb.capture.export import capture
 from spnb.errors import CaptureError
 from spnb.io.sources import NOT_GIVEN
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 
 IMAGE = (2, 3, 9, 11)
 

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 import spnb
 from spnb.capture.export import capture
 from spnb.errors import CaptureError, PlanError
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 
 IMAGE = (2, 3, 9, 11)
 

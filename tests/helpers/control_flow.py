@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from spnb.errors import CaptureError, OptionError, PlanError
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 
 REFUSALS = (CaptureError, PlanError, OptionError)
 BATCH, CHANNELS = 2, 3

@@ -14,7 +14,7 @@ from tiled import Call, noise
 from torch import nn
 from torch.nn import functional as F
 
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 
 CHANNELS = 4
 MOST_VALUES = 60_000

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from spnb.ir.region import Tiling, grid_of
+from spnb.ir.tiling import Tiling, grid_of
 
 WHOLE = Tiling.even((1, 1, 1))
 

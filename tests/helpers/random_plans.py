@@ -3,7 +3,7 @@
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 
 RANDOM_NETWORKS = settings(
     deadline=None,

@@ -7,7 +7,8 @@ from torch.utils import _pytree as pytree
 
 from spnb.capture.export import capture
 from spnb.ir.axes import Axes
-from spnb.ir.region import Region, in_patches
+from spnb.ir.region import Region
+from spnb.ir.tiling import in_patches
 from spnb.ir.weights import tensors_of
 from spnb.planner.balance import stage_blocks
 from spnb.planner.plan import Plan

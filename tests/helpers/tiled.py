@@ -8,7 +8,8 @@ from networks import randomize
 from running import assert_equal, captured, planned, run
 from torch import nn
 
-from spnb.ir.region import Region, Tiling
+from spnb.ir.region import Region
+from spnb.ir.tiling import Tiling
 from spnb.ir.weights import tensors_of
 from spnb.planner.needs import needed
 from spnb.rules import rule_of

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from spnb.ir.program import Segments
-from spnb.ir.region import Region, Tiling
+from spnb.ir.region import Region
+from spnb.ir.tiling import Tiling
 from spnb.ir.weights import tensors_of
 from spnb.training.losses import LOSSES
 from spnb.training.step import TrainingWorker

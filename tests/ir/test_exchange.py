@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from running import piece_of
 
 from spnb.ir.exchange import HOST, Exchange, Team, _overlaps, region_at
-from spnb.ir.region import Region, Tiling, intersect, length
+from spnb.ir.region import Region, intersect, length
+from spnb.ir.tiling import Tiling
 
 
 @st.composite

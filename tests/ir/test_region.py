@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spnb.ir.region import Region, Tiling, grid_of, intersect, join, length
+from spnb.ir.region import Region, intersect, join, length
+from spnb.ir.tiling import Tiling, grid_of
 
 spans = st.tuples(st.integers(-9, 30), st.integers(0, 20)).map(lambda p: (p[0], p[0] + p[1]))
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import spnb
 from spnb.errors import CaptureError, PlanError
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 
 
 class Head(nn.Module):

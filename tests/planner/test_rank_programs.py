@@ -6,7 +6,7 @@ from running import planned
 from torch import nn
 
 from spnb.ir.program import Compute, Free, Receive, Send
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 
 
 def test_every_send_has_its_receive_in_the_programs():

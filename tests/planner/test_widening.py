@@ -7,7 +7,7 @@ from torch import nn
 
 from spnb.ir.exchange import region_at
 from spnb.ir.program import Compute
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 
 ALL = 1 << 30
 

@@ -9,7 +9,7 @@ from tiled import Call, check, check_regions, check_tiled, noise
 from torch import nn
 from torch.nn import functional as F
 
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True)
 SHAPE = (2, 4, 8, 12)

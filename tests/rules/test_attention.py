@@ -15,7 +15,7 @@ from training_steps import grid
 import spnb
 from spnb.analysis.memory import activation_bytes, held_value_bytes
 from spnb.analysis.traffic import traffic
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 from spnb.kernels import attention as kernel
 
 SHAPE = (2, 8, 7, 9)

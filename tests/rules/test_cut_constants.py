@@ -13,7 +13,7 @@ from window_networks import SwinBlock
 
 from spnb.analysis.weight_memory import weight_bytes
 from spnb.capture.cut_constants import LEAST
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 from spnb.rules.cut_constants import CONSTANT
 
 SHAPE = (1, 8, 36, 32)  # 72 windows of 4×4: masks of 18,432 numbers

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from training_steps import SQUARE, WHOLE, grid, train
 
 from spnb.ir.axes import Axes
-from spnb.ir.region import Region, Tiling
+from spnb.ir.region import Region
+from spnb.ir.tiling import Tiling
 from spnb.rules.dropout import dropout_mask
 from spnb.rules.dropout import noise as noise_of
 

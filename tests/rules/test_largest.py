@@ -9,7 +9,7 @@ from training_steps import check as check_training
 from training_steps import grid
 
 from spnb.errors import PlanError
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 
 OPERATORS = {
     "numbers_and_places": lambda x: x.flatten(2).topk(5, 2),

@@ -8,7 +8,7 @@ from torch import nn
 from training_steps import check as check_training
 from training_steps import grid
 
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 
 TURNS = {
     "added": lambda x: x + x.transpose(2, 3),

@@ -14,7 +14,7 @@ from training_steps import check as check_training
 from training_steps import grid
 
 from spnb.errors import PlanError
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 
 FEW = settings(max_examples=15, deadline=None, derandomize=True)
 SIZES = {1: (2, 4, 19), 2: (2, 4, 9, 11), 3: (1, 2, 5, 6, 5)}

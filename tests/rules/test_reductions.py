@@ -10,7 +10,7 @@ from running import assert_equal, planned, run
 from tiled import Call, check, check_tiled, noise
 
 from spnb.analysis.traffic import traffic
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 
 FEW = settings(max_examples=25, deadline=None, derandomize=True)
 SIZES = {1: (2, 4, 19), 2: (2, 4, 9, 11), 3: (1, 2, 5, 6, 5)}

@@ -12,7 +12,7 @@ from training_steps import check as check_training
 from training_steps import grid
 
 from spnb.errors import PlanError
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 from spnb.rules.sampling import Sampling, weighted
 
 TURN = ((0.8, 0.4, 0.1), (-0.3, 0.9, -0.2))

@@ -12,7 +12,7 @@ from torch import nn
 from spnb.analysis.simulate import simulate
 from spnb.analysis.traffic import traffic
 from spnb.errors import CaptureError, PlanError, RankError
-from spnb.ir.region import Tiling, grid_of
+from spnb.ir.tiling import Tiling, grid_of
 from spnb.ir.weights import tensors_of
 from spnb.runtime.worker import Worker
 from spnb.transport.local import World

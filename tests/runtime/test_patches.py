@@ -16,7 +16,8 @@ from spnb.analysis.patched_memory import disk_bytes
 from spnb.analysis.traffic import totals
 from spnb.errors import CaptureError, PlanError
 from spnb.ir.program import Compute, Keep, Receive
-from spnb.ir.region import Region, Tiling
+from spnb.ir.region import Region
+from spnb.ir.tiling import Tiling
 
 ALL = 1 << 30
 FUSED = {"halo_D2": True, "fused_layers": "all"}

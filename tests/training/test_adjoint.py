@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from spnb.ir.exchange import HOST, region_at
 from spnb.ir.program import Program, Send, receive_step
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 from spnb.training.tape import Tape
 from spnb.transport.local import World
 

@@ -7,7 +7,8 @@ from running import planned_for_training as planned
 from tiled import noise
 from torch import nn
 
-from spnb.ir.region import Region, Tiling
+from spnb.ir.region import Region
+from spnb.ir.tiling import Tiling
 from spnb.ir.weights import tensors_of
 from spnb.rules import rule_of
 from spnb.training.differentiated import values_with_gradient

@@ -12,7 +12,7 @@ from torch import nn
 from training_steps import check, grid
 
 from spnb.errors import CaptureError, PlanError
-from spnb.ir.region import Tiling
+from spnb.ir.tiling import Tiling
 from spnb.training import value_store
 
 IN_PATCHES = {"patches_exchange": True}

@@ -13,8 +13,8 @@ from torch import nn
 from training_steps import SQUARE, WHOLE, check, grid
 
 from spnb.errors import CaptureError, PlanError
-from spnb.ir.region import Tiling
 from spnb.ir.schedule import SCHEDULES
+from spnb.ir.tiling import Tiling
 
 
 @pytest.mark.long

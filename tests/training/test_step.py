@@ -11,8 +11,8 @@ from training_steps import SQUARE, WHOLE, check, grid
 
 from spnb import models
 from spnb.errors import RankError
-from spnb.ir.region import Tiling
 from spnb.ir.schedule import SCHEDULES
+from spnb.ir.tiling import Tiling
 from spnb.training.losses import LOSSES
 from spnb.training.step import TrainingWorker
 from spnb.transport.local import World

@@ -17,7 +17,8 @@ from spnb.analysis.segments import segments_of
 from spnb.analysis.training_memory import TrainingMemory
 from spnb.errors import CaptureError, PlanError
 from spnb.ir.program import Segments
-from spnb.ir.region import Region, Tiling
+from spnb.ir.region import Region
+from spnb.ir.tiling import Tiling
 from spnb.ir.weights import tensors_of
 from spnb.rules import rule_of
 from spnb.training.tape import Tape

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ...ir.blocks import Block
 from ...ir.graph import Graph
 from ...ir.node import Node
-from ...ir.region import Tiling
+from ...ir.tiling import Tiling
 from .alike import in_each_piece, piece_by_piece
 from .attention import attention
 from .joined import CONCATENATIONS, PADDINGS, joined, made, padded, picked

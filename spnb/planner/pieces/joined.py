@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from ...ir.axes import axes_in
 from ...ir.node import Node, Ref, Weight
-from ...ir.region import Span, Tiling, intersect, length
+from ...ir.region import Span, intersect, length
+from ...ir.tiling import Tiling
 from ...rules import Whole, rule_of
 from ...rules.slices import bounds
 from .piece_calls import Leaf, PieceCalls
