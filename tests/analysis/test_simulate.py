@@ -80,6 +80,7 @@ def test_redundant_work_grows_with_the_halo():
     assert totals(untiled(spnb.plan(job(batch_size=1)))).redundant == pytest.approx(0, abs=1e-3)
 
 
+@pytest.mark.long
 def test_tables_and_pictures_are_those_of_a_run():
     run = simulate(spnb.plan(job(batch_size=2, parts=2)))
     assert list(run.timings.columns)[:3] == ["rank", "stage", "micro_batch"]

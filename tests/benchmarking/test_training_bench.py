@@ -60,6 +60,7 @@ def planned(**options):
 RECIPE = spnb.Job("w2").recipe("cross_entropy")
 
 
+@pytest.mark.long
 def test_each_tile_is_trained_by_itself_on_one_thread():
     tiles = PlainTraining.tiles(planned(num_spatial_parts=4), RECIPE, keeps_blocks=True)
     assert [each.job.input_shape for each in tiles] == [(3, 3, 7, 16)] * 2 + [(3, 3, 8, 16)] * 2

@@ -92,6 +92,7 @@ VMAPS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("forward", VMAPS.values(), ids=VMAPS)
 def test_vmap_becomes_its_calls(forward):
     check(Call(forward, conv()), IMAGE)
@@ -173,6 +174,7 @@ def looped(layers, x):
     return torch.while_loop(lambda count, x: count < 3, step, (start, x))[1]
 
 
+@pytest.mark.long
 def test_a_loop_runs_where_it_is_not_tiled_and_is_refused_where_it_is():
     net = Call(looped, conv())
     check_tiled(net, IMAGE, grids=[(1, 1)])

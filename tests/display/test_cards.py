@@ -3,6 +3,8 @@
 import re
 from html import unescape
 
+import pytest
+
 import spnb
 from spnb.display.cards import Card, Grid, Table
 
@@ -40,6 +42,7 @@ def test_a_large_grid_is_shortened():
     assert "…" in "\n".join(lines)
 
 
+@pytest.mark.long
 def test_jobs_results_and_sessions():
     job = spnb.Job("resnet20_v1", image_size=40, batch_size=1)
     assert "2×2 tiles" in job.card.text

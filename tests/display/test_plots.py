@@ -141,6 +141,7 @@ def test_the_difference_is_where_it_is():
     assert "within" in spnb.InProcess(plan).infer().plot_difference().get_title()
 
 
+@pytest.mark.long
 def test_a_rank_draws_its_own_halo():
     job = spnb.Job("resnet20_v1", image_size=40, batch_size=1, num_spatial_parts=9)
     session = spnb.InProcess(spnb.plan(job))

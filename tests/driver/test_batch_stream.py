@@ -74,6 +74,7 @@ def each_job(net=None, **options):
     return job(net or network(), learning_rate=0.001, **options)  # the rate is the optimizer's
 
 
+@pytest.mark.long
 def test_a_dataset_trains_as_its_arrays_do(capsys):
     wanted = trained(job(num_epochs=2), IMAGES, LABELS)
     with spnb.InProcess(spnb.plan(job(num_epochs=2), training=True)) as session:
@@ -138,6 +139,7 @@ def test_a_loss_of_ones_own_and_validation_take_datasets():
     assert_same(found.module.state_dict(), wanted.module.state_dict(), 1e-12)
 
 
+@pytest.mark.long
 def test_a_training_of_a_dataset_is_resumed(tmp_path):
     each = job(num_epochs=2, checkpoint=str(tmp_path / "net.pth"))
     fed(each, TensorDataset(IMAGES, LABELS))

@@ -25,6 +25,7 @@ class Seen:
         return record.epoch == self.last
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("split", [{}, {"parts": 1, "gems": True}], ids=str)
 def test_steps_one_by_one_train_the_same(split):
     images, labels = examples()

@@ -62,6 +62,7 @@ def test_weights_are_followed(change, options, capsys):
     assert "changed" not in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_weights_of_the_plan_are_followed():
     session = loaded("resnet20_v1", image_size=32)
     before = session.infer().output

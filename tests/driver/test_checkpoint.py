@@ -18,6 +18,7 @@ from spnb.errors import WeightsError
 from spnb.job.options import OptionError
 
 
+@pytest.mark.long
 def test_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(tmp_path):
     images, labels = examples()
     whole = trained(job(num_epochs=4, checkpoint=str(tmp_path / "whole.pth")), images, labels)
@@ -91,6 +92,7 @@ def test_weights_are_read_and_never_written(tmp_path, content):
     )
 
 
+@pytest.mark.long
 def test_nothing_is_written_or_read_unless_it_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"of": torch.ones(1)}, "checkpoint.pth")

@@ -96,6 +96,7 @@ def test_a_wrong_field_is_named(changed, told, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.long
 def test_a_command_refuses_it_before_ranks_start(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         "spnb.driver.engines.Engines.start", lambda self: pytest.fail("engines started")

@@ -334,6 +334,7 @@ def test_a_stage_without_parameters_and_frozen_ones():
     torch.testing.assert_close(found, x.grad)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("unscaled", [False, True])
 def test_a_scaler_skips_the_step_of_all_stages(unscaled):
     """A gradient of the first stage is infinite once; the last stage has no parameters."""

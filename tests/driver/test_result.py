@@ -161,6 +161,7 @@ def test_an_array_of_another_size_is_refused():
         spnb.InProcess(plan).infer(torch.zeros(1, 3, 16, 16))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("copies", [{"gems": True}, {"replicas": 2}])
 def test_forward_in_a_cell_runs_one_copy_of_a_plan(copies):
     job = spnb.Job("resnet20_v1", image_size=33, batch_size=2, num_spatial_parts=2, **copies)

@@ -75,6 +75,7 @@ def test_copies_of_a_plan_follow_one_with_as_many_micro_batches():
     assert spnb.plan(each).num_ranks == 6  # inference has them, too
 
 
+@pytest.mark.long
 def test_training_again_goes_on_with_what_was_trained(capsys):
     images, labels = examples()
     with spnb.InProcess(spnb.plan(job(num_epochs=2), training=True)) as session:

@@ -96,6 +96,7 @@ def test_a_plateau_of_the_validation_loss_lowers_rates():
         trained(each, images, labels, optimizer=SGD, scheduler=make)
 
 
+@pytest.mark.long
 def test_training_ends_early_and_a_file_knows_it(tmp_path, capsys):
     images, labels = examples(8)
     each = one_batch(num_epochs=30, checkpoint=str(tmp_path / "net.pth"))

@@ -36,6 +36,7 @@ def refused(line, capsys):
     return error
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 def test_only_files_are_read(tmp_path, capsys):
     for name in ("pipe.png", "pipe.npy", "pipe.pth", "pipe.pt2"):

@@ -258,6 +258,7 @@ def test_images_in_memory_are_resized_as_they_are_read(tmp_path):
         assert np.array_equal(shares[0].images.read(region), wanted)
 
 
+@pytest.mark.long
 def test_an_evaluation_has_the_test_images_of_cifar(tmp_path):
     folder = write_python(tmp_path / "a")
     with pytest.raises(DatasetError, match=r"has no CIFAR-10 files.*\(test_batch\)"):

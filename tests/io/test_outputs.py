@@ -118,6 +118,7 @@ def test_to_overwrite_needs_an_output(capsys):
     assert "give --save-output too" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", ["npy", "tif", "zarr"])
 def test_an_input_is_never_replaced(suffix, tmp_path, capsys):
     image = tmp_path / f"in.{suffix}"

@@ -39,6 +39,7 @@ def test_even_cuts_differ_by_one_at_most(n, parts):
     assert max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.long
 @given(grid=st.lists(st.integers(1, 5), min_size=1, max_size=4), data=st.data())
 def test_tile_numbers_and_coordinates_are_inverse(grid, data):
     tiling = Tiling.even(grid)

@@ -85,6 +85,7 @@ def test_plan_refuses_the_checkpoints_that_a_run_refuses(verb, tmp_path, capsys,
         assert capsys.readouterr().err == ""
 
 
+@pytest.mark.long
 def test_plan_refuses_a_checkpoint_that_no_training_wrote(tmp_path, capsys):
     path = tmp_path / "net.pth"
     torch.save(spnb.Job("resnet20_v1").module.state_dict(), path)

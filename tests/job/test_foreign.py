@@ -59,6 +59,7 @@ def test_a_program_runs_at_the_size_that_it_was_exported_for():
         spnb.Job(program, method="decode")
 
 
+@pytest.mark.long
 def test_a_program_of_any_size_runs_at_any_size():
     free = {"x": {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}}
     job = spnb.Job(exported(net(), dynamic_shapes=free), image_size="22x31", batch_size=3, **SPLIT)
@@ -133,6 +134,7 @@ def test_torchscript_that_cannot_be_converted_is_refused_in_one_line(capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.long
 def test_a_compiled_module_is_its_module():
     module = net()
     job = spnb.Job(torch.compile(module), image_size=16, batch_size=1, **SPLIT)
@@ -167,6 +169,7 @@ class AutoEncoder(nn.Module):
         return self.decode(self.encode(x))
 
 
+@pytest.mark.long
 def test_a_method_other_than_forward_is_run():
     module = randomize(AutoEncoder()).eval()
     job = spnb.Job(module, method="decode", image_size="9x11", batch_size=1, **SPLIT)

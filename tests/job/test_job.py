@@ -63,6 +63,7 @@ def test_a_module_that_was_changed_is_captured_and_copied_anew():
     assert spnb.plan(job).graph.shape(job.graph.outputs[0])[1] == 2
 
 
+@pytest.mark.long
 def test_a_balance_of_one_stage():
     for balance in (15, "15", (15,)):
         assert (

@@ -145,6 +145,7 @@ def test_numbers_that_are_too_large_together_are_refused(given, told):
         spnb.plan(Job("resnet20_v1", **given))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("given", "ranks"),
     [

@@ -198,6 +198,7 @@ def test_messages_go_through_the_host_where_the_carrier_reads_nothing_else():
     assert staged_for(plain, DEVICE) is plain
 
 
+@pytest.mark.long
 def test_a_host_without_gpus_says_so():
     if torch.cuda.is_available():
         pytest.skip("this host has a GPU")

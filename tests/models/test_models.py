@@ -268,6 +268,7 @@ def test_least_sizes_work():
             assert seeded(name, options)(images(1, 1)).shape == (2, 10)
 
 
+@pytest.mark.long
 def test_names_are_of_networks_that_can_be_built():
     with torch.device("meta"):
         for name, text in names():

@@ -210,6 +210,7 @@ def test_sequences_and_volumes(size):
     assert not any(plan.gathered for plan in plans)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("fused", "parts"), [(False, 1), (True, 2)])
 def test_class_attention(fused, parts):
     plans = check_tiled(CaiT(fused), SHAPE, grids=[(2, 2), (1, 3)], parts=parts)

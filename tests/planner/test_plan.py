@@ -49,6 +49,7 @@ def test_a_fused_halo_is_exchanged_once_for_its_blocks():
     assert halos(plan, 0)[0].layer == "the image"
 
 
+@pytest.mark.long
 def test_a_rank_knows_only_its_own():
     plan = spnb.plan(spnb.Job("resnet20_v1", image_size=64, batch_size=2, num_spatial_parts=4))
     weights = [set(plan.rank_plan(rank).weights) for rank in range(5)]

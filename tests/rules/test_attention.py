@@ -240,6 +240,7 @@ def test_keys_that_are_padding(need_weights, from_the_image):
     assert not any(plan.gathered for plan in plans)
 
 
+@pytest.mark.long
 def test_keys_of_another_value_in_a_volume():
     def net(m, x):
         y = F.avg_pool3d(x, 2)

@@ -206,6 +206,7 @@ def test_assignment_to_a_slice(index, value):
     check(assigned(index, value), SIZES[2])
 
 
+@pytest.mark.long
 def test_an_image_put_together_from_strided_slices():
     def net(x):
         y = torch.zeros(x.shape[0], 1, 2 * x.shape[2], 2 * x.shape[3], dtype=x.dtype)

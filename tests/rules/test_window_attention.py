@@ -73,6 +73,7 @@ def attended(x, dims=1):
     return (x @ x.transpose(-2, -1)).softmax(-1) @ x
 
 
+@pytest.mark.long
 def test_queries_that_are_copied_for_each_window_are_held_whole():
     net = Call(of_global_queries, nn.Conv2d(8, 8, 3, padding=1))
     check_regions(net, SHAPE, most=8)

@@ -16,6 +16,7 @@ FEW = settings(max_examples=15, deadline=None, derandomize=True)
 SIZES = {1: (2, 4, 29), 2: (2, 4, 13, 11), 3: (1, 4, 7, 6, 8)}
 
 
+@pytest.mark.long
 @FEW
 @given(data=st.data(), axes=st.sampled_from([1, 2, 3]))
 def test_convolution(data, axes):
@@ -35,6 +36,7 @@ def test_convolution(data, axes):
     check(layer, SIZES[axes], grids=None if axes < 3 else [(2, 1, 2)])
 
 
+@pytest.mark.long
 @FEW
 @given(data=st.data(), axes=st.sampled_from([1, 2, 3]), largest=st.booleans())
 def test_pool(data, axes, largest):

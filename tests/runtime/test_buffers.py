@@ -64,6 +64,7 @@ def chain(count, channels=4):
     return nn.Sequential(*layers)
 
 
+@pytest.mark.long
 def test_a_chain_of_any_length_takes_two_buffers():
     sizes = {planned(parts(chain(n)))[1].size for n in (4, 8, 16)}
     assert len(sizes) == 1

@@ -92,6 +92,7 @@ def test_training_follows_plain_torch_also_in_two_calls(way, split):
     assert_same(found.module.state_dict(), state, 1e-8)
 
 
+@pytest.mark.long
 def test_it_goes_on_from_a_checkpoint(tmp_path):
     images, labels = examples(8)
     given = WAYS["groups"]

@@ -43,6 +43,7 @@ def test_figures_of_the_image_go_through_all_patches(tiles, fused, monkeypatch):
     check(net, x, noise(2, 4), [grid(*tiles)], fused=fused, patches=(2, 2), **IN_PATCHES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
 def test_stages_and_micro_batches(schedule):
     net = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU(), conv(), nn.BatchNorm2d(4), conv(4, 2))

@@ -43,6 +43,7 @@ def test_copies_follow_the_untiled_run_with_the_same_micro_batches(schedule, par
     assert len(plan.micro_batch_sizes) == count
 
 
+@pytest.mark.long
 def test_a_mirrored_batch_shared_by_ranks_of_the_last_stage():
     net = nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), nn.ReLU(), conv(), nn.BatchNorm2d(4))
     tilings = [SQUARE, Tiling.even((2, 1, 1))]

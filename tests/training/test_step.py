@@ -45,6 +45,7 @@ def test_classes_of_images_and_of_pixels():
     check(conv(3, 4).double(), noise(2, 3, 9, 13), pixels, [SQUARE], loss="cross_entropy")
 
 
+@pytest.mark.long
 def test_a_batch_shared_by_ranks_of_the_last_stage():
     net = nn.Sequential(
         conv(3, 4), nn.BatchNorm2d(4), nn.ReLU(), conv(), nn.BatchNorm2d(4)

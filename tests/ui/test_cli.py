@@ -27,6 +27,7 @@ def test_plan_starts_nothing_and_prints_the_table(capsys):
     assert "2×2" in out
 
 
+@pytest.mark.long
 def test_an_image_sets_size_and_batch(capsys):
     assert main(["plan", "resnet20_v1", "--image", "retina"]) == 0
     assert "1 image of 1411×1411" in capsys.readouterr().out
@@ -34,6 +35,7 @@ def test_an_image_sets_size_and_batch(capsys):
     assert "2 images of 1411×1411" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_another_size_than_the_images_needs_a_flag(capsys):
     line = ["plan", "resnet20_v1", "--image", "retina", "--image-size", "64x96"]
     assert main(line) == 2

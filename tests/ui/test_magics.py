@@ -31,6 +31,7 @@ def spnb_line(shell):
 NET = "resnet29_v2 --image-size 64 --batch-size 1 --resize"
 
 
+@pytest.mark.long
 def test_plan_and_change_one_thing(spnb_line):
     plan = spnb_line(f"plan {NET} --num-spatial-parts 6 --slice-method vertical")
     assert plan.stages[0].team.tiling.grid == (1, 1, 6)

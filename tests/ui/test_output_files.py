@@ -119,6 +119,7 @@ def test_a_checkpoint_on_a_full_disk_is_a_line_and_the_old_one_stays(tmp_path):
     assert os.listdir(tmp_path) == ["net.pth"]
 
 
+@pytest.mark.long
 def test_a_session_refuses_a_checkpoint_before_it_trains():
     job = spnb.Job("resnet20_v1", batch_size=2, split_size=1, checkpoint="/proc/no/c.pth")
     session = spnb.InProcess(spnb.plan(job, training=True), progress=False)
