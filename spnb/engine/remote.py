@@ -103,7 +103,6 @@ def load(
     give_back()
     if rank_plan is None:
         return
-    set_modules_aside(rank_plan.training)
     keep_blocks() if rank_plan.training else keep_blocks(below=IN_INFERENCE)
     transport = _connected()
     transport.num_ranks = rank_plan.num_ranks
@@ -112,6 +111,7 @@ def load(
     tensors = read_weights(weights) if isinstance(weights, Path) else weights
     here.load(rank_plan, tensors, transport, transport.local_rank)
     give_back()  # what weights took before they were in their memory order
+    set_modules_aside(rank_plan.training)  # counted as memory of the plan: it needs an optimizer
     here.outputs.update(outputs)
     here.publish({"loaded": 1})
 
