@@ -15,7 +15,7 @@ Table = Mapping[Any, Callable[..., Any]]
 
 MOST_TURNS = 4
 """How often parts are taken apart again."""
-_further: dict[tuple[str, ...], list[str]] = {}
+_further: dict[tuple[str, ...], frozenset[str]] = {}
 """What had to be taken apart besides some operators, the last time: each turn takes 0.1 s."""
 
 
@@ -49,7 +49,7 @@ def _with_parts_of(
     """The network with operators taken apart; or as it was, if that leaves as many without rule."""
     table: dict[Any, Callable[..., Any]] = {}
     known, present = tuple(operators), _without_rule(graph)
-    found, waiting = graph, [*known, *(op for op in _further.get(known, []) if op not in present)]
+    found, waiting = graph, [*known, *_further.get(known, frozenset()).difference(present)]
     for _ in range(MOST_TURNS):
         more = {overload(op): decomposition_of(overload(op)) for op in waiting}
         more = {op: parts for op, parts in more.items() if parts and op not in table}
@@ -61,7 +61,7 @@ def _with_parts_of(
         except Exception:  # a definition that asks for values, or calls what capture refuses
             return graph
         waiting = [op for op in _without_rule(found) if op not in present]
-        _further[known] = [*_further.get(known, []), *waiting]
+        _further[known] = _further.get(known, frozenset()).union(waiting)
     return found if _count(found) < _count(graph) else graph
 
 

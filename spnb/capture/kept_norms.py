@@ -15,27 +15,13 @@ COUNTER = "num_batches_tracked"
 NORM, COUNT = torch.ops.aten.batch_norm.default, torch.ops.aten.add_.Tensor
 
 
-@torch.library.custom_op("spnb_capture::batch_norm", mutates_args=())
-def stand_in(
-    input: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    running_mean: torch.Tensor | None,
-    running_var: torch.Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool,
-) -> torch.Tensor:
-    """Is never computed: it has the arguments of a batch norm, and the shape of its result."""
-    raise NotImplementedError
-
-
-@stand_in.register_fake
-def _shape(input: torch.Tensor, *others: object) -> torch.Tensor:
-    return torch.empty_like(input)
-
-
+# It is never computed, so it has a shape and no kernel.
+torch.library.define(
+    "spnb_capture::batch_norm",
+    "(Tensor input, Tensor? weight, Tensor? bias, Tensor? running_mean, Tensor? running_var,"
+    " bool training, float momentum, float eps, bool cudnn_enabled) -> Tensor",
+)
+torch.library.register_fake("spnb_capture::batch_norm", lambda x, *others: torch.empty_like(x))
 STAND_IN = torch.ops.spnb_capture.batch_norm.default
 
 

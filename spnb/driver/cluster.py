@@ -26,7 +26,7 @@ from ..display.progress import (
 )
 from ..engine import remote
 from ..engine.report import Report
-from ..engine.service import Call, RankService, RankShare, answered
+from ..engine.service import Call, InferTask, RankService, RankShare, answered
 from ..errors import EngineError, RunError
 from ..io.examples import Examples
 from ..io.sources import Source
@@ -264,18 +264,12 @@ class Cluster(Shown, Session):
             self._recover()
         return answered(self._call(remote.answer, [(call,) for call in calls], poll))
 
-    def _infer(
-        self,
-        sources: dict[str, Source],
-        run: int,
-        released: Sequence[int],
-        check_finite: bool = False,
-    ) -> list[Report]:
+    def _infer(self, sources: dict[str, Source], task: InferTask) -> list[Report]:
         own = [sources_for_rank(sources, each, self.shares_files) for each in self._rank_plans]
-        calls = [Call.to(RankService.infer, each, run, released, check_finite) for each in own]
+        calls = [Call.to(RankService.infer, each, task) for each in own]
         count = len(self.plan.micro_batch_sizes)
         with Bar(self.progress) as bar:
-            return self._ask(calls, lambda published: show_run(bar, published, run, count))
+            return self._ask(calls, lambda published: show_run(bar, published, task.run, count))
 
     def _weights_for_rank(self, file: Path) -> Path | Mapping[str, torch.Tensor]:
         return file if self.shares_files else super()._weights_for_rank(file)

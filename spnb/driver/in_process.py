@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ..engine.here import Here
 from ..engine.report import Report
-from ..engine.service import Answer, Call, RankWeights, answer_of, answered
+from ..engine.service import Answer, Call, InferTask, RankWeights, answer_of, answered
 from ..io.sources import Source
 from ..io.stage_weights import read_weights
 from ..ir.rank_plan import RankPlan
@@ -99,17 +99,11 @@ class InProcess(Session):
 
         return answered(self.run(answer))
 
-    def _infer(
-        self,
-        sources: dict[str, Source],
-        run: int,
-        released: Sequence[int],
-        check_finite: bool = False,
-    ) -> list[Report]:
-        reports = super()._infer(sources, run, released, check_finite)
+    def _infer(self, sources: dict[str, Source], task: InferTask) -> list[Report]:
+        reports = super()._infer(sources, task)
         # All ranks share this process's memory, so outputs are returned and not left on ranks.
         return [
-            replace(report, pieces=here.outputs_of(run), peak_memory_bytes=0)
+            replace(report, pieces=here.outputs_of(task.run), peak_memory_bytes=0)
             for report, here in zip(reports, self._ranks, strict=True)
         ]
 

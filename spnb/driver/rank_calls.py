@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..engine.report import Report
-from ..engine.service import Call, RankService, RankWeights
+from ..engine.service import Call, InferTask, RankService, RankWeights
 from ..io.examples import Examples
 from ..io.sources import Source
 from ..io.writers import Store
@@ -51,15 +51,9 @@ class RankCalls(ABC):
         result_of = dict(zip([rank for rank in every if rank in ranks], found, strict=True))
         return [result_of[rank] for rank in ranks]
 
-    def _infer(
-        self,
-        sources: dict[str, Source],
-        run: int,
-        released: Sequence[int],
-        check_finite: bool = False,
-    ) -> list[Report]:
+    def _infer(self, sources: dict[str, Source], task: InferTask) -> list[Report]:
         """Run on every rank; the outputs of released runs may be freed."""
-        call = Call.to(RankService.infer, sources, run, released, check_finite)
+        call = Call.to(RankService.infer, sources, task)
         return self._ask([call] * self.plan.num_ranks)
 
     def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:

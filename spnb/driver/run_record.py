@@ -85,9 +85,7 @@ class RunRecord(Shown):
         >>> result.not_finite.empty
         True
         """
-        found = [
-            (r.stage, r.not_finite.call, r.rank, r.not_finite) for r in self.reports if r.not_finite
-        ]
+        found = [(r.stage, each.call, r.rank, each) for r in self.reports if (each := r.not_finite)]
         rows = [
             (rank, stage, each.layer, each.nan, each.infinite, each.numbers)
             for stage, _, rank, each in sorted(found, key=lambda row: row[:3])

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Self, TypeVar
 
 from ..capture.losses import LossFunction
+from ..engine.service import InferTask
 from ..io.sources import NOT_GIVEN
 from ..job import checkpoint_io
 from ..job.job_plan import JobPlan
@@ -152,8 +153,8 @@ class Session(RankLoading):
         sources = {name: self.sources.resident(source) for name, source in opened.items()}
         start = time.perf_counter()
         run = next(self._runs)
-        released, self._released[:] = list(self._released), []
-        reports = self._infer(sources, run, released, check_finite)
+        released, self._released[:] = tuple(self._released), []
+        reports = self._infer(sources, InferTask(run, released, check_finite))
         seconds = time.perf_counter() - start
         fetch, save = partial(self._fetch, run), partial(self._save, run)
         result = Result(self.plan, sources, reports, seconds, fetch, save, self.progress)

@@ -6,7 +6,7 @@ others since each of them is documented.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ from .operators import import_operators
 from .output_saving import save_regions
 from .progress import Publish, Throttled
 from .report import Report
-from .service import RankShare, RankWeights
+from .service import BY_ITSELF, InferTask, RankShare, RankWeights
 
 SMALL = 1 << 20
 """Most bytes of a rank's outputs that are sent with its report."""
@@ -126,25 +126,15 @@ class Rank:
         self.plan = self.worker = self.trainer = self.transport = self._initial = None
         self.outputs.clear()
 
-    def infer(
-        self,
-        sources: Mapping[str, Source],
-        run: int = 0,
-        released: Sequence[int] = (),
-        check_finite: bool = False,
-    ) -> Report:
+    def infer(self, sources: Mapping[str, Source], task: InferTask = BY_ITSELF) -> Report:
         """Run the network; every rank of the plan must be called.
 
         Parameters
         ----------
         sources
             A source for each input that it reads, by the input's name.
-        run
-            Number of the run, for `outputs_of`.
-        released
-            Earlier runs whose outputs are freed.
-        check_finite
-            Whether to look through every value for numbers that are not finite.
+        task
+            The run's number, earlier runs whose outputs are freed, and what is looked for.
 
         Returns
         -------
@@ -152,19 +142,19 @@ class Rank:
             Events with their seconds and bytes, peak memory in bytes, and small outputs; large
             outputs stay on this rank.
         """
-        for old in released:
+        for old in task.released:
             self.outputs.pop(old, None)
         rank_plan, worker = self._loaded(), self._worker()
         process_memory.restart_peak(self.device)
         publish = Throttled(self.publish)
-        with first_not_finite(check_finite) as not_finite:
+        with first_not_finite(task.check_finite) as not_finite:
             outcome = worker.infer(
                 lambda name, region: read_tensor(sources[name], region, rank_plan.dtype),
                 lambda done, share: publish(
-                    {"run": run, "done": done, "share": share}, share == 1.0
+                    {"run": task.run, "done": done, "share": share}, share == 1.0
                 ),
             )
-        self.outputs[run] = outcome.pieces
+        self.outputs[task.run] = outcome.pieces
         size = sum(p.tensor.numel() * p.tensor.element_size() for p in outcome.pieces)
         pieces = outcome.pieces if size <= SMALL else None
         peak = max(0, process_memory.peak_bytes(self.device) - self._idle_bytes)

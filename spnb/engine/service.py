@@ -6,7 +6,7 @@ rank's `spnb.engine.rank.Rank` carries it out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
@@ -47,17 +47,34 @@ class RankShare:
     weights: Path | Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class InferTask:
+    """What a rank is told of a run, besides its images.
+
+    Attributes
+    ----------
+    run
+        Number of the run, for `RankService.outputs_of`.
+    released
+        Earlier runs whose outputs are freed first.
+    check_finite
+        Whether to look through every value for numbers that are not finite.
+    """
+
+    run: int = 0
+    released: tuple[int, ...] = ()
+    check_finite: bool = False
+
+
+BY_ITSELF = InferTask()
+"""The task of a run that no other runs are beside."""
+
+
 class RankService(Protocol):
     """The methods that a session may call on a rank with a loaded plan."""
 
-    def infer(
-        self,
-        sources: Mapping[str, Source],
-        run: int = 0,
-        released: Sequence[int] = (),
-        check_finite: bool = False,
-    ) -> Report:
-        """Run the network; the outputs of the ``released`` runs are freed first. Collective."""
+    def infer(self, sources: Mapping[str, Source], task: InferTask = BY_ITSELF) -> Report:
+        """Run the network. Collective."""
 
     def begin_training(self, start: TrainingStart) -> None:
         """Prepare to train, from the weights that were loaded."""

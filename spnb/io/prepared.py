@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 
 from ..errors import DatasetError
 from ..ir.region import Region
+from .changed import Changed
 from .disk_space import claim
 from .open import open_source
 from .scratch import remove_scratch, scratch_folder
@@ -21,46 +22,36 @@ from .sources import FileSource, Source, read_as
 
 
 @dataclass(frozen=True, eq=False)
-class Scaled:
+class Scaled(Changed):
     """Images that are resized one by one when they are read."""
 
-    source: Source
     size: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        """Name of the images."""
-        return self.source.name
 
     @property
     def shape(self) -> tuple[int, ...]:
         """``(images, channels, *spatial)``."""
         return (*self.source.shape[:2], *self.size)
 
-    def read(self, region: Region) -> np.ndarray:
-        """Read a region; see `spnb.io.sources.Source`."""
+    def read_as(self, region: Region, dtype: DTypeLike) -> np.ndarray:
         one, space = Region(((0, 1), *region.spans[1:])), Region.whole(self.source.shape[2:]).spans
         found = []
         for k in range(*region.spans[0]):
             array = self.source.read(Region(((k, k + 1), *space)))
             resized = open_source(array, channels=self.shape[1], size=self.size, resize=True)
             found.append(resized.read(one))
-        return np.concatenate(found)
+        return np.concatenate(found).astype(dtype, copy=False)
 
 
 @dataclass(frozen=True, eq=False)
-class Normalized:
+class Normalized(Changed):
     """Images with a mean subtracted, and divided by a standard deviation, channel by channel.
 
     Attributes
     ----------
-    source
-        The images.
     mean, std
         One number for all channels, or one for each.
     """
 
-    source: Source
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -72,35 +63,18 @@ class Normalized:
                     f" {self.shape[1]} channels: give one number, or one for each channel"
                 )
 
-    @property
-    def name(self) -> str:
-        """Name of the images."""
-        return self.source.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """``(images, channels, *spatial)``."""
-        return self.source.shape
-
-    def read(self, region: Region) -> np.ndarray:
-        """Read a region; see `spnb.io.sources.Source`."""
-        return self.read_as(region, np.float32)
-
     def read_as(self, region: Region, dtype: DTypeLike) -> np.ndarray:
-        """Read a region in another type; see `spnb.io.sources.read_as`."""
         space = (1,) * (len(self.shape) - 2)
         mean, std = (np.array(n, dtype).reshape(-1, *space) for n in (self.mean, self.std))
         return (read_as(self.source, region, dtype) - mean) / std
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
+class Chosen(Changed):
     """Some images of a source, in an order of their own.
 
     Attributes
     ----------
-    source
-        The images.
     numbers
         Numbers of those that are chosen.
 
@@ -112,25 +86,14 @@ class Chosen:
     array([2., 0.], dtype=float32)
     """
 
-    source: Source
     numbers: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        """Name of the images."""
-        return self.source.name
 
     @property
     def shape(self) -> tuple[int, ...]:
         """``(images, channels, *spatial)``."""
         return (len(self.numbers), *self.source.shape[1:])
 
-    def read(self, region: Region) -> np.ndarray:
-        """Read a region; see `spnb.io.sources.Source`."""
-        return self.read_as(region, np.float32)
-
     def read_as(self, region: Region, dtype: DTypeLike) -> np.ndarray:
-        """Read a region in another type; see `spnb.io.sources.read_as`."""
         numbers, (_, *space) = self.numbers[slice(*region.spans[0])], region.spans
         ones = [Region(((number, number + 1), *space)) for number in numbers]
         return np.concatenate([read_as(self.source, one, dtype) for one in ones])

@@ -12,7 +12,8 @@ from numpy.typing import DTypeLike
 
 from ..ir.region import Region
 from .arrays import as_numpy
-from .sources import Source, read_as
+from .changed import Changed
+from .sources import read_as
 
 Preprocess = Callable[[np.ndarray], Any]
 """Takes numbers ``(batch, channels, *spatial)`` of a region, and returns as many."""
@@ -22,13 +23,11 @@ PROBED = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Preprocessed:
+class Preprocessed(Changed):
     """Images that a function changes when they are read.
 
     Attributes
     ----------
-    source
-        The images.
     function
         What changes a region; it must see no neighbour of a position, since a tile has none.
 
@@ -45,7 +44,6 @@ class Preprocessed:
     array([[[1., 1.]]], dtype=float32)
     """
 
-    source: Source
     function: Preprocess
 
     def __post_init__(self) -> None:
@@ -68,22 +66,7 @@ class Preprocessed:
         # By value, as a function of a notebook's cell is no file that a rank could import.
         return _received, (cloudpickle.dumps((self.source, self.function)),)
 
-    @property
-    def name(self) -> str:
-        """Name of the images."""
-        return self.source.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """``(images, channels, *spatial)``."""
-        return self.source.shape
-
-    def read(self, region: Region) -> np.ndarray:
-        """Read a region; see `spnb.io.sources.Source`."""
-        return self.read_as(region, np.float32)
-
     def read_as(self, region: Region, dtype: DTypeLike) -> np.ndarray:
-        """Read a region in another type; see `spnb.io.sources.read_as`."""
         given = np.array(read_as(self.source, region, dtype))
         shape = given.shape
         try:

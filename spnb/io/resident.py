@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .changed import Changed
 from .disk_space import claim
-from .prepared import Chosen, Normalized, Scaled
-from .preprocessed import Preprocessed
 from .replacing import writing
 from .sliced import SlicedSource
 from .sources import ArraySource, FileSource, Repeated, Source
@@ -52,8 +51,7 @@ class ResidentSources:
         Parameters
         ----------
         source
-            An image, or one that is repeated, scaled, normalized, chosen or preprocessed as it is
-            read.
+            An image, or one that is repeated or changed as it is read.
 
         Returns
         -------
@@ -62,7 +60,7 @@ class ResidentSources:
         """
         if isinstance(source, (ArraySource, SlicedSource)):
             return self._file_of(source)
-        if isinstance(source, (Repeated, Scaled, Normalized, Chosen, Preprocessed)):
+        if isinstance(source, (Repeated, Changed)):
             inner = self.resident(source.source)
             return source if inner is source.source else replace(source, source=inner)
         return source

@@ -467,9 +467,7 @@ def training_options(*, evaluation: bool = True) -> list[str]:
 
 
 def options_section() -> str:
-    """Return the section *Options* of a docstring: each option, its default and its help text;
-    where it has another name, that name too.
-
+    """Return the section *Options* of a docstring: names, default and help text of each option.
 
     >>> options_section().splitlines()[3]
     '    batch_size : 32'

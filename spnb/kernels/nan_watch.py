@@ -78,9 +78,15 @@ def look(value: Any) -> None:
     """Look through a value of a watched run: a tensor, or a tuple of tensors."""
     if not _state.clean:
         return
+    for tensor in floating(value):
+        _state.clean &= within(tensor, LIMIT, torch.empty(2, dtype=tensor.dtype))
+
+
+def floating(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors of a value that hold floating numbers, of at least one; it may be a tuple."""
     for tensor in value if isinstance(value, (tuple, list)) else (value,):
         if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.numel():
-            _state.clean &= within(tensor, LIMIT, torch.empty(2, dtype=tensor.dtype))
+            yield tensor
 
 
 def within(tensor: torch.Tensor, limit: float, bounds: torch.Tensor) -> bool:

@@ -103,10 +103,16 @@ class FromBoxes(Direct):
     """An operator of which each tile computes its part from a box of its own.
 
     The argument ``parts`` has, by axis of the result, the span of each part of the grid; there is
-    a box for each combination, in order.  ``boxed`` has the axes along which boxes are cut out.
+    a box for each combination, in order.  ``boxed`` has the axes along which boxes are cut out,
+    ``axes`` those of the result.
     """
 
     owner_computes = True
+
+    @cached_property
+    def axes(self) -> Axes:
+        found: Axes = self.node.args["axes"]
+        return found
 
     @property
     def parts(self) -> Mapping[int, Sequence[Span]]:
@@ -141,11 +147,6 @@ class OwnBox(FromBoxes):
     """The box of each tile, as its part of a value that is cut in another way."""
 
     any_layout = True
-
-    @cached_property
-    def axes(self) -> Axes:
-        found: Axes = self.node.args["axes"]
-        return found
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights

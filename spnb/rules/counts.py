@@ -14,7 +14,7 @@ from ..ir.node import Node
 from ..ir.region import Region, Span
 from ..ir.tiling import Tiling
 from .base import Direct, Tensors, Weights
-from .merging import Partial, combined, cut_axes, finished
+from .merging import Partial, combined, cut_axes, finished, of_each_tile
 from .registry import rule
 
 
@@ -61,11 +61,8 @@ class Counts(Direct):
         cut = cut_axes(axes, dims, tiling)
         if not cut:
             return (node,)
-        parts = {axis: tiling.spans(axes.extent)[axis] for axis in cut}
-        args = {**node.args, "dims": dims, "parts": parts}
-        op = "spnb.partial_counts.default"
-        first = replace(node, name=f"{node.name}.partial", op=op, args=args)
-        first = replace(first, axes=PartialCounts(first).axes)
+        counts = replace(node, op="spnb.partial_counts.default")
+        first = of_each_tile(counts, PartialCounts, dims, tiling)
         merged = combined(node, first, cut, "sum")
         return [first, *merged, finished(node, merged[-1], "sum", 1, dims)]
 

@@ -28,7 +28,7 @@ from ..ir.tiling import Tiling
 from .base import Direct, Rule, Tensors, Weights
 from .elementwise import along_one
 from .fallback import AlongDimensions
-from .merging import Combined, Partial, combined, cut_axes
+from .merging import Combined, Partial, combined, cut_axes, of_each_tile
 from .positions import numbers_of
 from .registry import rule
 
@@ -47,14 +47,10 @@ class Largest(AlongDimensions):
         if not cut or not node.args["sorted"] or not node.dtype.is_floating_point:
             return (node,)
         k, largest = node.args["k"], node.args["largest"]
-        parts = {axis: tiling.spans(axes.extent)[axis] for axis in cut}
-        args = {"self": Ref(node.operands[0]), "dims": [number], "parts": parts}
-        args |= {"k": k, "largest": largest}
-        op, name = "spnb.partial_largest.topk", f"{node.name}.partial"
-        first = replace(
-            node, name=name, op=op, args=args, dtype=EXACT, operand_axes=(axes,), parts=()
-        )
-        first = replace(first, axes=PartialLargest(first).axes)
+        op = "spnb.partial_largest.topk"
+        args = {"self": Ref(node.operands[0]), "k": k, "largest": largest}
+        pairs = replace(node, op=op, args=args, dtype=EXACT, operand_axes=(axes,), parts=())
+        first = of_each_tile(pairs, PartialLargest, [number], tiling)
         which = "largest" if largest else "smallest"
         merged = combined(node, first, cut, which, operator="spnb.combined_largest")
         args = {"self": Ref(merged[-1].name), "dim": number}

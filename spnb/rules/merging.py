@@ -57,18 +57,34 @@ def partial_figures(
     node: Node, operand: Ref, axes: Axes, dims: list[int], kind: str, tiling: Tiling
 ) -> Node:
     """The call that computes the figures of each tile; the arguments are those of `merged`."""
-    spans = tiling.spans(axes.extent)
-    parts = {axis: spans[axis] for axis in cut_axes(axes, dims, tiling)}
-    args = {"self": operand, "dims": dims, "kind": kind, "parts": parts, "options": _options(node)}
     call = replace(
         node,
-        name=f"{node.name}.partial",
         op=f"spnb.partial.{node.kind}",
-        args=args,
+        args={"self": operand, "kind": kind, "options": _options(node)},
         dtype=precise(node.dtype),
         operand_axes=(axes,),
     )
-    return replace(call, axes=Partial(call).axes)
+    return of_each_tile(call, Partial, dims, tiling)
+
+
+def of_each_tile(call: Node, rule: type[Partial], dims: Sequence[int], tiling: Tiling) -> Node:
+    """The first of the calls that merge: it computes the figures of each tile.
+
+    Parameters
+    ----------
+    call
+        It has the operator and its arguments, and the name of the call that is merged.
+    rule
+        The operator's rule.
+    dims
+        The dimensions of the first operand over which the figures are computed.
+    """
+    axes = call.operand_axes[0]
+    spans = tiling.spans(axes.extent)
+    parts = {axis: spans[axis] for axis in cut_axes(axes, dims, tiling)}
+    args = {**call.args, "dims": list(dims), "parts": parts}
+    call = replace(call, name=f"{call.name}.partial", args=args)
+    return replace(call, axes=rule(call).axes)
 
 
 def combined(

@@ -118,11 +118,6 @@ def sampled(node: Node) -> Rule:
 class SampledBox(FromBoxes):
     """The samples of each tile, from the box that it receives."""
 
-    @cached_property
-    def axes(self) -> Axes:
-        found: Axes = self.node.args["axes"]
-        return found
-
     def need(self, operand: int, axis: int, span: Span) -> Span:
         of_grid = operand == len(self.node.args["boxes"])
         return span if of_grid else super().need(operand, axis, span)

@@ -26,7 +26,7 @@ from ..ir.region import Region
 from ..ir.tiling import Tiling
 from ..kernels.sum_types import precise
 from .base import Direct, Tensors, Weights
-from .merging import Partial, combined, cut_axes, finished
+from .merging import Partial, combined, cut_axes, finished, of_each_tile
 from .positions import numbers_of
 from .registry import rule
 
@@ -59,16 +59,9 @@ class TokenMeans(Direct):
         cut = cut_axes(axes, [number], tiling)
         if not cut:
             return (node,)
-        parts = {axis: tiling.spans(axes.extent)[axis] for axis in cut}
-        args = {**node.args, "count": node.shape[-1], "dims": [number], "parts": parts}
-        first = replace(
-            node,
-            name=f"{node.name}.partial",
-            op=f"spnb.partial_token_means.{node.kind}",
-            args=args,
-            dtype=precise(node.dtype),
-        )
-        first = replace(first, axes=PartialTokenMeans(first).axes)
+        op, args = f"spnb.partial_token_means.{node.kind}", {**node.args, "count": node.shape[-1]}
+        means = replace(node, op=op, args=args, dtype=precise(node.dtype))
+        first = of_each_tile(means, PartialTokenMeans, [number], tiling)
         merged = combined(node, first, cut, "sum")
         return [first, *merged, finished(node, merged[-1], "sum", 1, [number])]
 

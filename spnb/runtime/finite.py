@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+from ..kernels.nan_watch import floating
 
 IMAGE = -1
 """Stands for the number of a call where the image itself is meant."""
@@ -52,6 +52,7 @@ def first_not_finite(searched: bool = True) -> Iterator[list[NotFinite]]:
 
     Examples
     --------
+    >>> import torch
     >>> with first_not_finite() as found:
     ...     see(0, "conv1", torch.ones(3))
     ...     see(1, "norm1", torch.tensor([1.0, float("nan")]))
@@ -71,9 +72,7 @@ def see(call: int, layer: str, value: Any) -> None:
     """Look through a value, a tensor or a tuple of them, if nothing was found before."""
     if _search.found is None or _search.found:
         return
-    for tensor in value if isinstance(value, (tuple, list)) else (value,):
-        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
-            continue
+    for tensor in floating(value):
         nan, infinite = int(tensor.isnan().sum()), int(tensor.isinf().sum())
         if nan or infinite:
             _search.found.append(NotFinite(call, layer, nan, infinite, tensor.numel()))

@@ -113,11 +113,11 @@ def run(
     """
     job = job_of_images(model, options, _inputs(image))
     cluster = running()
-    if cluster is None or not cluster.plan.is_of(job):
-        plan = job_plan.plan(job)
-        first_preprocessed(plan.open_inputs(image), preprocess)  # a wrong image starts nothing
-        cluster = start(plan)
-    return cluster.infer(image, preprocess=preprocess)
+    if cluster is not None and cluster.plan.is_of(job):
+        return cluster.infer(image, preprocess=preprocess)
+    plan = job_plan.plan(job)
+    opened = first_preprocessed(plan.open_inputs(image), preprocess)  # a wrong one starts nothing
+    return start(plan).infer(opened)
 
 
 def _inputs(image: Any) -> Sequence[Any]:
