@@ -14,7 +14,6 @@ from ..ir.exchange import Exchange, region_at
 from ..ir.program import Compute, Program, Send, receive_step
 from ..ir.region import Region
 from ..kernels.devices import CPU, computing_on
-from ..rules.fused import Fused
 from .arena import Arena
 from .buffer_plan import Buffers, plan_buffers
 from .compiled_program import CompiledProgram
@@ -58,8 +57,6 @@ class CompiledStage:
     ----------
     compiled_programs
         By the number of images of a micro-batch: the programs to run, one after another.
-    writes_in_place
-        Whether a convolution writes its result into memory that was allocated before.
     """
 
     def __init__(
@@ -75,8 +72,6 @@ class CompiledStage:
             {w.name: on_device[w.name] for w in node.weights} for node in self.rank_plan.nodes
         ]
         self._reorder_weights()
-        fused = any(isinstance(rule, Fused) and rule.result_types for rule in self.rules)
-        self.writes_in_place = device == CPU and fused
         self.compiled_programs: dict[int, list[CompiledProgram]] = {}
         self.compile_programs()
 

@@ -17,7 +17,6 @@ from ..ir.schedule import at_once
 from ..kernels.devices import CPU, computing_on
 from ..kernels.half_conv import convolving
 from ..kernels.nan_watch import look, watched
-from ..kernels.preallocated import writing_in_place
 from ..transport import Transport
 from .compiled_stage import CompiledStage
 from .finite import IMAGE, see
@@ -118,9 +117,8 @@ class Worker:
         run = RunState(transport, self._reader(read), recorder=recorder_on(self.device))
         run.recorder.stage = self.rank_plan.stage
         failures = share_failures(transport, lambda: f"stage {run.recorder.stage}, {run.at}")
-        in_place = writing_in_place(any(stage.writes_in_place for stage in self.stages))
         watch = watched(clean=self._watches)
-        with computing_on(self.device), failures, in_place, self._convolving, watch:
+        with computing_on(self.device), failures, self._convolving, watch:
             transport.barrier()
             run.recorder.start()
             self._run_all(run, transport, report_progress)
