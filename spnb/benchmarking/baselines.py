@@ -158,7 +158,7 @@ def _prepare(request: tuple[str, Job]) -> Step:
     """The pass over a batch of a baseline and a job."""
     name, job = request
     if BASELINES[name].keeps_memory:
-        process_memory.keep_blocks(below=process_memory.IN_INFERENCE)
+        process_memory.keep_blocks()
     shapes = job.shapes.values() if isinstance(job.shapes, dict) else job.shapes
     torch.manual_seed(job.seed)
     inputs = [torch.rand(shape, dtype=job.dtype) for shape in shapes]

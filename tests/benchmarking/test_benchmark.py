@@ -1,5 +1,7 @@
 """What a benchmark compares is what it says; its verdicts are not asserted, they are timings."""
 
+from pathlib import Path
+
 import matplotlib as mpl
 import pytest
 import torch
@@ -85,6 +87,25 @@ def test_a_network_that_cannot_travel_is_told():
 def test_an_error_in_the_process_is_told():
     with pytest.raises(Unavailable, match="there is no checkpoint nowhere"):
         BaselineProcess("plain", job(checkpoint="nowhere.pth"))
+
+
+def page_faults(process):
+    """How often the system gave a process a page of memory so far."""
+    return int(Path(f"/proc/{process._process.pid}/stat").read_text().split()[9])
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="not told by this system")
+def test_a_tuned_baseline_keeps_its_large_blocks_from_step_to_step():
+    large = spnb.Job(torch.nn.Conv2d(3, 8, 3), image_size=1024, batch_size=1)  # makes 32 MiB
+    process = BaselineProcess("tuned", large)
+    try:
+        process.step()
+        before = page_faults(process)
+        process.step()
+        assert page_faults(process) - before < 1000  # of 4 KiB: the result alone has 8000
+    finally:
+        process.stop()
 
 
 @pytest.mark.long
