@@ -7,6 +7,7 @@ they are missing or wrong, a convolution, an addition and an activation are comp
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -84,24 +85,26 @@ class FusedConvolution:
         Parameters
         ----------
         weight
-            ``(channels out, channels in / groups, *kernel)``, fp32 on the CPU.
+            ``(channels out, channels in / groups, *kernel)``, fp32 on the CPU; or as this method
+            gave it for another shape.
         shape
             ``(batch, channels, *spatial)`` of the input, without padding.
 
         Returns
         -------
         torch.Tensor
-            An opaque tensor that only `bind` takes.
+            An opaque tensor that only `bind` takes; the given one if it has the order already.
         """
         space = [max(n, k) for n, k in zip(shape[2:], weight.shape[2:], strict=True)]
-        return torch.ops.mkldnn._reorder_convolution_weight(
-            weight.contiguous(),
+        ordered = torch.ops.mkldnn._reorder_convolution_weight(
+            weight.to_dense() if weight.is_mkldnn else weight.contiguous(),
             list(self.padding),
             list(self.stride),
             list(self.dilation),
             self.groups,
             [max(1, shape[0]), shape[1], *space],
         )
+        return weight if weight.is_mkldnn and _same_order(weight, ordered) else ordered
 
     def bind(
         self, weight: torch.Tensor, bias: torch.Tensor | None, overwrites: bool = False
@@ -176,6 +179,16 @@ class FusedConvolution:
             return activate(result, **options) if activate else result
 
         return call
+
+
+def _same_order(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether a weight lies in memory twice in the same order; no, if PyTorch does not tell."""
+    of_mkldnn = torch.ops.mkldnn
+    try:
+        found = [(of_mkldnn.data_ptr(each), of_mkldnn._nbytes(each)) for each in (one, other)]
+    except AttributeError:
+        return False
+    return ctypes.string_at(*found[0]) == ctypes.string_at(*found[1])
 
 
 def fuses(weight: torch.Tensor) -> bool:

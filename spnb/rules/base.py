@@ -248,14 +248,14 @@ class Rule:
         return lambda *tensors: call(*tensors, out=results[0])
 
     def prepare(self, weights: Weights, shape: Sequence[int]) -> Weights:
-        """The call's weights in the memory order that `apply` prefers; called once, before a run.
+        """The call's weights in the memory order that `apply` prefers; called before any run.
 
         Parameters
         ----------
         weights
-            By name.
+            By name, in plain order or prepared for another shape.
         shape
-            Shape of the first operand of a tile.
+            Shape of what is read of the first operand, with padding.
         """
         return weights
 

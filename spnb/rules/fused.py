@@ -35,9 +35,10 @@ class Fused(Convolution):
 
     def prepare(self, weights: Weights, shape: Sequence[int]) -> Weights:
         name = self.node.args["weight"].name
-        if not fuses(weights[name]):
+        if not weights[name].is_mkldnn and not fuses(weights[name]):
             return weights
-        return {**weights, name: self._fused(self.padding).reorder(weights[name], shape)}
+        convolution = self._fused([0] * len(self.padding))  # the shape has it already
+        return {**weights, name: convolution.reorder(weights[name], shape)}
 
     @property
     def result_types(self) -> tuple[torch.dtype, ...]:

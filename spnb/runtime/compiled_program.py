@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
-
 from ..ir.program import Compute, Free, Keep, Program, Receive, Send, Step, held_by_host
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Region
@@ -19,6 +17,7 @@ from .buffer_plan import Place
 from .compute_actions import ComputeActions
 from .exchange_actions import ExchangeActions
 from .local_values import LocalValues
+from .prepared_weights import PreparedWeights
 from .result_places import ResultPlaces
 from .state import Action
 
@@ -53,7 +52,7 @@ class CompiledProgram:
         program: Program,
         rank_plan: RankPlan,
         rules: Sequence[Rule],
-        weights: Sequence[Mapping[str, torch.Tensor]],
+        weights: PreparedWeights,
         held: Mapping[str, Region] | None = None,
         places: Mapping[str, Place] | None = None,
         arena: Arena | None = None,

@@ -20,6 +20,7 @@ from .compiled_program import CompiledProgram
 from .exchange_actions import ExchangeActions
 from .local_values import LocalValues
 from .pipeline_stage import PipelineStage
+from .prepared_weights import PreparedWeights
 from .result_places import ResultPlaces
 from .state import Action
 
@@ -67,31 +68,14 @@ class CompiledStage:
     ):
         self.pipeline_stage, self.device = pipeline_stage, device
         self.rank_plan, self.rules = pipeline_stage.rank_plan, pipeline_stage.rules
-        on_device = {name: weight.to(device) for name, weight in weights.items()}
-        self.weights: list[Mapping[str, torch.Tensor]] = [
-            {w.name: on_device[w.name] for w in node.weights} for node in self.rank_plan.nodes
-        ]
-        self._reorder_weights()
+        self.weights = PreparedWeights(
+            self.rank_plan.nodes,
+            self.rules,
+            {name: weight.to(device) for name, weight in weights.items()},
+            self._programs[0].steps,
+        )
         self.compiled_programs: dict[int, list[CompiledProgram]] = {}
         self.compile_programs()
-
-    def _reorder_weights(self) -> None:
-        """Store weights in the memory order that kernels prefer, where it differs."""
-        reordered = False
-        for step in self._programs[0].steps:
-            if isinstance(step, Compute) and step.clipped and not step.region.empty:
-                axes = self.rank_plan.nodes[step.node].operand_axes[0]
-                known = self.weights[step.node]
-                shape = axes.local_shape(step.clipped[0])
-                self.weights[step.node] = self.rules[step.node].prepare(known, shape)
-                reordered |= self.weights[step.node] is not known
-        if reordered:  # all weights are mapped from one file, which is closed once all are copied
-            plain = [(n, w) for each in self.weights for n, w in each.items() if not w.is_mkldnn]
-            copies = {name: weight.clone() for name, weight in dict(plain).items()}
-            self.weights = [
-                {name: w if w.is_mkldnn else copies[name] for name, w in each.items()}
-                for each in self.weights
-            ]
 
     def compile_programs(self) -> None:
         """Compile the programs of every micro-batch size, with a new arena for all of them."""

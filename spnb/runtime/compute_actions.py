@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,6 +22,7 @@ from ..rules.windows import Window
 from .finite import see
 from .halo_tile import Assemble, HaloTile, Put, in_order, nothing, putter
 from .local_values import LocalValues
+from .prepared_weights import PreparedWeights
 from .result_places import ResultPlaces
 from .state import Action, RunState
 
@@ -67,7 +68,7 @@ class ComputeActions:
         self,
         rank_plan: RankPlan,
         rules: Sequence[Rule],
-        weights: Sequence[Mapping[str, torch.Tensor]],
+        weights: PreparedWeights,
         values: LocalValues,
         places: ResultPlaces,
     ):
@@ -126,7 +127,7 @@ class ComputeActions:
 
     def _call(self, step: Compute, rule: Rule, given: Sequence[Region]) -> Call:
         """The operator with its weights, for these regions of its operands."""
-        weights = self._weights[step.node]
+        weights = self._weights.of(step.node, step.needs)
         if step.padding is not None:
             assert isinstance(rule, CoreFirst)  # the planner widens convolutions only
             return rule.bound_core(CoreAndBoundary(list(step.padding), []), weights)
@@ -167,7 +168,7 @@ class ComputeActions:
         if split is None:
             return None
         others = self._values.operands(node, step.clipped, first=1)
-        call = rule.bound_core(split, self._weights[step.node])
+        call = rule.bound_core(split, self._weights.of(step.node, step.needs))
         core = self._core(node, self._places.placed(call, node, rule, step.region), others)
         if not split.boundary:
             return core
@@ -204,7 +205,7 @@ class ComputeActions:
         return BoundaryStrip(
             assemble=tile.assembly(clipped[0]),
             others=self._values.operands(node, clipped, first=1),
-            call=rule.bound(clipped, needs, region, self._weights[step.node]),
+            call=rule.bound(clipped, needs, region, self._weights.of(step.node, needs)),
             put=putter(node.axes, step.region, region),
         )
 
