@@ -1,14 +1,14 @@
-"""Small pictures of sources of any size, read at a few of their rows."""
+"""Small pictures of sources of any size, of every n-th pixel."""
 
 from __future__ import annotations
 
 import math
-from itertools import groupby
 
 import numpy as np
 
-from ..ir.region import Region, Span, length
+from ..ir.region import Span, length
 from .sources import Repeated, Source
+from .strided import strided
 
 
 def thumbnail(
@@ -41,20 +41,11 @@ def thumbnail(
     """
     source = source.source if isinstance(source, Repeated) else source
     height, width = (1, *source.shape[2:])[-2:]
-    ahead = [(n // 2, n // 2 + 1) for n in source.shape[2:-2]]
     rows, columns = window or ((0, height), (0, width))
     across, down = (math.ceil(length(span) / max_side) for span in (columns, rows))
     if window is None:
         across = down = max(across, down)
-    # Reading one row of a compressed TIFF decodes a whole row of tiles: read that row at once.
-    chunk = min(getattr(source, "chunk_rows", 1), max(1, 2**24 // width))
-    strips = []
-    for _, group in groupby(range(*rows, down), lambda y: y // chunk):
-        first, *others = group
-        read = [(first, (others or [first])[-1] + 1)] if len(source.shape) > 3 else []
-        strip = source.read(Region(((0, 1), *ahead, *read, columns)))
-        strips.append(strip.reshape(source.shape[1], -1, length(columns))[:, ::down, ::across])
-    picture = np.concatenate(strips, axis=1)
+    picture = strided(source, (rows, columns), (down, across)).pixels
     picture = np.moveaxis(picture[[0, 1, 2] if len(picture) > 2 else [0, 0, 0]], 0, -1)
     low, high = picture.min(), picture.max()
     if low < 0 or high > 1:

@@ -48,8 +48,9 @@ class TiffSource:
         Number of spatial axes, 2 or 3.
     shape
         ``(batch, channels, *spatial)``.
-    chunk_rows, piece_bytes
-        Rows and bytes of a tile or strip, which is decoded at once; 1 and 0 for a mapped file.
+    chunk_rows, chunk_columns, piece_bytes
+        Rows, columns and bytes of a tile or strip, which is decoded at once; 1, 0 and 0 for a
+        mapped file.
     """
 
     path: str
@@ -75,9 +76,12 @@ class TiffSource:
         self.mask = (tif.shaped_metadata or ({},))[0].items() >= MASK.items()
         self.stored = tuple(series.get_shape(squeeze=False))
         self.dtype = np.dtype(tif.byteorder + series.dtype.char)
-        self.offset, self.chunk_rows, self.piece_bytes = series.dataoffset, 1, 0
+        self.offset, self.piece_bytes = series.dataoffset, 0
+        self.chunk_rows, self.chunk_columns = 1, 0
         if self.offset is None:
-            self.chunk_rows = page.tilelength if page.is_tiled else page.rowsperstrip
+            self.chunk_rows, self.chunk_columns = page.rowsperstrip, page.imagewidth
+            if page.is_tiled:
+                self.chunk_rows, self.chunk_columns = page.tilelength, page.tilewidth
             self.piece_bytes = math.prod(page.chunks) * self.dtype.itemsize
             return
         end = self.offset + math.prod(self.stored) * self.dtype.itemsize

@@ -36,7 +36,7 @@ class ZarrSource:
         self.shape = checked(batched(whole, self.layout), self.name)
         self.layout = self.layout or "BC" + "S" * (len(self.shape) - 2)
         rows = [k for k, letter in enumerate(self.layout) if letter == "S"]
-        self.chunk_rows = array.chunks[rows[-2:][0]]
+        self.chunk_rows, self.chunk_columns = array.chunks[rows[-2:][0]], array.chunks[rows[-1]]
         self.piece_bytes = math.prod(array.chunks) * array.dtype.itemsize
         with reading(self.path):
             refuse_without_memory(self.piece_bytes, "its chunks", "write smaller ones")
