@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import re
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from mpi4py import MPI
+
+FILES = r"/dev/shm/mpich_shm\w+|/tmp/hydra_hwloc_xmlfile_\w+"
+"""Names of the files by which MPICH's processes of a host find each other when they start."""
 
 
 def memory_of(tensor: torch.Tensor) -> Any:
@@ -53,4 +59,24 @@ def place_on_host(comm: MPI.Comm) -> PlaceOnHost:
     host = comm.Split_type(MPI.COMM_TYPE_SHARED)
     found = PlaceOnHost(host.rank, dict(host.allgather((comm.rank, os.getpid()))))
     host.Free()
+    if found.number == 0:
+        _remove_names()
     return found
+
+
+def _remove_names() -> None:
+    """Remove the names of MPICH's files, which all ranks of the host have open by now.
+
+    The system frees a file without a name once no process uses it, so nothing stays of ranks that
+    are killed.  Found on Linux only; MPICH does not mind.
+    """
+    found = set[str]()
+    with contextlib.suppress(OSError):
+        found.update(re.findall(FILES, Path("/proc/self/maps").read_text()))
+    with contextlib.suppress(OSError):  # the process that started this rank has the other one
+        for opened in Path(f"/proc/{os.getppid()}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.update(re.findall(FILES, os.readlink(opened)))
+    for name in found:
+        with contextlib.suppress(OSError):
+            os.unlink(name)

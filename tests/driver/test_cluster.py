@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,6 +85,12 @@ def test_the_callers_process_is_no_mpi_rank():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_no_file_of_mpi_has_a_name_while_ranks_run(cluster):
+    files = cluster.engines._launch.files
+    assert len(files) == 2  # of shared memory, and Hydra's
+    assert not any(Path(file).exists() for file in files)
 
 
 def test_images_of_every_kind(cluster, tmp_path):
