@@ -14,6 +14,7 @@ from ..io.sources import Source
 from ..io.writers import Store
 from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan
+from ..runtime.output_samples import OutputSample, OutputWindow
 from ..runtime.state import Piece
 from ..training.epoch import EpochReport, Steps
 
@@ -59,6 +60,12 @@ class RankCalls(ABC):
     def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
         """The outputs of a run that stayed on these ranks."""
         return self._ask_some(ranks, Call.to(RankService.outputs_of, run))
+
+    def _sample(
+        self, run: int, ranks: Sequence[int], window: OutputWindow
+    ) -> list[list[OutputSample]]:
+        """A part of an output of a run, as far as it stayed on these ranks."""
+        return self._ask_some(ranks, Call.to(RankService.outputs_sampled, run, window))
 
     def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
         """Write an output of which these ranks have regions."""

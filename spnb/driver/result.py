@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,36 @@ from ..ir.weights import tensors_of
 from ..job.job_plan import JobPlan
 from ..kernels.compat import pytree
 from ..kernels.half_conv import convolving
+from ..runtime.output_samples import OutputSample, OutputWindow, sampled
 from ..runtime.state import Piece
 from .check import TOLERANCES, Check, compared
+from .result_view import is_picture, output_layer
 from .run_record import RunRecord
 from .saved_outputs import files_read, named_outputs, store_of, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from ..viewer.run_view import RunView
+
+
+@dataclass(frozen=True)
+class RunOutputs:
+    """The outputs of a run that stayed on its ranks.
+
+    Attributes
+    ----------
+    fetch
+        Fetches the pieces of some ranks.
+    sample
+        Fetches every n-th position of a part of an output, as far as some ranks have it.
+    save
+        Has some ranks write their regions of an output to a file.
+    """
+
+    fetch: Callable[[Sequence[int]], list[list[Piece]]]
+    sample: Callable[[Sequence[int], OutputWindow], list[list[OutputSample]]]
+    save: Callable[[Sequence[int], str, Store], None]
 
 
 class Result(RunRecord):
@@ -55,12 +79,11 @@ class Result(RunRecord):
         sources: dict[str, Source],
         reports: Sequence[Report],
         seconds: float,
-        fetch: Callable[[Sequence[int]], list[list[Piece]]],
-        save: Callable[[Sequence[int], str, Store], None],
+        outputs: RunOutputs,
         progress: bool = True,
     ):
         super().__init__(plan, sources, reports, seconds)
-        self._fetch, self._save, self._progress = fetch, save, progress
+        self._outputs, self._progress = outputs, progress
 
     @cached_property
     def output(self) -> Any:
@@ -94,7 +117,7 @@ class Result(RunRecord):
 
     def _pieces(self) -> list[Piece]:
         away = [report.rank for report in self.reports if report.pieces is None]
-        fetched = dict(zip(away, self._fetch(away), strict=True)) if away else {}
+        fetched = dict(zip(away, self._outputs.fetch(away), strict=True)) if away else {}
         return [
             piece
             for report in self.reports
@@ -146,8 +169,65 @@ class Result(RunRecord):
         store.require(overwrite, files_read(self.plan.job, self.sources))
         makers = self.plan.replicas.everywhere(self.plan.maker_of(value).team.ranks)
         with store.created() as created:
-            self._save(makers, value, created)
+            self._outputs.save(makers, value, created)
         return store.path
+
+    def show(self, output: int | str | None = None, overlay: str | None = None) -> RunView:
+        """Show image, output, tiles and timeline in one widget, to look into by hovering.
+
+        Image and output are read by region, at the resolution of the screen: neither is ever held
+        whole.  A notebook without a kernel shows a picture of the same.
+
+        Parameters
+        ----------
+        output
+            The number or key of an output, where the network returns several.
+        overlay
+            How the output is painted: ``"classes"`` (of the highest score), ``"probability"``,
+            ``"heat"`` or ``"colours"``; by default what suits its numbers.
+
+        Returns
+        -------
+        spnb.viewer.run_view.RunView
+            A widget.  Its ``scene`` has the numbers that are drawn.
+
+        Raises
+        ------
+        ValueError
+            If there is no such output or overlay, or the image has other than two axes.
+
+        Examples
+        --------
+        >>> view = result.show()
+        >>> len(view.scene["ranks"]), view.scene["extent"], list(view.layers)
+        (3, [32, 32], ['image'])
+        """
+        from ..viewer.layer import Layer
+        from ..viewer.run_view import require_style
+        from ..viewer.views import view_of
+
+        graph, styles = self.plan.graph, require_style(overlay)
+        value = None if output is None and len(self.named_outputs) > 1 else value_of(graph, output)
+        layers = {"image": Layer.of_image(self.source)}
+        note = self.summary
+        if value is not None and is_picture(graph, value):
+            sample = partial(self._sample, value)
+            layers["output"] = output_layer(graph, value, "output", sample, styles)
+        elif styles:
+            raise ValueError(
+                f"no overlay of {output or 'the output'}: it is no picture (batch, channels, rows,"
+                " columns), or it is one of several: name it as output="
+            )
+        return view_of(self.plan, layers, self.timings, note)
+
+    def _sample(self, value: str, window: OutputWindow) -> list[OutputSample]:
+        """A part of an output, from the reports and from the ranks that hold the rest."""
+        held = (p for report in self.reports for p in report.pieces or ())
+        found = sampled(held, window)
+        makers = self.plan.replicas.everywhere(self.plan.maker_of(value).team.ranks)
+        away = [r.rank for r in self.reports if r.pieces is None and r.rank in makers]
+        each = self._outputs.sample(away, window) if away else []
+        return [*found, *(sample for samples in each for sample in samples)]
 
     @cached_property
     def named_outputs(self) -> dict[str, str]:

@@ -25,7 +25,7 @@ from .evaluation import DataSetEvaluation
 from .evaluation_result import Evaluation
 from .preprocessing import Preprocessing, first_preprocessed
 from .rank_loading import RankLoading
-from .result import Result
+from .result import Result, RunOutputs
 from .training_loop import train
 from .training_request import Request
 from .training_result import Training
@@ -156,8 +156,12 @@ class Session(RankLoading):
         released, self._released[:] = tuple(self._released), []
         reports = self._infer(sources, InferTask(run, released, check_finite))
         seconds = time.perf_counter() - start
-        fetch, save = partial(self._fetch, run), partial(self._save, run)
-        result = Result(self.plan, sources, reports, seconds, fetch, save, self.progress)
+        outputs = RunOutputs(
+            fetch=partial(self._fetch, run),
+            sample=partial(self._sample, run),
+            save=partial(self._save, run),
+        )
+        result = Result(self.plan, sources, reports, seconds, outputs, self.progress)
         if check_finite:
             self._say(result.first_not_finite)
         weakref.finalize(result, self._released.append, run)  # then ranks may free its output

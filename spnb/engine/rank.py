@@ -19,6 +19,7 @@ from ..ir.rank_plan import RankPlan
 from ..kernels.devices import CPU, compute_exactly, device_of
 from ..runtime import process_memory
 from ..runtime.finite import first_not_finite
+from ..runtime.output_samples import OutputSample, OutputWindow, sampled
 from ..runtime.state import Piece
 from ..runtime.worker import Worker, share_failures
 from ..training.epoch import EpochReport, Steps, Trainer
@@ -324,6 +325,28 @@ class Rank:
         if run not in self.outputs:
             raise RuntimeError("the outputs of this run were freed when another plan was loaded")
         return self.outputs[run]
+
+    def outputs_sampled(self, run: int, window: OutputWindow) -> list[OutputSample]:
+        """What this rank has of a part of an output, for a picture of it.
+
+        Parameters
+        ----------
+        run
+            Number of the run.
+        window
+            The part, and which of its positions.
+
+        Returns
+        -------
+        list of OutputSample
+            Numbers, and their place.
+
+        Raises
+        ------
+        RuntimeError
+            If the run is not known: another plan was loaded after it.
+        """
+        return sampled(self.outputs_of(run), window)
 
     def _worker(self) -> Worker:
         if self.worker is None:

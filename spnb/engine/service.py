@@ -17,6 +17,7 @@ from ..io.examples import Examples
 from ..io.sources import Source
 from ..io.writers import Store
 from ..ir.rank_plan import RankPlan
+from ..runtime.output_samples import OutputSample, OutputWindow
 from ..runtime.state import Piece
 from ..training.epoch import EpochReport, Steps
 from ..training.evaluation import EvaluationReport, EvaluationTask
@@ -97,6 +98,9 @@ class RankService(Protocol):
 
     def outputs_of(self, run: int) -> list[Piece]:
         """The regions of a run's outputs that this rank computed."""
+
+    def outputs_sampled(self, run: int, window: OutputWindow) -> list[OutputSample]:
+        """What this rank has of a part of a run's output, at every n-th position."""
 
     def save(self, run: int, value: str, store: Store) -> None:
         """Write this rank's regions of an output to a file; every rank that has one is called."""

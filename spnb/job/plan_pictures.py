@@ -21,6 +21,8 @@ from .plan_inputs import PlanInputs
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from ..viewer.run_view import RunView
+
 
 class PlanPictures(PlanInputs):
     """A plan that draws itself; every picture returns matplotlib `Axes`."""
@@ -67,6 +69,39 @@ class PlanPictures(PlanInputs):
         source = self.open(image)
         panels = [plots.TilesPanel(s.index, widest_halo(self, s.index), s.patches) for s in shown]
         return plots.stages(panels, self.extent, thumbnail(source), source.name, ax)
+
+    def show(self, image: Any = NOT_GIVEN) -> RunView:
+        """Show an image of any size with the tiles of the plan in a widget; nothing is run.
+
+        The image is read by region, at the resolution of the screen, and never held whole.
+
+        Parameters
+        ----------
+        image
+            What `open` takes; by default the synthetic image.
+
+        Returns
+        -------
+        spnb.viewer.run_view.RunView
+            A widget.
+
+        Raises
+        ------
+        ValueError
+            If the image has other than two axes.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> job = spnb.Job("resnet20_v1", image_size=64, batch_size=1)
+        >>> view = spnb.plan(job).show()
+        >>> [tile["region"] for tile in view.scene["stages"][0]["tiles"]][3]
+        [32, 64, 32, 64]
+        """
+        from ..viewer.layer import Layer
+        from ..viewer.views import view_of
+
+        return view_of(self, {"image": Layer.of_image(self.open(image))})
 
     def plot_halo(
         self,

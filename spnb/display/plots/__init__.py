@@ -11,10 +11,12 @@ from .comparison import comparison, embedded
 from .difference import difference
 from .halo import halo
 from .loads import memory, traffic
+from .run_view import Pane, run_view
 from .tiles import TilesPanel, stages, tiles
 from .timeline import layers, timeline
 
 __all__ = [
+    "Pane",
     "TilesPanel",
     "clock",
     "comparison",
@@ -27,6 +29,7 @@ __all__ = [
     "loss",
     "memory",
     "ratios",
+    "run_view",
     "stages",
     "suite",
     "tiles",

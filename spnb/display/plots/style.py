@@ -6,19 +6,9 @@ from matplotlib.axes import Axes
 
 from ...ir.exchange import Team
 from ..cards import TILE
+from ..kinds import KIND
 
 __all__ = ["KIND", "TILE", "colour_of", "open_frame"]
-
-KIND = {
-    "compute": "#56B4E9",
-    "read": "#CC79A7",
-    "pack": "#E69F00",
-    "unpack": "#0072B2",
-    "hand-over": "#009E73",
-    "wait": "#BFBFBF",
-    "idle": "#EDEDED",
-}
-"""Colour of each kind of event.  Idle: a rank waits for the stage before its own."""
 
 
 def colour_of(team: Team, rank: int) -> str:

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import Patch
 
-from .style import KIND, open_frame
+from ..kinds import KIND, kinds_of
+from .style import open_frame
 
 MOST_RANKS = 32
 """Rows of a timeline; of more ranks, an even choice is drawn."""
@@ -44,7 +45,7 @@ def timeline(timings: pd.DataFrame, ax: Axes | None = None) -> Axes:
     -------
     matplotlib.axes.Axes
     """
-    timings = timings.assign(kind=_kinds(timings))
+    timings = timings.assign(kind=kinds_of(timings))
     ranks = _chosen_ranks(timings)
     if ax is None:
         height = 1.3 + max((0.36 if len(ranks) <= FEW_RANKS else 0.17) * len(ranks), 0.7)
@@ -132,7 +133,7 @@ def layers(timings: pd.DataFrame, ax: Axes | None = None, most: int = MOST_LAYER
 
 def _seconds_by_layer(timings: pd.DataFrame, most: int) -> pd.DataFrame:
     """Seconds of all ranks: a row for each layer or module, a column for each kind of event."""
-    timings = timings.assign(kind=_kinds(timings), layer=_modules(timings.layer, most))
+    timings = timings.assign(kind=kinds_of(timings), layer=_modules(timings.layer, most))
     table = timings.pivot_table("seconds", "layer", "kind", "sum", sort=False).fillna(0.0)
     table = table[[kind for kind in KIND if kind in table]]
     working = table.drop(columns=["wait", "idle"], errors="ignore").sum(axis=1)
@@ -141,13 +142,6 @@ def _seconds_by_layer(timings: pd.DataFrame, most: int) -> pd.DataFrame:
     if len(rest):
         shown.loc[f"{len(rest)} others"] = rest.sum()
     return shown
-
-
-def _kinds(timings: pd.DataFrame) -> pd.Series:
-    """The kind of each event, with hand-over and idle in place of pack, unpack and wait."""
-    handed = timings["what"] == "hand-over"
-    kinds = timings["kind"].mask(handed & timings["kind"].isin(["pack", "unpack"]), "hand-over")
-    return kinds.mask(handed & (timings["kind"] == "wait"), "idle")
 
 
 def _joined(events: pd.DataFrame, gap: float) -> list[tuple[int, float, float]]:
