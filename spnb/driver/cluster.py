@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -43,6 +44,7 @@ from .engines import Engines
 from .enough_memory import require_memory
 from .processes import starts_here
 from .rank_sources import examples_for_ranks, sources_for_rank
+from .run_display import UnderWay, displayed, first_readable
 from .session import Session
 
 if TYPE_CHECKING:
@@ -78,6 +80,9 @@ class Cluster(Shown, Session):
         and can be interrupted; elsewhere it fails.
     progress
         Whether to show bars while engines start, and while a run takes longer than a second.
+    live
+        Whether a notebook shows a widget in place of a run's bar: tiles in the colour of what their
+        ranks do, and the time of each rank.  It may be set between runs.
 
     Raises
     ------
@@ -104,6 +109,8 @@ class Cluster(Shown, Session):
     (True, [0, 1], (1, 10), 2, True, 'Cluster: 2 engines on 1 host', 60)
     """
 
+    live = True  # whether a notebook shows a widget in place of a run's bar
+
     def __init__(
         self,
         plan: JobPlan,
@@ -112,10 +119,11 @@ class Cluster(Shown, Session):
         timeout: float = 120.0,
         deadline: float | None = None,
         progress: bool = True,
+        live: bool = True,
     ):
         super().__init__(plan)
         self._deadline = deadline  # None for that of the plan's job
-        self.progress, self._failed = progress, False
+        self.progress, self.live, self._failed = progress, live, False
         self._offered: Client | None = None  # the client that the notebook's variable `rc` holds
         bar = Bar(progress)
         self.engines = Engines(
@@ -268,8 +276,11 @@ class Cluster(Shown, Session):
         own = [sources_for_rank(sources, each, self.shares_files) for each in self._rank_plans]
         calls = [Call.to(RankService.infer, each, task) for each in own]
         count = len(self.plan.micro_batch_sizes)
-        with Bar(self.progress) as bar:
-            return self._ask(calls, lambda published: show_run(bar, published, task.run, count))
+        source = next(iter(sources.values()))
+        run = UnderWay(self.plan, f"infer {self.plan.job.name}", {"run": task.run}, source)
+        bar = partial(show_run, run=task.run, micro_batches=count)
+        with displayed(run, self.progress, self.live, bar) as show:
+            return self._ask(calls, show)
 
     def _weights_for_rank(self, file: Path) -> Path | Mapping[str, torch.Tensor]:
         return file if self.shares_files else super()._weights_for_rank(file)
@@ -318,8 +329,11 @@ class Cluster(Shown, Session):
         """
         count = len(shares[0]) // self.plan.job.batch_size
         calls = [Call.to(RankService.train_epoch, each, epoch, steps) for each in shares]
-        with Bar(self.progress) as bar:
-            return self._ask(calls, lambda published: show_epoch(bar, published, epoch, count))
+        source, title = first_readable(shares), f"epoch {epoch + 1} of {self.plan.job.name}"
+        run = UnderWay(self.plan, title, {"epoch": epoch}, source, count)
+        bar = partial(show_epoch, epoch=epoch, steps=count)
+        with displayed(run, self.progress, self.live, bar) as show:
+            return self._ask(calls, show)
 
     def _ask_to_evaluate(
         self,

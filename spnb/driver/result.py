@@ -195,6 +195,8 @@ class Result(RunRecord):
         ------
         ValueError
             If there is no such output or overlay, or the image has other than two axes.
+        RuntimeError
+            If another plan was loaded since, and the output had stayed on the ranks.
 
         Examples
         --------
@@ -221,13 +223,22 @@ class Result(RunRecord):
         return view_of(self.plan, layers, self.timings, note)
 
     def _sample(self, value: str, window: OutputWindow) -> list[OutputSample]:
-        """A part of an output, from the reports and from the ranks that hold the rest."""
+        """A part of an output: of what is here, and of what the ranks hold."""
+        if "output" in vars(self):  # it was gathered
+            whole = Region.whole(self.plan.graph.extent(value))
+            leaf = pytree.tree_leaves(self.output)[self._number_of(value)]
+            return sampled([Piece(value, whole, leaf)], window)
         held = (p for report in self.reports for p in report.pieces or ())
         found = sampled(held, window)
         makers = self.plan.replicas.everywhere(self.plan.maker_of(value).team.ranks)
         away = [r.rank for r in self.reports if r.pieces is None and r.rank in makers]
         each = self._outputs.sample(away, window) if away else []
         return [*found, *(sample for samples in each for sample in samples)]
+
+    def _number_of(self, value: str) -> int:
+        """The place of an output among all that the network returns."""
+        returned = self.plan.graph.returned
+        return [getattr(leaf, "value", None) for leaf in returned].index(value)
 
     @cached_property
     def named_outputs(self) -> dict[str, str]:
@@ -329,7 +340,7 @@ class Result(RunRecord):
         True
         """
         value = value_of(self.plan.graph, output)
-        number = [getattr(leaf, "value", None) for leaf in self.plan.graph.returned].index(value)
+        number = self._number_of(value)
         tiled, untiled = (
             pytree.tree_leaves(whole)[number] for whole in (self.output, self.untiled_output)
         )

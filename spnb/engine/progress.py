@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 PUBLISH_EVERY = 0.2  # seconds
 
-Publish = Callable[[Mapping[str, float]], None]
+Publish = Callable[[Mapping[str, Any]], None]
 """Makes figures visible to the caller, in place of the figures published before."""
 
 
@@ -28,7 +29,12 @@ class Throttled:
     def __init__(self, publish: Publish):
         self._publish, self._published_at = publish, -PUBLISH_EVERY
 
-    def __call__(self, figures: Mapping[str, float], last: bool = False) -> None:
-        if last or time.monotonic() - self._published_at > PUBLISH_EVERY:
+    @property
+    def is_due(self) -> bool:
+        """Whether figures would be published now."""
+        return time.monotonic() - self._published_at > PUBLISH_EVERY
+
+    def __call__(self, figures: Mapping[str, Any], last: bool = False) -> None:
+        if last or self.is_due:
             self._published_at = time.monotonic()
             self._publish(figures)

@@ -30,10 +30,11 @@ from ..training.start import TrainingStart
 from ..training.step import TrainingWorker
 from ..transport import Transport
 from ..transport.host_staging import staged_for
+from .activity import Activity
 from .evaluation import evaluated, waited_for_others, worker_of
 from .operators import import_operators
 from .output_saving import save_regions
-from .progress import Publish, Throttled
+from .progress import Publish
 from .report import Report
 from .service import BY_ITSELF, InferTask, RankShare, RankWeights
 
@@ -62,6 +63,7 @@ class Rank:
         self.transport: Transport | None = None
         self.device = CPU
         self.publish: Publish = lambda figures: None
+        self.activity: Activity | None = None  # in a run, or in an epoch
         self.outputs: dict[int, list[Piece]] = {}
         self._idle_bytes = 0
         self._initial: Mapping[str, torch.Tensor] | None = None
@@ -122,6 +124,11 @@ class Rank:
         if self.trainer is not None:
             self.trainer.worker.transport = transport
 
+    def note_wait(self) -> None:
+        """Note that the rank waits at this moment; a transport calls it while it waits."""
+        if self.activity is not None:
+            self.activity.waits()
+
     def unload(self) -> None:
         """Free the plan, its weights and its outputs."""
         self.plan = self.worker = self.trainer = self.transport = self._initial = None
@@ -147,14 +154,15 @@ class Rank:
             self.outputs.pop(old, None)
         rank_plan, worker = self._loaded(), self._worker()
         process_memory.restart_peak(self.device)
-        publish = Throttled(self.publish)
+        activity = self.activity = Activity(self.publish)
         with first_not_finite(task.check_finite) as not_finite:
             outcome = worker.infer(
                 lambda name, region: read_tensor(sources[name], region, rank_plan.dtype),
-                lambda done, share: publish(
-                    {"run": task.run, "done": done, "share": share}, share == 1.0
+                lambda done, share, recorder: activity.report(
+                    recorder, share == 1.0, run=task.run, done=done, share=share
                 ),
             )
+        self.activity = None
         self.outputs[task.run] = outcome.pieces
         size = sum(p.tensor.numel() * p.tensor.element_size() for p in outcome.pieces)
         pieces = outcome.pieces if size <= SMALL else None
@@ -213,14 +221,19 @@ class Rank:
         EpochReport
             This rank's share of the loss of each step, and its seconds and bytes.
         """
-        publish = Throttled(self.publish)
-        return self._trainer().epoch(
+        trainer = self._trainer()
+        activity = self.activity = Activity(self.publish)
+        activity.report(epoch=epoch, steps=0 if steps is None else steps.first)
+        trainer.worker.report_pass = activity.turn
+        report = trainer.epoch(
             examples,
             epoch,
             self._idle_bytes,
-            lambda step, loss: publish({"epoch": epoch, "steps": step + 1}),
+            lambda step, loss: activity.report(epoch=epoch, steps=step + 1),
             steps,
         )
+        self.activity = None
+        return report
 
     def end_epoch(self, validation_loss: float | None) -> dict[str, Any]:
         """Step the scheduler after an epoch.

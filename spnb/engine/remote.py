@@ -81,6 +81,7 @@ def use_transport(transport: MPITransport) -> None:
     keep_blocks()
     set_modules_aside()
     _transport = transport
+    transport.note_wait = here.note_wait
 
 
 def load(

@@ -60,10 +60,19 @@ class Mark(Protocol):
 
 
 class Recorder:
-    """Collects the events of one rank."""
+    """Collects the events of one rank.
+
+    Attributes
+    ----------
+    events
+        The events so far.
+    spent
+        Their seconds by kind; empty on a device, which tells them at the end.
+    """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.spent: dict[str, float] = {}
         self.stage = self.micro_batch = 0
         self.start()
 
@@ -79,6 +88,10 @@ class Recorder:
         """Record an event that began at ``start`` and ends now."""
         now, place = self.now(), (self.stage, self.micro_batch)
         self.events.append(Event(*place, layer, kind, what, start, now, size))
+        self._count(kind, start, now)
+
+    def _count(self, kind: str, start: Any, stop: Any) -> None:
+        self.spent[kind] = self.spent.get(kind, 0.0) + stop - start
 
     def finish(self) -> list[Event]:
         """All events; called when the computation has ended."""
@@ -105,6 +118,9 @@ class DeviceRecorder(Recorder):
 
     def now(self) -> Any:
         return self._mark()
+
+    def _count(self, kind: str, start: Any, stop: Any) -> None:
+        pass  # a mark has no time before the device reaches it
 
     def finish(self) -> list[Event]:
         """All events, with seconds in place of marks; called when the computation has ended."""

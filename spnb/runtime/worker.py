@@ -22,10 +22,14 @@ from .compiled_stage import CompiledStage
 from .finite import IMAGE, see
 from .pipeline_stage import pipeline_stages_of, turns_in
 from .state import Piece, Read, RunState
-from .trace import Event, recorder_on
+from .trace import Event, Recorder, recorder_on
 
-ReportProgress = Callable[[int, float], None]
-"""Called with the micro-batches that a rank has done, and the share of all its work."""
+ReportProgress = Callable[[int, float, Recorder], None]
+"""Called with the micro-batches that a rank has done, the share of all its work, and its events."""
+
+
+def report_nothing(done: int, share: float, recorder: Recorder) -> None:
+    """Report no progress."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,7 @@ class Worker:
         return [(self.stages[replica], number) for replica, _, turn in turns for number in turn]
 
     @torch.inference_mode()
-    def infer(
-        self, read: Read, report_progress: ReportProgress = lambda done, share: None
-    ) -> Outcome:
+    def infer(self, read: Read, report_progress: ReportProgress = report_nothing) -> Outcome:
         """Run its stages over all of its micro-batches.
 
         Parameters
@@ -99,7 +101,7 @@ class Worker:
         read
             Reads a region of an input.
         report_progress
-            Called after each operator.
+            Called at the beginning and after each operator.
 
         Raises
         ------
@@ -133,6 +135,7 @@ class Worker:
         """Run all actions of all micro-batches, and report after each operator."""
         batches, turns, cost = self.rank_plan.micro_batch_sizes, self.turns, 0.0
         cost_of_all = sum(stage.cost for stage, _ in turns) or 1.0
+        report_progress(0, 0.0, run.recorder)
         for done, (stage, number) in enumerate(turns):
 
             def report_node(
@@ -140,7 +143,7 @@ class Worker:
             ) -> None:
                 nonlocal cost
                 cost += costs[node]
-                report_progress(done, cost / cost_of_all)
+                report_progress(done, cost / cost_of_all, run.recorder)
 
             run.report_node = report_node
             run.transport = stage.pipeline_stage.view(transport)
@@ -149,7 +152,7 @@ class Worker:
             for compiled in stage.compiled_programs[batches[number]]:
                 for action in compiled.actions:
                     action(run)
-        report_progress(len(turns), 1.0)
+        report_progress(len(turns), 1.0, run.recorder)
 
     def _reader(self, read: Read) -> Read:
         """A function that reads inputs to the device."""

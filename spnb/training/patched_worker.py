@@ -43,6 +43,7 @@ class PatchedWorker(Worker):
         self, run: RunState, transport: Transport, report_progress: ReportProgress
     ) -> None:
         turns = self.turns
+        report_progress(0, 0.0, run.recorder)
         for done, (compiled, number) in enumerate(turns):
             stage = compiled.pipeline_stage
             assert stage.rank_plan.patches is not None
@@ -59,11 +60,11 @@ class PatchedWorker(Worker):
 
             def report(share: float, tape: PatchedTape = tape, done: int = done) -> None:
                 run.at = tape.at
-                report_progress(done, (done + share) / len(turns))
+                report_progress(done, (done + share) / len(turns), run.recorder)
 
             tape.forward(run.read, report=report)
             run.pieces += tape.pieces
-        report_progress(len(turns), 1.0)
+        report_progress(len(turns), 1.0, run.recorder)
 
 
 def worker_for(

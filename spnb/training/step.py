@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -60,6 +60,10 @@ class Step:
     finite: bool = True
 
 
+ReportPass = Callable[[str, int, int], None]
+"""Takes "forward", "backward" or "between", a stage, and the number of a micro-batch."""
+
+
 class TrainingWorker:
     """One rank of a training plan; its counterpart in inference is `spnb.runtime.worker.Worker`.
 
@@ -88,6 +92,8 @@ class TrainingWorker:
         plan's precision is a half one, parameters are in fp32, and are rounded for each step.
     loss_scale
         The scale of the loss in fp16; ``None`` in other precisions.
+    report_pass
+        Called before each pass.
     """
 
     def __init__(
@@ -119,6 +125,7 @@ class TrainingWorker:
             running_stats=self.running_stats.moves,
             weights=self.weights,
         )
+        self.report_pass: ReportPass = lambda kind, stage, micro_batch: None
         self._tapes: dict[int, Tape | PatchedTape] = {}  # by micro-batch, between its two passes
 
     def step(self, read: Read, wanted: Wanted, seed: int = 0) -> Step:
@@ -163,10 +170,12 @@ class TrainingWorker:
         passes = _Passes(self, weights, reducer, read, wanted, seed)
         self.transport.barrier()
         for index, (stage, kind, micro_batch) in enumerate(self.passes):
+            self.report_pass(kind, self.stages[stage].rank_plan.stage, micro_batch)
             if kind == "forward":
                 passes.forward(self.stages[stage], micro_batch)
             else:
                 passes.backward(index, micro_batch)
+        self.report_pass("between", self.rank_plan.stage, 0)
         overlapped_sums = len(reducer.started)
         weights.add_gradients_of_made(reducer.sums, list(self.parameters))
         reducer.finish()

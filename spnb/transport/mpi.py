@@ -76,6 +76,8 @@ class MPITransport:
     watch
         Called while this rank waits, if it is not None; it may raise, or end the process.  It finds
         the ranks of this host that do not answer; those that compute may do so for ever.
+    note_wait
+        Called many times a second while this rank waits, if it is not None.
     call
         Name of the call that this rank is in, the same on all ranks; "" if it has none.  By the
         name, a rank that begins late finds that another has already failed in this call.
@@ -88,6 +90,7 @@ class MPITransport:
         place = place_on_host(comm)
         self.local_rank, self.local_pids = place.number, place.pids
         self.watch: Callable[[], None] | None = None
+        self.note_wait: Callable[[], None] | None = None
         self._channels: Channels | None = None
         self._sent: list[tuple[MPI.Request, torch.Tensor]] = []
         self._unreceived: list[tuple[MPI.Request, torch.Tensor]] = []  # perhaps never received
@@ -263,6 +266,8 @@ class MPITransport:
         return float("inf") if watched else self.deadline
 
     def _check(self) -> None:
+        if self.note_wait is not None:
+            self.note_wait()
         self._raise_failure()
         self._look_at_others()
 

@@ -16,7 +16,7 @@ from ..job.job import Job
 from ..job.job_plan import JobPlan
 from .job_of_line import job_of_images
 
-OF_CLUSTERS = ("client", "timeout", "deadline", "progress")
+OF_CLUSTERS = ("client", "timeout", "deadline", "progress", "live")
 """Options of `start` that are those of a cluster; all others are the job's."""
 
 _cluster: Cluster | None = None

@@ -167,6 +167,7 @@ class Pane {
     this.canvas = element("canvas", { class: "spnb-pane", tabindex: "0", role: "img" });
     this.caption = element("div", { class: "spnb-caption" });
     this.node = element("div", { class: "spnb-pane-box" }, this.caption, this.canvas);
+    this.canvas.style.aspectRatio = `${view.columns} / ${view.rows}`;
     this.name = name;
     this.listen();
   }
@@ -242,6 +243,7 @@ class Pane {
       top: view.y - height / 2 / view.scale,
       bottom: view.y + height / 2 / view.scale,
     };
+    this.drawUnder?.(context);
     const wanted = [];
     let exact = true;
     for (const layer of this.layers()) {

@@ -155,7 +155,7 @@ class Timeline {
     for (let k = 0; k <= 5; k++) {
       const time = this.from + ((this.to - this.from) * k) / 5;
       context.textAlign = k === 5 ? "right" : k ? "center" : "left";
-      context.fillText(`${(time * 1e3).toPrecision(4)} ms`, x(time), bottom);
+      context.fillText(`${(time * 1e3).toPrecision(3)} ms`, x(time), bottom);
     }
     context.textAlign = "left";
     const now = x(this.now());

@@ -64,6 +64,9 @@ class RunView(anywidget.AnyWidget):
         super().__init__(scene=dict(scene), layers=figures, note=note)
         self.on_msg(self._answer)
 
+    def __repr__(self) -> str:
+        return f"View of {', '.join(layer.name for layer in self._layers.values())}. {self.note}"
+
     def _answer(self, _: Any, asked: Mapping[str, Any], buffers: Any) -> None:
         """Send a tile, or the reason why there is none."""
         try:

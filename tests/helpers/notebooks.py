@@ -42,10 +42,14 @@ def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
 def _noise(output: nbformat.NotebookNode) -> bool:
+    """Whether nothing of an output is left to show; of a widget with a picture, the picture is."""
     if output.output_type == "stream" and output.name == "stderr":
         return True
-    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+    return output.get("data", {}).pop(WIDGET, None) is not None and "image/png" not in output.data
 
 
 if __name__ == "__main__":

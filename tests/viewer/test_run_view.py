@@ -3,6 +3,7 @@
 import base64
 import io
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from PIL import Image
 from torch import nn
 
 import spnb
-import spnb.driver.result
 import spnb.io.open
 from spnb.display.paint import painted, style_of
 from spnb.io.zarr_source import ZarrSource
@@ -50,36 +50,22 @@ def test_a_tile_of_the_output_is_that_part_of_it(result):
         np.testing.assert_array_equal(decoded(png), wanted)
 
 
-def test_outputs_that_stay_on_ranks_are_sampled_there(result, monkeypatch):
+def test_outputs_that_stay_on_ranks_are_sampled_there(monkeypatch):
+    job = spnb.Job(conv(3, 5), image_size="300x350", batch_size=1, stages=1, tiles=4)
+    session = spnb.InProcess(spnb.plan(job), progress=False)
+    result = session.infer()
     held = {report.rank: report.pieces for report in result.reports}
-    for report in result.reports:
-        monkeypatch.setitem(vars(report), "pieces", None)
-    asked = []
-    from spnb.runtime.output_samples import sampled
-
-    def sample(ranks, window):
-        asked.append(list(ranks))
-        return [sampled(held[rank], window) for rank in ranks]
-
-    monkeypatch.setattr(
-        result, "_outputs", spnb.driver.result.RunOutputs(lambda _: [], sample, lambda *_: None)
-    )
+    result.reports = [replace(report, pieces=None) for report in result.reports]
     png, _ = result.show().tile("output", 0, 1, 1, style="classes")
-    part = np.concatenate([t.numpy() for t in [result_output(held)]])[:, 256:, 256:]
-    np.testing.assert_array_equal(decoded(png), painted(part, "classes", (0, 1)))
-    assert asked[-1] == [0, 1, 2, 3]
-
-
-def result_output(held):
-    import torch
-
-    whole = torch.empty(5, 300, 350)
-    for pieces in held.values():
-        for piece in pieces:
-            if piece.region.spans[0][0] == 0:
-                _, rows, columns = piece.region.spans
-                whole[:, slice(*rows), slice(*columns)] = piece.tensor[0]
-    return whole
+    own = np.concatenate([piece.tensor[0].numpy() for piece in held[3]])
+    wanted = painted(own[:, 256 - 150 :, 256 - 175 :], "classes", (0, 1))
+    np.testing.assert_array_equal(decoded(png), wanted)
+    session.load(spnb.plan(job.replace(tiles=2)))
+    view = result.show(overlay="classes")
+    answers = sent(view)
+    asked = {"layer": "output", "style": "heat", "level": 0, "row": 0, "column": 0, "most": 64}
+    view._handle_custom_msg(asked, [])
+    assert "another plan was loaded" in answers[0][0]["failed"]
 
 
 def test_a_message_is_answered_with_a_tile_or_with_the_reason(result):
