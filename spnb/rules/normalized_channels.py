@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from ..kernels import channelwise
 from .statistics import summed, summed_by_parts
 
 
@@ -70,7 +71,7 @@ class NormalizedChannels(torch.autograd.Function):
         factor, term = factor_and_term(x, moments, weight, bias, eps)
         ctx.save_for_backward(x, moments, weight)
         ctx.eps = eps
-        return torch.addcmul(term, x, factor)
+        return channelwise.scaled(x, factor, term)
 
     @staticmethod
     @once_differentiable
@@ -81,11 +82,8 @@ class NormalizedChannels(torch.autograd.Function):
         factor = channels_of(spread, channels)
         if weight is not None:
             factor = factor * along_channels(weight, x.ndim)
-        dims = [d for d in range(x.ndim) if factor.shape[d] == 1]
-        total = summed(g, dims)
-        mean = channels_of(mean, channels)
-        deviations = summed_by_parts(lambda few, of: (few - mean).mul_(of), [x, g], dims)
-        of_x = g * factor if ctx.needs_input_grad[0] else None
+        total, deviations = _sums(x, channels_of(mean, channels), g)
+        of_x = channelwise.scaled(g, factor) if ctx.needs_input_grad[0] else None
         of_weight = of_bias = None
         if weight is not None:
             of_weight = (deviations * channels_of(spread, channels)).sum(0).reshape(weight.shape)
@@ -98,3 +96,14 @@ class NormalizedChannels(torch.autograd.Function):
         of_squares = of_spread * spread.square() / (-2 * count)
         of_moments = torch.stack([torch.zeros_like(of_mean), -of_mean, of_squares], dim=-1)
         return of_x, of_moments.reshape(moments.shape), of_weight, of_bias, None
+
+
+def _sums(
+    x: torch.Tensor, mean: torch.Tensor, g: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sums of a gradient, and of its products with deviations from means."""
+    if (found := channelwise.sums(x, mean, of=g)) is not None:
+        return found
+    dims = [d for d in range(x.ndim) if mean.shape[d] == 1]
+    deviations = summed_by_parts(lambda few, of: (few - mean).mul_(of), [x, g], dims)
+    return summed(g, dims), deviations
