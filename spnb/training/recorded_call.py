@@ -6,7 +6,7 @@ derivative needs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,49 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from ..ir.axes import Axes
 from ..ir.node import Node
 from ..ir.region import Region
-from ..kernels.autograd_node import count_of_results, differentiate, in_python
+from ..kernels.autograd_node import count_of_results, differentiate_in_two, in_python
 from .tape_values import parts_of
 
 Parts = list[torch.Tensor | None]
 """The gradients of the elements of a value."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The gradients of the tensors of a call.
+
+    Attributes
+    ----------
+    gradients
+        One for each tensor, or None.
+    later
+        Computes those that are still missing, if any, and puts them there.
+    new_memory
+        Whether each lies in memory of its own, which nothing else refers to.
+    """
+
+    gradients: Parts
+    later: Callable[[], None] | None = None
+    new_memory: bool = False
+
+
+@dataclass(frozen=True)
+class OfCall:
+    """The gradients of a call.
+
+    Attributes
+    ----------
+    operands
+        Those of the elements of each operand.
+    weights
+        Gives those of the weights by name; to be called once.
+    new_memory
+        Whether each of ``operands`` lies in memory of its own, which may be overwritten.
+    """
+
+    operands: list[Parts]
+    weights: Callable[[], dict[str, torch.Tensor]]
+    new_memory: bool
 
 
 @dataclass(frozen=True)
@@ -79,22 +117,33 @@ class _OneNode:
         """The nodes that make the results."""
         return [self.node]
 
-    def gradients(self, of_results: Parts) -> Parts:
+    def gradients(self, of_results: Parts) -> _Found:
         """The gradient of each tensor of the call."""
-        summed: Parts = [None] * len(self.shapes)
+        found: Parts = [None] * len(self.shapes)
         given = [None if k is None else of_results[k] for k in self.results]
         if all(each is None for each in given):
-            return summed
+            return _Found(found)
         with torch.no_grad():
-            found = parts_of(differentiate(self.node, given))
-            for number, gradient in zip(self.reads, found, strict=True):
-                if number is None or gradient is None:
-                    continue
-                # A tensor may have been expanded, or cast; and a call may read one twice.
-                whole = gradient.sum_to_size(self.shapes[number]).to(self.dtypes[number])
-                before = summed[number]
-                summed[number] = whole if before is None else before + whole
-        return summed
+            first, later = differentiate_in_two(self.node, given)
+            first = parts_of(first)
+            self._add(found, first)
+        memory = [_memory(each) for each in (*given, *first) if each is not None]
+        return _Found(
+            found,
+            None if later is None else lambda: self._add(found, later()),
+            new_memory=len(set(memory)) == len(memory),
+        )
+
+    @torch.no_grad()
+    def _add(self, summed: Parts, found: Sequence[torch.Tensor | None]) -> None:
+        """Add the gradients that the node gave to those of the call's tensors."""
+        for number, gradient in zip(self.reads, found, strict=True):
+            if number is None or gradient is None:
+                continue
+            # A tensor may have been expanded, or cast; and a call may read one twice.
+            whole = gradient.sum_to_size(self.shapes[number]).to(self.dtypes[number])
+            before = summed[number]
+            summed[number] = whole if before is None else before + whole
 
 
 @dataclass(frozen=True)
@@ -122,14 +171,14 @@ class _Graph:
         """The nodes that make the results."""
         return [edge.node for edge in self.results if edge is not None]
 
-    def gradients(self, of_results: Parts) -> Parts:
+    def gradients(self, of_results: Parts) -> _Found:
         """The gradient of each tensor of the call."""
         pairs = zip(self.results, of_results, strict=True)
         known = [(edge, g) for edge, g in pairs if g is not None and edge is not None]
         if not (known and self.given):
-            return [None] * len(self.given)
+            return _Found([None] * len(self.given))
         edges, gradients = zip(*known, strict=True)
-        return list(torch.autograd.grad(edges, self.given, gradients, allow_unused=True))
+        return _Found(list(torch.autograd.grad(edges, self.given, gradients, allow_unused=True)))
 
 
 @dataclass(frozen=True)
@@ -184,10 +233,8 @@ class RecordedCall:
             leaf.data = leaf.new_empty(0)  # autograd's graph holds the tensor
         return cls(node, read, numbers, trained, graph)
 
-    def differentiate(
-        self, gradient: Parts, regions: Sequence[Region]
-    ) -> tuple[list[Parts], dict[str, torch.Tensor]]:
-        """The gradients of the operands, and of the weights by name; once, as autograd allows.
+    def differentiate(self, gradient: Parts, regions: Sequence[Region]) -> OfCall:
+        """The gradients of the operands and of the weights; once, as autograd allows.
 
         Parameters
         ----------
@@ -197,17 +244,28 @@ class RecordedCall:
             The region of each operand without padding, which has no gradient.
         """
         found = self.graph.gradients(gradient)
-        of_operands = [[None if k is None else found[k] for k in each] for each in self.operands]
+        of_operands = [
+            [None if k is None else found.gradients[k] for k in each] for each in self.operands
+        ]
         each = zip(of_operands, self.node.operand_axes, self.read, regions, strict=True)
-        own = found[len(found) - len(self.weights) :]
-        of_weights = {n: g for n, g in zip(self.weights, own, strict=True) if g is not None}
-        return [_without_padding(*given) for given in each], of_weights
+
+        def weights() -> dict[str, torch.Tensor]:
+            if found.later is not None:
+                found.later()
+            own = found.gradients[len(found.gradients) - len(self.weights) :]
+            return {n: g for n, g in zip(self.weights, own, strict=True) if g is not None}
+
+        return OfCall([_without_padding(*given) for given in each], weights, found.new_memory)
 
 
 def _without_padding(parts: Parts, axes: Axes, read: Region, region: Region) -> Parts:
     if read == region:
         return parts
     return [None if part is None else axes.piece(part, read, region) for part in parts]
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def entering(tensor: torch.Tensor) -> torch.Tensor:

@@ -27,7 +27,7 @@ The module is longer than others since each step and its reverse are read side b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -108,6 +108,7 @@ class Tape:
         self._own: dict[int, Region] = {}  # the region that the rank had before a receiving step
         self._held: dict[int, HeldValues] = {}  # by the first step of a segment
         self._arrived: dict[int, list[Any]] = {}  # by receiving step of a segment
+        self._postponed: list[Callable[[], None]] = []
 
     @classmethod
     def of(
@@ -335,11 +336,25 @@ class Tape:
                 yield from self._send_back(step, left)
             elif isinstance(step, Receive) and number in self._own:
                 self._receive_back(number, step)
-            passed(number)
+            self._postponed.append(partial(passed, number))
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Compute the gradients of weights that were postponed until messages were on their way.
+
+        ::
+
+            image     gradient ──► send the halo's ............ wait for the other's, add it
+            filters                                 gradient
+        """
+        for each in self._postponed:
+            each()
+        self._postponed.clear()
 
     def _compute_back(
         self, number: int, step: Compute, add: Callable[[str, torch.Tensor], None]
     ) -> None:
+        self._catch_up()
         node = self.rank_plan.nodes[step.node]
         self.at = f"the gradient of {node.label}"
         gradient = self.values.gradients.pop(node.name, None)
@@ -349,12 +364,16 @@ class Tape:
         call = self._calls.pop(node.name, None)
         if gradient is None or call is None:
             return
-        of_operands, of_weights = call.differentiate(gradient, step.clipped)
-        operands = zip(node.operands, node.operand_axes, step.clipped, of_operands, strict=True)
+        found = call.differentiate(gradient, step.clipped)
+        operands = zip(node.operands, node.operand_axes, step.clipped, found.operands, strict=True)
         for value, axes, region, parts in operands:
-            self.values.add_gradient(value, axes, region, parts)
-        for name, of_weight in of_weights.items():
-            add(name, of_weight)
+            self.values.add_gradient(value, axes, region, parts, found.new_memory)
+
+        def add_weights() -> None:
+            for name, of_weight in found.weights().items():
+                add(name, of_weight)
+
+        self._postponed.append(add_weights)
 
     def _send_back(self, step: Send, left: list[tuple[Piece, torch.Tensor | None]]) -> Waits:
         arriving: list[tuple[Transfer, torch.Tensor]] = []
@@ -367,6 +386,8 @@ class Tape:
             buffer, piece = message(step.axes, t.region, self._dtype(step.value), CHANNELS_LAST)
             arrivals.append(self.transport.receive(t.target, backward(step.tag), buffer))
             arriving.append((t, piece))
+        if arrivals:
+            self._catch_up()
         self.at = (
             f"the gradient of {self.rank_plan.paths.get(step.value, step.value)} from its readers"
         )

@@ -159,9 +159,24 @@ class TapedValues:
         self.gradients = _each(store.take, self.gradients)
 
     def add_gradient(
-        self, value: str, axes: Axes, region: Region, parts: Sequence[torch.Tensor | None]
+        self,
+        value: str,
+        axes: Axes,
+        region: Region,
+        parts: Sequence[torch.Tensor | None],
+        new_memory: bool = False,
     ) -> None:
-        """Add a gradient over a region to a value's, if the value is expected to have one."""
+        """Add a gradient over a region to a value's, if the value is expected to have one.
+
+        Parameters
+        ----------
+        value, axes, region
+            The value, where the axes of the image lie in it, and the region.
+        parts
+            The gradient of each of its elements.
+        new_memory
+            Whether nothing else refers to the memory of ``parts``.
+        """
         if all(part is None for part in parts) or value not in self._shapes:
             return
         held = self.regions[value]
@@ -173,7 +188,9 @@ class TapedValues:
             if whole is None:
                 self._own.discard(mine)
             if region == held and whole is None:
-                summed[k] = part  # autograd may give it to other operands too: it is not changed
+                summed[k] = part  # autograd may give it to other operands too
+                if new_memory:
+                    self._own.add(mine)
                 continue
             if whole is None:
                 whole = torch.empty(self._shapes[value][k], dtype=part.dtype)
@@ -181,7 +198,7 @@ class TapedValues:
                     fill_zeros(axes, whole, held, border)
                 axes.put(whole, held, region, part)
             elif mine not in self._own and region == held:
-                whole = whole + part
+                whole = part.add_(whole) if new_memory else whole + part
             else:
                 whole = whole if mine in self._own else whole.clone()
                 _add(axes, whole, held, region, part)

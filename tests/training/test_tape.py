@@ -1,5 +1,7 @@
 """Gradients: those of every parameter, and of the input, equal the untiled ones."""
 
+import threading
+
 import pytest
 import torch
 from autograd_memory import held_bytes
@@ -20,9 +22,11 @@ from spnb.ir.program import Segments
 from spnb.ir.region import Region
 from spnb.ir.tiling import Tiling
 from spnb.ir.weights import tensors_of
+from spnb.kernels.autograd_node import differentiate_in_two
 from spnb.rules import rule_of
+from spnb.training import recorded_call
 from spnb.training.tape import Tape
-from spnb.transport.local import World
+from spnb.transport.local import LocalTransport, World
 
 
 def tiled_gradients(plan, net, x, targets):
@@ -127,6 +131,31 @@ def test_batch_norm_takes_the_statistics_of_all_tiles_of_a_micro_batch(fused, pa
         conv(), nn.BatchNorm2d(4), nn.ReLU(), conv(), nn.BatchNorm2d(4), conv(4, 2)
     ).double()
     check(net, noise(4, 4, 17, 22), [Tiling.even((1, 2, 3)), Tiling.even((1, 1, 1))], parts, fused)
+
+
+def test_gradients_of_filters_are_computed_while_those_of_halos_travel(monkeypatch):
+    done = {}  # by thread, each of which is a rank
+
+    def note_calls(owner, name, word):
+        plain = getattr(owner, name)
+
+        def noted(*given):
+            done.setdefault(threading.get_ident(), []).append(word)
+            return plain(*given)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    def in_two(node, gradients):
+        first, later = differentiate_in_two(node, gradients)
+        return first, later and (lambda: done[threading.get_ident()].append("filters") or later())
+
+    monkeypatch.setattr(recorded_call, "differentiate_in_two", in_two)
+    note_calls(LocalTransport, "send", "send")
+    note_calls(LocalTransport, "wait", "wait")
+    net = nn.Sequential(conv(), nn.Tanh(), conv(), nn.Tanh(), conv()).double()
+    check(net, noise(1, 4, 12, 12), [Tiling.even((1, 1, 2))])
+    for words in done.values():  # the first convolution reads the image, which has no gradient
+        assert words == ["send", "wait"] * 2 + ["send", "filters", "wait"] * 2
 
 
 def test_images_of_a_batch_are_shared_by_ranks():

@@ -1,0 +1,58 @@
+"""A node of autograd's graph in one call, and that of a convolution in two."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from spnb.kernels import autograd_node
+from spnb.kernels.autograd_node import differentiate, differentiate_in_two
+
+
+def convolved(bias=True, trained=True, of_input=True, transposed=False):
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 7, 6, dtype=torch.float64, requires_grad=of_input)
+    weight = torch.randn(4, 4, 3, 3, dtype=torch.float64, requires_grad=trained)
+    b = torch.randn(4, dtype=torch.float64, requires_grad=trained) if bias else None
+    function = F.conv_transpose2d if transposed else F.conv2d
+    return function(x, weight, b, stride=2, padding=1)
+
+
+def together(node, g):
+    """The gradients that a node gives in two calls, the second one's where the first has none."""
+    first, later = differentiate_in_two(node, [g])
+    first = list(first) if isinstance(first, tuple) else [first]
+    second = later() if later else [None] * len(first)
+    assert not any(a is not None and b is not None for a, b in zip(first, second, strict=True))
+    return [b if a is None else a for a, b in zip(first, second, strict=True)], later
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("of_input", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_gradients_of_a_convolution_in_two_calls(bias, trained, of_input, transposed):
+    if not (trained or of_input):
+        return
+    result = convolved(bias, trained, of_input, transposed)
+    g = torch.randn_like(result)
+    found, later = together(result.grad_fn, g)
+    assert (later is not None) == (trained and of_input)
+    for each, wanted in zip(found, differentiate(result.grad_fn, [g]), strict=True):
+        assert (each is None) == (wanted is None)
+        assert wanted is None or torch.equal(each, wanted)
+        assert wanted is None or not each.requires_grad
+
+
+def test_other_nodes_are_called_once():
+    x = torch.randn(3, requires_grad=True)
+    found, later = together(x.exp().grad_fn, torch.ones(3))
+    assert later is None
+    torch.testing.assert_close(found[0], x.detach().exp())
+
+
+def test_a_convolution_whose_values_are_not_told_is_called_once(monkeypatch):
+    monkeypatch.setattr(autograd_node, "_WINDOWS", ("no such value",))
+    result = convolved()
+    found, later = together(result.grad_fn, torch.ones_like(result))
+    assert later is None
+    assert all(each is not None for each in found)
