@@ -52,11 +52,13 @@ class EngineCalls:
 
     def __init__(self, world: EngineWorld, deadline: float):
         self.world, self._signs = world, SignsOfLife(world.pids, deadline)
+        between = world.launch.controller if world.launch is not None else []
+        self._controller = SignsOfLife({p.pid: p.pid for p in between}, deadline)
         self.results: list[ipp.AsyncResult] = []
 
     def change_deadline(self, deadline: float) -> None:
         """Wait so many seconds for a sign of life from now on."""
-        self._signs.deadline = deadline
+        self._signs.deadline = self._controller.deadline = deadline
 
     def call(
         self,
@@ -104,14 +106,14 @@ class EngineCalls:
         """Wait until all ranks have answered or one has failed; return the ranks that failed."""
         deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
         failed: list[int] = []
-        told: list[int] = []  # ranks that do not answer
+        told = ""  # who does not answer
         while not failed and (pending := [r for r in self.results if not r.done()]):
             if time.monotonic() > deadline:
                 raise EngineTimeout(
                     f"ranks {self._pending()} did not answer within {timeout:g} s:"
                     " they were interrupted"
                 )
-            if (missing := self._signs.missing()) and missing != told:
+            if (missing := self._missing()) and missing != told:
                 self._tell(missing)
             told = missing
             if poll:
@@ -123,15 +125,22 @@ class EngineCalls:
             failed = _failed(self.results)
         return failed or _failed(self.results)
 
-    def _tell(self, missing: list[int]) -> None:
-        """Say in a notebook that ranks do not answer, and leave the choice to the user.
+    def _missing(self) -> str:
+        """Say who does not answer; "" if all do."""
+        if ranks := self._signs.missing():
+            return no_answer(ranks, self._signs.deadline)
+        if self._controller.missing():
+            return no_answer("the ipyparallel controller", self._controller.deadline)
+        return ""
+
+    def _tell(self, text: str) -> None:
+        """Say in a notebook who does not answer, and leave the choice to the user.
 
         Raises
         ------
         EngineTimeout
             Elsewhere.
         """
-        text = no_answer(missing, self._signs.deadline)
         if notebook() is None:
             raise EngineTimeout(f"{text}: {RESTART}")
         waits = "the run waits for it, and goes on when it does"
@@ -155,8 +164,8 @@ class EngineCalls:
         client, ids = self.world.client, self.world.ids
         probes: dict[int, ipp.AsyncResult] = {}
         while (ranks := self._unanswered(probes)) and self.world.ailment() is None:
-            if missing := self._signs.missing():  # no interrupt would reach it
-                return f" ({no_answer(missing, self._signs.deadline)}: {RESTART})"
+            if missing := self._missing():  # no interrupt would reach it
+                return f" ({missing}: {RESTART})"
             if time.monotonic() > deadline:
                 return f" (ranks {ranks} have not stopped for {PATIENCE:g} s: {RESTART})"
             # Their nannies send the signal: a signal to mpiexec would end the engines.  An engine

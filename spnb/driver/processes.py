@@ -36,6 +36,9 @@ PATIENCE = 5.0
 POLL = 0.02
 """Seconds between two looks at processes that are starting."""
 
+LOOK_EVERY = 0.5
+"""Seconds between two looks at the controller's processes."""
+
 OTHER_HOSTS = ("HYDRA_HOST_FILE", "SLURM_JOB_ID", "PBS_NODEFILE", "PE_HOSTFILE", "LSB_HOSTS")
 """Environment variables by which mpiexec may start ranks on other hosts."""
 
@@ -65,8 +68,9 @@ class Launch:
         Folder of their connection files, and of the lease of `spnb.driver.watchdog`.
     client
         The client that is connected to them; ``None`` before the start.
-    processes, engines
-        All processes, and the engines among them, once `record_processes` was called.
+    processes, engines, controller
+        All processes, the engines among them, and the controller with its schedulers and watchdog,
+        once the engines run.
     files
         MPICH's files that they use.
     """
@@ -100,6 +104,8 @@ class Launch:
         )
         self.processes: list[psutil.Process] = []
         self.engines: list[psutil.Process] = []
+        self.controller: list[psutil.Process] = []
+        self._controller_ran = 0.0  # when that was last seen
         self.files: set[str] = set()
 
     def start(self, deadline: float, on_progress: Progress) -> ipp.Client:
@@ -166,6 +172,7 @@ class Launch:
             state = f"{ready} of {total} engines started"
             self._wait(deadline, state, cluster.controller, cluster.engine_set)
         on_progress("starting engines", total, total)
+        self.controller = watchdog.family([cluster.controller.process])
         return self.client
 
     def record_processes(self, introductions: Sequence[Mapping[str, object]]) -> None:
@@ -182,8 +189,13 @@ class Launch:
         self.files = watchdog.files_of_mpi(self.processes)
 
     def has_controller(self) -> bool:
-        """Whether the controller runs."""
-        return watchdog.runs(self.cluster.controller.process)
+        """Whether the controller ran a moment ago, with all schedulers that pass on messages."""
+        if (now := time.monotonic()) > self._controller_ran + LOOK_EVERY:
+            each = self.controller or [self.cluster.controller.process]
+            if not all(map(watchdog.runs, each)):
+                return False
+            self._controller_ran = now
+        return True
 
     def stop(self) -> None:
         """End every process, and remove the folder."""

@@ -79,11 +79,14 @@ class SignsOfLife:
             self._seen[rank] = seen
 
 
-def no_answer(ranks: Sequence[int], deadline: float) -> str:
-    """The sentence about ranks that do not answer.
+def no_answer(missing: Sequence[int] | str, deadline: float) -> str:
+    """The sentence about ranks, or another process by its name, that do not answer.
 
     >>> no_answer([2], 60)
     'rank 2 does not answer for 60 s (stopped, or swapping?)'
     """
-    who = f"rank {ranks[0]} does" if len(ranks) == 1 else f"ranks {list(ranks)} do"
+    if isinstance(missing, str):
+        who = f"{missing} does"
+    else:
+        who = f"rank {missing[0]} does" if len(missing) == 1 else f"ranks {list(missing)} do"
     return f"{who} not answer for {deadline:g} s (stopped, or swapping?)"

@@ -212,9 +212,11 @@ def test_a_killed_engine_is_named_and_engines_start_anew(engines):
     assert not processes_of(folder)
 
 
-def test_a_killed_controller_is_named(engines):
+@pytest.mark.slow(but_each=3)
+@pytest.mark.parametrize("number", [3, 0, 1])  # one of its schedulers, its watchdog, itself
+def test_a_killed_controller_is_named(engines, number):
     with pytest.raises(EngineDied, match="controller died"):
-        waits(engines, engines._launch.cluster.controller.process.kill)
+        waits(engines, engines._launch.controller[number].kill)
     assert waits.seconds < PATIENCE  # freed, not given up
     engines.restart()
     assert works(engines)
@@ -229,6 +231,18 @@ def test_engines_of_no_common_world_are_refused(tmp_path):
     )
     with cluster as client, pytest.raises(StartError, match=r"MPI worlds of \[1, 1\] ranks"):
         Engines.adopt(client)
+
+
+@pytest.mark.timeout(60)
+def test_a_stopped_controller_is_named(engines):
+    engines.change_deadline(1.0)
+    scheduler = engines._launch.controller[3]
+    with pytest.raises(EngineTimeout, match=r"controller does not answer for 1 s \(stopped"):
+        waits(engines, scheduler.suspend)
+    assert waits.seconds < PATIENCE
+    scheduler.resume()
+    engines.change_deadline(60.0)
+    assert works(engines)
 
 
 @pytest.fixture
