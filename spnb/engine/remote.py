@@ -8,6 +8,7 @@ the ranks: a notebook's own process is no MPI rank.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -63,6 +64,8 @@ def prepare(token: Path, deadline: float, caller: str, path: Sequence[str]) -> b
     from ..transport.mpi import MPITransport
     from .cells import watch_cells
 
+    # ipyparallel's handler ends the engine's loop, and then MPI waits for ranks that still run.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.path += [folder for folder in path if folder not in sys.path]
     if _transport is None:
         transport = MPITransport(MPI.COMM_WORLD)

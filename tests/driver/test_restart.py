@@ -34,14 +34,14 @@ def small(shell):
             yield cluster
 
 
-def kill(cluster, rank):
-    os.kill(cluster.view.apply_sync(os.getpid)[rank], signal.SIGKILL)
+def end(cluster, rank, number):
+    os.kill(cluster.view.apply_sync(os.getpid)[rank], number)
 
 
 @pytest.mark.filterwarnings("ignore:The IPython parallel magics")
-def test_a_killed_engine_is_told_and_restart_helps(small, shell):
+def test_an_ended_engine_is_told_and_restart_helps(small, shell):
     assert shell.user_ns["rc"] is small.client
-    kill(small, 1)
+    end(small, 1, signal.SIGTERM)  # `tests/driver/test_engines.py` kills one
     with pytest.raises(EngineDied, match=r"died on .*cluster.restart\(\)"):
         for _ in range(50):
             small.infer()
@@ -57,7 +57,7 @@ def test_a_killed_engine_is_told_by_gloo_and_rc_stays_the_users(small, shell):
     small.load(planned(backend="gloo"))
     wanted = small.infer().output
     shell.user_ns["rc"] = mine = object()
-    kill(small, 1)
+    end(small, 1, signal.SIGKILL)
     with pytest.raises((EngineDied, RunError)):
         small.infer()
     small.restart()
