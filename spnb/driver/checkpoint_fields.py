@@ -94,7 +94,18 @@ def _is_dict(value: Any, of: Callable[[Any], bool]) -> bool:
 
 
 def _is_weights(value: Any) -> bool:
-    return _is_dict(value, lambda each: isinstance(each, torch.Tensor))
+    return _is_dict(value, lambda each: isinstance(each, torch.Tensor) and _is_dense(each))
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has a number at each place, as those that training writes."""
+    strided = tensor.layout is torch.strided and not tensor.is_nested
+    return strided and not (tensor.is_quantized or tensor.is_meta)
+
+
+def _is_state(value: Any) -> bool:
+    """Whether each tensor of an optimizer's state is dense."""
+    return _is_dict(value, lambda each: not isinstance(each, torch.Tensor) or _is_dense(each))
 
 
 def _is_history(value: Any) -> bool:
@@ -139,7 +150,7 @@ _FIELDS: _Checks = {
 _OF_OPTIMIZER: _Checks = {
     "name": (lambda value: isinstance(value, str), "a name"),
     "state": (
-        lambda value: _is_dict(value, lambda each: _is_dict(each, _is_anything)),
+        lambda value: _is_dict(value, _is_state),
         "a dict of what each weight has",
     ),
     "progress": (_is_progress, "a dict of groups and a scheduler"),

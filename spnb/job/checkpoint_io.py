@@ -195,8 +195,8 @@ def _load(found: FoundStateDict, module: nn.Module, path: Path | None) -> None:
     try:
         differing = module.load_state_dict(found.tensors, strict=False)
         problem = _differing_names(differing.missing_keys, differing.unexpected_keys)
-    except RuntimeError as error:  # a shape
-        problem = str(error).splitlines()[1].strip().rstrip(".")
+    except RuntimeError as error:  # a shape, below a heading, or a layout
+        problem = "".join(str(error).splitlines()[:2][-1:]).strip().rstrip(".")
     if problem:
         how = f" (read {found.how})" if found.how else ""
         raise WeightsError(

@@ -118,6 +118,7 @@ def _candidates(content: object, keys: tuple[str, ...] = ()) -> Iterator[_Candid
         return
     named = {name: value for name, value in content.items() if isinstance(name, str)}
     tensors = {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
+    tensors = {name: value for name, value in tensors.items() if not value.is_nested}  # no shape
     if tensors:
         yield _Candidate(keys, tensors)
     for name, value in named.items():

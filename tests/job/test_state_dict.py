@@ -95,6 +95,7 @@ def refusal(path, **options):
     return str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 def test_names_that_differ_are_shown(tmp_path):
     path = tmp_path / "weights.pth"
     other = nn.Sequential(
@@ -108,6 +109,8 @@ def test_names_that_differ_are_shown(tmp_path):
     message = refusal(path)
     assert "it has no 0.weight, 0.bias, 1.weight, 1.bias and 4 more" in message
     assert "the network has no layer0, layer1, layer2, layer3 and 5 more" in message
+    torch.save(net().state_dict() | {"0.bias": torch.nested.nested_tensor([torch.ones(4)])}, path)
+    assert "it has no 0.bias" in refusal(path)
     torch.save({"state_dict": nn.Conv2d(1, 1, 1)}, path)
     assert "it holds a torch.nn.modules.conv.Conv2d" in refusal(path)
 
