@@ -137,7 +137,7 @@ class Launch:
         mpiexec = shutil.which("mpiexec", path=environment["PATH"])
         if mpiexec is None:
             raise StartError(
-                f"no mpiexec beside {sys.executable} or on PATH: python -m pip install mpich"
+                f"no mpiexec beside {sys.executable} or on PATH: python -m pip install 'spnb[mpi]'"
             )
         guard = [sys.executable, "-P", watchdog.__file__, str(self.owner), self.folder]
         on_progress("starting the controller", 0, self.num_ranks)
