@@ -175,8 +175,8 @@ class Result(RunRecord):
     def show(self, output: int | str | None = None, overlay: str | None = None) -> RunView:
         """Show image, output, tiles and timeline in one widget, to look into by hovering.
 
-        Image and output are read by region, at the resolution of the screen: neither is ever held
-        whole.  A notebook without a kernel shows a picture of the same.
+        Image and output are read by region, at the resolution of the screen; a large one is never
+        held whole.  A notebook without a kernel shows a picture of the same.
 
         Parameters
         ----------

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..io.strided import Strided
 from ..ir.axes import Axes
 from ..ir.graph import Graph
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
 Sample = Callable[[OutputWindow], list[OutputSample]]
 """Takes a part of an output from the ranks that have it."""
+
+
+SMALL = 2**26
+"""Bytes of an output that is taken from the ranks at once, so that it outlives them."""
 
 
 def is_picture(graph: Graph, value: str) -> bool:
@@ -47,8 +53,16 @@ def output_layer(
 
     _, channels, height, width = graph.shape(value)
 
+    def taken(rows: Span, columns: Span, step: int) -> np.ndarray:
+        window = OutputWindow(value, rows, columns, step)
+        return joined(sample(window), window, channels)
+
+    size = channels * height * width * graph.dtype_of(value).itemsize
+    whole = taken((0, height), (0, width), 1) if size <= SMALL else None
+
     def read(window: tuple[Span, Span], step: int, most: int | None) -> Strided:
-        wanted = OutputWindow(value, *window, step)
-        return Strided(joined(sample(wanted), wanted, channels), exact=True)
+        rows, columns = (slice(*span, step) for span in window)
+        found = taken(*window, step) if whole is None else whole[:, rows, columns]
+        return Strided(found, exact=True)
 
     return Layer(name, Pyramid(height, width, read), styles)

@@ -148,6 +148,10 @@ class FileSource:
         with reading(self.path):
             return batched(mapped(self.path, "r"), self.layout)
 
+    def held(self) -> ArraySource:
+        """The same image, which can still be read when the file is removed; it is only mapped."""
+        return ArraySource(self._array(), self.name, self.origin)
+
     def read(self, region: Region) -> np.ndarray:
         """Read a region; see `Source`."""
         return self.read_as(region, np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..display.paint import STYLES, painted, png, style_of
 from ..io.changed import Changed
-from ..io.sources import Repeated, Source
+from ..io.sources import FileSource, Repeated, Source
 from ..io.strided import Strided, strided
 from ..ir.region import Span
 from .pyramid import PIECES, Pyramid
@@ -48,6 +48,8 @@ class Layer:
         """
         while isinstance(source, (Changed, Repeated)):
             source = source.source
+        if isinstance(source, FileSource):
+            source = source.held()  # a session removes its own files when it stops
 
         def read(window: tuple[Span, Span], step: int, most: int | None) -> Strided:
             return strided(source, window, (step, step), most)

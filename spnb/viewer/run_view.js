@@ -346,7 +346,8 @@ function render({ model, el }) {
       }
     }
   }
-  root.append(info, element("div", { class: "spnb-note" }, model.get("note")));
+  const note = element("div", { class: "spnb-note" }, model.get("note"));
+  root.append(info, note);
   info.textContent = hint;
   el.append(root);
 
@@ -384,7 +385,7 @@ function render({ model, el }) {
     const wanted = panes.flatMap((pane) => pane.draw(drawn));
     store.want(wanted);
     timeline?.draw();
-    if (store.failed) info.textContent = `cannot be read any more: ${store.failed}`;
+    if (store.failed) note.textContent = `some of it cannot be read any more: ${store.failed}`;
   }
 
   const resized = new ResizeObserver(draw);

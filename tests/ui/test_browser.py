@@ -312,7 +312,7 @@ def test_tiles_change_their_state_during_a_run(lab, page):
         const view = document.querySelector(".spnb-live");
         return view && (view.dataset.seen ?? "").split(" ").length >= 2;
     }""")
-    assert page.locator(".spnb-micro-batch.spnb-done").count() >= 0
+    page.wait_for_selector(".spnb-micro-batch.spnb-now")
     assert "infer Sequential" in page.inner_text(".spnb-live")
     screenshot(page, "live")
     wait_for_last(page, 300)

@@ -15,6 +15,7 @@ from torch import nn
 import spnb
 import spnb.io.open
 from spnb.display.paint import painted, style_of
+from spnb.driver import result_view
 from spnb.io.zarr_source import ZarrSource
 from spnb.viewer.layer import Layer
 
@@ -51,6 +52,7 @@ def test_a_tile_of_the_output_is_that_part_of_it(result):
 
 
 def test_outputs_that_stay_on_ranks_are_sampled_there(monkeypatch):
+    monkeypatch.setattr(result_view, "SMALL", 0)
     job = spnb.Job(conv(3, 5), image_size="300x350", batch_size=1, stages=1, tiles=4)
     session = spnb.InProcess(spnb.plan(job), progress=False)
     result = session.infer()
@@ -66,6 +68,20 @@ def test_outputs_that_stay_on_ranks_are_sampled_there(monkeypatch):
     asked = {"layer": "output", "style": "heat", "level": 0, "row": 0, "column": 0, "most": 64}
     view._handle_custom_msg(asked, [])
     assert "another plan was loaded" in answers[0][0]["failed"]
+
+
+def test_what_was_shown_can_be_looked_into_when_the_ranks_are_stopped(tmp_path):
+    job = spnb.Job(conv(3, 5), image_size="300x350", batch_size=1, stages=1, tiles=4)
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 350, 3), np.uint8)
+    np.save(tmp_path / "a.npy", pixels)
+    with spnb.InProcess(spnb.plan(job), progress=False) as session:
+        result = session.infer(tmp_path / "a.npy")
+        result.reports = [replace(report, pieces=None) for report in result.reports]
+        view = result.show()
+    (tmp_path / "a.npy").unlink()
+    session._ranks.clear()
+    np.testing.assert_array_equal(decoded(view.tile("image", 0, 1, 1)[0]), pixels[256:, 256:])
+    assert decoded(view.tile("output", 0, 1, 1)[0]).shape == (44, 94, 3)
 
 
 def test_a_message_is_answered_with_a_tile_or_with_the_reason(result):
