@@ -18,7 +18,7 @@ KIND = {
 }
 """Colour of each kind of event.  Idle: a rank waits for the stage before its own."""
 
-REST = {"between": "#FFFFFF", "done": "#DDE7DD"}
+REST = {"between": "transparent", "done": "#DDE7DD"}
 """Colours of the time of a rank without an event: between two of them, and after the last."""
 
 

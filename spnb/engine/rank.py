@@ -6,7 +6,8 @@ others since each of them is documented.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -154,15 +155,13 @@ class Rank:
             self.outputs.pop(old, None)
         rank_plan, worker = self._loaded(), self._worker()
         process_memory.restart_peak(self.device)
-        activity = self.activity = Activity(self.publish)
-        with first_not_finite(task.check_finite) as not_finite:
+        with self._acting() as activity, first_not_finite(task.check_finite) as not_finite:
             outcome = worker.infer(
                 lambda name, region: read_tensor(sources[name], region, rank_plan.dtype),
                 lambda done, share, recorder: activity.report(
                     recorder, share == 1.0, run=task.run, done=done, share=share
                 ),
             )
-        self.activity = None
         self.outputs[task.run] = outcome.pieces
         size = sum(p.tensor.numel() * p.tensor.element_size() for p in outcome.pieces)
         pieces = outcome.pieces if size <= SMALL else None
@@ -222,18 +221,16 @@ class Rank:
             This rank's share of the loss of each step, and its seconds and bytes.
         """
         trainer = self._trainer()
-        activity = self.activity = Activity(self.publish)
-        activity.report(epoch=epoch, steps=0 if steps is None else steps.first)
-        trainer.worker.report_pass = activity.turn
-        report = trainer.epoch(
-            examples,
-            epoch,
-            self._idle_bytes,
-            lambda step, loss: activity.report(epoch=epoch, steps=step + 1),
-            steps,
-        )
-        self.activity = None
-        return report
+        with self._acting() as activity:
+            activity.report(epoch=epoch, steps=0 if steps is None else steps.first)
+            trainer.worker.report_pass = activity.turn
+            return trainer.epoch(
+                examples,
+                epoch,
+                self._idle_bytes,
+                lambda step, loss: activity.report(epoch=epoch, steps=step + 1),
+                steps,
+            )
 
     def end_epoch(self, validation_loss: float | None) -> dict[str, Any]:
         """Step the scheduler after an epoch.
@@ -360,6 +357,15 @@ class Rank:
             If the run is not known: another plan was loaded after it.
         """
         return sampled(self.outputs_of(run), window)
+
+    @contextmanager
+    def _acting(self) -> Iterator[Activity]:
+        """Publish what this rank does while the context is open."""
+        self.activity = Activity(self.publish)
+        try:
+            yield self.activity
+        finally:
+            self.activity = None
 
     def _worker(self) -> Worker:
         if self.worker is None:

@@ -120,8 +120,9 @@ class Store {
       let next = this.wanted.find((t) => !this.get(t) && !this.inFlight.has(Store.key(t)));
       let most = this.model.get("pieces");
       if (!next && this.inFlight.size === 0) {
-        // All are there: those for which only some pieces of the file were read become sharper.
-        next = this.wanted.find((t) => this.get(t) && !this.get(t).exact);
+        // All are there: those for which only some pieces of the file were read become sharper,
+        // as long as the kernel, which other cells wait for, has not to read for a second.
+        next = this.wanted.find((t) => this.get(t) && !this.get(t).exact && this.get(t).seconds < 0.25);
         if (next) most = this.get(next).most * 4;
       }
       if (!next) return;
@@ -138,7 +139,7 @@ class Store {
       this.tiles.set(key, { exact: true, failed: true });
     } else {
       const bitmap = await createImageBitmap(new Blob([buffers[0]], { type: "image/png" }));
-      this.tiles.set(key, { bitmap, exact: message.exact, most: message.most });
+      this.tiles.set(key, { bitmap, exact: message.exact, most: message.most, seconds: message.seconds });
     }
     this.inFlight.delete(key);
     if (this.tiles.size > 600) this.forget();
@@ -256,7 +257,7 @@ class Pane {
     context.globalAlpha = 1;
     this.drawTiles(context, state);
     context.restore();
-    this.caption.textContent = this.name() + (exact ? "" : " – sampled: not every chunk is read yet");
+    this.caption.textContent = this.name() + (exact ? "" : " – sampled: not every chunk of the file is read");
     return wanted;
   }
 

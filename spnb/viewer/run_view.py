@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -72,12 +73,13 @@ class RunView(anywidget.AnyWidget):
         try:
             level, row, column, most = (int(asked[k]) for k in ("level", "row", "column", "most"))
             layer, style = str(asked["layer"]), str(asked["style"])
+            start = time.perf_counter()
             png, exact = self.tile(layer, level, row, column, style, most)
         except Exception as error:  # a file may be gone, or its kernel's ranks: said in the picture
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             self.send({**asked, "failed": reason})
         else:
-            self.send({**asked, "exact": exact}, [png])
+            self.send({**asked, "exact": exact, "seconds": time.perf_counter() - start}, [png])
 
     def tile(
         self, layer: str, level: int, row: int, column: int, style: str = "", most: int = PIECES

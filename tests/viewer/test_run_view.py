@@ -90,6 +90,7 @@ def test_a_message_is_answered_with_a_tile_or_with_the_reason(result):
     asked = {"layer": "image", "style": "colours", "level": 1, "row": 0, "column": 1, "most": 64}
     view._handle_custom_msg(asked, [])
     ((answer, (png,)),) = answers
+    assert 0 < answer.pop("seconds") < 10
     assert answer == {**asked, "exact": True}
     assert decoded(png).shape == (256, 94, 3)
     assert view.read == [("image", 1, 0, 1)]
