@@ -10,7 +10,7 @@
     spnb.explore(job)                          # sliders;  spnb.compare([job, …]): side by side
     cluster = spnb.start(plan)                 # one process for each rank, and it stays
     result = cluster.infer(image)              # cluster.train(images, targets), .evaluate(…)
-    result.plot_timeline()
+    result.show()                              # image, output, tiles and events, to zoom and hover
     spnb.stop()
 
 >>> import spnb
