@@ -69,9 +69,19 @@ def painted(pixels: np.ndarray, style: str, span: tuple[float, float]) -> np.nda
     numpy.ndarray
         ``(rows, columns, 3)`` of uint8.
     """
+    missing = np.isnan(pixels).any(axis=0)
+    with np.errstate(all="ignore"):  # infinite numbers are painted, too
+        colours = _coloured(np.where(missing, 0, pixels), style, span)
+    colours[missing] = 0
+    return colours
+
+
+def _coloured(pixels: np.ndarray, style: str, span: tuple[float, float]) -> np.ndarray:
+    """As `painted`, of numbers that are not NaN."""
     if style == "classes":
         number = pixels[0].astype(np.int64) if len(pixels) == 1 else pixels.argmax(axis=0)
         return _mapped(TILE)[number % len(TILE)]
+    pixels = pixels.astype(np.float32) if pixels.dtype.kind in "bui" else pixels
     if style == "probability":
         return _ramp(probability(pixels))
     low, high = span
@@ -80,6 +90,17 @@ def painted(pixels: np.ndarray, style: str, span: tuple[float, float]) -> np.nda
         return _ramp(scaled.max(axis=0))
     chosen = scaled[[0, 1, 2] if len(pixels) > 2 else [0, 0, 0]]
     return _bytes(np.moveaxis(chosen, 0, -1))
+
+
+def span_of(pixels: np.ndarray) -> tuple[float, float]:
+    """The smallest and the largest finite number; 0 and 1 if all lie between.
+
+    >>> span_of(np.array([0.2, np.nan])), span_of(np.array([-3.0, np.inf, 2.0]))
+    ((0.0, 1.0), (-3.0, 2.0))
+    """
+    finite = pixels[np.isfinite(pixels)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
 
 
 def probability(pixels: np.ndarray) -> np.ndarray:
@@ -106,7 +127,7 @@ def png(colours: np.ndarray) -> bytes:
 
 def _ramp(values: np.ndarray) -> np.ndarray:
     """Numbers between 0 and 1 as colours from dark to light."""
-    places = np.clip(np.nan_to_num(values), 0, 1) * (len(VIRIDIS) - 1)
+    places = np.clip(np.nan_to_num(values, posinf=1), 0, 1) * (len(VIRIDIS) - 1)
     anchors = _mapped(VIRIDIS).astype(np.float32)
     low = np.minimum(places.astype(int), len(VIRIDIS) - 2)
     share = (places - low)[..., None]
@@ -114,7 +135,7 @@ def _ramp(values: np.ndarray) -> np.ndarray:
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:
-    return (np.clip(np.nan_to_num(values), 0, 1) * 255).round().astype(np.uint8)
+    return (np.clip(np.nan_to_num(values, posinf=1), 0, 1) * 255).round().astype(np.uint8)
 
 
 def _mapped(colours: Sequence[str]) -> np.ndarray:

@@ -176,7 +176,8 @@ class Result(RunRecord):
         """Show image, output, tiles and timeline in one widget, to look into by hovering.
 
         Image and output are read by region, at the resolution of the screen; a large one is never
-        held whole.  A notebook without a kernel shows a picture of the same.
+        held whole.  Of a batch, the first image is shown.  A notebook without a kernel shows a
+        picture of the same.
 
         Parameters
         ----------

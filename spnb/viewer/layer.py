@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from ..display.paint import STYLES, painted, png, style_of
+from ..display.paint import STYLES, painted, png, span_of, style_of
 from ..io.changed import Changed
 from ..io.sources import FileSource, Repeated, Source
 from ..io.strided import Strided, strided
@@ -65,8 +63,7 @@ class Layer:
     @cached_property
     def span(self) -> tuple[float, float]:
         """The numbers that are painted darkest and lightest: 0 and 1 if all lie between."""
-        low, high = (float(f(self.whole.pixels)) for f in (np.nanmin, np.nanmax))
-        return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+        return span_of(self.whole.pixels)
 
     @cached_property
     def known_styles(self) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 import spnb
 from spnb.analysis.traffic import traffic
+from spnb.display.paint import painted, png
+from spnb.driver import result_view
 
 pytestmark = pytest.mark.mpi
 CASES = [
@@ -200,3 +202,18 @@ def test_a_client_of_ones_own(cluster):
             other.load(planned(num_spatial_parts=16))
     cluster.load(planned())
     assert cluster.infer().check().passed
+
+
+def test_an_output_that_stays_on_engines_is_looked_into(cluster, monkeypatch):
+    monkeypatch.setattr(result_view, "SMALL", 0)
+    network = nn.Conv2d(3, 8, 3, padding=1)
+    job = spnb.Job(network, image_size="400x500", batch_size=1, split_size=1)
+    cluster.load(spnb.plan(job))
+    result = cluster.infer()
+    assert all(report.pieces is None for report in result.reports)
+    view = result.show(overlay="classes")
+    found, exact = view.tile("output", 1, 0, 0)
+    assert "output" not in vars(result)  # it was not gathered
+    assert exact
+    part = result.output[0, :, ::2, ::2].numpy()
+    assert found == png(painted(part, "classes", (0, 1)))

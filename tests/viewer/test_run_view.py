@@ -14,7 +14,7 @@ from torch import nn
 
 import spnb
 import spnb.io.open
-from spnb.display.paint import painted, style_of
+from spnb.display.paint import STYLES, painted, span_of, style_of
 from spnb.driver import result_view
 from spnb.io.zarr_source import ZarrSource
 from spnb.viewer.layer import Layer
@@ -135,6 +135,26 @@ def test_a_style_suits_the_numbers(scores, style, shown):
     assert style_of(pixels) == style
     dark, light = painted(pixels, style, (-7.0, 7.0))[0]
     assert not np.array_equal(dark, light)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.array([[[0.5, np.nan, np.inf, -np.inf]]]),
+        np.array([[[0.5, np.nan, np.inf, 7.0]], [[-1.0, 2.0, 0.0, np.nan]]]),
+        np.full((2, 1, 4), np.nan),
+        np.array([[[True, False, True, True]]]),
+        np.array([[[3, 0, 200, -1]]]),
+    ],
+)
+def test_every_number_has_a_colour_in_every_style(pixels, style):
+    colours = painted(pixels, style, span_of(pixels))
+    assert colours.shape == (1, 4, 3)
+    missing = np.isnan(pixels).any(axis=0)
+    assert not colours[missing].any()  # black
+    assert style_of(pixels) in STYLES
 
 
 @pytest.fixture(scope="module")
