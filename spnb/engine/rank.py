@@ -153,6 +153,7 @@ class Rank:
         """
         for old in task.released:
             self.outputs.pop(old, None)
+        process_memory.collect_young()
         rank_plan, worker = self._loaded(), self._worker()
         process_memory.restart_peak(self.device)
         with self._acting() as activity, first_not_finite(task.check_finite) as not_finite:

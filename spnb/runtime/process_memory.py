@@ -89,6 +89,15 @@ def give_back() -> None:
     trim()
 
 
+def collect_young() -> None:
+    """Free what only refers to itself since the last runs, as messages of a notebook do.
+
+    They refer to large results.  Python itself looks for them when some thousand objects were made,
+    which may be many runs later.
+    """
+    gc.collect(1)
+
+
 def set_modules_aside(training: bool = False) -> None:
     """Leave the objects of modules out of collections: to go through PyTorch's takes 0.2 s.
 
