@@ -1,16 +1,18 @@
-"""What libraries in C print on standard error, such as libtiff's complaint about a damaged file."""
+"""What libraries say beside their errors, such as libtiff's complaint about a damaged file."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _STANDARD_ERROR = 2
 
 _one_at_a_time = threading.Lock()
+_one_warns = threading.Lock()
 
 
 @contextmanager
@@ -50,3 +52,20 @@ def messages_caught() -> Iterator[list[str]]:
             lines += printed.decode(errors="replace").splitlines()
             if not failed and printed:
                 os.write(_STANDARD_ERROR, printed)
+
+
+@contextmanager
+def warnings_after_success() -> Iterator[None]:
+    """Show warnings once the block has ended; if it fails, its error says what is wrong.
+
+    Examples
+    --------
+    >>> import contextlib, warnings
+    >>> with contextlib.suppress(OSError), warnings_after_success():
+    ...     warnings.warn("a tag is damaged")
+    ...     raise OSError
+    """
+    with _one_warns, warnings.catch_warnings(record=True) as held:
+        yield
+    for each in held:
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)

@@ -17,6 +17,7 @@ from typing import Any
 from .arrays import as_numpy, is_in_memory
 from .files import NotByRegion, located, mapped, reading
 from .layout import batched, layout_of
+from .native_messages import warnings_after_success
 from .pillow import read_whole, resized
 from .samples import hint, samples
 from .sliced import SlicedSource, can_be_sliced
@@ -226,6 +227,7 @@ def _open_tiff(path: str, name: str, wanted: _Wanted) -> Source:
     except NotByRegion as error:
         try:
             refuse = partial(wanted.refuse_other, name)
-            return read_whole(path, name, wanted.channels, refuse)
+            with warnings_after_success():  # of damaged tags, by Pillow
+                return read_whole(path, name, wanted.channels, refuse)
         except ValueError as whole:
             raise ValueError(f"{error}; Pillow: {whole.__cause__ or whole}") from None

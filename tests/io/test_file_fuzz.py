@@ -6,6 +6,7 @@ spnb's own (tifffile, Pillow, zarr) must read the same array from it.  The envir
 """
 
 import os
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -232,7 +233,8 @@ def damaged(chance, path):
 
 @pytest.mark.long
 def test_damaged_files_are_read_or_refused_in_a_line(tmp_path):
-    for number in range(SEED + 10**6, SEED + 10**6 + FILES // 2):
+    # Pillow warned of the tags of the first one.
+    for number in (1070275, *range(SEED + 10**6, SEED + 10**6 + FILES // 2)):
         chance = np.random.default_rng(number)
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -241,8 +243,11 @@ def test_damaged_files_are_read_or_refused_in_a_line(tmp_path):
             continue
         damaged(chance, drawn.path)
         _, channels, *size = drawn.image.shape
-        try:
-            source = open_source(drawn.path, channels=channels, size=size)
-            source.read(Region.whole((source.shape[0], *size)))
-        except ValueError as error:
-            assert "\n" not in str(error), (number, drawn.options)
+        with warnings.catch_warnings(record=True) as more:
+            warnings.simplefilter("always")
+            try:
+                source = open_source(drawn.path, channels=channels, size=size)
+                source.read(Region.whole((source.shape[0], *size)))
+            except ValueError as error:
+                assert "\n" not in str(error), (number, drawn.options)
+                assert not more, (number, more[0].message)
