@@ -212,11 +212,12 @@ class _TrainingLoop:
         rows[-1].update(validated)
         self.history += rows
         done = self._checkpoint(epoch, model, optimizer, loss_scale)
-        self.ranks.held = TrainingState(done, self.until)
         figures = epoch_figures(rows)
         self.say(f"epoch {epoch + 1} of {self.until}: {in_words(figures)}, {seconds:.3g} s")
         if self.path is not None:
             done.save(self.path)
+        # An epoch whose file was not written is trained again by the next call.
+        self.ranks.held = TrainingState(done, self.until)
         record = EpochRecord(epoch, self.until, figures, self.module)
         return self.callbacks.after_epoch(record) or wanted
 

@@ -130,6 +130,26 @@ def test_an_interrupted_session_goes_on_where_the_file_is(tmp_path):
     assert_same(found.module.state_dict(), whole.module.state_dict(), 0)
 
 
+def test_the_last_epoch_is_trained_again_if_its_file_was_not_written(tmp_path, monkeypatch):
+    images, labels = examples(8)
+    each = job(num_epochs=1, checkpoint=str(tmp_path / "net.pth"))
+    save = Checkpoint.save
+
+    def interrupted(checkpoint, path):
+        monkeypatch.setattr(Checkpoint, "save", save)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "save", interrupted)
+    with spnb.InProcess(spnb.plan(each, training=True), progress=False) as session:
+        with pytest.raises(KeyboardInterrupt):
+            session.train(images, labels)
+        found = session.train(images, labels)
+    assert Checkpoint.read(tmp_path / "net.pth").epoch == 1
+    assert_same(
+        found.module.state_dict(), trained(job(num_epochs=1), images, labels).module.state_dict(), 0
+    )
+
+
 def test_training_goes_on_in_another_precision(tmp_path):
     images, labels = examples(8)
     path = str(tmp_path / "net.pth")
