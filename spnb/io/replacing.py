@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 import secrets
 import shutil
+import socket
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from ..errors import WriteError
+
+_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+"""A number for this host: others may share its folders, and their processes are not seen here."""
 
 
 @contextmanager
@@ -43,9 +52,10 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     'complete'
     """
     real = Path(os.path.realpath(path))  # a link stays a link
-    new = real.with_name(name or f".{secrets.token_hex(4)}-{real.name}")
+    new = real.with_name(name or f".{_HOST}-{os.getpid()}-{secrets.token_hex(2)}-{real.name}")
     with writing(path):
         real.parent.mkdir(parents=True, exist_ok=True)
+    _remove_unfinished(real)
     try:
         yield new
         with writing(path):
@@ -53,6 +63,15 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     except BaseException:
         remove(new)
         raise
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove what processes of this host were about to put at a path when they were killed."""
+    for each in path.parent.glob(f".{_HOST}-*-*-{glob.escape(path.name)}"):
+        pid = each.name.split("-")[1]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            with contextlib.suppress(OSError):  # another user's
+                remove(each)
 
 
 def _move(new: Path, old: Path) -> None:
