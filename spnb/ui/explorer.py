@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+from base64 import b64encode
 from typing import Any
 
 import ipywidgets as widgets
@@ -80,6 +81,14 @@ class Explorer(widgets.HBox):
         self._answer()
         left = widgets.VBox([*self.sliders, self.figures])
         super().__init__([left, self.picture])
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any] | None:
+        """The widget, and beside it its picture for notebooks without a kernel."""
+        found = super()._repr_mimebundle_(**kwargs)
+        if found is None:
+            return None
+        picture = b64encode(bytes(self.picture.value)).decode()
+        return {**found, "text/plain": f"Explorer of {self.job}", "image/png": picture}
 
     def _answer(self, _: Any = None) -> None:
         # A garbage collection goes through all objects of torch, which takes 0.2 s: not now.

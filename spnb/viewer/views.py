@@ -9,6 +9,7 @@ from ..display import plots
 from ..display.paint import painted
 from ..planner.plan import Plan
 from .layer import Layer
+from .pyramid import PIECES
 from .run_view import RunView
 from .scene import scene_of
 
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
 STILL = 700
 """Most pixels along a side of an image in the picture for notebooks without a kernel."""
-
-STILL_PIECES = 256
-"""Pieces of a file that are read for that picture."""
 
 
 def view_of(
@@ -60,9 +58,10 @@ def view_of(
 
 def _pane(layer: Layer) -> plots.Pane:
     pyramid, style = layer.pyramid, layer.known_styles[0]
-    step = -(-max(pyramid.height, pyramid.width) // STILL)
-    window = ((0, pyramid.height), (0, pyramid.width))
-    found = pyramid.read(window, step, STILL_PIECES)
+    found = layer.whole
+    if found.exact:  # else it would take long to read more of it
+        step = -(-max(pyramid.height, pyramid.width) // STILL)
+        found = pyramid.read(((0, pyramid.height), (0, pyramid.width)), step, PIECES)
     words = [layer.name, *([style] if len(layer.known_styles) > 1 else [])]
     words += [] if found.exact else ["sampled"]
     return plots.Pane(", ".join(words), painted(found.pixels, style, layer.span))

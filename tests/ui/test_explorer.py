@@ -1,5 +1,7 @@
 """Sliders answer with another plan, or say why there is none."""
 
+import base64
+
 import pytest
 
 import spnb
@@ -51,3 +53,10 @@ def test_it_begins_where_the_job_is():
     view = explorer(num_spatial_parts=6, halo_D2=True, fused_layers=2, slice_method="horizontal")
     assert (view.tiles.value, view.fused.value, view.slice_method.value) == (6, 2, "horizontal")
     assert view.plan.stages[0].team.tiling.grid == (1, 6, 1)
+
+
+def test_a_notebook_without_a_kernel_has_its_picture():
+    view = explorer()
+    data = view._repr_mimebundle_()
+    assert base64.b64decode(data["image/png"]) == bytes(view.picture.value)
+    assert "application/vnd.jupyter.widget-view+json" in data
