@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..ir.axes import rows_beside
 from ..ir.exchange import HOST
 from ..ir.node import Node
 from ..ir.program import Compute, Free, Keep, Receive, Send, Step, held_by_host
@@ -15,6 +16,7 @@ from ..ir.region import Region
 from ..planner.plan import Plan
 from ..rules import rule_of
 from ..rules.core_first import CoreFirst
+from ..rules.fused import Fused
 from ..runtime.buffer_plan import Place, plan_buffers
 from .patched_memory import patched_value_bytes
 from .sample_ranks import sample_ranks
@@ -86,6 +88,7 @@ class MemoryModel:
         self.outputs: dict[str, int] = {}
         self.heap_peak = 0
         self.computed: dict[str, Region] = {}
+        self.covered: dict[str, Region] = {}  # by memory: a tile, or tile and halo together
         # Values with a halo stored beside the tile, and the region of tile and halo together: see
         # `spnb.runtime.halo_tile`.
         self.halo_beside: dict[str, Region] = {}
@@ -130,8 +133,26 @@ class MemoryModel:
         if step.overwrites:
             self.heap.pop(node.operands[-1], None)
             self.outputs.pop(node.operands[-1], None)
+        self._note_peak(self._copied(node, step))
         self._make(node.name, step.region)
         self.computed[node.name] = step.region
+
+    def _copied(self, node: Node, step: Compute) -> int:
+        """Bytes of the image that oneDNN copies, since a part of it is no run of memory.
+
+        Where a convolution has a stride, its first window may begin after a tile's first column.
+        """
+        rule, value = rule_of(node), node.operands[0] if node.operands else ""
+        held = self.covered.get(value)
+        if not isinstance(rule, Fused) or step.padding is not None or held is None:
+            return 0
+        if value in self.halo_beside:  # the core reads all of the tile
+            return 0
+        part = rule.left_over(held, step.clipped[0])
+        whole = part not in held or rows_beside(held, part, node.operand_axes[0])
+        if whole or rule.scratch(part, step.region):
+            return 0
+        return value_bytes(self.plan, value, part)
 
     def _send(self, step: Send) -> None:
         """A value that is sent to the host is now an output; each micro-batch has its own."""
@@ -167,6 +188,7 @@ class MemoryModel:
     def _make(self, value: str, region: Region) -> None:
         """Allocate memory for a region of a value; its earlier memory is freed afterwards."""
         size = value_bytes(self.plan, value, region)
+        self.covered[value] = region
         if value in self.given_to_host:
             self.outputs[value] = size * len(self.plan.micro_batch_sizes)
         elif value not in self.places or value in self.halo_beside:
