@@ -84,6 +84,9 @@ class EngineCalls:
             if output and not isinstance(sys.exception(), KeyboardInterrupt):
                 wait(results, 0)
                 _pass_on(results, printed, output, last=True)
+            if done := [result for result in results if result.done()]:
+                # The client would keep each of them until the end of the session.
+                self.world.client.purge_local_results(done)
         if failed:
             self.world.require_alive()
             failed += [rank for rank in _failed(results) if rank not in failed]

@@ -39,6 +39,9 @@ POLL = 0.02
 LOOK_EVERY = 0.5
 """Seconds between two looks at the controller's processes."""
 
+DIGESTS = 1000
+"""Messages whose signatures a process remembers, so that none is taken twice."""
+
 OTHER_HOSTS = ("HYDRA_HOST_FILE", "SLURM_JOB_ID", "PBS_NODEFILE", "PE_HOSTFILE", "LSB_HOSTS")
 """Environment variables by which mpiexec may start ranks on other hosts."""
 
@@ -99,6 +102,7 @@ class Launch:
                 "--nodb",
                 "--HeartMonitor.period=500",
                 "--HeartMonitor.max_heartmonitor_misses=1000000",
+                f"--Session.digest_history_size={DIGESTS}",
             ],
             delay=0.0,
         )
@@ -167,6 +171,7 @@ class Launch:
         cluster, total = self.cluster, self.num_ranks
         cluster.start_engines_sync(total, mpi_cmd=mpiexec, environment=environment)
         self.client = cluster.connect_client_sync(ipython_dir=self.folder)
+        self.client.session.digest_history_size = DIGESTS
         while (ready := len(self.client.ids)) < total:
             on_progress("starting engines", ready, total)
             state = f"{ready} of {total} engines started"

@@ -108,6 +108,14 @@ def test_a_call_of_fewer_ranks_than_engines(engines):
         engines.call(act, [("rank",)] * 4)
 
 
+def test_the_client_keeps_no_result_of_a_call(engines):
+    before = set(engines.client.results)
+    assert works(engines)
+    with pytest.raises(EngineError):
+        engines.call(act, [("fail",)] * 3)
+    assert set(engines.client.results) == before
+
+
 def test_what_ranks_publish_is_seen_during_the_call(engines):
     seen = []
     engines.call(act, [("publish",)] * 3, poll=seen.append)

@@ -1,0 +1,108 @@
+"""Memory and descriptors of a cluster's processes, while it runs and loads plans again and again.
+
+``python tests/helpers/growth.py --runs 2000 --loads 100`` prints how much each process has grown
+since the first tenth.
+"""
+
+import argparse
+import gc
+import os
+from dataclasses import dataclass
+
+import psutil
+from torch import nn
+
+import spnb
+
+ALLOWED = 0.02
+"""The share by which a process may grow."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process has of its own: bytes of memory, and descriptors."""
+
+    memory: int
+    descriptors: int
+
+    @classmethod
+    def of(cls, *processes):
+        return cls(
+            sum(p.memory_full_info().uss for p in processes), sum(p.num_fds() for p in processes)
+        )
+
+    def growth(self, before):
+        """The share by which each has grown since then."""
+        return self.memory / before.memory - 1, self.descriptors / before.descriptors - 1
+
+
+def usage(cluster):
+    """The usage of caller, controller and each engine."""
+    gc.collect()
+    launch = cluster.engines._launch
+    ranks = {f"engine {k}": Usage.of(engine) for k, engine in enumerate(launch.engines)}
+    own = {"caller": Usage.of(psutil.Process()), "controller": Usage.of(*launch.controller)}
+    return own | ranks
+
+
+def job(number):
+    """Jobs with plans that all differ."""
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1))
+    size = f"{32 + number % 10}x{32 + number // 10}"
+    given = {"batch_size": 1, "split_size": 1, "num_spatial_parts": 2}
+    return spnb.Job(network, image_size=size, **given)
+
+
+def grown(act, count, cluster):
+    """How much each process grows by an act after its first tenth, and a text for each.
+
+    Parameters
+    ----------
+    act
+        Called with a number.
+    count
+        How often.
+    """
+    for number in range(count // 10):
+        act(number)
+    before = usage(cluster)
+    for number in range(count // 10, count):
+        act(number)
+    after = usage(cluster)
+    found = {name: after[name].growth(before[name]) for name in after}
+    for name, (memory, descriptors) in found.items():
+        now = after[name]
+        print(
+            f"{name}: {now.memory / 2**20:.1f} MiB ({memory:+.2%}),"
+            f" {now.descriptors} descriptors ({descriptors:+.2%})",
+            flush=True,
+        )
+    return found
+
+
+def by_runs(cluster, count):
+    """The growth by inferences of one plan."""
+    return grown(lambda _: cluster.infer().output, count, cluster)
+
+
+def by_loads(cluster, count):
+    """The growth by loads of plans that differ, with an inference of each."""
+
+    def load(number):
+        cluster.load(spnb.plan(job(number)))
+        _ = cluster.infer().output
+
+    return grown(load, count, cluster)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--loads", type=int, default=100)
+    args = parser.parse_args()
+    with spnb.Cluster(spnb.plan(job(0)), progress=False) as own:
+        print(f"{args.runs} inferences")
+        by_runs(own, args.runs)
+        print(f"{args.loads} loads")
+        by_loads(own, args.loads)
