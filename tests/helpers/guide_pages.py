@@ -253,6 +253,32 @@ def halo_table():
     return table(headings, rows)
 
 
+def fault_table():
+    """What became of each fault that was tried; nothing before the first trial."""
+    if not (REPORTS / "faults.json").exists():
+        return ""
+    groups = {}
+    for run in report("faults")["runs"]:
+        groups.setdefault((run["way"], run["fault"], run["victim"]), []).append(run)
+    rows = [
+        (
+            *key,
+            ", ".join(dict.fromkeys(run["moment"] for run in runs)),
+            ", ".join(sorted({run["carrier"] for run in runs}, reverse=True)),
+            f"{max(run['seconds'] for run in runs):.1f} s" if any_ended(runs) else "goes on",
+            " or ".join(dict.fromkeys(run["said"] for run in runs if run["said"])) or "–",
+        )
+        for key, runs in groups.items()
+    ]
+    headings = ("started by", "fault", "of", "at", "carrier", "it ends within", "it says")
+    return table(headings, rows)
+
+
+def any_ended(runs):
+    """Whether one of these runs ended by its fault."""
+    return any(run["code"] or run["said"] for run in runs)
+
+
 def generated():
     """Each generated table, by its name, with the page that has it."""
     of_job, of_training = option_tables()
@@ -268,6 +294,7 @@ def generated():
         "training": (REPORTS / "README.md", training_table()),
         "sweep": (REPORTS / "README.md", sweep_table()),
         "halo": (REPORTS / "README.md", halo_table()),
+        "faults": (GUIDE / "faults.md", fault_table()),
     }
     return {name: found for name, found in every.items() if found[1]}
 

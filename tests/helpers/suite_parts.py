@@ -4,7 +4,7 @@
 ``pytest``            all but the tests marked `slow`: README's command
 ``pytest --quick``    the first case of each test that starts no rank and takes no seconds
 ``pytest --slow``     what `pytest` leaves out: sweeps of what a shorter test begins to check
-``pytest FILE``       all of the file
+``pytest FILE``       all of the file, and what is marked `by_hand`, which none of the others has
 ====================  =======================================================================
 """
 
@@ -33,6 +33,8 @@ def part(items, which):
     """The tests of a part: "quick", "slow" or "README"."""
     chosen, cases = [], {}
     for item in items:
+        if "by_hand" in marks(item):
+            continue
         case = cases.get(function_of(item), 0)
         cases[function_of(item)] = case + 1
         if which == "quick":
