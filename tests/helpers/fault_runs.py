@@ -325,6 +325,8 @@ def must_end(run):
         return run.victim.startswith(("rank", "controller", "scheduler"))
     if run.fault == "SIGHUP" and run.way != "mpiexec" and run.victim.startswith("rank"):
         return False  # engines ignore it
+    if run.moment == "checkpoint" and run.way != "mpiexec" and run.victim != "caller":
+        return False  # it is the last one, and the training is done
     # These are needed only if something else fails.
     return run.victim != "nanny of rank 1" and (run.victim, run.fault) != ("guard", "kill -9")
 
