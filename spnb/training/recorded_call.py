@@ -265,7 +265,11 @@ def _without_padding(parts: Parts, axes: Axes, read: Region, region: Region) -> 
 
 
 def _memory(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    """Where the memory lies that a tensor is a part of; 0 for a class that hides it."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except RuntimeError:
+        return 0
 
 
 def entering(tensor: torch.Tensor) -> torch.Tensor:

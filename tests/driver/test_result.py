@@ -13,6 +13,7 @@ from torch import nn
 import spnb
 from spnb.analysis.halos import widest_halo
 from spnb.analysis.traffic import traffic
+from spnb.display.kinds import shares_of
 from spnb.display.progress import Bar
 from spnb.errors import CheckFailed
 from spnb.runtime import trace
@@ -113,6 +114,27 @@ def test_the_timeline_has_a_row_for_each_rank(result):
     assert axes.get_xlabel() == "time since all ranks were ready (ms)"
     _, mine = plt.subplots()
     assert result.plot_timeline(ax=mine) is mine
+
+
+def test_shares_of_a_timeline_add_up_to_the_whole_time_of_all_ranks(result):
+    axes, timings = result.plot_timeline(), result.timings
+    words = [t.get_text().rsplit(" ", 1) for t in axes.get_legend().get_texts()]
+    shares = {kind: float(share.rstrip("%")) / 100 for kind, share in words}
+    assert sum(shares.values()) == pytest.approx(1, abs=0.005 * len(shares))
+    own = [shares_of(timings, timings["stop"].max())[rank] for rank in timings["rank"].unique()]
+    for kind, drawn in shares.items():
+        names = {"idle": ("idle", "done"), "between events": ("between",)}.get(kind, (kind,))
+        told = sum(each.get(name, 0) for each in own for name in names) / len(own)
+        assert drawn == pytest.approx(told, abs=0.006)
+
+
+def test_a_rank_is_idle_after_its_last_event(result):
+    axes, end = result.plot_timeline(), 1e3 * result.timings["stop"].max()
+    reached = {}
+    for lines in axes.collections:
+        for (_, row), (stop, _) in lines.get_segments():
+            reached[row] = max(reached.get(row, 0), stop)
+    assert reached == {row: pytest.approx(end) for row in range(5)}
 
 
 def test_tiles_are_drawn_over_the_image():

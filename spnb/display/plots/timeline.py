@@ -31,8 +31,9 @@ TOUCHING = 1e-3
 def timeline(timings: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw when each rank did what.
 
-    Packing and unpacking for the next stage is called hand-over; waiting for the stage before is
-    called idle.  The legend has the share of each kind in the time of all ranks; the rest is blank.
+    Packing and unpacking for the next stage is called hand-over.  Waiting for the stage before is
+    called idle, and so is the time after a rank's last event.  The legend has the share of each
+    kind in the time of all ranks; blank is what a rank does between two events.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def timeline(timings: pd.DataFrame, ax: Axes | None = None) -> Axes:
     -------
     matplotlib.axes.Axes
     """
-    timings = timings.assign(kind=kinds_of(timings))
+    timings = _until_the_end(timings.assign(kind=kinds_of(timings)))
     ranks = _chosen_ranks(timings)
     if ax is None:
         height = 1.3 + max((0.36 if len(ranks) <= FEW_RANKS else 0.17) * len(ranks), 0.7)
@@ -59,9 +60,19 @@ def timeline(timings: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xlabel(f"time since all ranks were ready ({unit})")
     _label_ranks(ax, ranks, timings.groupby("rank")["stage"].unique())
     share = timings.groupby("kind")["seconds"].sum() / (timings["rank"].nunique() * end)
-    _legend(ax, {kind: f"{kind} {share[kind]:.0%}" for kind in KIND if kind in share})
+    share["between events"] = max(0.0, 1 - share.sum())
+    kinds = (*KIND, "between events")
+    _legend(ax, {kind: f"{kind} {share[kind]:.0%}" for kind in kinds if kind in share})
     open_frame(ax)
     return ax
+
+
+def _until_the_end(timings: pd.DataFrame) -> pd.DataFrame:
+    """The events, and for each rank one from its last event to the end of the run: it is idle."""
+    last = timings.sort_values("stop").groupby("rank").tail(1)
+    end = timings["stop"].max()
+    rest = last.assign(kind="idle", start=last["stop"], stop=end, seconds=end - last["stop"])
+    return pd.concat([timings, rest[rest["seconds"] > 0]], ignore_index=True)
 
 
 def _chosen_ranks(timings: pd.DataFrame) -> list[int]:
@@ -173,7 +184,7 @@ def _legend(ax: Axes, labels: dict[str, str]) -> None:
     """Put a legend of kinds above the picture."""
     ax.legend(
         handles=[
-            Patch(facecolor=KIND[kind], edgecolor="#999999", linewidth=0.4, label=label)
+            Patch(facecolor=KIND.get(kind, "none"), edgecolor="#999999", linewidth=0.4, label=label)
             for kind, label in labels.items()
         ],
         loc="lower center",
