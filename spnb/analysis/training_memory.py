@@ -16,12 +16,12 @@ from ..planner.plan import Plan
 from ..rules import rule_of
 from .saved_by_autograd import Saved, saved_by
 
-FRAGMENTED = 1.7
+FRAGMENTED = 1.55
 """Bytes that an engine has from the system for each byte of values that it holds (measured).
 
 PyTorch asks for aligned memory, for which glibc needs 96 bytes more than the block.  So the memory
 of a freed tile has no room for the next tile of the same size.  On seven plans of ResNet-20 and
-U-Net, of 128 to 512 pixels, it was 1.4 to 2.0; with jemalloc or tcmalloc in place of glibc's
+U-Net, of 128 to 512 pixels, it was 1.4 to 1.8; with jemalloc or tcmalloc in place of glibc's
 allocator, 1.1 to 1.2.
 """
 

@@ -274,9 +274,9 @@ def test_of_a_large_zarr_only_what_is_visible_is_read(lab, page):
         return [line.split() for line in log.read_text().splitlines()]
 
     def settled():
-        """The tiles that were asked for, once no more are."""
-        before = []
-        while before != (now := reads()):
+        """The tiles that were asked for, once there are some and no more come."""
+        before, tries = None, 0
+        while (before != (now := reads()) or not now) and (tries := tries + 1) < 20:
             before = now
             page.wait_for_timeout(1500)
         return [tuple(map(int, each[1:4])) for each in now]
