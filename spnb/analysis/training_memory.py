@@ -16,20 +16,20 @@ from ..planner.plan import Plan
 from ..rules import rule_of
 from .saved_by_autograd import Saved, saved_by
 
-FRAGMENTED = 1.55
+FRAGMENTED = 1.4
 """Bytes that an engine has from the system for each byte of values that it holds (measured).
 
 PyTorch asks for aligned memory, for which glibc needs 96 bytes more than the block.  So the memory
 of a freed tile has no room for the next tile of the same size.  On seven plans of ResNet-20 and
-U-Net, of 128 to 512 pixels, it was 1.4 to 1.8; with jemalloc or tcmalloc in place of glibc's
+U-Net, of 128 to 512 pixels, it was 1.25 to 1.63; with jemalloc or tcmalloc in place of glibc's
 allocator, 1.1 to 1.2.
 """
 
-FREED = 1.0
+FREED = 0.75
 """The same for each byte that is not held since segments are computed again (measured).
 
 Their values are in memory for a while all the same, and glibc does not use it again.  On ResNet-20
-and U-Net of 512 pixels it was 0.7 to 1.4; with jemalloc or tcmalloc, 0.
+and U-Net of 256 and 512 pixels it was 0.5 to 1.45; with jemalloc or tcmalloc, 0.
 """
 
 

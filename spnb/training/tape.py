@@ -13,8 +13,6 @@ A tape may compute segments of its program again, in place of holding their valu
 are alive at its beginning, and what the segment read or received.  In the backward pass it runs the
 segment once more, without messages, before the gradients of its calls.
 
-The module is longer than 300 lines since it has both directions of each step, one below the other.
-
 Both passes stop where they wait for messages, so that the tapes of several patches can share a
 processor and its memory: a tape that waits puts its values into a store.
 

@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from ..display.kinds import KIND, REST
+
 LIVE = {
-    "compute": "#56B4E9",
-    "forward": "#56B4E9",
+    "compute": KIND["compute"],
+    "forward": KIND["compute"],
     "backward": "#D55E00",
-    "read": "#CC79A7",
-    "pack": "#E69F00",
-    "unpack": "#0072B2",
-    "wait": "#BFBFBF",
+    **{kind: KIND[kind] for kind in ("read", "pack", "unpack", "wait")},
     "between": "#999999",
-    "done": "#DDE7DD",
+    "done": REST["done"],
 }
 """What a rank may do now, and its colour; between: what is no pass of a training."""
 

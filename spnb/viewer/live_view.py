@@ -59,10 +59,7 @@ class LiveView(anywidget.AnyWidget):
 
 def _picture(source: Source) -> bytes:
     layer = Layer.of_image(source)
-    pyramid = layer.pyramid
-    step = -(-max(pyramid.height, pyramid.width) // SIDE)
-    found = pyramid.read(((0, pyramid.height), (0, pyramid.width)), step, 64)
-    return png(painted(found.pixels, "colours", layer.span))
+    return png(painted(layer.pyramid.whole(SIDE).pixels, "colours", layer.span))
 
 
 class LiveRun:

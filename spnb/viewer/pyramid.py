@@ -53,6 +53,11 @@ class Pyramid:
         tiles = -(-max(self.height, self.width) // TILE)
         return 1 + (tiles - 1).bit_length()
 
+    def whole(self, side: int) -> Strided:
+        """Read all of it, with at most so many pixels along a side."""
+        step = -(-max(self.height, self.width) // side)
+        return self.read(((0, self.height), (0, self.width)), step, PIECES)
+
     def tile(self, level: int, row: int, column: int, most: int | None = PIECES) -> Strided:
         """Read a tile.
 

@@ -9,7 +9,6 @@ from ..display import plots
 from ..display.paint import painted
 from ..planner.plan import Plan
 from .layer import Layer
-from .pyramid import PIECES
 from .run_view import RunView
 from .scene import scene_of
 
@@ -57,11 +56,9 @@ def view_of(
 
 
 def _pane(layer: Layer) -> plots.Pane:
-    pyramid, style = layer.pyramid, layer.known_styles[0]
-    found = layer.whole
+    style, found = layer.known_styles[0], layer.whole
     if found.exact:  # else it would take long to read more of it
-        step = -(-max(pyramid.height, pyramid.width) // STILL)
-        found = pyramid.read(((0, pyramid.height), (0, pyramid.width)), step, PIECES)
+        found = layer.pyramid.whole(STILL)
     words = [layer.name, *([style] if len(layer.known_styles) > 1 else [])]
     words += [] if found.exact else ["sampled"]
     return plots.Pane(", ".join(words), painted(found.pixels, style, layer.span))

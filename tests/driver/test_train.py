@@ -168,7 +168,7 @@ def test_a_cluster_trains_and_then_infers(cluster):
 
 @pytest.mark.slow
 def test_memory_is_foreseen_for_each_schedule():
-    """Within a quarter of what is measured; a stage holds what its schedule says."""
+    """Within a sixth of what is measured; a stage holds what its schedule says."""
     images, labels = noise(8, 3, 128, 128).float(), torch.zeros(8, dtype=torch.long)
     given = {
         "image_size": 128,
@@ -184,6 +184,6 @@ def test_memory_is_foreseen_for_each_schedule():
             training = cluster.train(images, labels)
         (planned,) = training.plan.memory_bytes
         measured[schedule] = max(training.peak_memory_bytes)
-        assert abs(planned - measured[schedule]) < measured[schedule] / 4
+        assert abs(planned - measured[schedule]) < measured[schedule] / 6
         assert "memory of a rank: at most" in str(training)
-    assert measured["gpipe"] > 1.3 * measured["1f1b"]
+    assert measured["gpipe"] > 1.5 * measured["1f1b"]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.patches import Patch
 
-from ..kinds import KIND, kinds_of
+from ..kinds import KIND, kinds_of, shares_of
 from .style import open_frame
 
 MOST_RANKS = 32
@@ -46,12 +46,13 @@ def timeline(timings: pd.DataFrame, ax: Axes | None = None) -> Axes:
     -------
     matplotlib.axes.Axes
     """
-    timings = _until_the_end(timings.assign(kind=kinds_of(timings)))
+    end = timings["stop"].max()
+    shares = pd.DataFrame(shares_of(timings, end)).fillna(0.0).mean(axis=1)
+    timings = _until_the_end(timings.assign(kind=kinds_of(timings)), end)
     ranks = _chosen_ranks(timings)
     if ax is None:
         height = 1.3 + max((0.36 if len(ranks) <= FEW_RANKS else 0.17) * len(ranks), 0.7)
         _, ax = plt.subplots(figsize=(8.0, height), layout="constrained")
-    end = timings["stop"].max()
     scale, unit = _unit(end)
     for kind in KIND:
         events = timings[(timings["kind"] == kind) & timings["rank"].isin(ranks)]
@@ -59,18 +60,16 @@ def timeline(timings: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xlim(0, end * scale)
     ax.set_xlabel(f"time since all ranks were ready ({unit})")
     _label_ranks(ax, ranks, timings.groupby("rank")["stage"].unique())
-    share = timings.groupby("kind")["seconds"].sum() / (timings["rank"].nunique() * end)
-    share["between events"] = max(0.0, 1 - share.sum())
-    kinds = (*KIND, "between events")
-    _legend(ax, {kind: f"{kind} {share[kind]:.0%}" for kind in kinds if kind in share})
+    shares["idle"] = shares.get("idle", 0.0) + shares["done"]
+    labels = {kind: f"{kind} {shares[kind]:.0%}" for kind in KIND if shares.get(kind)}
+    _legend(ax, labels | {"between": f"between events {shares['between']:.0%}"})
     open_frame(ax)
     return ax
 
 
-def _until_the_end(timings: pd.DataFrame) -> pd.DataFrame:
+def _until_the_end(timings: pd.DataFrame, end: float) -> pd.DataFrame:
     """The events, and for each rank one from its last event to the end of the run: it is idle."""
     last = timings.sort_values("stop").groupby("rank").tail(1)
-    end = timings["stop"].max()
     rest = last.assign(kind="idle", start=last["stop"], stop=end, seconds=end - last["stop"])
     return pd.concat([timings, rest[rest["seconds"] > 0]], ignore_index=True)
 
