@@ -130,7 +130,7 @@ def _saved_in(trial: _Trial) -> tuple[list[torch.Tensor], set[int], dict[int, in
         if padded is None:
             found = rule.apply(operands, step.needs, step.region, weights)
         else:
-            found = padded.apply(operands, weights)
+            found = padded.bound(weights)(*operands)
     for weight in weights.values():
         saved.pop(_number_of(weight), None)
     known = {_number_of(each) for each in leaves(found) if isinstance(each, torch.Tensor)}

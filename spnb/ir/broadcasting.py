@@ -63,21 +63,34 @@ def aligned(axes: Axes, result: Axes) -> dict[int, bool]:
     return found
 
 
+def fits(axes: Axes, result: Axes) -> bool:
+    """Whether `fitted` gives every operand with these axes as it is."""
+    return not any(_loose(axes, result))
+
+
+def _loose(axes: Axes, result: Axes) -> list[bool]:
+    """For each dimension of an operand, whether it is whole where the result's may be cut."""
+    there = result.dims[len(result.dims) - len(axes.dims) :]
+    return [
+        size_of(factors) > 1 and factors != other and bool(axes_in(other))
+        for factors, other in zip(axes.dims, there, strict=True)
+    ]
+
+
 def fitted(tensor: torch.Tensor, axes: Axes, result: Axes, region: Region) -> Any:
     """The piece of an operand that is broadcast against a region of the result.
 
     A dimension that holds an axis in the result, but none in the operand, is held whole, and is
     cut here.  All other dimensions are cut already.
     """
-    shift = len(result.dims) - len(axes.dims)
-    dims, cut = [], False
-    for number, factors in enumerate(axes.dims):
-        there = result.dims[number + shift]
-        loose = size_of(factors) > 1 and factors != there and bool(axes_in(there))
-        dims.append(there if loose else dim(size_of(factors)))
-        cut |= loose
-    if not cut:
+    loose = _loose(axes, result)
+    if not any(loose):
         return tensor
+    shift = len(result.dims) - len(axes.dims)
+    dims = [
+        result.dims[number + shift] if loose[number] else dim(size_of(factors))
+        for number, factors in enumerate(axes.dims)
+    ]
     # A dimension without such an axis is cut already, so its size is the tensor's.
     sizes = zip(dims, tensor.shape, strict=True)
     loose_axes = result.with_dims([d if axes_in(d) else dim(n) for d, n in sizes])

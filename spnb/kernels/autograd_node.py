@@ -21,11 +21,6 @@ def count_of_results(node: Any) -> int | None:
     return None if metadata is None else len(metadata)
 
 
-def differentiate(node: Any, gradients: list[Any]) -> Any:
-    """Call a node with the gradients of its results; it gives those of what it reads."""
-    return node.apply(*gradients) if in_python(node) else node(*gradients)
-
-
 def in_python(node: Any) -> bool:
     """Whether a node is that of a `torch.autograd.Function`.
 
@@ -34,38 +29,58 @@ def in_python(node: Any) -> bool:
     return isinstance(node, BackwardCFunction)
 
 
-def differentiate_in_two(
-    node: Any, gradients: Sequence[Any]
-) -> tuple[Any, Callable[[], Sequence[Any]] | None]:
-    """Call a node as `differentiate` does; leave the gradients of a convolution's filters to later.
+Later = Callable[[], Sequence[Any]]
+"""Computes the gradients that were left out; the others are None."""
 
-    Messages of the gradient of the image may then be sent before those of the filters, which are
-    sent at the end, are computed.
+Differentiate = Callable[[Any, Sequence[Any]], tuple[Sequence[Any], Later | None]]
+"""Calls a node with the gradients of its results; it gives those of what the node reads."""
 
-    Returns
-    -------
-    object
-        The gradients that are computed.
-    callable or None
-        Computes the others; in both, the gradients of the other one are None.
+
+def differentiating(node: Any) -> Differentiate:
+    """The function that calls a node, and all nodes of calls with the same arguments.
+
+    It leaves the gradients of a convolution's filters to later.  Messages of the gradient of the
+    image may then be sent before those of the filters, which are sent at the end, are computed.
+
+    >>> import torch
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> node = (x * 3).grad_fn
+    >>> differentiating(node)(node, [torch.ones(2)])
+    ((tensor([3., 3.]), None), None)
     """
-    names = ("input", "weight", "bias_sym_sizes_opt", *_WINDOWS)
-    if type(node).__name__ != "ConvolutionBackward0":
-        return differentiate(node, list(gradients)), None
-    try:
-        saved = [getattr(node, f"_saved_{name}") for name in names]
-    except AttributeError:
-        return differentiate(node, list(gradients)), None
-    wanted = [before is not None for before, _ in node.next_functions]
-    wanted += [False] * (3 - len(wanted))
+    if type(node).__name__ == "ConvolutionBackward0":
+        try:
+            _, _, *windows = [getattr(node, f"_saved_{name}") for name in _SAVED]
+            return _convolution(windows, [before is not None for before, _ in node.next_functions])
+        except AttributeError:
+            pass  # PyTorch does not promise these names
+    call = BackwardCFunction.apply if in_python(node) else type(node).__call__
 
-    @torch.no_grad()
-    def computed(mask: list[bool]) -> Any:
-        return torch.ops.aten.convolution_backward(gradients[0], *saved, mask)
+    def differentiate(node: Any, gradients: Sequence[Any]) -> tuple[Sequence[Any], None]:
+        found = call(node, *gradients)
+        return found if isinstance(found, tuple) else (found,), None
 
-    if not (wanted[0] and any(wanted[1:])):
-        return computed(wanted), None
-    return computed([True, False, False]), lambda: computed([False, *wanted[1:]])
+    return differentiate
 
 
-_WINDOWS = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
+def _convolution(windows: Sequence[Any], reads: Sequence[bool]) -> Differentiate:
+    """Calls nodes of convolutions with these windows, which read some of their three tensors."""
+    wanted = [*reads, *[False] * (3 - len(reads))]
+
+    def differentiate(node: Any, gradients: Sequence[Any]) -> tuple[Sequence[Any], Later | None]:
+        given = (gradients[0], node._saved_input, node._saved_weight, *windows)
+
+        def computed(mask: list[bool]) -> Any:
+            return torch.ops.aten.convolution_backward(*given, mask)[: len(reads)]
+
+        if not (wanted[0] and any(wanted[1:])):
+            return computed(wanted), None
+        return computed([True, False, False]), lambda: computed([False, *wanted[1:]])
+
+    return differentiate
+
+
+_SAVED = (
+    *("input", "weight", "bias_sym_sizes_opt", "stride", "padding", "dilation", "transposed"),
+    *("output_padding", "groups"),
+)

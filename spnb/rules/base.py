@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from ..ir.axes import Axes, axes_in, is_image
-from ..ir.broadcasting import aligned, broadcast, fitted
+from ..ir.broadcasting import aligned, broadcast, fits, fitted
 from ..ir.node import Node, Weight
 from ..ir.region import Region, Span
 from ..ir.tiling import Tiling
-from .calls import invoke
+from .calls import caller, invoke
 
 Tensors = Sequence[Any]
 """The operands of a call: each a tensor, or a tuple of tensors."""
@@ -46,12 +46,12 @@ class Padded:
     ----------
     region
         The region of the operand; it runs past the extent, where there are zeros.
-    apply
-        Computes what `Rule.apply` does, of the operands and the weights.
+    bound
+        Gives, for some weights, the function of the operands that does what `Rule.apply` does.
     """
 
     region: Region
-    apply: Callable[[Tensors, Weights], Any]
+    bound: Callable[[Weights], Call]
 
 
 @dataclass(frozen=True)
@@ -226,6 +226,34 @@ class Rule:
 
         return call
 
+    def differentiable(
+        self, given: Sequence[Region], needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Call:
+        """A function of the operands that does what `apply` does for one region, for autograd.
+
+        What depends only on regions is computed here, once.  The function writes to no given
+        memory, so that autograd can record it.
+
+        Parameters
+        ----------
+        given, needs, region, weights
+            As for `bound`.
+        """
+        if self._called_unchanged:
+            return caller(self.node, weights)
+        return lambda *tensors: self.apply(tensors, needs, region, weights)
+
+    @property
+    def _called_unchanged(self) -> bool:
+        """Whether `apply` is the call of the operator itself on the operands and weights."""
+        if type(self).apply is not Rule.apply:
+            return False
+        pairs = [(axes, self.axes) for axes in self.node.operand_axes]
+        for weight in self.node.weights:
+            if (against := self.against(weight)) is not None:
+                pairs.append((Axes.uncut(weight.shape, self.axes.rank), against))
+        return all(fits(axes, result) for axes, result in pairs)
+
     @property
     def _writes(self) -> bool:
         """Whether the operator has an overload of the same arguments that takes ``out``."""
@@ -310,6 +338,10 @@ class Direct(Rule):
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
         return invoke(self.node.op, self.node.bind(tensors, weights))
+
+    @property
+    def _called_unchanged(self) -> bool:
+        return type(self).apply is Direct.apply
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Convolution(HoldsFilter, CoreFirst):
         if found is None:
             return None
         native, _ = self._margins(self._sizes(given), region)
-        return Padded(found[1], lambda xs, weights: self.sliding(native, region, weights)(*xs))
+        return Padded(found[1], lambda weights: self.sliding(native, region, weights))
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,13 @@ class Window(Spatial):
     ) -> Call:
         return self._over(self._sizes(given[0]), region, weights, scratch)
 
+    def differentiable(
+        self, given: Sequence[Region], needs: Sequence[Region], region: Region, weights: Weights
+    ) -> Call:
+        if type(self).apply is not Window.apply:
+            return super().differentiable(given, needs, region, weights)
+        return self._over(self._sizes(given[0]), region, weights)
+
     def _sizes(self, given: Region) -> tuple[int, ...]:
         """Sizes of a part of the first operand along its spatial dimensions."""
         return self.node.operand_axes[0].local_shape(given)[-len(self.places) :]

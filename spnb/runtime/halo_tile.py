@@ -41,6 +41,64 @@ Assemble = Callable[[Sequence[torch.Tensor | None]], torch.Tensor]
 """Assembles a region of a value from all of its pieces; this rank's own is the first."""
 
 
+class Assembly:
+    """A region of a value, assembled from this rank's own piece and from those that arrive.
+
+    Parameters
+    ----------
+    tile
+        The regions of the pieces.
+    region
+        The region to assemble.
+    """
+
+    def __init__(self, tile: HaloTile, region: Region):
+        self.tile, self.region = tile, region
+        held = (tile.own, *tile.halo)
+        shared = [(number, piece & region) for number, piece in enumerate(held)]
+        whole = (number for number, overlap in shared if number and overlap == region)
+        self._whole = next(whole, None)
+        self._moves = [
+            (number, taker(tile.axes, held[number], overlap), putter(tile.axes, region, overlap))
+            for number, overlap in shared
+            if not overlap.empty
+        ]
+        # Where no halo arrives there are zeros: at the border of the image is padding, and see
+        # spnb.ir.program.without_exchange.
+        self._empty = _uncovered(region, [overlap for _, overlap in shared if not overlap.empty])
+
+    def begin(self, own: torch.Tensor | None) -> torch.Tensor | None:
+        """Memory of the region with this rank's own piece in it; None where another has all."""
+        if self._whole is not None:
+            return None
+        axes, region = self.tile.axes, self.region
+        found = room(axes, region, self.tile.dtype, self.tile.channels_last)
+        for each in self._empty:
+            fill_zeros(axes, found, region, each)
+        self._put(found, [own], 0)
+        return found
+
+    def end(self, begun: torch.Tensor | None, arrived: Sequence[torch.Tensor | None]) -> Any:
+        """The assembled region, with the pieces that arrived."""
+        if begun is None:
+            number = self._whole
+            assert number is not None
+            piece = arrived[number - 1]
+            return taker(self.tile.axes, self.tile.halo[number - 1], self.region)(piece)
+        self._put(begun, arrived, 1)
+        return begun
+
+    def _put(self, found: torch.Tensor, pieces: Sequence[torch.Tensor | None], first: int) -> None:
+        """Put pieces into their places, the first of them of this number."""
+        for number, take, put in self._moves:
+            if first <= number < first + len(pieces):
+                put(found, take(pieces[number - first]))
+
+    def __call__(self, pieces: Sequence[torch.Tensor | None]) -> torch.Tensor:
+        """The assembled region, from all pieces."""
+        return self.end(self.begin(pieces[0]), pieces[1:])
+
+
 @dataclass(frozen=True)
 class HaloTile:
     """The regions of the pieces of a value.
@@ -71,31 +129,7 @@ class HaloTile:
 
     def assembly(self, region: Region) -> Assemble:
         """The function that assembles a region from the pieces."""
-        axes, dtype = self.axes, self.dtype
-        held = (self.own, *self.halo)
-        shared = [(number, piece & region) for number, piece in enumerate(held)]
-        for number, overlap in shared:
-            if overlap == region and number:
-                take = taker(axes, held[number], region)
-                return lambda pieces: take(pieces[number])
-        moves = [
-            (number, taker(axes, held[number], overlap), putter(axes, region, overlap))
-            for number, overlap in shared
-            if not overlap.empty
-        ]
-        # Where no halo arrives there are zeros: at the border of the image is padding, and see
-        # spnb.ir.program.without_exchange.
-        empty = _uncovered(region, [overlap for _, overlap in shared if not overlap.empty])
-
-        def assemble(pieces: Sequence[torch.Tensor | None]) -> torch.Tensor:
-            found = room(axes, region, dtype, self.channels_last)
-            for each in empty:
-                fill_zeros(axes, found, region, each)
-            for number, take, put in moves:
-                put(found, take(pieces[number]))
-            return found
-
-        return assemble
+        return Assembly(self, region)
 
     def message(self, region: Region) -> tuple[torch.Tensor, torch.Tensor]:
         """Memory for a piece that is received; see `message`."""

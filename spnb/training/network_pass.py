@@ -35,6 +35,7 @@ from .reducer import Bucket, Reducer, completed_by_step
 from .running_stats import RunningStats
 from .step_weights import StepWeights
 from .tape import Tape
+from .taped_program import TapedPrograms
 
 Together = Callable[[Callable[[], str]], AbstractContextManager[Any]]
 """Gives the context of a call of all ranks, from a function that says what this rank is at."""
@@ -58,6 +59,8 @@ class RankNetwork:
         The groups in which gradients, and running statistics, are summed over ranks.
     running_stats
         The running statistics that it updates.
+    programs
+        Its programs, prepared for its passes.
     """
 
     stage: PipelineStage
@@ -68,6 +71,7 @@ class RankNetwork:
     gradients: Sequence[Bucket]
     statistics: Sequence[Bucket]
     running_stats: RunningStats
+    programs: TapedPrograms
 
     @property
     def rank_plan(self) -> RankPlan:
@@ -161,6 +165,7 @@ class NetworkPass:
         stage = self.network.stage
         view = stage.view(self.transport)
         tape = self._latest = Tape.of(
+            programs=self.network.programs,
             stage=stage,
             number=number,
             weights=self.weights.every,

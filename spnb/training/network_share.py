@@ -17,6 +17,7 @@ from .local_pieces import LocalPieces, regions_read, regions_returned
 from .network_pass import RankNetwork
 from .reducer import buckets_of
 from .running_stats import RunningStats
+from .taped_program import TapedPrograms
 
 
 class Mode(NamedTuple):
@@ -92,6 +93,7 @@ class NetworkShare:
             gradients=buckets_of(self.rank_plan.shared, trained, (), weights),
             statistics=buckets_of(self.rank_plan.shared, (), statistics.moves, weights),
             running_stats=statistics,
+            programs=TapedPrograms(weights),
         )
 
     @staticmethod

@@ -32,6 +32,7 @@ from ..runtime.trace import Recorder
 from ..transport import Arrival, Messages
 from ..transport.patch_messages import PatchMessages
 from .tape import Tape, Waits
+from .taped_program import TapedProgram, TapedPrograms
 from .value_store import DiskStore
 
 Computed = Callable[[Node, Sequence[Any]], None]
@@ -39,6 +40,7 @@ Computed = Callable[[Node, Sequence[Any]], None]
 
 
 def tape_of(
+    programs: TapedPrograms,
     stage: PipelineStage,
     number: int,
     weights: Mapping[str, torch.Tensor],
@@ -48,6 +50,8 @@ def tape_of(
 
     Parameters
     ----------
+    programs
+        The programs of the rank.
     stage
         The stage that the rank works in.
     number
@@ -59,7 +63,7 @@ def tape_of(
     """
     patches = stage.rank_plan.patches
     if patches is None:
-        return Tape.of(stage, number, weights, transport)
+        return Tape.of(programs, stage, number, weights, transport)
     return PatchedTape(stage.rank_plan, patches, number, weights, transport)
 
 
@@ -133,9 +137,7 @@ class PatchedTape:
         (program,) = rank_plan.programs[self.images]
         segments = Segments.between_waits(program)
         return Tape(
-            rank_plan=rank_plan,
-            rules=rules,
-            program=program,
+            shared=TapedProgram(rank_plan, rules, program),
             weights=weights,
             transport=self.transport,  # its passes have messages of their own
             first_image=first_image,

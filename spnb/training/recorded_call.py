@@ -6,18 +6,17 @@ derivative needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from ..ir.axes import Axes
-from ..ir.node import Node
-from ..ir.region import Region
-from ..kernels.autograd_node import count_of_results, differentiate_in_two, in_python
+from ..kernels.autograd_node import Differentiate, count_of_results, differentiating, in_python
 from .tape_values import parts_of
+from .taped_call import TapedCall
 
 Parts = list[torch.Tensor | None]
 """The gradients of the elements of a value."""
@@ -62,16 +61,11 @@ class OfCall:
 
 
 @dataclass(frozen=True)
-class _OneNode:
-    """Results that one node of autograd's graph makes of the tensors of a call.
-
-    The node is called as a function.  Autograd's engine, which finds its way through any graph,
-    takes ten times as long as a small node itself.
+class _Wiring:
+    """How the one node that makes the results of a call is connected to its tensors.
 
     Attributes
     ----------
-    node
-        The node: from the gradients of its results it computes those of what it reads.
     results
         For each result of the node, its number among those of the call; None for the others.
     reads
@@ -79,20 +73,23 @@ class _OneNode:
         without gradient.
     shapes, dtypes
         Shape and type of each tensor of the call.
+    differentiate
+        Calls the node with the gradients of its results.
     """
 
-    node: Any
     results: Sequence[int | None]
     reads: Sequence[int | None]
     shapes: Sequence[torch.Size]
     dtypes: Sequence[torch.dtype]
+    differentiate: Differentiate
 
     @classmethod
-    def of(cls, results: Sequence[torch.Tensor], given: Sequence[torch.Tensor]) -> _OneNode | None:
-        """The node that makes the results of given tensors; None where the graph has more nodes."""
-        node: Any = results[0].grad_fn if results else None
-        count = None if node is None else count_of_results(node)
-        if count is None or any(each.grad_fn is not node for each in results):
+    def of(
+        cls, node: Any, results: Sequence[torch.Tensor], given: Sequence[torch.Tensor]
+    ) -> _Wiring | None:
+        """The wiring between given tensors and results; None where the graph has more nodes."""
+        count = count_of_results(node)
+        if count is None:
             return None
         if any(each.is_complex() for each in (*results, *given)):  # their types may differ
             return None
@@ -110,7 +107,26 @@ class _OneNode:
         for k, result in enumerate(results):
             places[result.output_nr] = k
         shapes, dtypes = [each.shape for each in given], [each.dtype for each in given]
-        return cls(node, places, reads, shapes, dtypes)
+        return cls(places, reads, shapes, dtypes, differentiating(node))
+
+
+@dataclass(frozen=True)
+class _OneNode:
+    """Results that one node of autograd's graph makes of the tensors of a call.
+
+    The node is called as a function.  Autograd's engine, which finds its way through any graph,
+    takes ten times as long as a small node itself.
+
+    Attributes
+    ----------
+    node
+        The node: from the gradients of its results it computes those of what it reads.
+    wiring
+        Which tensors it reads, and which results it makes.
+    """
+
+    node: Any
+    wiring: _Wiring
 
     @property
     def nodes(self) -> list[Any]:
@@ -119,14 +135,12 @@ class _OneNode:
 
     def gradients(self, of_results: Parts) -> _Found:
         """The gradient of each tensor of the call."""
-        found: Parts = [None] * len(self.shapes)
-        given = [None if k is None else of_results[k] for k in self.results]
+        found: Parts = [None] * len(self.wiring.shapes)
+        given = [None if k is None else of_results[k] for k in self.wiring.results]
         if all(each is None for each in given):
             return _Found(found)
-        with torch.no_grad():
-            first, later = differentiate_in_two(self.node, given)
-            first = parts_of(first)
-            self._add(found, first)
+        first, later = self.wiring.differentiate(self.node, given)
+        self._add(found, first)
         memory = [_memory(each) for each in (*given, *first) if each is not None]
         return _Found(
             found,
@@ -134,16 +148,19 @@ class _OneNode:
             new_memory=len(set(memory)) == len(memory),
         )
 
-    @torch.no_grad()
     def _add(self, summed: Parts, found: Sequence[torch.Tensor | None]) -> None:
         """Add the gradients that the node gave to those of the call's tensors."""
-        for number, gradient in zip(self.reads, found, strict=True):
+        shapes, dtypes = self.wiring.shapes, self.wiring.dtypes
+        for number, gradient in zip(self.wiring.reads, found, strict=True):
             if number is None or gradient is None:
                 continue
             # A tensor may have been expanded, or cast; and a call may read one twice.
-            whole = gradient.sum_to_size(self.shapes[number]).to(self.dtypes[number])
+            if gradient.shape != shapes[number]:
+                gradient = gradient.sum_to_size(shapes[number])
+            if gradient.dtype != dtypes[number]:
+                gradient = gradient.to(dtypes[number])
             before = summed[number]
-            summed[number] = whole if before is None else before + whole
+            summed[number] = gradient if before is None else before + gradient
 
 
 @dataclass(frozen=True)
@@ -187,10 +204,10 @@ class RecordedCall:
 
     Attributes
     ----------
-    node
+    call
         The call.
-    read
-        The region of each operand, its padding included.
+    padded
+        Whether its first operand was read with its padding.
     operands
         For each operand, the numbers of its elements among the tensors of the graph; None for those
         without gradient.
@@ -200,8 +217,8 @@ class RecordedCall:
         What autograd recorded.
     """
 
-    node: Node
-    read: Sequence[Region]
+    call: TapedCall
+    padded: bool
     operands: Sequence[Sequence[int | None]]
     weights: Sequence[str]
     graph: _OneNode | _Graph
@@ -209,8 +226,8 @@ class RecordedCall:
     @classmethod
     def of(
         cls,
-        node: Node,
-        read: Sequence[Region],
+        call: TapedCall,
+        padded: bool,
         operands: Sequence[Any],
         weights: Mapping[str, torch.Tensor],
         result: Any,
@@ -225,29 +242,27 @@ class RecordedCall:
                 if leaf.requires_grad:
                     numbers[-1][k] = len(given)
                     given.append(leaf)
-        trained = [name for name, weight in weights.items() if weight.requires_grad]
+        trained = [name for name in call.weight_names if weights[name].requires_grad]
         tensors = [*given, *(weights[name] for name in trained)]
-        results = parts_of(result)
-        graph = _OneNode.of(results, tensors) or _Graph.of(results, tensors)
+        with_gradient = (tuple(map(tuple, numbers)), tuple(trained))
+        graph = _graph(call, parts_of(result), tensors, with_gradient)
         for leaf in given:
-            leaf.data = leaf.new_empty(0)  # autograd's graph holds the tensor
-        return cls(node, read, numbers, trained, graph)
+            leaf.data = _nothing(leaf.dtype, leaf.device)  # autograd's graph holds the tensor
+        return cls(call, padded, numbers, trained, graph)
 
-    def differentiate(self, gradient: Parts, regions: Sequence[Region]) -> OfCall:
+    def differentiate(self, gradient: Parts) -> OfCall:
         """The gradients of the operands and of the weights; once, as autograd allows.
 
         Parameters
         ----------
         gradient
             The gradient of the result.
-        regions
-            The region of each operand without padding, which has no gradient.
         """
         found = self.graph.gradients(gradient)
         of_operands = [
-            [None if k is None else found.gradients[k] for k in each] for each in self.operands
+            [self._of_operand(number, None if k is None else found.gradients[k]) for k in each]
+            for number, each in enumerate(self.operands)
         ]
-        each = zip(of_operands, self.node.operand_axes, self.read, regions, strict=True)
 
         def weights() -> dict[str, torch.Tensor]:
             if found.later is not None:
@@ -255,13 +270,46 @@ class RecordedCall:
             own = found.gradients[len(found.gradients) - len(self.weights) :]
             return {n: g for n, g in zip(self.weights, own, strict=True) if g is not None}
 
-        return OfCall([_without_padding(*given) for given in each], weights, found.new_memory)
+        return OfCall(of_operands, weights, found.new_memory)
+
+    def _of_operand(self, number: int, part: torch.Tensor | None) -> torch.Tensor | None:
+        """The gradient of an element of an operand, without that of its padding."""
+        if part is None or number or not self.padded:
+            return part
+        return self.call.without_padding(part)
 
 
-def _without_padding(parts: Parts, axes: Axes, read: Region, region: Region) -> Parts:
-    if read == region:
-        return parts
-    return [None if part is None else axes.piece(part, read, region) for part in parts]
+def _graph(
+    call: TapedCall,
+    results: Sequence[torch.Tensor],
+    given: Sequence[torch.Tensor],
+    with_gradient: Hashable,
+) -> _OneNode | _Graph:
+    """What autograd recorded; how a node is connected is found out once for a call.
+
+    Parameters
+    ----------
+    call
+        The call.
+    results, given
+        Its results, and its tensors that have a gradient.
+    with_gradient
+        Tells which tensors these are.
+    """
+    node: Any = results[0].grad_fn if results else None
+    if node is None or any(each.grad_fn is not node for each in results):
+        return _Graph.of(results, given)
+    # PyTorch chooses its nodes by what has a gradient, and by the order of memory.
+    key = (type(node), with_gradient, *(each.is_contiguous() for each in given))
+    if key not in call.known:
+        call.known[key] = _Wiring.of(node, results, given)
+    wiring = call.known[key]
+    return _Graph.of(results, given) if wiring is None else _OneNode(node, wiring)
+
+
+@cache
+def _nothing(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.empty(0, dtype=dtype, device=device)
 
 
 def _memory(tensor: torch.Tensor) -> int:

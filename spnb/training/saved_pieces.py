@@ -10,8 +10,7 @@ memory once: when its halo has arrived, the references show the tile inside the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +54,10 @@ class PieceOfValue:
     @property
     def tensor(self) -> torch.Tensor:
         """The piece, in the memory that the value has now."""
-        return cut(self.memory.tensor, self.memory.region, self.region, self.axes)
+        held = self.memory.region
+        if held is self.region:
+            return self.memory.tensor
+        return cut(self.memory.tensor, held, self.region, self.axes)
 
 
 @dataclass(slots=True)
@@ -66,29 +68,32 @@ class _Saved:
 
 
 class SavedPieces:
-    """What autograd saves of one call.
+    """What autograd saves of one call, which is made in the context of this object.
 
     Parameters
     ----------
     operands
-        The pieces that the call reads.
+        The pieces that the call reads, and their tensors; None for what is no piece of a value.
     """
 
-    def __init__(self, operands: Sequence[PieceOfValue]):
-        self._operands = [(piece, _place(piece.tensor)) for piece in operands]
+    def __init__(self, operands: Sequence[tuple[PieceOfValue | None, Any]]):
+        self._operands = [each for each in operands if each[0] is not None]
         self._others: list[_Saved] = []  # tensors that are no operands
 
-    @contextmanager
-    def saving(self) -> Iterator[None]:
-        """The context in which the operator is called."""
-        with saved_tensors_hooks(self._pack, _unpack):
-            yield
+    def __enter__(self) -> SavedPieces:
+        self._hooks = saved_tensors_hooks(self._pack, _unpack)
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.__exit__(*error)
+        del self._hooks  # it refers to this object, which then would be freed late
         self._operands.clear()  # autograd keeps this object, as that of its hook
 
     def _pack(self, tensor: torch.Tensor) -> _Saved:
-        place = _place(tensor)
         for piece, known in self._operands:
-            if place == known:
+            if _same(tensor, known):
+                assert piece is not None
                 return _Saved(piece)
         saved = _Saved(tensor.detach())  # `RecordedCall` takes the values from an operand itself
         self._others.append(saved)
@@ -96,10 +101,11 @@ class SavedPieces:
 
     def refer_to(self, result: PieceOfValue | None) -> None:
         """Refer to the result of the call, where autograd saved it."""
-        place = None if result is None else _place(result.tensor)
-        for saved in self._others:
-            if result is not None and _place(saved.content) == place:
-                saved.content = result
+        if result is not None and self._others:
+            tensor = result.tensor
+            for saved in self._others:
+                if isinstance(saved.content, torch.Tensor) and _same(saved.content, tensor):
+                    saved.content = result
         self._others.clear()
 
 
@@ -107,7 +113,11 @@ def _unpack(saved: _Saved) -> torch.Tensor:
     return saved.content if isinstance(saved.content, torch.Tensor) else saved.content.tensor
 
 
-def _place(tensor: torch.Tensor | PieceOfValue) -> tuple[Any, ...]:
-    """Where a tensor lies in memory, and how."""
-    tensor = tensor if isinstance(tensor, torch.Tensor) else tensor.tensor
-    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two tensors are the same numbers in the same memory."""
+    return (
+        a.data_ptr() == b.data_ptr()
+        and a.dtype == b.dtype
+        and a.shape == b.shape
+        and a.stride() == b.stride()
+    )

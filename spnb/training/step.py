@@ -30,6 +30,7 @@ from .reducer import Reducer, buckets_of, completed_by_step
 from .running_stats import RunningStats
 from .step_weights import StepWeights
 from .tape import Tape
+from .taped_program import TapedPrograms
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class TrainingWorker:
             for name, tensor in self.weights.items()
             if name in trained
         }
+        self.programs = TapedPrograms(self.weights)
         self.passes = in_turns(SCHEDULES[schedule], rank_plan.num_stages, turns_in(self.stages))
         self.running_stats = RunningStats(rank_plans)
         self.buckets = buckets_of(
@@ -251,7 +253,9 @@ class _Passes:
     def forward(self, stage: PipelineStage, micro_batch: int) -> None:
         """Run a micro-batch forward, and add its share of the loss."""
         view = stage.view(self.worker.transport)
-        tape = self.tapes[micro_batch] = tape_of(stage, micro_batch, self.weights.every, view)
+        tape = self.tapes[micro_batch] = tape_of(
+            self.worker.programs, stage, micro_batch, self.weights.every, view
+        )
         with self._dropout(micro_batch):
             tape.forward(self.read, partial(self._record_stats, stage, micro_batch))
         of_batch = self.sizes[micro_batch] / sum(self.sizes)

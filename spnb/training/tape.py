@@ -24,27 +24,26 @@ The module is longer than others since each step and its reverse are read side b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 
-from ..ir.exchange import HOST, Transfer
+from ..ir.exchange import HOST
 from ..ir.node import Node, map_leaves
-from ..ir.program import Compute, Free, Program, Receive, Segments, Send
-from ..ir.rank_plan import RankPlan
-from ..ir.region import Region
-from ..ir.tags import backward
-from ..rules import Rule
-from ..runtime.halo_tile import HaloTile, in_order, message, nothing, packed
+from ..ir.program import Free, Segments
+from ..runtime.halo_tile import in_order, nothing
 from ..runtime.pipeline_stage import PipelineStage
 from ..runtime.state import Piece, Read
 from ..transport import Arrival, Messages
 from .differentiated import values_with_gradient
 from .recorded_call import RecordedCall, entering
 from .saved_pieces import SavedPieces
-from .tape_values import CHANNELS_LAST, HeldValues, TapedValues
+from .tape_values import HeldValues, TapedValues
+from .taped_call import TapedCall
+from .taped_exchange import OwnRegion, TapedReceive, TapedSend
+from .taped_program import TapedProgram, TapedPrograms
 from .value_store import InMemory, Store
 
 Waits = Iterator[Sequence[Arrival]]
@@ -56,9 +55,7 @@ class Tape:
 
     Parameters
     ----------
-    rank_plan, rules
-        The rank's share of the plan, and the rules of its nodes.
-    program
+    shared
         The program that it runs.
     weights
         Parameters, buffers and constants by name; those that require a gradient get one.
@@ -85,9 +82,7 @@ class Tape:
 
     def __init__(
         self,
-        rank_plan: RankPlan,
-        rules: Sequence[Rule],
-        program: Program,
+        shared: TapedProgram,
         weights: Mapping[str, torch.Tensor],
         transport: Messages,
         first_image: int = 0,
@@ -95,15 +90,15 @@ class Tape:
         store: Store | None = None,
         of_inputs: bool = False,
     ):
-        self.rank_plan, self.rules, self.program, self.weights = rank_plan, rules, program, weights
-        self.transport, self.first_image = transport, first_image
+        self.shared, self.rank_plan, self.program = shared, shared.rank_plan, shared.program
+        self.weights, self.transport, self.first_image = weights, transport, first_image
         self.segments, self.store = segments or Segments(), store or InMemory()
         self.pieces: list[Piece] = []
         self.at, self.layer = "start", ""
         self.values = TapedValues()
         self.of_inputs = of_inputs
         self._calls: dict[str, RecordedCall] = {}
-        self._own: dict[int, Region] = {}  # the region that the rank had before a receiving step
+        self._own: dict[int, OwnRegion] = {}  # what the rank had before a receiving step
         self._held: dict[int, HeldValues] = {}  # by the first step of a segment
         self._arrived: dict[int, list[Any]] = {}  # by receiving step of a segment
         self._postponed: list[Callable[[], None]] = []
@@ -111,6 +106,7 @@ class Tape:
     @classmethod
     def of(
         cls,
+        programs: TapedPrograms,
         stage: PipelineStage,
         number: int,
         weights: Mapping[str, torch.Tensor],
@@ -122,6 +118,8 @@ class Tape:
 
         Parameters
         ----------
+        programs
+            The programs of the rank.
         stage
             The stage that the rank works in.
         number
@@ -135,15 +133,14 @@ class Tape:
         """
         rank_plan = stage.rank_plan
         images = rank_plan.micro_batch_sizes[number]
-        (program,) = rank_plan.programs[images]
+        shared = programs.of(stage, number)
+        segments = rank_plan.segments.get(images)
         return cls(
-            rank_plan=rank_plan,
-            rules=stage.rules,
-            program=program,
+            shared=shared,
             weights=weights,
             transport=transport,
             first_image=rank_plan.first_image(number),
-            segments=rank_plan.segments.get(images) if recorded else Segments.dropped(program),
+            segments=segments if recorded else Segments.dropped(shared.program),
             of_inputs=of_inputs,
         )
 
@@ -178,22 +175,19 @@ class Tape:
         computed: Callable[[Node, Sequence[Any]], None] = lambda node, operands: None,
     ) -> Waits:
         """Run the program as `forward` does; go on when the messages have arrived."""
-        for number, step in enumerate(self.program.steps):
+        for number, step in enumerate(self.shared.steps):
             if number in self.segments.starts:
                 self._held[number] = self.values.held(self.store)
             again = number < self.segments.stop
-            if isinstance(step, Compute):
+            if isinstance(step, TapedCall):
                 self._compute(step, computed, recorded=not again)
-            elif isinstance(step, Send):
+            elif isinstance(step, TapedSend):
                 self._send(step)
-            elif isinstance(step, Receive):
-                arrivals, arrived = self._receive(number, step, read)
-                if arrivals:
-                    yield arrivals
-                self._assemble(number, step, arrived)
+            elif isinstance(step, TapedReceive):
+                arrived = yield from self._receive(number, step, read)
                 if again and self.segments.starts:
                     self._arrived[number] = [self.store.put(piece) for piece in arrived]
-            elif isinstance(step, Free):
+            else:
                 self.values.free(step.values)
         if self.segments.stop:
             self.values.free_all()
@@ -201,101 +195,98 @@ class Tape:
     def _record_again(self, first: int, stop: int) -> None:
         """Run a segment once more, from the values held at its beginning; nothing is sent."""
         with self.values.held_again(self._held.pop(first), self.store):
-            for number, step in enumerate(self.program.steps[first:stop], first):
-                if isinstance(step, Compute):
+            for number, step in enumerate(self.shared.steps[first:stop], first):
+                if isinstance(step, TapedCall):
                     self._compute(step, lambda node, operands: None, recorded=True)
-                elif isinstance(step, Receive):
+                elif isinstance(step, TapedReceive):
                     arrived = [self.store.take(piece) for piece in self._arrived.pop(number)]
-                    self._assemble(number, step, arrived)
+                    self._assemble(number, step, self._begun(number, step), arrived)
                 elif isinstance(step, Free):
                     self.values.free(step.values)
 
     def _compute(
-        self, step: Compute, computed: Callable[[Node, Sequence[Any]], None], recorded: bool
+        self, call: TapedCall, computed: Callable[[Node, Sequence[Any]], None], recorded: bool
     ) -> None:
-        node, rule = self.rank_plan.nodes[step.node], self.rules[step.node]
-        self.at, self.layer = node.label, node.path
-        if step.region.empty:
-            self.values.hold(node.name, step.region, nothing(node, step.region))
+        self.at, self.layer = call.label, call.path
+        if call.empty:
+            self.values.hold(call.name, call.region, nothing(call.node, call.region))
             return
-        reads = list(zip(node.operands, step.clipped, node.operand_axes, strict=True))
-        pieces = [self.values.piece(*read) for read in reads]
-        padded = rule.padded(step.clipped[0], step.region) if recorded and reads else None
-        if padded is not None:
-            value, _, axes = reads[0]
-            reads[0] = value, padded.region, axes
-            pieces[0] = self.values.with_padding(value, padded.region, axes)
-        saving = [self.values.saved(*read) for read in reads] if recorded else []
-        saved = SavedPieces([piece for piece in saving if piece is not None])
-        with torch.set_grad_enabled(recorded), saved.saving():
+        padded = recorded and call.padding is not None
+        readers = call.padded if padded else call.unpadded
+        if padded:
+            self.values.cover_padding(readers[0].value, readers[0].region, readers[0].axes)
+        pieces = [reader.read(self.values) for reader in readers]
+        operator = call.operator(self.weights, padded)
+        if not recorded:
+            with torch.no_grad():
+                operands = [call.ordered(piece) for piece in pieces]
+                result = operator(*operands)
+            computed(call.node, operands)
+            self.values.hold(call.name, call.region, result)
+            return
+        references = [reader.saved(self.values) for reader in readers]
+        saved = SavedPieces(list(zip(references, pieces, strict=True)))
+        with torch.enable_grad(), saved:
             operands = [
-                map_leaves(entering, piece) if recorded and value in self.differentiated else piece
-                for value, piece in zip(node.operands, pieces, strict=True)
+                map_leaves(entering, piece) if value in self.differentiated else piece
+                for value, piece in zip(call.operands, pieces, strict=True)
             ]
-            tensors = [leaf if rule.any_layout else in_order(leaf) for leaf in operands]
-            weights = {w.name: self.weights[w.name] for w in node.weights}
-            if padded is None:
-                result = rule.apply(tensors, step.needs, step.region, weights)
-            else:
-                result = padded.apply(tensors, weights)
-        computed(node, operands)
-        self.values.hold(node.name, step.region, map_leaves(torch.Tensor.detach, result))
-        if recorded:
-            read = [region for _, region, _ in reads]
-            self._calls[node.name] = RecordedCall.of(node, read, operands, weights, result)
-            saved.refer_to(self.values.saved(node.name, step.region, node.axes))
+            result = operator(*map(call.ordered, operands))
+        computed(call.node, operands)
+        self.values.hold(call.name, call.region, map_leaves(torch.Tensor.detach, result))
+        self._calls[call.name] = RecordedCall.of(call, padded, operands, self.weights, result)
+        saved.refer_to(call.result.saved(self.values))
 
-    def _send(self, step: Send) -> None:
-        for t in step.transfers:
-            piece = self.values.piece(step.value, t.region, step.axes)
-            if t.target == HOST:
-                region = self.rank_plan.in_batch(t.region, step.axes, self.first_image)
-                self.pieces.append(Piece(step.value, region, piece, self.first_image))
-            else:
-                self.transport.send(t.target, step.tag, packed(piece, step.axes, CHANNELS_LAST))
+    def _send(self, step: TapedSend) -> None:
+        for transfer, piece in step.pieces:
+            if transfer.target == HOST:
+                region = self.rank_plan.in_batch(transfer.region, step.axes, self.first_image)
+                tensor = piece.read(self.values)
+                self.pieces.append(Piece(step.value, region, tensor, self.first_image))
+        step.send(self.values, self.transport)
 
     def _receive(
-        self, number: int, step: Receive, read: Read
-    ) -> tuple[list[Arrival], list[torch.Tensor]]:
-        """Read a region of the image, or begin to receive the pieces that other ranks send."""
-        if any(t.source == HOST for t in step.transfers):
-            region = self.rank_plan.in_batch(step.region, step.axes, self.first_image)
-            return [], [read(step.value, region)]
-        own = self.values.regions.get(step.value)
-        self._own[number] = own or Region(((0, 0),) * len(step.region.spans))
-        arrivals, pieces = [], []
-        for t in step.transfers:
-            buffer, piece = message(step.axes, t.region, step.dtype, CHANNELS_LAST)
-            arrivals.append(self.transport.receive(t.source, step.tag, buffer))
-            pieces.append(piece)
-        self.at = f"{step.kind} of {self.rank_plan.paths.get(step.value, step.value)}"
-        return arrivals, pieces
+        self, number: int, step: TapedReceive, read: Read
+    ) -> Generator[Sequence[Arrival], None, list[torch.Tensor]]:
+        """Receive a value: read a region of the image, or the pieces that other ranks send.
 
-    def _assemble(self, number: int, step: Receive, arrived: list[torch.Tensor]) -> None:
-        """Assemble a value from the rank's own region and the pieces that arrived, and hold it."""
+        The rank's own piece is copied to its place while the others are on their way.
+        """
+        if step.from_host:
+            region = self.rank_plan.in_batch(step.region, step.axes, self.first_image)
+            arrived = [read(step.value, region)]
+            self._assemble(number, step, None, arrived)
+            return arrived
+        self._own[number] = step.own(self.values.regions.get(step.value))
+        arrivals, arrived = step.receive(self.transport)
+        self.at = f"{step.step.kind} of {step.name}"
+        begun = self._begun(number, step)
+        if arrivals:
+            yield arrivals
+        self._assemble(number, step, begun, arrived)
+        return arrived
+
+    def _begun(self, number: int, step: TapedReceive) -> torch.Tensor | None:
+        """The memory of a received value, with the rank's own piece in it."""
+        if number not in self._own:
+            return None
+        own = self._own[number]
+        piece = own.reader.read(self.values) if step.value in self.values.tensors else None
+        return own.assembly.begin(piece)
+
+    def _assemble(
+        self,
+        number: int,
+        step: TapedReceive,
+        begun: torch.Tensor | None,
+        arrived: list[torch.Tensor],
+    ) -> None:
+        """Hold a value with the pieces that arrived."""
         if number not in self._own:
             self.values.hold(step.value, step.region, in_order(arrived[0]))
             return
-        halo = tuple(t.region for t in step.transfers)
-        own = self._own[number]
-        tile = HaloTile(step.region, own, halo, step.axes, step.dtype, step.kind, CHANNELS_LAST)
-        pieces = [self.values.own(step.value, own, step.axes), *arrived]
-        whole = self._with_room(number, step)
-        self.values.cover(step.value, whole, tile.assembly(whole)(pieces))
-        self.values.expect(step.value, step.region, [step.axes.local_shape(step.region)])
-
-    def _with_room(self, number: int, step: Receive) -> Region:
-        """The region of a value that arrives, with room for the padding that calls add to it."""
-        whole = step.region
-        for later in self.program.steps[number + 1 :]:
-            if isinstance(later, Free) and step.value in later.values:
-                break
-            if isinstance(later, Compute) and not later.region.empty:
-                first = self.rank_plan.nodes[later.node].operands[:1]
-                if first == (step.value,):
-                    padded = self.rules[later.node].padded(later.clipped[0], later.region)
-                    whole = whole if padded is None else whole | padded.region
-        return whole
+        self.values.cover(step.value, step.whole, self._own[number].assembly.end(begun, arrived))
+        self.values.expect(step.value, step.region, [step.shape])
 
     # --- backward ---------------------------------------------------------------------------
 
@@ -327,16 +318,19 @@ class Tape:
     ) -> Waits:
         """Run the program backward as `backward` does; go on when the messages have arrived."""
         left = list(zip(self.pieces, outputs, strict=True))
-        for number, step in reversed(list(enumerate(self.program.steps))):
-            if isinstance(step, Compute):
+        steps = self.shared.steps
+        for number in reversed(range(len(steps))):
+            step = steps[number]
+            if isinstance(step, TapedCall):
                 self._compute_back(number, step, add)
-            elif isinstance(step, Send):
+            elif isinstance(step, TapedSend):
                 yield from self._send_back(step, left)
-            elif isinstance(step, Receive) and number in self._own:
-                self._receive_back(number, step)
+            elif isinstance(step, TapedReceive) and number in self._own:
+                self._receive_back(step, self._own[number])
             self._postponed.append(partial(passed, number))
         self._catch_up()
 
+    @torch.no_grad()
     def _catch_up(self) -> None:
         """Compute the gradients of weights that were postponed until messages were on their way.
 
@@ -349,23 +343,24 @@ class Tape:
             each()
         self._postponed.clear()
 
+    @torch.no_grad()
     def _compute_back(
-        self, number: int, step: Compute, add: Callable[[str, torch.Tensor], None]
+        self, number: int, step: TapedCall, add: Callable[[str, torch.Tensor], None]
     ) -> None:
         self._catch_up()
-        node = self.rank_plan.nodes[step.node]
-        self.at = f"the gradient of {node.label}"
-        gradient = self.values.gradients.pop(node.name, None)
+        self.at = f"the gradient of {step.label}"
+        gradient = self.values.gradients.pop(step.name, None)
         segment = self.segments.of(number)
         if gradient is not None and segment is not None and segment[0] in self._held:
             self._record_again(*segment)
-        call = self._calls.pop(node.name, None)
+        call = self._calls.pop(step.name, None)
         if gradient is None or call is None:
             return
-        found = call.differentiate(gradient, step.clipped)
-        operands = zip(node.operands, node.operand_axes, step.clipped, found.operands, strict=True)
-        for value, axes, region, parts in operands:
-            self.values.add_gradient(value, axes, region, parts, found.new_memory)
+        found = call.differentiate(gradient)
+        for reader, parts in zip(step.unpadded, found.operands, strict=True):
+            self.values.add_gradient(
+                reader.value, reader.axes, reader.region, parts, found.new_memory
+            )
 
         def add_weights() -> None:
             for name, of_weight in found.weights().items():
@@ -373,46 +368,25 @@ class Tape:
 
         self._postponed.append(add_weights)
 
-    def _send_back(self, step: Send, left: list[tuple[Piece, torch.Tensor | None]]) -> Waits:
-        arriving: list[tuple[Transfer, torch.Tensor]] = []
-        arrivals = []
-        for t in reversed(step.transfers):
-            if t.target == HOST:
-                _, gradient = left.pop()
-                self.values.add_gradient(step.value, step.axes, t.region, [gradient])
-                continue
-            buffer, piece = message(step.axes, t.region, self._dtype(step.value), CHANNELS_LAST)
-            arrivals.append(self.transport.receive(t.target, backward(step.tag), buffer))
-            arriving.append((t, piece))
+    def _send_back(self, step: TapedSend, left: list[tuple[Piece, torch.Tensor | None]]) -> Waits:
+        for region in reversed(step.to_host):
+            _, gradient = left.pop()
+            self.values.add_gradient(step.value, step.axes, region, [gradient])
+        arrivals, arriving = step.receive_gradients(self.transport)
         if arrivals:
             self._catch_up()
-        self.at = (
-            f"the gradient of {self.rank_plan.paths.get(step.value, step.value)} from its readers"
-        )
+        self.at = f"the gradient of {step.name} from its readers"
         if arrivals:
             yield arrivals
-        for t, piece in arriving:
-            self.values.add_gradient(step.value, step.axes, t.region, [piece])
+        for region, piece in arriving:
+            self.values.add_gradient(step.value, step.axes, region, [piece])
 
-    def _receive_back(self, number: int, step: Receive) -> None:
+    def _receive_back(self, step: TapedReceive, own: OwnRegion) -> None:
         gradient = self.values.gradients.pop(step.value, None)
         whole = gradient[0] if gradient else None
-        for t in step.transfers:
-            if whole is None:
-                piece = torch.zeros(step.axes.local_shape(t.region), dtype=step.dtype)
-            else:
-                piece = step.axes.piece(whole, step.region, t.region)
-            self.transport.send(
-                t.source, backward(step.tag), packed(piece, step.axes, CHANNELS_LAST)
-            )
-        own = self._own[number]
-        if own.empty:
+        step.send_gradients(whole, self.transport)
+        if own.region.empty:
             return
-        self.values.expect(step.value, own, [step.axes.local_shape(own)])
-        inside = own & step.region
-        if whole is not None and not inside.empty:
-            piece = step.axes.piece(whole, step.region, inside)
-            self.values.add_gradient(step.value, step.axes, inside, [piece])
-
-    def _dtype(self, value: str) -> torch.dtype:
-        return next(node.dtype for node in self.rank_plan.nodes if node.name == value)
+        self.values.expect(step.value, own.region, [own.shape])
+        if whole is not None and not own.inside.empty:
+            self.values.add_gradient(step.value, step.axes, own.inside, [own.take(whole)])

@@ -12,7 +12,7 @@ import torch
 from ..ir.axes import Axes
 from ..ir.node import map_leaves
 from ..ir.region import Region
-from ..runtime.halo_tile import cut, fill_zeros, room
+from ..runtime.halo_tile import Take, fill_zeros, room, taker
 from .saved_pieces import Memory, PieceOfValue
 from .value_store import Store
 
@@ -42,6 +42,38 @@ def parts_of(value: Any) -> list[torch.Tensor]:
     return list(value) if isinstance(value, (tuple, list)) else [value]
 
 
+class PieceReader:
+    """Reads a region of a value; how to cut it is found out once for each region that is held.
+
+    Parameters
+    ----------
+    value, region, axes
+        Name of the value, the region, and where the axes of the image lie in the value.
+    """
+
+    def __init__(self, value: str, region: Region, axes: Axes):
+        self.value, self.region, self.axes = value, region, axes
+        self._plain = axes.plain and not region.empty
+        self._held: Region | None = None
+        self._take: Take = lambda value: value
+
+    def read(self, values: TapedValues) -> Any:
+        """The piece; a tuple of pieces if the value is one."""
+        held = values.covered[self.value]
+        if held is not self._held:
+            self._held, self._take = held, taker(self.axes, held, self.region)
+        return self._take(values.tensors[self.value])
+
+    def saved(self, values: TapedValues) -> PieceOfValue | None:
+        """The piece as autograd may save it; None if it would be another tensor."""
+        memory = values.memory_of(self.value) if self._plain else None
+        if memory is None:
+            return None
+        if memory.region is not self.region and self.region not in memory.region:
+            return None
+        return PieceOfValue(memory, self.region, self.axes)
+
+
 class TapedValues:
     """Values over the regions that this rank has, and their gradients.
 
@@ -51,13 +83,16 @@ class TapedValues:
         The region over which each value is held.
     gradients
         For each value, the sum of its gradients so far in the backward pass.
+    tensors, covered
+        The tensor of each value that is held, or a tuple of tensors, and the region that it covers:
+        a larger one than the value's where there is padding around it.
     """
 
     def __init__(self) -> None:
         self.regions: dict[str, Region] = {}
         self.gradients: dict[str, Gradient] = {}
-        self._tensors: dict[str, Any] = {}
-        self._covered: dict[str, Region] = {}  # by the tensors; of one with padding it is larger
+        self.tensors: dict[str, Any] = {}
+        self.covered: dict[str, Region] = {}
         self._memory: dict[str, Memory] = {}  # of values that autograd may have saved
         self._own: set[tuple[str, int]] = set()  # gradients in memory of their own
         self._shapes: dict[str, list[tuple[int, ...]]] = {}
@@ -69,15 +104,15 @@ class TapedValues:
 
     def cover(self, value: str, region: Region, tensor: Any) -> None:
         """Hold a value in memory that covers a region, which may have padding around the value."""
-        self._tensors[value], self._covered[value] = tensor, region
+        self.tensors[value], self.covered[value] = tensor, region
         if value in self._memory:
             self._memory[value].replace(tensor, region)
 
-    def with_padding(self, value: str, padded: Region, axes: Axes) -> torch.Tensor:
-        """A region of a value that runs past the extent, where there are zeros.
+    def cover_padding(self, value: str, padded: Region, axes: Axes) -> None:
+        """Hold a value in memory that covers a region past the extent too, where there are zeros.
 
-        From now on the value is held in memory that covers this region: an operator that saves it
-        and one that saves the value save the same memory.
+        An operator that saves the value with its padding, and one that saves the value, then save
+        the same memory.
 
         Parameters
         ----------
@@ -88,51 +123,45 @@ class TapedValues:
         axes
             Where the axes of the image lie in the value.
         """
-        covered, held = self._covered[value], self.regions[value]
-        if padded not in covered:
-            whole = covered | padded
-            tensor = room(axes, whole, self._tensors[value].dtype, CHANNELS_LAST)
-            for border in whole.around(held):
-                fill_zeros(axes, tensor, whole, border)
-            axes.put(tensor, whole, held, axes.piece(self._tensors[value], covered, held))
-            self.cover(value, whole, tensor)
-        return axes.piece(self._tensors[value], self._covered[value], padded)
+        covered, held = self.covered[value], self.regions[value]
+        if padded in covered:
+            return
+        whole = covered | padded
+        tensor = room(axes, whole, self.tensors[value].dtype, CHANNELS_LAST)
+        for border in whole.around(held):
+            fill_zeros(axes, tensor, whole, border)
+        axes.put(tensor, whole, held, axes.piece(self.tensors[value], covered, held))
+        self.cover(value, whole, tensor)
 
     def expect(self, value: str, region: Region, shapes: list[tuple[int, ...]]) -> None:
         """Prepare the sum of a value's gradients over a region; its elements have these shapes."""
         self.regions[value], self._shapes[value] = region, shapes
 
-    def own(self, value: str, region: Region, axes: Axes) -> Any:
-        """The region of a value that the rank has of its own; ``None`` if it is not held."""
-        return self.piece(value, region, axes) if value in self._tensors else None
-
-    def piece(self, value: str, region: Region, axes: Axes) -> Any:
-        """A region of a value."""
-        return cut(self._tensors[value], self._covered[value], region, axes)
-
-    def saved(self, value: str, region: Region, axes: Axes) -> PieceOfValue | None:
-        """A region of a value as autograd may save it; None if it would be another tensor."""
-        tensor = self._tensors[value]
-        if not isinstance(tensor, torch.Tensor) or not axes.plain or region.empty:
-            return None
-        memory = self._memory.setdefault(value, Memory(tensor, self._covered[value]))
-        return PieceOfValue(memory, region, axes) if region in memory.region else None
+    def memory_of(self, value: str) -> Memory | None:
+        """The memory of a value that autograd may save; None for a tuple."""
+        found = self._memory.get(value)
+        if found is None:
+            tensor = self.tensors[value]
+            if not isinstance(tensor, torch.Tensor):
+                return None
+            found = self._memory[value] = Memory(tensor, self.covered[value])
+        return found
 
     def free(self, values: Iterable[str]) -> None:
         """Free the memory of values, unless autograd saved them; regions are still known."""
         for value in values:
-            self._tensors.pop(value, None)
+            self.tensors.pop(value, None)
             self._memory.pop(value, None)
 
     def free_all(self) -> None:
         """Free the memory of all values, unless autograd saved them."""
-        self._tensors.clear()
+        self.tensors.clear()
         self._memory.clear()
 
     def held(self, store: Store) -> HeldValues:
         """All values that are held now, in a store."""
-        tensors = _each(store.put, self._tensors)
-        return HeldValues(tensors, dict(self._covered), dict(self.regions))
+        tensors = _each(store.put, self.tensors)
+        return HeldValues(tensors, dict(self.covered), dict(self.regions))
 
     @contextmanager
     def held_again(self, held: HeldValues, store: Store) -> Iterator[None]:
@@ -142,7 +171,7 @@ class TapedValues:
         """
         self.free_all()
         regions, shapes = self.regions, dict(self._shapes)
-        self._tensors, self._covered = _each(store.take, held.tensors), dict(held.covered)
+        self.tensors, self.covered = _each(store.take, held.tensors), dict(held.covered)
         self.regions = dict(held.regions)
         yield
         self.free_all()
@@ -150,12 +179,12 @@ class TapedValues:
 
     def put_away(self, store: Store) -> None:
         """Put all values, and the gradients, into a store; only `take_back` may follow."""
-        self._tensors = _each(store.put, self._tensors)
+        self.tensors = _each(store.put, self.tensors)
         self.gradients = _each(store.put, self.gradients)
 
     def take_back(self, store: Store) -> None:
         """Take all values, and the gradients, back from the store."""
-        self._tensors = _each(store.take, self._tensors)
+        self.tensors = _each(store.take, self.tensors)
         self.gradients = _each(store.take, self.gradients)
 
     def add_gradient(

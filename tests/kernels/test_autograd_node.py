@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from spnb.kernels import autograd_node
-from spnb.kernels.autograd_node import differentiate, differentiate_in_two
+from spnb.kernels.autograd_node import differentiating
 
 
 def convolved(bias=True, trained=True, of_input=True, transposed=False):
@@ -19,9 +19,9 @@ def convolved(bias=True, trained=True, of_input=True, transposed=False):
 
 def together(node, g):
     """The gradients that a node gives in two calls, the second one's where the first has none."""
-    first, later = differentiate_in_two(node, [g])
-    first = list(first) if isinstance(first, tuple) else [first]
-    second = later() if later else [None] * len(first)
+    with torch.no_grad():
+        first, later = differentiating(node)(node, [g])
+        second = later() if later else [None] * len(first)
     assert not any(a is not None and b is not None for a, b in zip(first, second, strict=True))
     return [b if a is None else a for a, b in zip(first, second, strict=True)], later
 
@@ -37,7 +37,7 @@ def test_gradients_of_a_convolution_in_two_calls(bias, trained, of_input, transp
     g = torch.randn_like(result)
     found, later = together(result.grad_fn, g)
     assert (later is not None) == (trained and of_input)
-    for each, wanted in zip(found, differentiate(result.grad_fn, [g]), strict=True):
+    for each, wanted in zip(found, result.grad_fn(g), strict=True):
         assert (each is None) == (wanted is None)
         assert wanted is None or torch.equal(each, wanted)
         assert wanted is None or not each.requires_grad
@@ -51,7 +51,7 @@ def test_other_nodes_are_called_once():
 
 
 def test_a_convolution_whose_values_are_not_told_is_called_once(monkeypatch):
-    monkeypatch.setattr(autograd_node, "_WINDOWS", ("no such value",))
+    monkeypatch.setattr(autograd_node, "_SAVED", ("no such value",))
     result = convolved()
     found, later = together(result.grad_fn, torch.ones_like(result))
     assert later is None

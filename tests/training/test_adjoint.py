@@ -11,6 +11,8 @@ from spnb.ir.exchange import HOST, region_at
 from spnb.ir.program import Program, Send, receive_step
 from spnb.ir.tiling import Tiling
 from spnb.training.tape import Tape
+from spnb.training.tape_values import PieceReader
+from spnb.training.taped_program import TapedProgram
 from spnb.transport.local import World
 
 
@@ -86,12 +88,14 @@ def check(plan, exchange):
             steps.append(Send(exchange.tag, value, kind, exchange.sends(rank), axes))
         if rank in y:
             steps.append(receive_step(exchange, rank, axes, dtype))
-        tape = Tape(plan.rank_plan(rank), [], Program(tuple(steps)), {}, transport)
+        tape = Tape(TapedProgram(plan.rank_plan(rank), [], Program(tuple(steps))), {}, transport)
         if rank in x:
             own = region_at(exchange.has, exchange.source.position(rank))
             tape.values.hold(value, own, x[rank])
         tape.forward(lambda name, region: None)
-        there = tape.values.piece(value, exchange.need(rank), axes) if rank in y else None
+        there = None
+        if rank in y:
+            there = PieceReader(value, exchange.need(rank), axes).read(tape.values)
         if rank in y:
             tape.values.gradients[value] = [y[rank]]
         tape.backward([], lambda name, gradient: None)

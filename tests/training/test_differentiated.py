@@ -13,6 +13,7 @@ from spnb.ir.weights import tensors_of
 from spnb.rules import rule_of
 from spnb.training.differentiated import values_with_gradient
 from spnb.training.tape import Tape
+from spnb.training.taped_program import TapedProgram
 from spnb.transport.local import World
 
 TILES = [Tiling.even((1, 2, 1)), Tiling.even((1, 1, 1))]
@@ -67,7 +68,8 @@ def test_autograd_holds_no_values_of_frozen_layers(frozen):
         rank_plan = plan.rank_plan(transport.rank)
         weights = weights_of(net, rank_plan, plan.graph, FROZEN[frozen])
         (program,) = rank_plan.programs[1]
-        tape = Tape(rank_plan, [rule_of(n) for n in rank_plan.nodes], program, weights, transport)
+        shared = TapedProgram(rank_plan, [rule_of(n) for n in rank_plan.nodes], program)
+        tape = Tape(shared, weights, transport)
         whole = Region.whole(plan.graph.extent(*plan.graph.inputs))
         tape.forward(lambda value, region: plan.graph.axes[value].piece(x, whole, region))
         transport.flush()

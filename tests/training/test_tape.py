@@ -22,10 +22,11 @@ from spnb.ir.program import Segments
 from spnb.ir.region import Region
 from spnb.ir.tiling import Tiling
 from spnb.ir.weights import tensors_of
-from spnb.kernels.autograd_node import differentiate_in_two
+from spnb.kernels.autograd_node import differentiating
 from spnb.rules import rule_of
 from spnb.training import recorded_call
 from spnb.training.tape import Tape
+from spnb.training.taped_program import TapedProgram
 from spnb.transport.local import LocalTransport, World
 
 
@@ -53,9 +54,7 @@ def tiled_gradients(plan, net, x, targets):
         for number, images in enumerate(rank_plan.micro_batch_sizes):
             (program,) = rank_plan.programs[images]
             tape = Tape(
-                rank_plan,
-                rules,
-                program,
+                TapedProgram(rank_plan, rules, program),
                 weights,
                 transport,
                 sum(rank_plan.micro_batch_sizes[:number]),
@@ -145,11 +144,17 @@ def test_gradients_of_filters_are_computed_while_those_of_halos_travel(monkeypat
 
         monkeypatch.setattr(owner, name, noted)
 
-    def in_two(node, gradients):
-        first, later = differentiate_in_two(node, gradients)
-        return first, later and (lambda: done[threading.get_ident()].append("filters") or later())
+    def noting(node):
+        plain = differentiating(node)
 
-    monkeypatch.setattr(recorded_call, "differentiate_in_two", in_two)
+        def in_two(node, gradients):
+            first, later = plain(node, gradients)
+            words = done[threading.get_ident()]
+            return first, later and (lambda: words.append("filters") or later())
+
+        return in_two
+
+    monkeypatch.setattr(recorded_call, "differentiating", noting)
     note_calls(LocalTransport, "send", "send")
     note_calls(LocalTransport, "wait", "wait")
     net = nn.Sequential(conv(), nn.Tanh(), conv(), nn.Tanh(), conv()).double()
@@ -176,7 +181,8 @@ def held_in_world(net, x, tilings, recompute=None):
         (program,) = rank_plan.programs[len(x)]
         rules = [rule_of(node) for node in rank_plan.nodes]
         segments = recompute and recompute(program)
-        tape = Tape(rank_plan, rules, program, weights, transport, 0, segments)
+        shared = TapedProgram(rank_plan, rules, program)
+        tape = Tape(shared, weights, transport, 0, segments)
         whole = Region.whole(plan.graph.extent(*plan.graph.inputs))
         tape.forward(lambda value, region: plan.graph.axes[value].piece(x, whole, region))
         transport.flush()
