@@ -86,7 +86,10 @@ class Region:
         return Region(tuple(map(join, self.spans, other.spans)))
 
     def __contains__(self, other: Region) -> bool:
-        return other.empty or self & other == other
+        if other is self:
+            return True
+        within = (a <= c and d <= b for (a, b), (c, d) in zip(self.spans, other.spans, strict=True))
+        return all(within) or other.empty
 
     def along(self, axis: int, span: Span) -> Region:
         """The region with another span along an axis."""

@@ -255,6 +255,8 @@ class Combined(Direct):
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
+        if self._dim is not None:
+            return self._joint(tensors[0], self._dim)
         operand, axis = self.node.operand_axes[0], self.node.args["axis"]
         factors = [factor for factors in operand.dims for factor in factors]
         at = next(k for k, factor in enumerate(factors) if factor.axis == axis)
@@ -266,10 +268,16 @@ class Combined(Direct):
         joint = self._joint(tensors[0].reshape(sizes), at)
         return joint.reshape(self.axes.local_shape(region))
 
+    @cached_property
+    def _dim(self) -> int | None:
+        """The dimension that holds the axis and nothing else, if there is one."""
+        alone = [[factor.axis for factor in dim] for dim in self.node.operand_axes[0].dims]
+        axis = self.node.args["axis"]
+        return alone.index([axis]) if [axis] in alone else None
+
     def _joint(self, figures: torch.Tensor, d: int) -> torch.Tensor:
         """The figures of the union of sets, which differ along a dimension."""
-        statistic = STATISTICS[self.node.args["statistic"]]
-        return torch.stack(statistic.merge(list(figures.unbind(-1)), d), dim=-1)
+        return STATISTICS[self.node.args["statistic"]].merge(figures, d)
 
 
 @dataclass(frozen=True)

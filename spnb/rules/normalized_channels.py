@@ -68,15 +68,19 @@ class NormalizedChannels(torch.autograd.Function):
         bias: torch.Tensor | None,
         eps: float,
     ) -> torch.Tensor:
-        factor, term = factor_and_term(x, moments, weight, bias, eps)
         ctx.save_for_backward(x, moments, weight)
         ctx.eps = eps
+        if _one_for_each_channel(x, moments, weight, bias):
+            return _norm(moments, weight, bias, eps).of(x)
+        factor, term = factor_and_term(x, moments, weight, bias, eps)
         return channelwise.scaled(x, factor, term)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, moments, weight = ctx.saved_tensors
+        if _one_for_each_channel(x, moments, weight) and g.is_contiguous():
+            return NormalizedChannels._by_channel(ctx, g, x, moments, weight)
         count, mean, squares = moments.unbind(-1)
         spread, channels = (squares / count + ctx.eps).rsqrt(), x.shape[1]
         factor = channels_of(spread, channels)
@@ -96,6 +100,48 @@ class NormalizedChannels(torch.autograd.Function):
         of_squares = of_spread * spread.square() / (-2 * count)
         of_moments = torch.stack([torch.zeros_like(of_mean), -of_mean, of_squares], dim=-1)
         return of_x, of_moments.reshape(moments.shape), of_weight, of_bias, None
+
+    @staticmethod
+    def _by_channel(
+        ctx: Any,
+        g: torch.Tensor,
+        x: torch.Tensor,
+        moments: torch.Tensor,
+        weight: torch.Tensor | None,
+    ) -> tuple[torch.Tensor | None, ...]:
+        """The same where each channel has moments of its own, in one call of PyTorch's kernel."""
+        norm = _norm(moments, weight, None, ctx.eps)
+        of_x, of_weight, of_bias = norm.backward(g, x, ctx.needs_input_grad[0])
+        spread = (norm.variance + ctx.eps).rsqrt()
+        factor = spread if weight is None else spread * weight
+        of_moments = torch.zeros_like(moments)
+        _, of_mean, of_squares = of_moments.view(-1, 3).unbind(1)
+        torch.mul(of_bias, factor, out=of_mean).neg_()
+        torch.mul(of_weight, factor, out=of_squares).mul_(spread).div_(moments.view(-1, 3)[:, 0])
+        of_squares.mul_(-0.5)
+        return (
+            of_x,
+            of_moments,
+            None if weight is None else of_weight,
+            of_bias if ctx.needs_input_grad[3] else None,
+            None,
+        )
+
+
+def _one_for_each_channel(
+    x: torch.Tensor, moments: torch.Tensor, *weights: torch.Tensor | None
+) -> bool:
+    """Whether all images share the moments of each channel, in the order that kernels need."""
+    alike = moments.shape[0] == 1 and moments.numel() == 3 * x.shape[1]
+    typed = all(weight is None or weight.dtype == x.dtype for weight in weights)
+    return alike and typed and moments.is_contiguous() and channelwise.in_runs(x, moments)
+
+
+def _norm(
+    moments: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
+) -> channelwise.ChannelNorm:
+    count, mean, squares = moments.view(-1, 3).unbind(1)
+    return channelwise.ChannelNorm(mean.contiguous(), squares / count, weight, bias, eps)
 
 
 def _sums(

@@ -79,9 +79,8 @@ class JoinedFigures(Direct):
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
-        figures = torch.stack(list(tensors)).unbind(-1)
-        merged = STATISTICS[self.node.args["statistic"]].merge(list(figures), 0)
-        return torch.stack(merged, dim=-1)[0]
+        figures = torch.stack(list(tensors))
+        return STATISTICS[self.node.args["statistic"]].merge(figures, 0)[0]
 
 
 rule("spnb.batch_norm_of_piece")(BatchNormOfPiece)

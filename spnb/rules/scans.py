@@ -209,9 +209,9 @@ class ContinuedScan(Direct):
         (x, figures), (start, stop) = tensors, region.spans[self.axis]
         result = scanned(kind, x.to(figures.dtype), number)
         if part := self._part(start):
-            before = list(figures.narrow(number, 0, part).unbind(-1))
+            before = figures.narrow(number, 0, part)
             merged = STATISTICS[SCANS[kind].statistic].merge(before, number)
-            result = SCANS[kind].continued(result, merged)
+            result = SCANS[kind].continued(result, list(merged.unbind(-1)))
         first = start - needs[0].spans[self.axis][0]
         return result.narrow(number, first, stop - start).to(self.node.dtype)
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ..kernels import channelwise
+
 
 @dataclass(frozen=True)
 class Statistic:
@@ -28,7 +30,7 @@ class Statistic:
 
     neutral: tuple[float, ...]
     of: Callable[[torch.Tensor, list[int]], torch.Tensor]
-    merge: Callable[[list[torch.Tensor], int], list[torch.Tensor]]
+    merge: Callable[[torch.Tensor, int], torch.Tensor]
 
 
 def summed(x: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
@@ -78,20 +80,41 @@ class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, dims: list[int]) -> torch.Tensor:
         ctx.count, ctx.dims = math.prod(x.shape[d] for d in dims), dims
-        mean = summed(x, dims).div_(ctx.count)
+        mean, squares = _mean_and_squares(x, dims, ctx.count)
         ctx.save_for_backward(x, mean)
-        squares = summed_by_parts(lambda few: (few - mean).square_(), [x], dims)
-        return torch.stack([torch.full_like(mean, ctx.count), mean, squares], dim=-1)
+        figures = mean.new_full((*mean.shape, 3), ctx.count)
+        figures[..., 1], figures[..., 2] = mean, squares
+        return figures
 
     @staticmethod
     def backward(ctx: Any, of_figures: torch.Tensor) -> tuple[torch.Tensor, None]:
         x, mean = ctx.saved_tensors
         _, of_mean, of_squares = of_figures.unbind(-1)
         # The squares' derivative by the mean is zero, since deviations sum up to zero.
-        gradient, term, factor = torch.empty_like(x), of_mean / ctx.count, 2 * of_squares
+        term, factor = of_mean / ctx.count, 2 * of_squares
+        if channelwise.in_runs(x, mean) and _over_runs(x, ctx.dims):
+            return channelwise.scaled(x, factor, torch.addcmul(term, mean, factor, value=-1)), None
+        gradient = torch.empty_like(x)
         for few, part in few_at_a_time([x, gradient], ctx.dims):
             torch.sub(few, mean, out=part).mul_(factor).add_(term)
         return gradient, None
+
+
+def _mean_and_squares(
+    x: torch.Tensor, dims: Sequence[int], count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean over dimensions, and the sum of squared deviations from it."""
+    if _over_runs(x, dims):
+        shape = [1 if d in dims else n for d, n in enumerate(x.shape)]
+        if (found := channelwise.moments(x, shape)) is not None:
+            return found[0], found[1] * count
+    mean = summed(x, dims).div_(count)
+    return mean, summed_by_parts(lambda few: (few - mean).square_(), [x], dims)
+
+
+def _over_runs(x: torch.Tensor, dims: Sequence[int]) -> bool:
+    """Whether the dimensions are those of space, or those and the batch: not the channels."""
+    return set(dims) - {0} == set(range(2, x.ndim))
 
 
 def _moments(x: torch.Tensor, dims: list[int]) -> torch.Tensor:
@@ -102,30 +125,28 @@ class _MergedMoments(torch.autograd.Function):
     """Mean and squared deviations of a union (Chan, Golub and LeVeque, 1979)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, count: torch.Tensor, mean: torch.Tensor, squares: torch.Tensor, d: int
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(ctx: Any, figures: torch.Tensor, d: int) -> torch.Tensor:
+        count, mean, squares = figures.unbind(-1)
         total = count.sum(d, keepdim=True)
         share = count / total.clamp(min=1)
         joint = (share * mean).sum(d, keepdim=True)
-        spread = squares + count * (mean - joint).square()
-        ctx.save_for_backward(count, share, mean, joint)
-        ctx.mark_non_differentiable(total)
-        return total, joint, spread.sum(d, keepdim=True)
+        deviations = mean - joint
+        spread = (squares + count * deviations.square()).sum(d, keepdim=True)
+        ctx.save_for_backward(count, share, deviations)
+        return torch.stack([total, joint, spread], dim=-1)
 
     @staticmethod
-    def backward(
-        ctx: Any, _: torch.Tensor, of_joint: torch.Tensor, of_spread: torch.Tensor
-    ) -> tuple[torch.Tensor | None, ...]:
-        count, share, mean, joint = ctx.saved_tensors
+    def backward(ctx: Any, of_figures: torch.Tensor) -> tuple[torch.Tensor, None]:
+        count, share, deviations = ctx.saved_tensors
+        _, of_joint, of_spread = of_figures.unbind(-1)
         # The spread's derivative by the joint mean is zero, since deviations sum up to zero.
-        of_mean = share * of_joint + 2 * of_spread * count * (mean - joint)
-        return None, of_mean, of_spread.expand_as(mean), None
+        of_mean = share * of_joint + 2 * of_spread * count * deviations
+        of_squares = of_spread.expand_as(of_mean)
+        return torch.stack([torch.zeros_like(of_mean), of_mean, of_squares], dim=-1), None
 
 
-def _merged_moments(figures: list[torch.Tensor], d: int) -> list[torch.Tensor]:
-    count, mean, squares = figures
-    return list(_MergedMoments.apply(count, mean, squares, d))
+def _merged_moments(figures: torch.Tensor, d: int) -> torch.Tensor:
+    return _MergedMoments.apply(figures, d)
 
 
 def _exponentials(x: torch.Tensor, dims: list[int]) -> torch.Tensor:
@@ -133,10 +154,11 @@ def _exponentials(x: torch.Tensor, dims: list[int]) -> torch.Tensor:
     return torch.stack([top, (x - _finite(top)).exp().sum(dims, keepdim=True)], dim=-1)
 
 
-def _merged_exponentials(figures: list[torch.Tensor], d: int) -> list[torch.Tensor]:
-    top, total = figures
+def _merged_exponentials(figures: torch.Tensor, d: int) -> torch.Tensor:
+    top, total = figures.unbind(-1)
     joint = top.amax(d, keepdim=True)
-    return [joint, (total * (top - _finite(joint)).exp()).sum(d, keepdim=True)]
+    summed_up = (total * (top - _finite(joint)).exp()).sum(d, keepdim=True)
+    return torch.stack([joint, summed_up], dim=-1)
 
 
 def _finite(top: torch.Tensor) -> torch.Tensor:
@@ -160,7 +182,7 @@ def _one(reduce: Callable[[torch.Tensor, list[int]], torch.Tensor], neutral: flo
     return Statistic(
         (neutral,),
         lambda x, dims: reduce(x, dims).unsqueeze(-1),
-        lambda figures, d: [reduce(figures[0], [d])],
+        lambda figures, d: reduce(figures, [d]),
     )
 
 
@@ -169,9 +191,7 @@ STATISTICS = {
     "product": _one(_product, 1.0),
     "largest": _one(lambda x, dims: x.amax(dims, keepdim=True), -math.inf),
     "smallest": _one(lambda x, dims: x.amin(dims, keepdim=True), math.inf),
-    "counted": Statistic(
-        (0.0, 0.0), _counted, lambda f, d: [each.sum(d, keepdim=True) for each in f]
-    ),
+    "counted": Statistic((0.0, 0.0), _counted, lambda figures, d: figures.sum(d, keepdim=True)),
     "moments": Statistic((0.0, 0.0, 0.0), _moments, _merged_moments),
     "exponentials": Statistic((-math.inf, 0.0), _exponentials, _merged_exponentials),
 }

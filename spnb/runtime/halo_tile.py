@@ -66,15 +66,15 @@ class Assembly:
         # Where no halo arrives there are zeros: at the border of the image is padding, and see
         # spnb.ir.program.without_exchange.
         self._empty = _uncovered(region, [overlap for _, overlap in shared if not overlap.empty])
+        self._new = message_of(tile.axes, region, tile.dtype, tile.channels_last)
 
     def begin(self, own: torch.Tensor | None) -> torch.Tensor | None:
         """Memory of the region with this rank's own piece in it; None where another has all."""
         if self._whole is not None:
             return None
-        axes, region = self.tile.axes, self.region
-        found = room(axes, region, self.tile.dtype, self.tile.channels_last)
+        _, found = self._new()
         for each in self._empty:
-            fill_zeros(axes, found, region, each)
+            fill_zeros(self.tile.axes, found, self.region, each)
         self._put(found, [own], 0)
         return found
 
@@ -253,13 +253,29 @@ def message(
     (torch.Tensor, torch.Tensor)
         The same memory twice: flat, as it is sent, and in the shape of the value.
     """
+    return message_of(axes, region, dtype, channels_last)()
+
+
+def message_of(
+    axes: Axes, region: Region, dtype: torch.dtype, channels_last: bool = True
+) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+    """The function that gives memory for a piece, as `message` does."""
     shape = axes.local_shape(region)
     if not (channels_last and is_image(axes)):
-        run = torch.empty(shape, dtype=dtype)
-        return run, run
+
+        def plain() -> tuple[torch.Tensor, torch.Tensor]:
+            run = torch.empty(shape, dtype=dtype)
+            return run, run
+
+        return plain
     batch, channels, *space = shape
-    run = torch.empty((batch, *space, channels), dtype=dtype)
-    return run, run.movedim(-1, 1)
+    order = (batch, *space, channels)
+
+    def with_channels_last() -> tuple[torch.Tensor, torch.Tensor]:
+        run = torch.empty(order, dtype=dtype)
+        return run, run.movedim(-1, 1)
+
+    return with_channels_last
 
 
 def packed(piece: torch.Tensor, axes: Axes, channels_last: bool = True) -> torch.Tensor:

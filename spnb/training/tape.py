@@ -310,6 +310,7 @@ class Tape:
         for arrivals in self.backward_waits(outputs, add, passed):
             self.transport.wait(arrivals)
 
+    @torch.no_grad()
     def backward_waits(
         self,
         outputs: Sequence[torch.Tensor | None],
@@ -330,7 +331,6 @@ class Tape:
             self._postponed.append(partial(passed, number))
         self._catch_up()
 
-    @torch.no_grad()
     def _catch_up(self) -> None:
         """Compute the gradients of weights that were postponed until messages were on their way.
 
@@ -343,7 +343,6 @@ class Tape:
             each()
         self._postponed.clear()
 
-    @torch.no_grad()
     def _compute_back(
         self, number: int, step: TapedCall, add: Callable[[str, torch.Tensor], None]
     ) -> None:

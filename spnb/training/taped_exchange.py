@@ -6,34 +6,20 @@ Each step has its reverse: gradients travel in the opposite direction.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
-from ..ir.axes import Axes
 from ..ir.exchange import HOST, Transfer
 from ..ir.program import Receive, Send
 from ..ir.region import Region
 from ..ir.tags import backward
-from ..runtime.halo_tile import Assembly, HaloTile, Take, message, packed, taker
+from ..runtime.halo_tile import Assembly, HaloTile, Take, message_of, packed, taker
 from ..transport import Arrival, Messages
 from .tape_values import CHANNELS_LAST, PieceReader, TapedValues
 
 Gradients = list[tuple[Region, torch.Tensor]]
 """Gradients over regions of a value."""
-
-
-@dataclass(frozen=True)
-class _Buffer:
-    """Gives memory for the pieces of a value over one region."""
-
-    axes: Axes
-    region: Region
-    dtype: torch.dtype
-
-    def new(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return message(self.axes, self.region, self.dtype, CHANNELS_LAST)
 
 
 class TapedSend:
@@ -54,7 +40,7 @@ class TapedSend:
         self.pieces = [(t, PieceReader(step.value, t.region, step.axes)) for t in step.transfers]
         self.to_host = [t.region for t in step.transfers if t.target == HOST]
         self._back = [
-            (t, _Buffer(step.axes, t.region, dtype))
+            (t, message_of(step.axes, t.region, dtype, CHANNELS_LAST))
             for t in reversed(step.transfers)
             if t.target != HOST
         ]
@@ -70,7 +56,7 @@ class TapedSend:
         """Begin to receive the gradients of the pieces."""
         arrivals, found = [], []
         for t, buffer in self._back:
-            memory, piece = buffer.new()
+            memory, piece = buffer()
             arrivals.append(transport.receive(t.target, backward(self.step.tag), memory))
             found.append((t.region, piece))
         return arrivals, found
@@ -94,25 +80,25 @@ class TapedReceive:
         self.whole, self.name = whole, name
         self.from_host = any(t.source == HOST for t in step.transfers)
         self.shape = step.axes.local_shape(step.region)
-        self._buffers = [(t, _Buffer(step.axes, t.region, step.dtype)) for t in step.transfers]
-        self._known: dict[Region, OwnRegion] = {}
+        self._buffers = [
+            (t, message_of(step.axes, t.region, step.dtype, CHANNELS_LAST)) for t in step.transfers
+        ]
+        self._own: OwnRegion | None = None
 
     def receive(self, transport: Messages) -> tuple[list[Arrival], list[torch.Tensor]]:
         """Begin to receive the pieces."""
         arrivals, pieces = [], []
         for t, buffer in self._buffers:
-            memory, piece = buffer.new()
+            memory, piece = buffer()
             arrivals.append(transport.receive(t.source, self.step.tag, memory))
             pieces.append(piece)
         return arrivals, pieces
 
     def own(self, region: Region | None) -> OwnRegion:
         """What depends on the region that the rank has of the value before this step."""
-        nothing = Region(((0, 0),) * len(self.region.spans))
-        key = region or nothing
-        if key not in self._known:
-            self._known[key] = OwnRegion(self, key)
-        return self._known[key]
+        if self._own is None or self._own.held != region:
+            self._own = OwnRegion(self, region)
+        return self._own
 
     def send_gradients(self, whole: torch.Tensor | None, transport: Messages) -> None:
         """Send the gradients of the pieces; zeros if the value has no gradient."""
@@ -133,14 +119,18 @@ class OwnRegion:
 
     Attributes
     ----------
+    held
+        The region that it had; None if it had no part of the value.
     region
-        The region that it had; it may be empty.
+        The same; empty if it had no part.
     shape
         Shape of the piece over it.
     """
 
-    def __init__(self, received: TapedReceive, region: Region):
-        self.received, self.region = received, region
+    def __init__(self, received: TapedReceive, held: Region | None):
+        nothing = Region(((0, 0),) * len(received.region.spans))
+        self.received, self.held, self.region = received, held, held or nothing
+        region = self.region
         self.inside = region & received.region
         self.shape = received.axes.local_shape(region)
         self.reader = PieceReader(received.value, region, received.axes)
