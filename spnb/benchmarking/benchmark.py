@@ -6,7 +6,6 @@ of all rounds.
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ..errors import OptionError
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
 from ..job.parsing import refuse_out_of_range
+from ..kernels.cores import num_cores
 from . import MOST_ROUNDS
 from .baselines import BASELINES
 from .contestants import LIMIT, SOLO, contestants, on_one_thread
@@ -134,7 +134,7 @@ class Bench(Shown):
         headings = ("", "takes, of spnb's time", "in rounds", "a step", "to prepare", "memory")
         title = (
             f"{self.plan.job.name} on {size}, {self.plan.num_ranks} ranks,"
-            f" {os.cpu_count()} cores, {rounds} rounds"
+            f" {num_cores()} cores, {rounds} rounds"
         )
         facts = [
             f"pack, wait and unpack: {self.exchange:.1%} of the step; {size_text(self.sent)} sent,"
@@ -171,7 +171,7 @@ class Bench(Shown):
         return {
             "job": {"model": self.plan.job.name, **self.plan.job.values()},
             "ranks": self.plan.num_ranks,
-            "cores": os.cpu_count(),
+            "cores": num_cores(),
             "machine": platform.machine(),
             "torch": torch.__version__,
             "ratios": table["ratio"].to_dict(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from ..ir.tags import TIMED
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
 from ..job.parsing import refuse_out_of_range
+from ..kernels.cores import num_cores
 from ..transport import Transport
 from . import HALO_SIZES, HALOS, MOST_ROUNDS, TILES
 
@@ -68,7 +68,7 @@ class HaloSpeed(Shown):
             for row in self.table.itertuples()
         ]
         headings = ("tiles", "image", "halo", "messages", "received", "exchange", "ping-pong")
-        title = f"halo exchange alone: {self.channels} channels, {os.cpu_count()} cores; all exact"
+        title = f"halo exchange alone: {self.channels} channels, {num_cores()} cores; all exact"
         return Card(title, [Table((*headings, "copy", "exchange / ping-pong"), rows)])
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -80,7 +80,7 @@ class HaloSpeed(Shown):
     def report(self) -> dict[str, Any]:
         """Return every figure, ready for JSON; times in seconds."""
         rows = self.table.to_dict("records")
-        return {"cores": os.cpu_count(), "channels": self.channels, "exchanges": rows}
+        return {"cores": num_cores(), "channels": self.channels, "exchanges": rows}
 
 
 def halo_speed(

@@ -6,7 +6,6 @@ of the same round.
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ..display.cards import Card, Shown, Table, size_text, time_text
 from ..display.progress import Bar
 from ..job.job import Job
 from ..job.job_plan import plan
+from ..kernels.cores import num_cores
 from . import SIZES, TILES, WORKLOADS
 from .benchmark import Bench, baselines_to_measure
 from .contestants import LIMIT, SOLO, contestants, on_one_thread
@@ -86,7 +86,7 @@ class Suite(Shown):
             for (workload, size, tiles), row in table.iterrows()
         ]
         rounds = len(next(iter(self.benches.values())).seconds["spnb"])
-        title = f"how long others take, of spnb's time; {os.cpu_count()} cores, {rounds} rounds"
+        title = f"how long others take, of spnb's time; {num_cores()} cores, {rounds} rounds"
         skipped = {k: v for bench in self.benches.values() for k, v in bench.skipped.items()}
         return Card(title, [Table(headings, rows), *(f"{k}: {v}" for k, v in skipped.items())])
 
@@ -99,7 +99,7 @@ class Suite(Shown):
     def report(self) -> dict[str, Any]:
         """Return every figure, ready for JSON; times in seconds, memory in bytes."""
         return {
-            "cores": os.cpu_count(),
+            "cores": num_cores(),
             "machine": platform.machine(),
             "torch": torch.__version__,
             "benches": [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -14,6 +13,7 @@ from ..display.cards import Card, Shown, Table, size_text, time_text
 from ..display.progress import Bar
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
+from ..kernels.cores import num_cores
 from . import LENGTH_TILES, LENGTHS
 from .benchmark import baselines_to_measure
 from .measure import measure
@@ -86,7 +86,7 @@ class Sweep(Shown):
         headings = ("tiles", "fused", "exchanges", "messages", "sent", "redundant work", "a step")
         rounds = len(next(iter(self.seconds.values())))
         size = "×".join(map(str, self.job.input_shape))
-        title = f"{self.job.name} on {size}, {os.cpu_count()} cores, {rounds} rounds"
+        title = f"{self.job.name} on {size}, {num_cores()} cores, {rounds} rounds"
         return Card(title, [Table(headings, rows)])
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -99,7 +99,7 @@ class Sweep(Shown):
         """Return every figure, ready for JSON; times in seconds, memory in bytes."""
         rows = self.table.reset_index().to_dict("records")
         job = {"model": self.job.name, **self.job.values()}
-        return {"job": job, "cores": os.cpu_count(), "lengths": rows}
+        return {"job": job, "cores": num_cores(), "lengths": rows}
 
 
 def sweep(

@@ -6,7 +6,6 @@ the ratios of all rounds.
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from ..errors import OptionError
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
 from ..job.parsing import refuse_out_of_range
+from ..kernels.cores import num_cores
 from . import MOST_ROUNDS
 from .contestants import SOLO
 from .measured_training import KEPT, PLAIN, TrainingFigures, alone, measure_training
@@ -141,7 +141,7 @@ class TrainingBench(Shown):
         size = "×".join(map(str, self.plan.job.input_shape))
         title = (
             f"training {self.plan.job.name} on {size}, {self.plan.num_ranks} ranks,"
-            f" {os.cpu_count()} cores, {rounds} rounds"
+            f" {num_cores()} cores, {rounds} rounds"
         )
         memory = f"memory of the largest rank: {size_text(self.planned_memory)} planned"
         left_out = [f"not measured: {name}: {why}" for name, why in self.skipped.items()]
@@ -168,7 +168,7 @@ class TrainingBench(Shown):
         return {
             "job": {"model": self.plan.job.name, **self.plan.job.values()},
             "ranks": self.plan.num_ranks,
-            "cores": os.cpu_count(),
+            "cores": num_cores(),
             "machine": platform.machine(),
             "torch": torch.__version__,
             "ratios": self.table["ratio"].dropna().to_dict(),

@@ -5,7 +5,6 @@ All contestants of one workload and size take turns in the same rounds.
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ..display.progress import Bar
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
 from ..job.parsing import refuse_out_of_range
+from ..kernels.cores import num_cores
 from . import MEMORY_SIZES, MOST_ROUNDS, TILES, TRAINED_SIZES, TRAINED_WORKLOADS
 from .measured_training import PLAIN, measure_training
 from .training_bench import ALONE, ORDER, TrainingBench, in_words
@@ -100,8 +100,7 @@ class TrainingSuite(Shown):
         ]
         rounds = max(len(bench.seconds.get("spnb", ())) for bench in self.benches.values())
         title = (
-            f"training: how long others take, of spnb's time; {os.cpu_count()} cores,"
-            f" {rounds} rounds"
+            f"training: how long others take, of spnb's time; {num_cores()} cores, {rounds} rounds"
         )
         skipped = {k: v for bench in self.benches.values() for k, v in bench.skipped.items()}
         return Card(title, [Table(headings, rows), *(f"{k}: {v}" for k, v in skipped.items())])
@@ -118,7 +117,7 @@ class TrainingSuite(Shown):
     def report(self) -> dict[str, Any]:
         """Return every figure, ready for JSON; times in seconds, memory in bytes."""
         return {
-            "cores": os.cpu_count(),
+            "cores": num_cores(),
             "machine": platform.machine(),
             "torch": torch.__version__,
             "benches": [{**key._asdict(), **bench.report()} for key, bench in self.benches.items()],

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import torch
 from torch import nn
 
 from ..display.cards import Card, Shown
@@ -31,8 +30,6 @@ from ..engine.service import Call, InferTask, RankService, RankShare, answered
 from ..errors import EngineError, RunError
 from ..io.examples import Examples
 from ..io.sources import Source
-from ..io.stage_weights import read_weights
-from ..io.writers import Store
 from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan
 from ..runtime.host_memory import host_memory
@@ -42,10 +39,9 @@ from .cluster_card import cluster_card
 from .engine_calls import Poll
 from .engines import Engines
 from .enough_memory import require_memory
-from .processes import starts_here
-from .rank_sources import examples_for_ranks, sources_for_rank
 from .run_display import UnderWay, displayed, first_readable
 from .session import Session
+from .visible_files import VisibleFiles
 
 if TYPE_CHECKING:
     from ipyparallel import Client, DirectView
@@ -136,7 +132,7 @@ class Cluster(Shown, Session):
             else:
                 self.engines = Engines.adopt(client, self.deadline)
             self._prepare()
-            if client is not None or not starts_here():
+            if client is not None:
                 self._require_memory(plan)
             super().load(plan)
         except BaseException:
@@ -231,7 +227,7 @@ class Cluster(Shown, Session):
         """Refuse a plan that a host has too little memory for, and warn if too little is free."""
         if self.engines.alive and len(self.engines.ids) >= plan.num_ranks:
             require_memory(plan, self._call(host_memory, [()] * plan.num_ranks))
-        elif starts_here():
+        else:
             require_memory(plan, [replace(host_memory(), held=0)] * plan.num_ranks)
 
     def _prepare(self) -> None:
@@ -243,6 +239,8 @@ class Cluster(Shown, Session):
         given = token, self.deadline, socket.gethostname(), path
         seen = self._call(remote.prepare, [given] * len(hosts))
         self.shares_files = all(seen)
+        if set(hosts) != {socket.gethostname()}:
+            self.files = VisibleFiles(lambda mark: self._call(remote.sees, [(mark,)] * len(hosts)))
         view = self.view
         assert view is not None  # the engines run
         view.execute("import spnb, torch, numpy as np", silent=True)
@@ -254,18 +252,14 @@ class Cluster(Shown, Session):
                 shell.user_ns["rc"] = self._offered = self.client
 
     def _load(self, plan: JobPlan, shares: Sequence[tuple[RankPlan, Path]]) -> None:
-        self._rank_plans = [rank_plan for rank_plan, _ in shares]
-        hosts = self.engines.hosts
-        loads = [
-            (rank_plan, path if self.shares_files else dict(read_weights(path)), hosts.count(host))
-            for (rank_plan, path), host in zip(shares, hosts, strict=False)
-        ]
+        loads = [(rank_plan, self._weights_for_rank(path)) for rank_plan, path in shares]
+        idle = len(self.engines.ids) - len(loads)
         with Bar(self.progress) as bar:
 
             def show(published: list[dict]) -> None:
                 bar.show("loading ranks", sum(map(len, published)), len(loads))
 
-            self._call(remote.load, [*loads, *[(None, {}, 0)] * (len(hosts) - len(loads))], show)
+            self._call(remote.load, [*loads, *[(None, {})] * idle], show)
 
     def _ask(self, calls: Sequence[Call[T] | None], poll: Poll | None = None) -> list[T]:
         if self._failed:
@@ -273,40 +267,13 @@ class Cluster(Shown, Session):
         return answered(self._call(remote.answer, [(call,) for call in calls], poll))
 
     def _infer(self, sources: dict[str, Source], task: InferTask) -> list[Report]:
-        own = [sources_for_rank(sources, each, self.shares_files) for each in self._rank_plans]
-        calls = [Call.to(RankService.infer, each, task) for each in own]
+        calls = self._calls_of_infer(sources, task)
         count = len(self.plan.micro_batch_sizes)
         source = next(iter(sources.values()))
         run = UnderWay(self.plan, f"infer {self.plan.job.name}", {"run": task.run}, source)
         bar = partial(show_run, run=task.run, micro_batches=count)
         with displayed(run, self.progress, self.live, bar) as show:
             return self._ask(calls, show)
-
-    def _weights_for_rank(self, file: Path) -> Path | Mapping[str, torch.Tensor]:
-        return file if self.shares_files else super()._weights_for_rank(file)
-
-    def share(
-        self, examples: Examples, rank_plans: Sequence[RankPlan | None] | None = None
-    ) -> list[Examples]:
-        """Prepare examples for the ranks; an image in memory is written to a file once.
-
-        Parameters
-        ----------
-        examples
-            Images and targets.
-        rank_plans
-            The share of each rank in a plan that is run beside the loaded one; by default those of
-            the loaded plan.
-
-        Returns
-        -------
-        list of Examples
-            In rank order, with the files of this host, or with the regions that the rank needs.
-        """
-        images = self.sources.resident(examples.source)
-        plans = self._rank_plans if rank_plans is None else rank_plans
-        folder = self.scratch if self.shares_files else None
-        return examples_for_ranks(examples, images, plans, folder)
 
     def train_epoch(
         self, shares: Sequence[Examples], epoch: int, steps: Steps | None = None
@@ -345,15 +312,6 @@ class Cluster(Shown, Session):
         calls = [Call.to(RankService.evaluate, each, task, own) for each, own in given]
         with Bar(self.progress) as bar:
             return self._ask(calls, lambda published: show_evaluation(bar, published, count))
-
-    def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
-        if self.shares_files:
-            return super()._save(run, ranks, value, store)
-        for rank in ranks:  # this process writes, and holds the regions of one rank at a time
-            (pieces,) = self._fetch(run, [rank])
-            for piece in pieces:
-                if piece.value == value:
-                    store.write(piece.region, piece.tensor)
 
     def _recover(self, plan: JobPlan | None = None) -> None:
         backend = (plan or self.plan).job.backend

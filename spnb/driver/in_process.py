@@ -89,9 +89,6 @@ class InProcess(Session):
         for number, (here, (rank_plan, path)) in enumerate(zip(self._ranks, shares, strict=True)):
             here.load(rank_plan, read_weights(path), transport=None, local_rank=number)
 
-    def _weights_for_rank(self, file: Path) -> Path:
-        return file
-
     def _ask(self, calls: Sequence[Call[T] | None]) -> list[T]:
         def answer(here: Here) -> Answer[T] | None:
             assert here.rank is not None  # `_load` gave every rank its share

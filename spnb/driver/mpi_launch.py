@@ -15,7 +15,6 @@ from ..engine import remote
 from ..engine.service import Call, answered
 from ..engine.watches import end_all_if_one_is_missing
 from ..errors import PeerFailed
-from ..io.stage_weights import read_weights
 from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan
 from ..runtime.host_memory import host_memory
@@ -26,6 +25,7 @@ from .enough_memory import require_memory
 from .interrupts import end_after_an_interrupt, end_now
 from .launcher import is_first_of_host
 from .session import Session
+from .visible_files import VisibleFiles
 
 T = TypeVar("T")
 
@@ -54,6 +54,12 @@ class MPISession(Session):
                 f" {ranks.comm.size}: start {plan.num_ranks}"
             )
         self.ranks = ranks
+        if len(ranks.transport.local_pids) < ranks.comm.size:
+            self.files = VisibleFiles(
+                lambda mark: ranks.call(remote.sees, [(mark,)] * ranks.comm.size)
+            )
+            (self.scratch / "token").touch()
+            self.shares_files = all(self.files.seen(self.scratch / "token", plan.num_ranks))
         require_memory(plan, ranks.call(host_memory, [()] * ranks.comm.size))
         self.load(plan)
 
@@ -61,9 +67,8 @@ class MPISession(Session):
         count = self.ranks.comm.size
         if plan.job.backend != "mpi":
             self.ranks.call(remote.reset, [(plan.job.backend,)] * count)
-        here = len(self.ranks.transport.local_pids)
-        loads = [(rank_plan, dict(read_weights(path)), here) for rank_plan, path in shares]
-        self.ranks.call(remote.load, [*loads, *[(None, {}, 0)] * (count - len(loads))])
+        loads = [(rank_plan, self._weights_for_rank(path)) for rank_plan, path in shares]
+        self.ranks.call(remote.load, [*loads, *[(None, {})] * (count - len(loads))])
 
     def _ask(self, calls: Sequence[Call[T] | None]) -> list[T]:
         idle = [None] * (self.ranks.comm.size - len(calls))

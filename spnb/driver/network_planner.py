@@ -78,8 +78,8 @@ class NetworkPlanner:
             raise found
         _require_same_owners(_OWNERS.setdefault(self.module, {}), found.owners)
         import_operators(found.rank_plan)
-        if hasattr(transport, "local_pids"):
-            share_cores(found.rank_plan, len(transport.local_pids))
+        if hasattr(transport, "place"):
+            share_cores(found.rank_plan, transport.place)
         return found
 
     def _shares_or_error(self, mode: Mode) -> list[Any]:

@@ -25,7 +25,9 @@ from ..transport.mpi_environment import (
     require_files,
     require_loopback,
 )
+from ..transport.mpi_family import Inquiry
 from . import watchdog
+from .launcher import of_another_launch
 
 GRACE = 1.0
 """Seconds that engines have to end by themselves before they are killed."""
@@ -41,9 +43,6 @@ LOOK_EVERY = 0.5
 
 DIGESTS = 1000
 """Messages whose signatures a process remembers, so that none is taken twice."""
-
-OTHER_HOSTS = ("HYDRA_HOST_FILE", "SLURM_JOB_ID", "PBS_NODEFILE", "PE_HOSTFILE", "LSB_HOSTS")
-"""Environment variables by which mpiexec may start ranks on other hosts."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage of the start, the number of engines ready, and of all."""
@@ -136,16 +135,18 @@ class Launch:
         require_loopback()
         require_files(max(84 + 2 * self.num_ranks, 20 + 4 * self.num_ranks))
         environment = _environment(self.folder)
-        if starts_here():
-            environment |= on_one_host(self.num_ranks, free_shared_memory())
+        environment |= on_one_host(self.num_ranks, free_shared_memory())
         mpiexec = shutil.which("mpiexec", path=environment["PATH"])
         if mpiexec is None:
             raise StartError(
                 f"no mpiexec beside {sys.executable} or on PATH: python -m pip install 'spnb[mpi]'"
             )
         guard = [sys.executable, "-P", watchdog.__file__, str(self.owner), self.folder]
+        guard += _without(of_another_launch())
+        inquiry = Inquiry(mpiexec, os.environ | environment)
         on_progress("starting the controller", 0, self.num_ranks)
         self._start_controller(guard, environment, deadline)
+        inquiry.refuse_two_families()
         on_progress("starting engines", 0, self.num_ranks)
         return self._start_engines([*guard, mpiexec], environment, deadline, on_progress)
 
@@ -239,13 +240,9 @@ class Launch:
         time.sleep(POLL)
 
 
-def starts_here() -> bool:
-    """Whether mpiexec starts all engines on this host: no batch system gives it others.
-
-    >>> starts_here()
-    True
-    """
-    return not any(name in os.environ for name in OTHER_HOSTS)
+def _without(names: Sequence[str]) -> list[str]:
+    """The begin of a command that runs without some variables."""
+    return ["/usr/bin/env", *[word for name in names for word in ("-u", name)]] if names else []
 
 
 def _environment(folder: str) -> dict[str, str]:
@@ -265,6 +262,9 @@ def _environment(folder: str) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        # All ranks are on this host, also in a job of a scheduler that has others.
+        "HYDRA_LAUNCHER": "fork",
+        "HYDRA_RMK": "user",
     }
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

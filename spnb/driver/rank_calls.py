@@ -7,11 +7,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..engine.report import Report
-from ..engine.service import Call, InferTask, RankService, RankWeights
+from ..engine.service import Call, RankService, RankWeights
 from ..io.examples import Examples
-from ..io.sources import Source
-from ..io.writers import Store
 from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan
 from ..runtime.output_samples import OutputSample, OutputWindow
@@ -52,11 +49,6 @@ class RankCalls(ABC):
         result_of = dict(zip([rank for rank in every if rank in ranks], found, strict=True))
         return [result_of[rank] for rank in ranks]
 
-    def _infer(self, sources: dict[str, Source], task: InferTask) -> list[Report]:
-        """Run on every rank; the outputs of released runs may be freed."""
-        call = Call.to(RankService.infer, sources, task)
-        return self._ask([call] * self.plan.num_ranks)
-
     def _fetch(self, run: int, ranks: Sequence[int]) -> list[list[Piece]]:
         """The outputs of a run that stayed on these ranks."""
         return self._ask_some(ranks, Call.to(RankService.outputs_of, run))
@@ -66,10 +58,6 @@ class RankCalls(ABC):
     ) -> list[list[OutputSample]]:
         """A part of an output of a run, as far as it stayed on these ranks."""
         return self._ask_some(ranks, Call.to(RankService.outputs_sampled, run, window))
-
-    def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
-        """Write an output of which these ranks have regions."""
-        self._ask_some(ranks, Call.to(RankService.save, run, value, store))
 
     def train_epoch(
         self, shares: Sequence[Examples], epoch: int, steps: Steps | None = None

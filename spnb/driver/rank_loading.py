@@ -6,22 +6,29 @@ import tempfile
 import weakref
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from ..engine.service import Call, RankService, RankShare
+from ..engine.report import Report
+from ..engine.service import Call, InferTask, RankService, RankShare
+from ..errors import OptionError
 from ..io.examples import Examples
 from ..io.resident import ResidentSources
 from ..io.scratch import remove_scratch, scratch_folder
+from ..io.sources import Source, files_opened
 from ..io.stage_weights import read_weights
+from ..io.writers import Store
 from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan
 from ..training.evaluation import EvaluationReport, EvaluationTask
 from ..training.start import TrainingStart
 from .rank_calls import RankCalls
+from .rank_sources import examples_for_ranks, sources_for_rank
+from .saved_outputs import makers_of
+from .visible_files import VisibleFiles, unseen_text
 from .weight_files import weight_names, weights_hash, write_weight_file
 
 
@@ -71,6 +78,10 @@ class RankLoading(RankCalls):
         The folder of the files that ranks read.
     sources
         The images among these files.
+    files
+        Tells which ranks see a file.
+    shares_files
+        Whether all ranks see the files of the folder.
     """
 
     def __init__(self, plan: JobPlan):
@@ -81,6 +92,9 @@ class RankLoading(RankCalls):
         self.sources = ResidentSources(self.scratch)
         self._loaded_plan: JobPlan | None = None  # the plan that the ranks have
         self._loaded_weights: int | None = None  # hash of the weights that they have
+        self._rank_plans: list[RankPlan] = []
+        self.files = VisibleFiles()
+        self.shares_files = True  # those of its folder
 
     @abstractmethod
     def _say(self, text: str) -> None:
@@ -89,7 +103,8 @@ class RankLoading(RankCalls):
     def _load_weights(self, plan: JobPlan, module: nn.Module) -> None:
         """Load a plan with the weights of a module."""
         files = weight_files(plan, module, self.scratch)
-        self._load(plan, [(plan.rank_plan(rank), file) for rank, file in enumerate(files)])
+        self._rank_plans = [plan.rank_plan(rank) for rank in range(plan.num_ranks)]
+        self._load(plan, list(zip(self._rank_plans, files, strict=True)))
         self.plan = self._loaded_plan = plan
         self._loaded_weights = weights_hash(module)
 
@@ -164,13 +179,51 @@ class RankLoading(RankCalls):
         return self._ask([Call.to(RankService.evaluate, each, task, own) for each, own in given])
 
     def _weights_for_rank(self, file: Path) -> Path | Mapping[str, torch.Tensor]:
-        """The weights of a file as they are sent to a rank, which may not see the file."""
-        return dict(read_weights(file))
+        """The weights of a file as they are sent to ranks; the file itself if all see it."""
+        return file if self.shares_files else dict(read_weights(file))
+
+    def _infer(self, sources: dict[str, Source], task: InferTask) -> list[Report]:
+        """Run on every rank; the outputs of released runs may be freed."""
+        return self._ask(self._calls_of_infer(sources, task))
+
+    def _calls_of_infer(self, sources: dict[str, Source], task: InferTask) -> list[Call[Report]]:
+        """The call of each rank, with the sources that it can read."""
+        seen = {name: self._sees(source) for name, source in sources.items()}
+        calls = []
+        for rank, rank_plan in enumerate(self._rank_plans):
+            unseen = [name for name in sources if not seen[name][rank]]
+            own = sources_for_rank(sources, rank_plan, unseen)
+            calls.append(Call.to(RankService.infer, own, task))
+        return calls
+
+    def _sees(self, source: Source) -> list[bool]:
+        """Whether each rank can open the files of an image."""
+        seen = [self.files.seen(file, self.plan.num_ranks) for file in files_opened(source)]
+        return [all(each[rank] for each in seen) for rank in range(self.plan.num_ranks)]
+
+    def _save(self, run: int, ranks: Sequence[int], value: str, store: Store) -> None:
+        """Write an output of which these ranks have regions.
+
+        If one of them does not see the file, this process writes it, and holds the regions of one
+        rank at a time.
+        """
+        assert store.new is not None  # the file was made
+        seen = self.files.seen(store.new, self.plan.num_ranks)
+        unseen = [rank for rank in ranks if not seen[rank]]
+        if not unseen:
+            self._ask_some(ranks, Call.to(RankService.save, run, value, store))
+            return
+        self._say(f"{unseen_text(unseen, store.path.parent)}: this process writes the output")
+        for rank in ranks:
+            (pieces,) = self._fetch(run, [rank])
+            for piece in pieces:
+                if piece.value == value:
+                    store.write(piece.region, piece.tensor)
 
     def share(
         self, examples: Examples, rank_plans: Sequence[RankPlan | None] | None = None
     ) -> list[Examples]:
-        """Prepare examples for the ranks; an image in memory is written to a file once.
+        """Prepare examples for the ranks; what is in memory is written to files once.
 
         Parameters
         ----------
@@ -183,7 +236,34 @@ class RankLoading(RankCalls):
         Returns
         -------
         list of Examples
-            The examples in a form that each rank can read, in rank order.
+            In rank order, with the files that the rank sees, or with the regions that it needs.
         """
-        source = self.sources.resident(examples.source)
-        return [replace(examples, images=source)] * self.plan.num_ranks
+        images = self.sources.resident(examples.source)
+        plans = self._rank_plans if rank_plans is None else rank_plans
+        folder = self.scratch if self.shares_files else None
+        return examples_for_ranks(examples, images, plans, self._sees(images), folder)
+
+
+def require_seen(ranks: RankLoading, path: Path, value: str) -> None:
+    """Refuse a file for an output in a folder that not all ranks with regions of it see.
+
+    Parameters
+    ----------
+    ranks
+        The ranks, with a plan.
+    path
+        The file.
+    value
+        Name of the output in the graph.
+
+    Raises
+    ------
+    OptionError
+        With these ranks, and what to do.
+    """
+    seen = ranks.files.seen_in(path.parent, ranks.plan.num_ranks)
+    if unseen := [rank for rank in makers_of(ranks.plan, value) if not seen[rank]]:
+        raise OptionError(
+            f"{unseen_text(unseen, path.parent)}, where --save-output writes: name a folder"
+            " that all hosts share, or add --gather-output, and rank 0 writes the output"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ..ir.region import Region
 
 
 def sources_for_rank(
-    sources: Mapping[str, Source], rank_plan: RankPlan, sees_files: bool
+    sources: Mapping[str, Source], rank_plan: RankPlan, unseen: Collection[str] = ()
 ) -> dict[str, Source]:
     """The inputs that a rank reads.
 
@@ -27,28 +27,30 @@ def sources_for_rank(
         A source for each input, by the input's name.
     rank_plan
         The rank's share of the plan.
-    sees_files
-        Whether the rank can open the files of this host.
+    unseen
+        Names of the inputs whose files the rank cannot open.
 
     Returns
     -------
     dict
-        The sources themselves; for a rank that cannot open files, the regions that it needs, read
-        now.
+        The sources themselves; in place of those whose files the rank cannot open, the regions that
+        it needs, read now.
     """
     needs: dict[str, Region] = {}
     for step in (step for step in rank_plan.received("input") if step.value in sources):
         needs[step.value] = needs.get(step.value, step.region) | step.region
-    if sees_files:
-        return {name: sources[name] for name in needs}
     dtype = numpy_floats(rank_plan.dtype)
-    return {name: HeldSource.of(sources[name], region, dtype) for name, region in needs.items()}
+    return {
+        name: HeldSource.of(sources[name], region, dtype) if name in unseen else sources[name]
+        for name, region in needs.items()
+    }
 
 
 def examples_for_ranks(
     examples: Examples,
     images: Source,
     rank_plans: Sequence[RankPlan | None],
+    seen: Sequence[bool],
     folder: Path | None,
 ) -> list[Examples]:
     """The examples of each rank, of whose images it reads what `sources_for_rank` returns.
@@ -62,9 +64,11 @@ def examples_for_ranks(
     rank_plans
         The share of each rank, None if the plan does not need it; the targets of a loss in the
         plan are no images.
+    seen
+        Whether each rank can open the files of the images.
     folder
-        Where targets are written to files, which are removed with the list's first item; None if
-        ranks cannot open the files of this host.
+        Where targets are written to files, which are removed with the list's first item; None to
+        send them.
 
     Returns
     -------
@@ -75,12 +79,13 @@ def examples_for_ranks(
     if folder is not None:
         folder = Path(tempfile.mkdtemp(prefix="targets-", dir=folder))
         examples = examples.filed(folder)
-    for rank_plan in rank_plans:
+    for rank_plan, sees in zip(rank_plans, seen, strict=True):
         own: Source | Unread = Unread(examples.images.shape)
         if rank_plan is not None:
             inputs = {step.value for step in rank_plan.received("input")} - set(rank_plan.targets)
-            seen = sources_for_rank(dict.fromkeys(inputs, images), rank_plan, folder is not None)
-            own = next(iter(seen.values()), own)
+            unseen = () if sees else inputs
+            read = sources_for_rank(dict.fromkeys(inputs, images), rank_plan, unseen)
+            own = next(iter(read.values()), own)
         shares.append(replace(examples, images=own))
     if folder is not None:
         weakref.finalize(shares[0], shutil.rmtree, folder, ignore_errors=True)

@@ -31,7 +31,7 @@ from ..runtime.state import Piece
 from .check import TOLERANCES, Check, compared
 from .result_view import is_picture, output_layer
 from .run_record import RunRecord
-from .saved_outputs import files_read, named_outputs, store_of, value_of
+from .saved_outputs import files_read, makers_of, named_outputs, store_of, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -167,7 +167,7 @@ class Result(RunRecord):
         value = value_of(self.plan.graph, output)
         store = store_of(self.plan.graph, path, output)
         store.require(overwrite, files_read(self.plan.job, self.sources))
-        makers = self.plan.replicas.everywhere(self.plan.maker_of(value).team.ranks)
+        makers = makers_of(self.plan, value)
         with store.created() as created:
             self._outputs.save(makers, value, created)
         return store.path
@@ -231,7 +231,7 @@ class Result(RunRecord):
             return sampled([Piece(value, whole, leaf)], window)
         held = (p for report in self.reports for p in report.pieces or ())
         found = sampled(held, window)
-        makers = self.plan.replicas.everywhere(self.plan.maker_of(value).team.ranks)
+        makers = makers_of(self.plan, value)
         away = [r.rank for r in self.reports if r.pieces is None and r.rank in makers]
         each = self._outputs.sample(away, window) if away else []
         return [*found, *(sample for samples in each for sample in samples)]

@@ -10,6 +10,7 @@ from ..io.writers import Store
 from ..ir.graph import Graph
 from ..ir.node import Ref
 from ..job.job import Job
+from ..job.job_plan import JobPlan
 from ..kernels.compat import pytree
 
 
@@ -64,6 +65,11 @@ def store_of(graph: Graph, path: str | Path, output: int | str | None = None) ->
     """
     value = value_of(graph, output)
     return Store(Path(path).absolute(), graph.axes[value], graph.dtype_of(value))
+
+
+def makers_of(plan: JobPlan, value: str) -> tuple[int, ...]:
+    """The ranks that have regions of an output, in all replicas."""
+    return tuple(plan.replicas.everywhere(plan.maker_of(value).team.ranks))
 
 
 def files_read(job: Job, sources: Mapping[str, Source]) -> list[str | Path]:

@@ -7,7 +7,6 @@ the ranks: a notebook's own process is no MPI rank.
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from ..io.file_mark import FileMark
 from ..io.stage_weights import read_weights
 from ..ir.rank_plan import RankPlan
 from ..runtime.process_memory import IN_INFERENCE, give_back, keep_blocks, set_modules_aside
@@ -32,6 +32,7 @@ from .watches import (
 
 if TYPE_CHECKING:
     from ..transport.mpi import MPITransport
+    from ..transport.mpi_library import PlaceOnHost
 
 T = TypeVar("T")
 
@@ -78,6 +79,11 @@ def prepare(token: Path, deadline: float, caller: str, path: Sequence[str]) -> b
     return token.exists()
 
 
+def sees(mark: FileMark) -> bool:
+    """Whether this process sees a file of the caller's."""
+    return mark.seen_here()
+
+
 def use_transport(transport: MPITransport) -> None:
     """Let this process's rank exchange messages through a transport, from the next load on."""
     global _transport
@@ -87,9 +93,7 @@ def use_transport(transport: MPITransport) -> None:
     transport.note_wait = here.note_wait
 
 
-def load(
-    rank_plan: RankPlan | None, weights: Path | Mapping[str, torch.Tensor], ranks_here: int
-) -> None:
+def load(rank_plan: RankPlan | None, weights: Path | Mapping[str, torch.Tensor]) -> None:
     """Load a rank's share of a plan, or none if the plan does not need this rank.
 
     Parameters
@@ -98,8 +102,6 @@ def load(
         The share; ``None`` for none.
     weights
         The weights of its stage by name, or the file that has them; empty where there is no share.
-    ranks_here
-        Ranks on this host, which share its cores.
     """
     # Weights may be loaded again for the same plan: its results are still asked for.
     outputs = dict(here.outputs) if here.plan == rank_plan else {}
@@ -110,7 +112,7 @@ def load(
     keep_blocks() if rank_plan.training else keep_blocks(below=IN_INFERENCE)
     transport = _connected()
     transport.num_ranks = rank_plan.num_ranks
-    share_cores(rank_plan, ranks_here)
+    share_cores(rank_plan, transport.place)
     torch.set_default_dtype(rank_plan.default_dtype)
     tensors = read_weights(weights) if isinstance(weights, Path) else weights
     here.load(rank_plan, tensors, transport, transport.local_rank)
@@ -120,17 +122,17 @@ def load(
     here.publish({"loaded": 1})
 
 
-def share_cores(rank_plan: RankPlan, ranks_here: int) -> None:
-    """Let this process compute with its share of the cores.
+def share_cores(rank_plan: RankPlan, place: PlaceOnHost) -> None:
+    """Let this process compute with its share of the host's cores, or as many as the plan says.
 
     Parameters
     ----------
     rank_plan
         Its share of the plan.
-    ranks_here
-        Ranks on this host.
+    place
+        Its place among the ranks of the host.
     """
-    share = max(1, (os.cpu_count() or 1) // min(ranks_here, rank_plan.at_once))
+    share = place.threads(rank_plan.world_rank, rank_plan.num_ranks, rank_plan.at_once)
     torch.set_num_threads(rank_plan.threads or share)
 
 

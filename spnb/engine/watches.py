@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WaitTimeout
+from ..transport.host_beats import HostBeats, star_of
 from ..transport.signs_of_life import LOOK_EVERY, SignsOfLife, no_answer
+
+PATIENCE = 3.0
+"""Seconds that MPI has to end all ranks, where a host does not answer."""
 
 if TYPE_CHECKING:
     from ..transport.mpi import MPITransport
@@ -36,7 +44,8 @@ def ending_all(show: Callable[..., None], abort: Callable[[int], None]) -> Calla
 def end_all_if_one_is_missing(transport: MPITransport, deadline: float) -> Callable[[], None]:
     """A watch for a rank's waits: it ends all processes if one of this host does not answer.
 
-    A rank that is alone on its host is not watched, unless it is the one that waits.
+    A host that does not answer ends all too, on both sides of its link: see
+    `spnb.transport.host_beats`.  Collective.
 
     Parameters
     ----------
@@ -51,11 +60,47 @@ def end_all_if_one_is_missing(transport: MPITransport, deadline: float) -> Calla
 
     def watch() -> None:
         if missing := signs.missing():
-            print(f"spnb: {no_answer(missing, deadline)}", file=sys.stderr, flush=True)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # MPI says more
-            transport.parent.Abort(1)
+            _end_all(transport, no_answer(missing, deadline))
 
+    def end(hosts: list[str]) -> None:
+        if not hosts:
+            time.sleep(1.0)  # in which the host that noticed says why
+        # MPI cannot end ranks beyond a cut link, and may wait for it.
+        threading.Timer(PATIENCE, _end_host, [transport]).start()
+        _end_all(transport, hosts_do_not_answer(hosts, deadline))
+
+    if star := star_of(transport.parent, first_of_host=transport.local_rank == 0):
+        HostBeats(star, deadline, end)
     return watch
+
+
+def hosts_do_not_answer(hosts: Sequence[str], deadline: float) -> str:
+    """The sentence about hosts that do not answer; "" for none.
+
+    >>> hosts_do_not_answer(["node2"], 60)
+    'host node2 does not answer for 60 s (its link is cut, or it is down)'
+    """
+    if not hosts:
+        return ""
+    who = f"host {hosts[0]} does" if len(hosts) == 1 else f"hosts {', '.join(hosts)} do"
+    return f"{who} not answer for {deadline:g} s (its link is cut, or it is down)"
+
+
+def _end_all(transport: MPITransport, why: str) -> None:
+    """End all ranks by MPI, with a line that says why."""
+    if why:
+        print(f"spnb: {why}", file=sys.stderr, flush=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # MPI says more
+    transport.parent.Abort(1)
+
+
+def _end_host(transport: MPITransport) -> None:
+    """End the ranks of this host, and this process last."""
+    for pid in transport.local_pids.values():
+        if pid != os.getpid():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    os._exit(1)
 
 
 def fail_if_one_is_missing(transport: MPITransport, deadline: float) -> Callable[[], None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from numpy.typing import DTypeLike
 
 from ..errors import DatasetError
 from ..ir.region import Region
+from ..kernels.cores import num_cores
 from .changed import Changed
 from .disk_space import claim
 from .open import open_source
@@ -136,7 +136,7 @@ def decoded(source: Source) -> Source:
         if held is not None:
             held[number] = image[0]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         list(pool.map(decode, range(source.shape[0])))  # the list raises the first error
     if held is None:
         return source

@@ -87,6 +87,21 @@ def file_of(source: Source) -> str:
     return getattr(source, "origin", "") or getattr(source, "path", "")
 
 
+def files_opened(source: Source) -> list[str]:
+    """The files that a source opens when a region of it is read.
+
+    >>> files_opened(SyntheticSource((1, 3, 8, 8))), files_opened(ArraySource(np.zeros((1, 1, 2))))
+    ([], [])
+    """
+    inner = getattr(source, "source", None)
+    if inner is not None:
+        return files_opened(inner)
+    if isinstance(source, ArraySource):
+        return []
+    path = getattr(source, "path", "")
+    return [path] if path else [str(each) for each in getattr(source, "paths", ())]
+
+
 def read_as(source: Source, region: Region, dtype: DTypeLike) -> np.ndarray:
     """Read a region in float32 or, for a network in double precision, in float64.
 

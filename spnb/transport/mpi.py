@@ -71,8 +71,10 @@ class MPITransport:
     backend
         The library that carries tensors, ``"mpi"``, ``"gloo"`` or ``"nccl"``, from the next `reset`
         on.
+    place
+        The place of this rank among the ranks of its host.
     local_rank, local_pids
-        Number of this rank among the ranks of its host, and the process ids of these ranks.
+        Its number among them, and their process ids.
     watch
         Called while this rank waits, if it is not None; it may raise, or end the process.  It finds
         the ranks of this host that do not answer; those that compute may do so for ever.
@@ -87,8 +89,8 @@ class MPITransport:
         self.parent, self.deadline = comm, deadline
         self.num_ranks = num_ranks or comm.size
         self.comm, self.call, self.backend = comm, "", "mpi"
-        place = place_on_host(comm)
-        self.local_rank, self.local_pids = place.number, place.pids
+        self.place = place_on_host(comm)
+        self.local_rank, self.local_pids = self.place.number, self.place.pids
         self.watch: Callable[[], None] | None = None
         self.note_wait: Callable[[], None] | None = None
         self._channels: Channels | None = None

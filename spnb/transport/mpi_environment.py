@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import StartError
+from ..ir.launch import number_of_ranks
+from .mpi_family import PMI2, launcher_of_rank, library_of_process, refuse_two, start_mpi
 
 SHARED = Path("/dev/shm")
 """The file system of shared memory, through which the ranks of a host exchange messages."""
@@ -107,13 +109,29 @@ def require_loopback() -> None:
 
 
 def prepare_rank(environment: Mapping[str, str] = os.environ) -> None:
-    """Prepare a process of ``mpiexec`` for MPI, before it imports mpi4py.
+    """Start MPI in a process of a launcher, before it imports mpi4py.
 
     Raises
     ------
     StartError
         If MPI could not start.
     """
+    _prepare_host(environment)
+    launcher = launcher_of_rank(environment)
+    if launcher is None:
+        return
+    ranks, hosts = number_of_ranks(environment), environment.get("SLURM_STEP_NUM_NODES", "1")
+    if launcher.name == PMI2 and ranks > int(hosts):
+        # With several ranks on a host, MPICH 5.0 sends Slurm's PMI parts of its memory in place of
+        # UCX's addresses, and waits for ever.
+        os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
+    library = library_of_process()
+    refuse_two(launcher, library)
+    start_mpi(launcher, library, ranks)
+
+
+def _prepare_host(environment: Mapping[str, str]) -> None:
+    """Raise limits, and set variables for the ranks of a host."""
     here, everywhere = environment.get("MPI_LOCALNRANKS"), environment.get("PMI_SIZE")
     if here is None:  # not MPICH's mpiexec
         return

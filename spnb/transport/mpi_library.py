@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from mpi4py import MPI
 
+from ..kernels.cores import Cores, cores_of_process
+
 FILES = r"/dev/shm/mpich_shm\w+|/tmp/hydra_hwloc_xmlfile_\w+"
 """Names of the files by which MPICH's processes of a host find each other when they start."""
 
@@ -46,18 +48,36 @@ class PlaceOnHost:
     ----------
     number
         Its number among them.
-    pids
-        The process id of each of them, by its rank in the communicator.
+    pids, cores
+        The process id and the cores of each of them, by its rank in the communicator.
     """
 
     number: int
     pids: dict[int, int]
+    cores: dict[int, Cores]
+
+    def threads(self, rank: int, ranks: int, at_once: int) -> int:
+        """The number of threads with which a rank computes on its share of the host's cores.
+
+        Parameters
+        ----------
+        rank
+            The rank.
+        ranks
+            Number of the ranks that compute; they are the first ones of the communicator.
+        at_once
+            How many of these compute at the same time.
+        """
+        others = [cores for other, cores in self.cores.items() if other < ranks and other != rank]
+        return self.cores[rank].threads(others, at_once)
 
 
 def place_on_host(comm: MPI.Comm) -> PlaceOnHost:
     """The place of this rank among the ranks of its host. Collective."""
     host = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    found = PlaceOnHost(host.rank, dict(host.allgather((comm.rank, os.getpid()))))
+    every = host.allgather((comm.rank, os.getpid(), cores_of_process()))
+    pids, cores = ({rank: each[k] for rank, *each in every} for k in (0, 1))
+    found = PlaceOnHost(host.rank, pids, cores)
     host.Free()
     if found.number == 0:
         _remove_names()

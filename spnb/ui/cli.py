@@ -73,7 +73,7 @@ def _carried_out(args: argparse.Namespace) -> int:
         if args.verb == "train":
             flags.check_validation(args.validation, args.patience)
         if args.verb == "infer":
-            flags.check_output(args.save_output, args.overwrite)
+            flags.check_output(args)
         with _ending_at_an_interrupt():
             from . import verbs
 

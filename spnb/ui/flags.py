@@ -120,18 +120,25 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --save-output: replace the array that is there; anything else is never replaced",
     )
+    parser.add_argument(
+        "--gather-output",
+        action="store_true",
+        help="with --save-output: one process writes the output of all ranks, for a folder that"
+        " other hosts do not see",
+    )
 
 
-def check_output(output: str | None, overwrite: bool) -> None:
-    """Refuse to overwrite no output.
+def check_output(args: argparse.Namespace) -> None:
+    """Refuse to overwrite or gather no output.
 
     Raises
     ------
     OptionError
         With a way out.
     """
-    if overwrite and output is None:
-        raise OptionError("overwrite is for a saved output: give --save-output too")
+    for name in ("overwrite", "gather_output"):
+        if getattr(args, name) and args.save_output is None:
+            raise OptionError(f"{name} is for a saved output: give --save-output too")
 
 
 def add_validation_flags(parser: argparse.ArgumentParser) -> None:

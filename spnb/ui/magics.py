@@ -15,7 +15,8 @@ from IPython.core.magic import Magics, line_magic, magics_class, output_can_be_s
 from torch import nn
 
 from ..driver.held_out import divided
-from ..driver.saved_outputs import store_of
+from ..driver.rank_loading import require_seen
+from ..driver.saved_outputs import store_of, value_of
 from ..driver.training_examples import examples_of
 from ..errors import WriteError
 from ..io.sources import NOT_GIVEN, Source
@@ -133,9 +134,12 @@ class SpnbMagics(Magics):
             raise UsageError(
                 "%spnb infer: the engines hold another plan than the last one: %spnb start first"
             )
-        flags.check_output(args.save_output, args.overwrite)
+        flags.check_output(args)
         if args.save_output:
-            store_of(cluster.plan.graph, args.save_output).require(args.overwrite)
+            store = store_of(cluster.plan.graph, args.save_output)
+            store.require(args.overwrite)
+            if not args.gather_output:
+                require_seen(cluster, store.path, value_of(cluster.plan.graph, None))
         image = images[0] if len(images) == 1 else images or NOT_GIVEN
         self.result = cluster.infer(image, preprocess=args.preprocess)
         if self.plan is not None:

@@ -16,8 +16,9 @@ from ..driver.held_out import divided
 from ..driver.launcher import under_mpi
 from ..driver.mpi_launch import MPIRanks, MPISession, run_launched
 from ..driver.preprocessing import first_preprocessed
+from ..driver.rank_loading import require_seen
 from ..driver.result import Result
-from ..driver.saved_outputs import files_read, store_of
+from ..driver.saved_outputs import files_read, store_of, value_of
 from ..driver.session import Session
 from ..driver.training_examples import examples_of
 from ..driver.training_state import recipe_for, resumed
@@ -143,6 +144,9 @@ def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
     session = _session(plan, ranks)
     clock.lap("start")
     with session:
+        if args.save_output and not args.gather_output:
+            output = store_of(plan.graph, args.save_output)
+            require_seen(session, output.path, value_of(plan.graph, None))
         result = session.infer(sources)
         clock.lap("infer")
         print(f"\n{result.summary}\noutput: {_shapes(plan, result)}", flush=True)

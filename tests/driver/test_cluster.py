@@ -17,6 +17,7 @@ import spnb
 from spnb.analysis.traffic import traffic
 from spnb.display.paint import painted, png
 from spnb.driver import result_view
+from spnb.driver.visible_files import VisibleFiles
 
 pytestmark = pytest.mark.mpi
 CASES = [
@@ -131,12 +132,12 @@ def _kept():
 
 
 def test_files_that_engines_do_not_see_are_sent(cluster):
-    cluster.shares_files = False
+    cluster.shares_files, cluster.files = False, VisibleFiles(lambda mark: [True] + [False] * 9)
     try:
         cluster.load(planned(image_size="193x201", batch_size=3, parts=2))
         assert cluster.infer("retina").check().passed
     finally:
-        cluster.shares_files = True
+        cluster.shares_files, cluster.files = True, VisibleFiles()
 
 
 class Everything(nn.Module):

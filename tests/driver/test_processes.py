@@ -132,3 +132,37 @@ def test_nothing_stays_where_the_owner_is_killed_while_it_stops_engines():
     for process in left:
         process.kill()
     assert not left, left
+
+
+def test_variables_of_a_scheduler_and_of_another_launch_do_no_harm(monkeypatch):
+    """A server of notebooks may run inside a job, and may have been started by srun or mpiexec."""
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOBID": "7", "SLURM_NODELIST": "n[1-4]", "SLURM_NNODES": "4"}
+    job |= {"SLURM_JOB_NODELIST": "n[1-4]", "SLURM_TASKS_PER_NODE": "1(x4)", "SLURM_NTASKS": "4"}
+    launch = {
+        "PMIX_RANK": "0",
+        "PMIX_NAMESPACE": "slurm.pmix.7.0",
+        "PMIX_SERVER_URI2": "x;tcp4://x",
+    }
+    launch |= {"PMI_RANK": "0", "PMI_SIZE": "1", "PMI_FD": "17", "OMPI_COMM_WORLD_RANK": "0"}
+    for name, value in {**job, **launch, "SLURM_CPUS_ON_NODE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    engines = Engines(2, timeout=60)
+    try:
+        engines.start()
+        seen = engines.call(_variables, [()] * 2)
+    finally:
+        engines.stop()
+    for variables in seen:
+        assert "SLURM_CPUS_ON_NODE" in variables
+        assert not ({*job, *launch} - {"PMI_RANK", "PMI_SIZE", "PMI_FD"}) & variables
+        assert "2" in variables  # its own PMI_SIZE
+
+
+def _variables():
+    import os
+
+    return {*os.environ, os.environ.get("PMI_SIZE", "2")}
+
+
+# Else the engines would import this file.
+_variables.__module__ = "__main__"

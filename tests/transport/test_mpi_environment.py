@@ -1,5 +1,6 @@
 """What MPI needs of a host before it starts: a line where there is too little of it."""
 
+import os
 import resource
 
 import pytest
@@ -12,6 +13,7 @@ from spnb.transport.mpi_environment import (
     require_files,
     require_loopback,
 )
+from spnb.transport.mpi_family import HYDRA, MPIPart
 
 MIB = 1 << 20
 
@@ -51,7 +53,32 @@ def test_a_host_without_an_interface_is_refused_at_once(monkeypatch):
         require_loopback()
 
 
-def test_a_rank_of_another_launcher_is_left_alone(monkeypatch):
+@pytest.fixture
+def started(monkeypatch):
+    """The launches that would have started MPI."""
+    found = []
+    monkeypatch.setattr(mpi_environment, "library_of_process", lambda: MPIPart("", "MPI", ""))
+    monkeypatch.setattr(mpi_environment, "start_mpi", lambda *given: found.append(given))
+    return found
+
+
+def test_a_rank_of_another_launcher_is_left_alone(monkeypatch, started):
     monkeypatch.setattr(mpi_environment, "on_one_host", lambda *_: pytest.fail("called"))
     prepare_rank({})
+    assert not started
     prepare_rank({"MPI_LOCALNRANKS": "2", "PMI_SIZE": "4"})
+    assert [(launcher.family, ranks) for launcher, _, ranks in started] == [(HYDRA, 4)]
+
+
+def test_several_ranks_of_srun_on_a_host_do_not_use_ucx(monkeypatch, started):
+    monkeypatch.delenv("MPIR_CVAR_CH4_NETMOD", raising=False)
+    step = {"SLURM_STEP_ID": "0", "PMI_RANK": "1", "PMI_SIZE": "3", "SLURM_STEP_NUM_NODES": "3"}
+    prepare_rank(step)
+    assert "MPIR_CVAR_CH4_NETMOD" not in os.environ
+    monkeypatch.setenv("MPIR_CVAR_CH4_NETMOD", "ucx")
+    prepare_rank(step | {"PMI_SIZE": "5"})
+    assert os.environ["MPIR_CVAR_CH4_NETMOD"] == "ucx"  # the user's own
+    monkeypatch.delenv("MPIR_CVAR_CH4_NETMOD")
+    prepare_rank(step | {"PMI_SIZE": "5"})
+    assert os.environ.pop("MPIR_CVAR_CH4_NETMOD") == "ofi"
+    assert [ranks for *_, ranks in started] == [3, 5, 5]
