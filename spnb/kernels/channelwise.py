@@ -129,8 +129,9 @@ class ChannelNorm:
         >>> norm.of(torch.tensor([[[[3.0, 5.0]]]])).tolist()
         [[[[2.0, 3.0]]]]
         """
-        given = (self.weight, self.bias, self.mean, self.variance)
-        return torch.native_batch_norm(x, *given, False, 0.0, self.eps)[0]
+        weight, mean, variance = self._in_runs
+        bias = None if self.bias is None else self.bias.contiguous()
+        return torch.native_batch_norm(x, weight, bias, mean, variance, False, 0.0, self.eps)[0]
 
     def backward(
         self, of_y: torch.Tensor, x: torch.Tensor, of_x: bool
@@ -145,10 +146,16 @@ class ChannelNorm:
         >>> [each.tolist() for each in norm.backward(torch.ones_like(x), x, of_x=True)]
         [[[[[0.5, 0.5]]]], [3.0], [2.0]]
         """
-        given = (of_y, x, self.weight, self.mean, self.variance, None, None)
+        given = (of_y, x, *self._in_runs, None, None)
         return torch.ops.aten.native_batch_norm_backward(
             *given, False, self.eps, [of_x, True, True]
         )
+
+    @property
+    def _in_runs(self) -> tuple[torch.Tensor | None, torch.Tensor, torch.Tensor]:
+        """Weight, mean and variance in one run each: PyTorch 2.13's kernels take any for one."""
+        weight = None if self.weight is None else self.weight.contiguous()
+        return weight, self.mean.contiguous(), self.variance.contiguous()
 
 
 def in_runs(x: torch.Tensor, figure: torch.Tensor) -> bool:

@@ -141,7 +141,7 @@ def _norm(
     moments: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
 ) -> channelwise.ChannelNorm:
     count, mean, squares = moments.view(-1, 3).unbind(1)
-    return channelwise.ChannelNorm(mean.contiguous(), squares / count, weight, bias, eps)
+    return channelwise.ChannelNorm(mean, squares / count, weight, bias, eps)
 
 
 def _sums(

@@ -152,6 +152,7 @@ class Reducer:
     ):
         self.buckets, self.transport = buckets, transport
         self.started: dict[Bucket, AllReduce] = {}
+        self._under_way: list[AllReduce] = []
         self._bucket_of = {name: bucket for bucket in buckets for name in bucket.names}
         self._incomplete = {bucket: set(bucket.names) for bucket in buckets}
         unshared = [name for name in like if name not in self._bucket_of]
@@ -165,20 +166,20 @@ class Reducer:
 
     def mark_ready(self, names: Sequence[str]) -> None:
         """Record that these sums are complete on this rank, and advance the sums over ranks."""
-        for each in self.started.values():
-            each.advance()
+        self._under_way = [each for each in self._under_way if each.advance()]
         for bucket in (self._bucket_of[name] for name in names if name in self._bucket_of):
             self._incomplete[bucket].difference_update(names)
             if not self._incomplete[bucket] and bucket not in self.started:
                 self._start(bucket)
 
     def _start(self, bucket: Bucket) -> None:
-        self.started[bucket] = AllReduce(
+        self.started[bucket] = found = AllReduce(
             tensor=self._flat[bucket],
             ranks=bucket.ranks,
             transport=self.transport,
             tag=SUM.tag(bucket.number),
         )
+        self._under_way.append(found)
 
     def finish(self) -> None:
         """Begin the remaining sums, and wait for all, in the same order on all ranks."""

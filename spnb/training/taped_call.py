@@ -46,8 +46,7 @@ class TapedCall:
     Attributes
     ----------
     known
-        What was found out about autograd's node of the call; `spnb.training.recorded_call` fills
-        it.
+        What was found out about autograd's node of the call; `spnb.training.call_graph` fills it.
     """
 
     def __init__(self, step: Compute, node: Node, rule: Rule, lasting: Weights):

@@ -75,10 +75,11 @@ class AllReduce:
         self.transport.wait([arrival])
         self._awaited = next(self._messages, None)
 
-    def advance(self) -> None:
-        """Handle the messages that have arrived, without waiting."""
+    def advance(self) -> bool:
+        """Handle the messages that have arrived, without waiting; return whether more will come."""
         while self._awaited is not None and self._awaited.done():
             self._receive(self._awaited)
+        return self._awaited is not None
 
     def result(self) -> torch.Tensor:
         """Wait for the sum, and return it."""

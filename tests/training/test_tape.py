@@ -24,7 +24,7 @@ from spnb.ir.tiling import Tiling
 from spnb.ir.weights import tensors_of
 from spnb.kernels.autograd_node import differentiating
 from spnb.rules import rule_of
-from spnb.training import recorded_call
+from spnb.training import call_graph
 from spnb.training.tape import Tape
 from spnb.training.taped_program import TapedProgram
 from spnb.transport.local import LocalTransport, World
@@ -154,7 +154,7 @@ def test_gradients_of_filters_are_computed_while_those_of_halos_travel(monkeypat
 
         return in_two
 
-    monkeypatch.setattr(recorded_call, "differentiating", noting)
+    monkeypatch.setattr(call_graph, "differentiating", noting)
     note_calls(LocalTransport, "send", "send")
     note_calls(LocalTransport, "wait", "wait")
     net = nn.Sequential(conv(), nn.Tanh(), conv(), nn.Tanh(), conv()).double()
@@ -166,6 +166,51 @@ def test_gradients_of_filters_are_computed_while_those_of_halos_travel(monkeypat
 def test_images_of_a_batch_are_shared_by_ranks():
     net = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU(), conv(), nn.BatchNorm2d(4)).double()
     check(net, noise(4, 4, 9, 8), [Tiling.even((1, 2, 1)), Tiling.even((2, 1, 1))])
+
+
+def test_what_tapes_share_is_not_stale():
+    """A later pass may have other weights, frozen ones, and an image in another memory order."""
+    net = nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU(), conv(), nn.Flatten(2)).double()
+    x = noise(2, 4, 9, 8)
+    plan = planned(net, tuple(x.shape), [Tiling.even((1, 1, 2))])
+    first = {name: p.detach().clone() for name, p in net.named_parameters()}
+    second = {name: p + 0.1 for name, p in first.items()}
+    passes = [
+        (first, set(first), x),
+        (first, {"3.weight"}, x),
+        (first, {"0.weight", "3.bias"}, x.to(memory_format=torch.channels_last)),
+        (second, set(first), x),
+    ]
+    programs = {
+        rank: TapedProgram(
+            plan.rank_plan(rank),
+            [rule_of(node) for node in plan.rank_plan(rank).nodes],
+            plan.rank_plan(rank).programs[2][0],
+            lasting=dict(first),
+        )
+        for rank in range(2)
+    }
+    for weights, trained, image in passes:
+        given = {name: p.detach().requires_grad_(name in trained) for name, p in weights.items()}
+        for program in programs.values():
+            program.lasting = given
+        untiled = torch.func.functional_call(net.train(), given, image).square().sum()
+        wanted = torch.autograd.grad(untiled, [given[name] for name in sorted(trained)])
+
+        def work(transport, given=given, image=image):
+            shared, found = programs[transport.rank], {}
+            every = tensors_of(net, shared.rank_plan.weights, plan.graph) | given
+            tape = Tape(shared, every, transport)
+            whole = Region.whole(plan.graph.extent(*plan.graph.inputs))
+            tape.forward(lambda value, region: plan.graph.axes[value].piece(image, whole, region))
+            outputs = [2 * piece.tensor for piece in tape.pieces]
+            tape.backward(outputs, lambda key, g: found.update({key: found.get(key, 0) + g}))
+            transport.flush()
+            return found
+
+        of_ranks = World(2, deadline=30).run(work)
+        for name, gradient in zip(sorted(trained), wanted, strict=True):
+            torch.testing.assert_close(sum(each[name] for each in of_ranks), gradient)
 
 
 def held_in_world(net, x, tilings, recompute=None):
