@@ -250,7 +250,8 @@ class Tape:
     ) -> Generator[Sequence[Arrival], None, list[torch.Tensor]]:
         """Receive a value: read a region of the image, or the pieces that other ranks send.
 
-        The rank's own piece is copied to its place while the others are on their way.
+        The rank's own piece is copied to its place while the others are on their way, unless this
+        tape is put away while it waits.
         """
         if step.from_host:
             region = self.rank_plan.in_batch(step.region, step.axes, self.first_image)
@@ -260,9 +261,11 @@ class Tape:
         self._own[number] = step.own(self.values.regions.get(step.value))
         arrivals, arrived = step.receive(self.transport)
         self.at = f"{step.step.kind} of {step.name}"
-        begun = self._begun(number, step)
+        begun = None if self.store.frees_memory else self._begun(number, step)
         if arrivals:
             yield arrivals
+        if self.store.frees_memory:
+            begun = self._begun(number, step)
         self._assemble(number, step, begun, arrived)
         return arrived
 

@@ -19,7 +19,15 @@ SMALLEST = 1 << 16
 
 
 class Store(Protocol):
-    """Keeps tensors; what it gives for a tensor is kept as long as it is referred to."""
+    """Keeps tensors; what it gives for a tensor is kept as long as it is referred to.
+
+    Attributes
+    ----------
+    frees_memory
+        Whether a tensor that it keeps takes no memory.
+    """
+
+    frees_memory: bool
 
     def put(self, tensor: Any) -> Any:
         """Keep a tensor; return what stands for it."""
@@ -30,6 +38,8 @@ class Store(Protocol):
 
 class InMemory:
     """Keeps tensors where they are."""
+
+    frees_memory = False
 
     def put(self, tensor: Any) -> Any:
         return tensor
@@ -69,6 +79,8 @@ class DiskStore:
     size
         Bytes of the file.
     """
+
+    frees_memory = True
 
     def __init__(self) -> None:
         self.size = 0

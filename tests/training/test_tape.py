@@ -24,9 +24,11 @@ from spnb.ir.tiling import Tiling
 from spnb.ir.weights import tensors_of
 from spnb.kernels.autograd_node import differentiating
 from spnb.rules import rule_of
+from spnb.runtime.halo_tile import Assembly
 from spnb.training import call_graph
 from spnb.training.tape import Tape
 from spnb.training.taped_program import TapedProgram
+from spnb.training.value_store import DiskStore, InMemory
 from spnb.transport.local import LocalTransport, World
 
 
@@ -161,6 +163,37 @@ def test_gradients_of_filters_are_computed_while_those_of_halos_travel(monkeypat
     check(net, noise(1, 4, 12, 12), [Tiling.even((1, 1, 2))])
     for words in done.values():  # the first convolution reads the image, which has no gradient
         assert words == ["send", "wait"] * 2 + ["send", "filters", "wait"] * 2
+
+
+@pytest.mark.parametrize("store", [InMemory, DiskStore])
+def test_a_tape_that_is_put_away_assembles_nothing_while_it_waits(store, monkeypatch):
+    net = nn.Sequential(conv(), nn.Tanh(), conv()).double()
+    x = noise(1, 4, 12, 12)
+    plan = planned(net, tuple(x.shape), [Tiling.even((1, 1, 2))])
+    begun, begin = {}, Assembly.begin
+
+    def counted(self, own):
+        begun[threading.get_ident()] = begun.get(threading.get_ident(), 0) + 1
+        return begin(self, own)
+
+    monkeypatch.setattr(Assembly, "begin", counted)
+
+    def work(transport):
+        rank_plan = plan.rank_plan(transport.rank)
+        rules = [rule_of(node) for node in rank_plan.nodes]
+        shared = TapedProgram(rank_plan, rules, rank_plan.programs[1][0])
+        weights = tensors_of(net, rank_plan.weights, plan.graph)
+        tape, at_waits = Tape(shared, weights, transport, store=store()), []
+        whole = Region.whole(plan.graph.extent(*plan.graph.inputs))
+        read = lambda value, region: plan.graph.axes[value].piece(x, whole, region)  # noqa: E731
+        for arrivals in tape.forward_waits(read):
+            at_waits.append(begun.get(threading.get_ident(), 0))
+            transport.wait(arrivals)
+        transport.flush()
+        return at_waits
+
+    for at_waits in World(2, deadline=30).run(work):
+        assert at_waits == ([0] if store is DiskStore else [1])
 
 
 def test_images_of_a_batch_are_shared_by_ranks():
