@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .benchmarking.benchmark import bench
     from .driver.cluster import Cluster
+    from .benchmarking.calibration import calibrate
     from .driver.in_process import InProcess
     from .driver.parallel import parallel
     from .engine.here import here
@@ -47,6 +48,7 @@ __all__ = [
     "bench",
     "compare",
     "explore",
+    "calibrate",
     "here",
     "parallel",
     "plan",
@@ -68,6 +70,7 @@ _MODULES = {
     "compare": ".job.comparison",
     "explore": ".ui.explorer",
     "here": ".engine.here",
+    "calibrate": ".benchmarking.calibration",
     "load_ipython_extension": ".ui.magics",
     "parallel": ".driver.parallel",
     "plan": ".job.job_plan",

@@ -15,10 +15,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Each process that a test starts would compile the whole package if none may write its bytecode.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# Simulations are of the built-in machine, whatever this one was measured to be.
+os.environ["SPNB_MACHINE"] = os.path.join(os.path.dirname(__file__), "no-machine.json")
+
 # These helpers check by `assert`: pytest shows both values where one fails.
 pytest.register_assert_rewrite("image_regions", "trained_sessions", "training_steps")
 
 SHARED_ENGINES = (
+    "tests/benchmarking/test_calibration.py",
     "tests/benchmarking/test_commands.py",
     "tests/benchmarking/test_training_bench.py::test_the_command",
     "tests/driver/test_cluster.py",

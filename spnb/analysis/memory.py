@@ -18,7 +18,7 @@ from ..rules import rule_of
 from ..rules.core_first import CoreFirst
 from ..rules.fused import Fused
 from ..runtime.buffer_plan import Place, plan_buffers
-from .patched_memory import patched_value_bytes
+from .patched_memory import patched_bytes_in_the_middle, patched_value_bytes
 from .sample_ranks import sample_ranks
 from .segments import segments_of
 from .training_memory import TrainingMemory, bytes_from_system, held_at_once
@@ -38,6 +38,26 @@ def memory(plan: Plan) -> list[tuple[int, int]]:
         )
         for stage in plan.stages
     ]
+
+
+def memory_in_the_middle(plan: Plan) -> int:
+    """Return the bytes of weights and values of the rank that holds most of those in the middle.
+
+    The rank in the middle of each stage's grid, which has the most neighbours, stands for all of
+    the stage; `memory` looks at several.
+    """
+    teams = [stage.team for stage in plan.stages]
+    middle = [team.rank_at([n // 2 for n in team.tiling.grid]) for team in teams]
+    if plan.finer is None:
+        values = [held_value_bytes(plan, rank) for rank in middle]
+    else:
+        values = [patched_bytes_in_the_middle(plan, rank) for rank in middle]
+        if plan.graph.training:
+            values = [
+                v + bytes_beside_weights(plan, r) for v, r in zip(values, middle, strict=True)
+            ]
+    weights = [held_weight_bytes(plan, rank) for rank in middle]
+    return max(map(sum, zip(weights, values, strict=True)))
 
 
 def held_value_bytes(plan: Plan, rank: int) -> int:

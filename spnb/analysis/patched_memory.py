@@ -32,6 +32,26 @@ def patched_value_bytes(plan: Plan, rank: int) -> int:
     return int(FRAGMENTED * of_patch) + outputs
 
 
+def patched_bytes_in_the_middle(plan: Plan, rank: int) -> int:
+    """Return about the same bytes, of which a patch in the middle stands for all of a rank's."""
+    memory = _memory_of(plan, middle_patch(plan, rank))
+    training, count = plan.graph.training, plan.owners.count(rank)
+    of_patch = memory.peak if training else memory.forward_peak
+    return int(FRAGMENTED * of_patch) + _output_bytes(memory) * count * (2 if training else 1)
+
+
+def disk_bytes_in_the_middle(plan: Plan, rank: int) -> int:
+    """Return about the bytes of `disk_bytes`, of which a patch in the middle stands for all."""
+    memory = _memory_of(plan, middle_patch(plan, rank))
+    return _waiting_bytes(memory) * plan.owners.count(rank)
+
+
+def middle_patch(plan: Plan, rank: int) -> int:
+    """Return the rank in the finer plan of a patch in the middle of those of a rank."""
+    patches = [patch for patch, owner in enumerate(plan.owners) if owner == rank]
+    return patches[len(patches) // 2]
+
+
 def disk_bytes(plan: Plan, rank: int) -> int:
     """Return the most bytes of values that a rank has on disk: those of a micro-batch.
 
@@ -52,10 +72,15 @@ def _memories(plan: Plan, rank: int) -> list[TrainingMemory]:
     found = []
     for patch, owner in enumerate(plan.owners):
         if owner == rank:
-            (program,) = plan.finer.programs(patch, max(plan.micro_batch_sizes))
-            segments = Segments.between_waits(program)
-            found.append(TrainingMemory(plan.finer, patch, segments, on_disk=True))
+            found.append(_memory_of(plan, patch))
     return found
+
+
+def _memory_of(plan: Plan, patch: int) -> TrainingMemory:
+    assert plan.finer is not None
+    (program,) = plan.finer.programs(patch, max(plan.micro_batch_sizes))
+    segments = Segments.between_waits(program)
+    return TrainingMemory(plan.finer, patch, segments, on_disk=True)
 
 
 def _waiting_bytes(memory: TrainingMemory) -> int:

@@ -1,39 +1,31 @@
 """Simulates a plan: the operations of each rank with their times, on a machine of a few numbers.
 
-Every rank's program runs with durations in place of tensors.  A rank that waits continues when its
-message arrives.  So the simulation is also a proof: it ends only if every receive has its send, and
-if no two ranks wait for each other.
+Every rank's program runs with durations in place of tensors (see `spnb.analysis.rank_tasks`).  A
+rank that waits continues when its message arrives.  So the simulation is also a proof: it ends only
+if every receive has its send, and if no two ranks wait for each other.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ..ir.cost import CORE, Machine
-from ..ir.exchange import HOST
-from ..ir.node import Node
-from ..ir.program import Compute, Keep, Receive, Send
-from ..ir.region import Region
 from ..ir.replicas import turns_of
-from ..ir.schedule import at_once
-from ..planner.needs import extent_in
+from ..ir.schedule import SCHEDULES, RankPass, at_once, in_turns
 from ..planner.plan import Plan
 from ..runtime import trace
 from ..runtime.trace import Event
-from .memory import value_bytes
+from .event_clock import Clock, Pause
+from .rank_tasks import RankTasks, Task
 from .untiled import untiled
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-
-Key = tuple[int, int, int, int]
-"""A message: source, target, tag and micro-batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +37,7 @@ class Simulation:
     plan
         The plan that was simulated.
     machine
-        The cost model: the device that each rank has for itself, and the links.
+        The cost model: the device of each rank, and the links.
     events
         Events of each rank, in order of time, as a run records them; times are in seconds since the
         start.
@@ -111,6 +103,7 @@ class Simulation:
         return (
             f"Simulation: {self.seconds:.3g} s on {ranks} ranks, {self.untiled_seconds:.3g} s on"
             f" one: {self.speedup:.3g} times as fast, {self.speedup / ranks:.0%} of {ranks}"
+            f" ({self.machine.name})"
         )
 
 
@@ -122,8 +115,7 @@ def simulate(plan: Plan, machine: Machine = CORE) -> Simulation:
     plan
         A plan of any number of ranks; a thousand ranks take some seconds.
     machine
-        The device that each rank has for itself, and the links.  Ranks that share cores take longer
-        than simulated.
+        The device of each rank, and the links.  Ranks have a core each, unless ``cores`` is set.
 
     Returns
     -------
@@ -138,151 +130,141 @@ def simulate(plan: Plan, machine: Machine = CORE) -> Simulation:
     >>> run.seconds < run.untiled_seconds
     True
     """
-    arrivals: dict[Key, float] = {}
-    waiting: dict[Key, int] = {}
-    ranks = [_Rank(plan, rank, machine) for rank in range(plan.num_ranks)]
-    runs = [rank.run(arrivals) for rank in ranks]
-    ready = deque(range(plan.num_ranks))
-    while ready:
-        rank = ready.popleft()
-        for sent, needed in runs[rank]:
-            if sent in waiting:
-                ready.append(waiting.pop(sent))
-            if needed is not None:
-                waiting[needed] = rank
-                break
-    assert not waiting, f"ranks {sorted(set(waiting.values()))} wait for messages no rank sends"
-    assert not arrivals, f"no rank receives the messages {sorted(arrivals)[:3]}"
+    clock = Clock(machine)
+    ranks = [_Rank(plan, rank, machine, clock) for rank in range(plan.num_ranks)]
+    clock.run(ranks)
+    waiting = clock.waiting
+    assert not waiting, f"ranks {waiting} wait for messages no rank sends"
+    assert not clock.arrivals, f"no rank receives the messages {sorted(clock.arrivals)[:3]}"
     return Simulation(plan, machine, tuple(tuple(rank.events) for rank in ranks))
 
 
-class _Task(NamedTuple):
-    """An operation of a program that takes time.
+def seconds_by_stage(plan: Plan, machine: Machine = CORE) -> float:
+    """Foresee the seconds of a plan from one rank of each stage, which stands for all of them.
 
-    Attributes
+    It is the rank in the middle of the stage's grid, which has the most neighbours.  Messages to
+    and from the others of its stage are those to and from itself.  So a plan of many ranks takes no
+    longer than one of a few; the seconds differ a little from those of `simulate`.
+
+    Parameters
     ----------
-    kind, layer, what
-        As in `spnb.runtime.trace.Event`.
-    seconds
-        Its duration; a wait lasts until its messages have arrived.
-    bytes
-        Number of bytes that it moves.
-    messages
-        Rank of the plan and tag: of a pack the target, of a wait each source.
-    """
+    plan
+        A plan without mirrored replicas.
+    machine
+        As of `simulate`.
 
-    kind: str
-    layer: str
-    what: str
-    seconds: float
-    bytes: int
-    messages: tuple[tuple[int, int], ...] = ()
+    Examples
+    --------
+    >>> import spnb
+    >>> plan = spnb.plan(spnb.Job("resnet20_v1", image_size=256, batch_size=1, tiles=9))
+    >>> 0.8 < seconds_by_stage(plan) / simulate(plan).seconds < 1.25
+    True
+    """
+    teams = [stage.team for stage in plan.stages]
+    middle = [team.rank_at([n // 2 for n in team.tiling.grid]) for team in teams]
+    stand_ins = {rank: middle[plan.stage_of(rank).index] for rank in range(plan.num_ranks)}
+    clock = Clock(machine)
+    ranks = [_Rank(plan, rank, machine, clock, stand_ins) for rank in middle]
+    clock.run(ranks)
+    if clock.waiting:  # of some exchange, the rank in the middle sends nothing
+        return simulate(plan, machine).seconds
+    return max(rank.events[-1].stop for rank in ranks)
 
 
 class _Rank:
-    """One simulated rank, with its current time."""
+    """One simulated rank.
 
-    def __init__(self, plan: Plan, rank: int, machine: Machine):
-        self.plan, self.rank, self.machine = plan, rank, machine
+    Attributes
+    ----------
+    rank
+        Number of the rank.
+    threads
+        Cores that its operators use, if they are free.
+    cores
+        The same of all ranks that it stands for.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        rank: int,
+        machine: Machine,
+        clock: Clock,
+        stand_ins: Mapping[int, int] | None = None,
+    ):
+        self.plan, self.rank, self.machine, self.clock = plan, rank, machine, clock
+        self._stand_ins = stand_ins  # by rank, the one that is simulated in its place
         self.events: list[Event] = []
-        self.now = self.link_free = 0.0
+        self.link_free = 0.0
         self.stage = self.number = 0
+        self.threads = max(1, (machine.cores or 1) // _at_once(plan, rank))
+        alike = 1 if stand_ins is None else list(stand_ins.values()).count(rank)
+        self.cores = alike * self.threads
 
-    def run(self, arrivals: dict[Key, float]) -> Iterator[tuple[Key | None, Key | None]]:
-        """Run the program; yield each message sent, and each message to wait for."""
+    def run(self) -> Iterator[Pause]:
+        """Run the programs; yield seconds of work, and messages that have not arrived."""
         plan, sizes = self.plan, set(self.plan.micro_batch_sizes)
         plan_ranks = plan.plan_ranks_of(self.rank)
         pipelines = plan.replicas.of(plan.replica_of(self.rank))
+        tasks = [{n: self._tasks(rank, n) for n in sizes} for rank in plan_ranks]
         stages = [plan.stage_of(plan_rank).index for plan_rank in plan_ranks]
-        tasks = [{n: self._tasks(plan_rank, n) for n in sizes} for plan_rank in plan_ranks]
-        for pipeline, stage, turn in at_once(turns_of(pipelines, stages)):
-            for number in turn:
-                self.stage, self.number = stage, number
-                world = pipelines[pipeline].ranks
-                for task in tasks[pipeline][plan.micro_batch_sizes[number]]:
-                    if task.kind == "wait":
-                        yield from self._wait(task, world, arrivals)
-                        continue
-                    self._note(task, self.now, self.now + task.seconds)
-                    if task.kind == "pack":
-                        yield self._send(task, world, arrivals), None
+        for pipeline, kind, number in self._passes(stages):
+            self.stage, self.number = stages[pipeline], number
+            for task in tasks[pipeline][plan.micro_batch_sizes[number]][kind]:
+                yield from self._follow(task, pipelines[pipeline].ranks)
+        if plan.graph.training:
+            for plan_rank in plan_ranks:
+                of_rank = RankTasks(plan, plan_rank, plan.micro_batch_sizes[0], self.machine)
+                for task in of_rank.sums():
+                    yield from self._follow(task, ())
 
-    def _wait(
-        self, task: _Task, world: Sequence[int], arrivals: dict[Key, float]
-    ) -> Iterator[tuple[None, Key]]:
-        """Yield each message that has not arrived, and continue when the last one has."""
-        latest = self.now
-        for source, tag in task.messages:
-            key = (world[source], self.rank, tag, self.number)
-            while key not in arrivals:
-                yield None, key
-            latest = max(latest, arrivals.pop(key))
-        self._note(task, self.now, latest)
+    def _passes(self, stages: Sequence[int]) -> list[RankPass]:
+        """The passes of this rank, in the order in which a run takes them."""
+        turns = turns_of(self.plan.replicas.of(self.plan.replica_of(self.rank)), stages)
+        if self.plan.graph.training:
+            return in_turns(SCHEDULES[self.plan.schedule], len(self.plan.stages), turns)
+        return [RankPass(t.pipeline, "forward", n) for t in at_once(turns) for n in t.numbers]
 
-    def _send(self, task: _Task, world: Sequence[int], arrivals: dict[Key, float]) -> Key:
+    def _tasks(self, plan_rank: int, images: int) -> dict[str, list[Task]]:
+        tasks = RankTasks(self.plan, plan_rank, images, self.machine)
+        found = {"forward": tasks.forward()}
+        if self.plan.graph.training:
+            found["backward"] = tasks.backward()
+        return found
+
+    def _follow(self, task: Task, world: Sequence[int]) -> Iterator[Pause]:
+        """Take the time of a task; send or await its messages."""
+        start = self.clock.now
+        if task.seconds:
+            yield task.seconds
+        if task.kind == "pack":
+            self._send(task, world)
+        elif task.kind == "wait":
+            for source, tag in task.messages:
+                key = (self._simulated(world[source]), self.rank, tag, self.number)
+                while self.clock.arrivals.get(key, math.inf) > self.clock.now:
+                    yield key
+                if self._stand_ins is None:
+                    del self.clock.arrivals[key]
+        place = (self.stage, self.number, task.layer, task.kind, task.what)
+        self.events.append(Event(*place, start, self.clock.now, task.bytes))
+
+    def _simulated(self, rank: int) -> int:
+        """The rank that is simulated in the place of a rank."""
+        return rank if self._stand_ins is None else self._stand_ins[rank]
+
+    def _send(self, task: Task, world: Sequence[int]) -> None:
         """Send a packed message, after the messages that the link still carries."""
         ((target, tag),) = task.messages
-        self.link_free = max(self.now, self.link_free) + task.bytes / self.machine.link
-        key = (self.rank, world[target], tag, self.number)
-        arrivals[key] = self.link_free + self.machine.latency
-        return key
+        start = max(self.clock.now, self.link_free)
+        self.link_free = start + task.bytes / self.machine.link
+        key = (self.rank, self._simulated(world[target]), tag, self.number)
+        self.clock.send(key, self.link_free + self.machine.latency)
 
-    def _note(self, task: _Task, start: float, stop: float) -> None:
-        self.events.append(
-            Event(
-                self.stage, self.number, task.layer, task.kind, task.what, start, stop, task.bytes
-            )
-        )
-        self.now = stop
 
-    def _tasks(self, rank: int, images: int) -> list[_Task]:
-        """Return the operations that take time in the program of a rank of the plan."""
-        stage = self.plan.stage_of(rank)
-        paths = stage.paths(self.plan.graph)
-        tasks: list[_Task] = []
-        for program in self.plan.programs(rank, images):
-            for step in program.steps:
-                match step:
-                    case Compute():
-                        tasks.append(self._compute(stage.nodes[step.node], step))
-                    case Send():
-                        tasks += self._pack(step, paths.get(step.value, step.value))
-                    case Receive():
-                        tasks += self._receive(step, paths.get(step.value, step.value))
-                    case Keep():
-                        layer = paths.get(step.value, step.value)
-                        tasks.append(self._copy("unpack", layer, "patch", step.value, step.own))
-        return tasks
-
-    def _compute(self, node: Node, step: Compute) -> _Task:
-        graph = self.plan.graph
-        share = step.region.size / math.prod(extent_in(graph, node.name, graph.batch))
-        seconds = self.machine.seconds(node, share) if share else 0.0
-        return _Task("compute", node.path, node.kind, seconds, 0)
-
-    def _copy(self, kind: str, layer: str, what: str, value: str, region: Region) -> _Task:
-        """Return the task that copies a region of a value in memory."""
-        size = value_bytes(self.plan, value, region)
-        return _Task(kind, layer, what, size / self.machine.memory, size)
-
-    def _pack(self, step: Send, layer: str) -> list[_Task]:
-        """Return a task for each message; values that the host receives are not messages."""
-        return [
-            self._copy("pack", layer, step.kind, step.value, t.region)._replace(
-                messages=((t.target, step.tag),)
-            )
-            for t in step.transfers
-            if t.target != HOST
-        ]
-
-    def _receive(self, step: Receive, layer: str) -> list[_Task]:
-        """Return tasks that read a part of the image, or wait for messages and unpack them."""
-        whole = self._copy("unpack", layer, step.kind, step.value, step.region)
-        if any(t.source == HOST for t in step.transfers):
-            return [whole._replace(kind="read")]
-        arriving = sum(value_bytes(self.plan, step.value, t.region) for t in step.transfers)
-        messages = tuple((t.source, step.tag) for t in step.transfers)
-        return [
-            _Task("wait", layer, step.kind, 0.0, arriving, messages),
-            whole._replace(bytes=arriving),
-        ]
+def _at_once(plan: Plan, rank: int) -> int:
+    """Ranks that may compute at the same time: with one micro-batch, those of one stage."""
+    if plan.replicas.micro_batches == 1 and not plan.replicas.times:
+        ranks = plan.stage_of(rank % plan.replicas.ranks_each).team.ranks
+        return len(ranks) * plan.replicas.count
+    return plan.num_ranks

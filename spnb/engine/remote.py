@@ -110,7 +110,7 @@ def load(rank_plan: RankPlan | None, weights: Path | Mapping[str, torch.Tensor])
     if rank_plan is None:
         return
     keep_blocks() if rank_plan.training else keep_blocks(below=IN_INFERENCE)
-    transport = _connected()
+    transport = connected()
     transport.num_ranks = rank_plan.num_ranks
     share_cores(rank_plan, transport.place)
     torch.set_default_dtype(rank_plan.default_dtype)
@@ -143,7 +143,7 @@ def answer(call: Call[T] | None) -> Answer[T] | None:
 
 def reset(backend: str) -> None:
     """Drop every message that is on its way; ``backend`` carries the next ones. Collective."""
-    transport = _connected()
+    transport = connected()
     transport.backend = backend
     transport.reset()
 
@@ -174,13 +174,13 @@ def transport_of_program(backend: str, deadline: float) -> MPITransport:
         if MPI.COMM_WORLD.size > 1:
             sys.excepthook = ending_all(sys.excepthook, MPI.COMM_WORLD.Abort)
             _transport.watch = end_all_if_one_is_missing(_transport, deadline)
-    transport = _connected()
+    transport = connected()
     if transport.backend != backend:
         reset(backend)
     return transport
 
 
-def _connected() -> MPITransport:
+def connected() -> MPITransport:
     """The transport of this process's rank."""
     assert _transport is not None  # `prepare` or `use_transport` is the first call of a session
     return _transport

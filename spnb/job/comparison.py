@@ -11,9 +11,10 @@ import pandas as pd
 
 from ..display.cards import Card, Shown, Table, size_text, time_text
 from ..errors import CaptureError, OptionError, PlanError
-from ..ir.cost import CORE, Machine
+from ..ir.cost import Machine
 from .job import Job
 from .job_plan import JobPlan, plan
+from .machines import MachineLike, machine_of
 from .names import other_names
 
 if TYPE_CHECKING:
@@ -32,10 +33,13 @@ class Comparison(Shown):
         A row for each plan: ``ranks``; ``seconds`` of a batch, simulated; ``memory_bytes`` of the
         rank that needs most; ``messages`` and ``bytes`` that ranks send; ``redundant``, the share
         of the work that more than one rank does.
+    machine
+        The machine of the simulation.
     """
 
     plans: Mapping[str, JobPlan]
     table: pd.DataFrame
+    machine: Machine
 
     def plot(self) -> Figure:
         """Draw the tiles of each split on one scale, and bars of time, memory and bytes.
@@ -76,7 +80,8 @@ class Comparison(Shown):
         ]
         headings = ("split", "ranks", "simulated", "memory", "messages", "sent", "redundant")
         name = next(iter(self.plans.values())).job.name
-        return Card(f"{name}: {len(rows)} splits", [Table(headings, rows)])
+        told = f"simulated on {self.machine.name}"
+        return Card(f"{name}: {len(rows)} splits", [Table(headings, rows), told])
 
     def _repr_html_(self) -> str:
         from ..display import plots
@@ -85,7 +90,7 @@ class Comparison(Shown):
 
 
 def compare(
-    jobs: Iterable[Job | JobPlan] | Mapping[str, Job | JobPlan], machine: Machine = CORE
+    jobs: Iterable[Job | JobPlan] | Mapping[str, Job | JobPlan], machine: MachineLike = None
 ) -> Comparison:
     """Compare splits of a network: tiles, time, memory and bytes; no rank is started.
 
@@ -95,7 +100,8 @@ def compare(
         Jobs or plans, for one size of image.  They may have names; by default each is named by the
         options in which it differs from most of them.
     machine
-        The device that each rank has for itself, and the links, of the simulation.
+        The device of each rank, and the links, of the simulation: as of
+        `spnb.job.job_plan.JobPlan.simulate`.
 
     Returns
     -------
@@ -127,8 +133,9 @@ def compare(
         raise OptionError(
             f"splits of one image are compared, but these have several sizes: {', '.join(texts)}"
         )
-    rows = {name: _row(each, machine) for name, each in plans.items()}
-    return Comparison(plans, pd.DataFrame.from_dict(rows, orient="index"))
+    model = machine_of(machine)
+    rows = {name: _row(each, model) for name, each in plans.items()}
+    return Comparison(plans, pd.DataFrame.from_dict(rows, orient="index"), model)
 
 
 def _named(jobs: Sequence[Job | JobPlan]) -> dict[str, Job | JobPlan]:

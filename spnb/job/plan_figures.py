@@ -12,9 +12,9 @@ from ..analysis.simulate import Simulation, simulate
 from ..analysis.traffic import Totals, totals, traffic
 from ..analysis.weight_memory import process_bytes
 from ..display.cards import Card, Shown
-from ..ir.cost import CORE, Machine
 from ..planner.plan import Plan
 from .job import Job
+from .machines import MachineLike, machine_of
 
 
 class PlanFigures(Shown, Plan):
@@ -59,13 +59,15 @@ class PlanFigures(Shown, Plan):
         process = process_bytes(self.training)
         return tuple(process + weights + values for weights, values in memory(self))
 
-    def simulate(self, machine: Machine = CORE) -> Simulation:
+    def simulate(self, machine: MachineLike = None) -> Simulation:
         """Simulate the plan's programs; no rank is started.
 
         Parameters
         ----------
         machine
-            The device that each rank has for itself, and the links; by default a CPU core.
+            The device of each rank, and the links: a `spnb.ir.cost.Machine`, or a name as of
+            `spnb.job.machines.machine_of`.  By default the figures that `spnb.calibrate` measured,
+            with a core for each rank; without them, a core of a laptop's CPU.
 
         Returns
         -------

@@ -42,7 +42,7 @@ VERBS = {
 MEASURING = ("bench", "suite", "sweep", "halo")
 """Verbs that measure; they start their own ranks."""
 
-WITHOUT_MODEL = ("suite", "halo")
+WITHOUT_MODEL = ("suite", "halo", "calibrate")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -180,9 +180,9 @@ def _add_verb(verbs: argparse._SubParsersAction[_Parser], verb: str, text: str) 
         flags.add_run_flags(parser)
     if verb == "train":
         flags.add_validation_flags(parser)
-    if verb not in ("plan", "evaluate"):
+    if verb not in ("plan", "evaluate", "calibrate"):
         parser.add_argument(
             "--save-plots", metavar="DIR", help="write pictures to a folder, as PNG"
         )
-    if verb != "plan":
+    if verb not in ("plan", "calibrate"):
         parser.add_argument("--report", metavar="FILE", help="write every figure to a JSON file")

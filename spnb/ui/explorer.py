@@ -18,12 +18,13 @@ from ..analysis.traffic import totals
 from ..analysis.untiled import untiled
 from ..analysis.weight_memory import weight_bytes
 from ..display import plots
-from ..display.cards import Card, Table, counted, size_text, stage_grid
+from ..display.cards import Card, Table, counted, size_text, stage_grid, time_text
 from ..errors import CaptureError, OptionError, PlanError
 from ..io.sources import NOT_GIVEN
 from ..io.thumbnail import thumbnail
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
+from ..job.machines import MachineLike, machine_of
 from ..job.parsing import whole_numbers
 from .job_of_line import job_of_images
 
@@ -40,6 +41,8 @@ class Explorer(widgets.HBox):
     image
         The image under the tiles: what `spnb.job.job_plan.JobPlan.open` takes; by default the
         synthetic image.
+    machine
+        The machine of the simulated time, as of `spnb.job.job_plan.JobPlan.simulate`.
 
     Attributes
     ----------
@@ -49,8 +52,9 @@ class Explorer(widgets.HBox):
         The widgets.
     """
 
-    def __init__(self, job: Job, image: Any = NOT_GIVEN):
+    def __init__(self, job: Job, image: Any = NOT_GIVEN, machine: MachineLike = None):
         self.job, first = job, plan(job)
+        self.machine = machine_of(machine)
         self.plan: JobPlan | None = first
         source = first.open(image)
         self._picture, self._name = thumbnail(source, SIDE), source.name
@@ -135,6 +139,8 @@ class Explorer(widgets.HBox):
             ("exchanges", f"{sums.exchanges:,}"),
             ("sent", f"{size_text(sums.bytes)} in {counted(sums.messages, 'message')}"),
             ("redundant work", f"{sums.redundant:.1%}"),
+            ("a batch", f"{time_text(found.simulate(self.machine).seconds)}, simulated on"),
+            ("", self.machine.name),
             ("memory", f"{size_text(most)} on the rank that needs most"),
             ("untiled", f"{size_text(self._untiled)}: {self._untiled / most:.1f} times as much"),
         ]
@@ -158,7 +164,12 @@ class Explorer(widgets.HBox):
         return stream.getvalue()
 
 
-def explore(job: Job | str | nn.Module, image: Any = NOT_GIVEN, **options: Any) -> Explorer:
+def explore(
+    job: Job | str | nn.Module,
+    image: Any = NOT_GIVEN,
+    machine: MachineLike = None,
+    **options: Any,
+) -> Explorer:
     """Show sliders for tiles, slice method, fused blocks and stages of a job.
 
     Picture, bytes, redundant work and memory follow the sliders at once; no engine is started.
@@ -171,6 +182,8 @@ def explore(job: Job | str | nn.Module, image: Any = NOT_GIVEN, **options: Any) 
     image
         The image under the tiles: what `spnb.job.job_plan.JobPlan.open` takes; by default the
         synthetic image.
+    machine
+        The machine of the simulated time: as of `spnb.job.job_plan.JobPlan.simulate`.
     **options
         Options of the job.
 
@@ -192,8 +205,9 @@ def explore(job: Job | str | nn.Module, image: Any = NOT_GIVEN, **options: Any) 
     3
     """
     if isinstance(job, Job):
-        return Explorer(job.replace(**options), image)
-    return Explorer(job_of_images(job, options, [] if image is NOT_GIVEN else [image]), image)
+        return Explorer(job.replace(**options), image, machine)
+    images = [] if image is NOT_GIVEN else [image]
+    return Explorer(job_of_images(job, options, images), image, machine)
 
 
 def _tiled(found: JobPlan) -> bool:

@@ -40,6 +40,20 @@ def measure(args: argparse.Namespace) -> int:
     return 0
 
 
+def calibrated() -> int:
+    """Measure this machine, and print the figures."""
+    from ..benchmarking.calibration import calibrate
+
+    _refuse_launcher("calibrate")
+    print(calibrate())
+    return 0
+
+
+def _refuse_launcher(verb: str) -> None:
+    if under_mpi():
+        raise ValueError(f"{verb} starts its own ranks: run it without mpiexec or srun")
+
+
 def _bench(args: argparse.Namespace) -> Measurement:
     from ..benchmarking.benchmark import bench
 

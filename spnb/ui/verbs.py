@@ -30,7 +30,7 @@ from ..job.job_plan import JobPlan
 from ..job.options import training_options
 from . import flags
 from .job_of_line import job_of_args
-from .measuring import MEASURING, measure
+from .measuring import MEASURING, calibrated, measure
 from .output_files import check_targets, save_picture, save_report
 
 
@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         return _plan(args)
     if args.verb in MEASURING:
         return measure(args)
+    if args.verb == "calibrate":
+        return calibrated()
     act = {"infer": _infer, "evaluate": _evaluate, "train": _train}[args.verb]
     if under_mpi():
         return run_launched(lambda ranks: act(args, ranks), flags.deadline(args))
