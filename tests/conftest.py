@@ -35,6 +35,7 @@ SHARED_ENGINES = (
     "tests/test_guide.py::test_magics_of_a_page",
     "tests/test_guide.py::test_snippets_of_a_page",
     "tests/transport/test_gloo.py",
+    "tests/transport/test_slow_link.py::test_engines_have_it_too",
     "tests/ui/test_cli.py::test_infer_checks",
     "tests/ui/test_run.py",
 )

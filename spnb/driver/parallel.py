@@ -17,6 +17,7 @@ from ..kernels.half_conv import HALVES
 from ..training.parallel_network import ParallelNetwork
 from ..transport import Transport
 from ..transport.host_staging import staged_for
+from ..transport.slow_link import slowed
 from .network_planner import NetworkPlanner, send_weights
 
 OF_OTHER_LOOPS = ("weights", "checkpoint", "gems", "times", "force")
@@ -82,7 +83,8 @@ def parallel(module: nn.Module, job: Job, transport: Transport | None = None) ->
         device = device_of(job.device_kind, getattr(transport, "local_rank", transport.rank))
         compute_exactly()
         module.to(device)
-    planner = NetworkPlanner(module, job, staged_for(transport, device), num_ranks_of(job))
+    carrier = staged_for(slowed(transport, job.link), device)
+    planner = NetworkPlanner(module, job, carrier, num_ranks_of(job))
     send_weights(module, planner.transport, planner.num_ranks)
     return ParallelNetwork(
         module=module,

@@ -31,6 +31,7 @@ from ..training.start import TrainingStart
 from ..training.step import TrainingWorker
 from ..transport import Transport
 from ..transport.host_staging import staged_for
+from ..transport.slow_link import slowed
 from .activity import Activity
 from .evaluation import evaluated, waited_for_others, worker_of
 from .operators import import_operators
@@ -105,7 +106,7 @@ class Rank:
         elif not self._idle_bytes:
             self._idle_bytes = process_memory.bytes_before_any_network()
         self.plan = rank_plan
-        self.transport = None if transport is None else staged_for(transport, self.device)
+        self.transport = None if transport is None else self._carrier(transport)
         if rank_plan.training:
             self._initial = weights
         else:
@@ -119,11 +120,16 @@ class Rank:
         transport
             Carries the messages; on a GPU, by way of the host's memory where it must.
         """
-        self.transport = transport = staged_for(transport, self.device)
+        self.transport = transport = self._carrier(transport)
         if self.worker is not None:
             self.worker.transport = transport
         if self.trainer is not None:
             self.trainer.worker.transport = transport
+
+    def _carrier(self, transport: Transport) -> Transport:
+        """A carrier of tensors on this rank's device, over a slow link if the plan asks for one."""
+        link = None if self.plan is None else self.plan.slow_link
+        return staged_for(slowed(transport, link), self.device)
 
     def note_wait(self) -> None:
         """Note that the rank waits at this moment; a transport calls it while it waits."""

@@ -9,6 +9,7 @@ import torch
 
 from .axes import Axes
 from .exchange import Spans, Team
+from .link import SlowLink
 from .node import Node
 from .program import Program, Receive, Segments
 from .region import Region
@@ -109,6 +110,8 @@ class RankPlan:
         The patches that it computes in turns, if they exchange halos and figures.
     device
         Kind of device that it computes on: see `spnb.kernels.devices`.
+    slow_link
+        What is added to each of its messages, if anything is.
     """
 
     rank: int
@@ -143,6 +146,7 @@ class RankPlan:
     segments: Mapping[int, Segments] = field(default_factory=dict)
     patches: Patches | None = None
     device: str = "cpu"
+    slow_link: SlowLink | None = None
 
     def __repr__(self) -> str:
         steps = sum(len(program.steps) for each in self.programs.values() for program in each)

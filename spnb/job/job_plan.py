@@ -168,7 +168,8 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
         >>> plan(Job("resnet20_v1", image_size=64, batch_size=1)).rank_plan(4).rank
         4
         """
-        rank_plan = replace(super().rank_plan(rank), device=self.job.device_kind)
+        found, job = super().rank_plan(rank), self.job
+        rank_plan = replace(found, device=job.device_kind, slow_link=job.link)
         return rank_plan if self._change is None else self._change(rank_plan)
 
     def _rank_plan(self, plan_rank: int, replica: int) -> RankPlan:

@@ -15,12 +15,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
+from ..ir.link import SlowLink
 from ..ir.replicas import Replicas
 from ..ir.schedule import SCHEDULES
 from .parsing import (
     NORMALIZATIONS,
     PRECISIONS,
     blocks_fused,
+    link_of,
+    link_text,
     one_or_more,
     precision,
     refuse_out_of_range,
@@ -336,6 +339,13 @@ class OptionTable:
         bool,
         training=True,
     )
+    slow_link: str | None = _option(
+        None,
+        "for tests and teaching: each message between ranks takes this latency longer, and a rank"
+        " sends no faster than this bandwidth, such as 5ms,200Mbit",
+        link_text,
+        "LATENCY,BANDWIDTH",
+    )
     deadline: int = _option(
         60,
         "seconds after which a rank that does not answer is named: it is stopped, or waits for a"
@@ -397,6 +407,11 @@ class OptionTable:
         if self.device is not None:
             return self.device
         return "cuda" if self.backend == "nccl" else "cpu"
+
+    @property
+    def link(self) -> SlowLink | None:
+        """What is added to each message between ranks, if anything is."""
+        return None if self.slow_link is None else link_of(self.slow_link)
 
     @property
     def fused(self) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OptionError
+from ..ir.link import SlowLink
 
 PRECISIONS = ("fp32", "fp64", "fp16", "bf16")
 _SPELLINGS = {
@@ -86,6 +87,44 @@ def size_in_bytes(text: int | str) -> int:
     if size < 1:
         raise OptionError(f"cannot read the size {text!r}: give bytes, or a text such as 2GiB")
     return size
+
+
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
+
+
+def link_of(text: str) -> SlowLink:
+    """Read the latency and the bandwidth of a link.
+
+    Raises
+    ------
+    OptionError
+        If it is none.
+
+    Examples
+    --------
+    >>> link_of("5ms,200Mbit")
+    SlowLink(latency=0.005, bandwidth=25000000.0)
+    """
+    form = r"\s*([0-9.]+)\s*(s|ms|us|µs)\s*,\s*([0-9.]+)\s*([kmg]?)(bit|b)(?:/s)?\s*"
+    found = re.fullmatch(form, str(text).lower())
+    try:
+        latency, unit, size, prefix, kind = found.groups() if found else ("", "", "", "", "")
+        bytes_each = (1 / 8 if kind == "bit" else 1.0) * 1000 ** _UNITS[prefix]
+        link = SlowLink(float(latency) * _SECONDS[unit], float(size) * bytes_each)
+    except (ValueError, KeyError):
+        link = SlowLink(0.0, 0.0)
+    if link.bandwidth <= 0:
+        raise OptionError(
+            f"cannot read slow_link {text!r}: give a latency and a bandwidth, such as 5ms,200Mbit"
+            " or 100us,1GB"
+        )
+    return link
+
+
+def link_text(text: str) -> str:
+    """The text of a link, if it can be read."""
+    link_of(text)
+    return text
 
 
 def is_program_file(model: str) -> bool:

@@ -81,7 +81,8 @@ class PlanFigures(Shown, Plan):
         >>> plan(job).simulate().speedup > 8
         True
         """
-        return simulate(self, machine)
+        found, link = machine_of(machine), self.job.link
+        return simulate(self, found if link is None else link.on(found))
 
     @property
     def card(self) -> Card:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from .base import Arrival, Transport
+from .wrapped import Wrapped
 
 
 class _StagedArrival:
@@ -28,7 +29,7 @@ class _StagedArrival:
         return True
 
 
-class HostStaged:
+class HostStaged(Wrapped):
     """A carrier for a device's tensors; messages are copied through the host's memory.
 
     Parameters
@@ -40,29 +41,8 @@ class HostStaged:
     """
 
     def __init__(self, transport: Transport, device: torch.device):
-        self.transport, self.device = transport, device
-
-    @property
-    def rank(self) -> int:
-        """Number of the rank."""
-        return self.transport.rank
-
-    @property
-    def size(self) -> int:
-        """Number of all ranks of the carrier."""
-        return self.transport.size
-
-    @property
-    def num_ranks(self) -> int:
-        """Number of the ranks that take part in calls."""
-        return self.transport.num_ranks
-
-    @num_ranks.setter
-    def num_ranks(self, count: int) -> None:
-        self.transport.num_ranks = count
-
-    def begin_call(self) -> None:
-        self.transport.begin_call()
+        super().__init__(transport)
+        self.device = device
 
     def supports(self, device: torch.device) -> bool:
         return device == self.device
@@ -80,15 +60,6 @@ class HostStaged:
         self.transport.wait([each.arrival for each in staged])
         for each in staged:
             each.copy()
-
-    def flush(self) -> None:
-        self.transport.flush()
-
-    def barrier(self) -> None:
-        self.transport.barrier()
-
-    def fail(self, reason: str) -> None:
-        self.transport.fail(reason)
 
 
 def _as_staged(arrival: Arrival) -> _StagedArrival:

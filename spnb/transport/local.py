@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,9 @@ from ..errors import PeerFailed, WaitTimeout
 from .base import Arrival
 
 T = TypeVar("T")
+
+LOOK_AGAIN = 0.002
+"""Most seconds between two looks at the messages that are awaited."""
 
 
 class World:
@@ -88,14 +92,25 @@ class LocalTransport:
     def wait(self, arrivals: Sequence[Arrival]) -> None:
         world = self.world
         with world.changed:
-            in_time = world.changed.wait_for(
-                lambda: world.failure or all(a.done() for a in arrivals), world.deadline
-            )
+            in_time = self._wait_for(lambda: all(a.done() for a in arrivals))
             late = sorted({a.source for a in arrivals if not a.done()})
         if world.failure and world.failure[0] != self.rank:
             raise PeerFailed(world.failure[1])
         if not in_time:
             raise WaitTimeout(f"nothing from ranks {late} for {world.deadline:g} s")
+
+    def _wait_for(self, done: Callable[[], bool]) -> bool:
+        """Wait until done, or until a rank failed; False after the deadline.
+
+        It looks again after each message, and from time to time: some messages are late (see
+        `spnb.transport.slow_link`).
+        """
+        world, end = self.world, time.monotonic() + self.world.deadline
+        while not (world.failure or done()):
+            if time.monotonic() > end:
+                return False
+            world.changed.wait(LOOK_AGAIN)
+        return True
 
     def flush(self) -> None:
         """Nothing to do: the mailbox holds the tensor itself."""

@@ -58,6 +58,7 @@ def test_defaults_are_those_of_the_table():
         "gems": False,
         "times": 1,
         "enable_master_comm_opt": False,
+        "slow_link": None,
         "deadline": 60,
         "force": False,
         "seed": 0,
@@ -144,6 +145,7 @@ EFFECTS = {
     ),
     "replicas": ({}, 2, lambda job: spnb.plan(job).num_ranks),
     "gems": ({}, True, lambda job: spnb.plan(job).rank_plan(0).mirror is None),
+    "slow_link": ({}, "5ms,200Mbit", lambda job: spnb.plan(job).simulate().seconds),
     "times": ({"gems": True}, 2, lambda job: spnb.plan(job).micro_batch_sizes),
     "enable_master_comm_opt": (
         {"gems": True},

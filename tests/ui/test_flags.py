@@ -53,6 +53,7 @@ def test_flags_are_the_benchmarks_own():
         "--gems",
         "--times",
         "--enable-master-comm-opt",
+        "--slow-link",
         "--deadline",
         "--force",
         "--seed",
