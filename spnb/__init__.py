@@ -8,6 +8,7 @@
     job = spnb.Job(net, image_size=1411, batch_size=1, tiles=4)    # the same, step by step
     plan = spnb.plan(job)                      # tiles, messages, memory; starts nothing
     spnb.explore(job)                          # sliders;  spnb.compare([job, …]): side by side
+    spnb.tune(job, ranks=8, memory="4GiB")     # the best splits;  spnb.calibrate(): this machine
     cluster = spnb.start(plan)                 # one process for each rank, and it stays
     result = cluster.infer(image)              # cluster.train(images, targets), .evaluate(…)
     result.show()                              # image, output, tiles and events, to zoom and hover
@@ -25,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .benchmarking.benchmark import bench
-    from .driver.cluster import Cluster
     from .benchmarking.calibration import calibrate
+    from .driver.cluster import Cluster
     from .driver.in_process import InProcess
     from .driver.parallel import parallel
     from .engine.here import here
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .job.comparison import compare
     from .job.job import Job
     from .job.job_plan import plan
+    from .job.tuning.search import tune
     from .rules import rule
     from .ui.explorer import explore
     from .ui.notebook import run, start, stop
@@ -46,9 +48,9 @@ __all__ = [
     "Job",
     "PlanError",
     "bench",
+    "calibrate",
     "compare",
     "explore",
-    "calibrate",
     "here",
     "parallel",
     "plan",
@@ -56,6 +58,7 @@ __all__ = [
     "run",
     "start",
     "stop",
+    "tune",
 ]
 
 # Loaded on first use: the command line answers --help without PyTorch, and engines need neither
@@ -67,10 +70,10 @@ _MODULES = {
     "Job": ".job.job",
     "PlanError": ".errors",
     "bench": ".benchmarking.benchmark",
+    "calibrate": ".benchmarking.calibration",
     "compare": ".job.comparison",
     "explore": ".ui.explorer",
     "here": ".engine.here",
-    "calibrate": ".benchmarking.calibration",
     "load_ipython_extension": ".ui.magics",
     "parallel": ".driver.parallel",
     "plan": ".job.job_plan",
@@ -78,6 +81,7 @@ _MODULES = {
     "run": ".ui.notebook",
     "start": ".ui.notebook",
     "stop": ".ui.notebook",
+    "tune": ".job.tuning.search",
 }
 
 

@@ -18,7 +18,10 @@ from spnb.planner.plan import Plan
 
 USED = (spnb.Cluster, spnb.InProcess, Result, Training, Evaluation, Here)
 CLASSES = (spnb.Job, JobPlan, Simulation, Bench, Plan, *USED)
-FUNCTIONS = (spnb.plan, spnb.explore, spnb.start, spnb.stop, spnb.bench, spnb.rule)
+FUNCTIONS = (
+    *(spnb.plan, spnb.tune, spnb.explore, spnb.start, spnb.stop, spnb.bench, spnb.calibrate),
+    spnb.rule,
+)
 WITH_EXAMPLES = (spnb.Job, JobPlan, Simulation, Plan, *USED, *FUNCTIONS)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from ..ir.program import Compute
 from ..job.job import Job
 from ..job.job_plan import JobPlan
 from ..job.machines import MeasuredMachine, machine_file
+from ..kernels.cores import num_cores
 from .probe import Link, Probe, ProbePlans, RankTimes, link_with, timed
 
 if TYPE_CHECKING:
@@ -142,15 +142,15 @@ def calibrate(
             ranks, links, hosts = _of_ranks(cluster, plans, bar, together=False)
         else:
             job = Job("w1", image_size=32, batch_size=1, split_size=1)
-            count = max(2, min(_cores(), MOST_RANKS))
+            count = max(2, min(num_cores(), MOST_RANKS))
             started = JobPlan(job.replace(num_spatial_parts=count))
             bar.show("starting ranks", 0, 1)
             with Cluster(started, progress=False) as own:
-                ranks, links, hosts = _of_ranks(own, plans, bar, together=_cores() > 1)
+                ranks, links, hosts = _of_ranks(own, plans, bar, together=num_cores() > 1)
     slowest = max(ranks, key=lambda each: 1 / each.flops)
     machine = replace(
         slowest,
-        cores=_cores(),
+        cores=num_cores(),
         latency=max(link.latency for link in links) if links else Machine.latency,
         link=min(link.bandwidth for link in links) if links else Machine.link,
     )
@@ -234,10 +234,3 @@ def _calls(plan: JobPlan) -> list[Node]:
     (program,) = plan.programs(0, 1)
     nodes: Sequence[Any] = plan.stages[0].nodes
     return [nodes[step.node] for step in program.steps if isinstance(step, Compute)]
-
-
-def _cores() -> int:
-    """Cores of this host that its processes may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

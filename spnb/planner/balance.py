@@ -62,6 +62,23 @@ def stage_blocks(
     return list(given)
 
 
+def tileable_blocks(
+    graph: Graph, tiling: Tiling, cut_batch: bool, allow_gather: bool = False
+) -> int:
+    """Return the number of the first blocks that can run in a stage with a grid.
+
+    Parameters
+    ----------
+    graph, cut_batch, allow_gather
+        As of `stage_blocks`.
+    tiling
+        The grid.
+    """
+    blocks = range(len(graph.blocks))
+    found = _Balancer(graph, [tiling], cut_batch, allow_gather)._first_obstacle(0, blocks)
+    return found.block if found else len(blocks)
+
+
 class _Cuts(NamedTuple):
     """A way to cut the first blocks into stages; the one that sorts first is the best."""
 

@@ -36,11 +36,15 @@ VERBS = {
     "suite": "time the standard workloads, as bench does",
     "sweep": "time plans in which more and more blocks share one halo exchange",
     "halo": "time halo exchanges only, and compare with bare MPI messages and a copy in memory",
+    "tune": "search the splits of a network for those that are fast and need little memory; no rank"
+    " is started",
+    "calibrate": "measure operators, memory and links of this machine for simulations; it keeps the"
+    " figures in a file of yours",
 }
 """Each verb and its help text."""
 
-MEASURING = ("bench", "suite", "sweep", "halo")
-"""Verbs that measure; they start their own ranks."""
+MEASURING = ("bench", "suite", "sweep", "halo", "tune")
+"""Verbs with figures to draw and to write; but for ``tune``, they start their own ranks."""
 
 WITHOUT_MODEL = ("suite", "halo", "calibrate")
 
@@ -174,7 +178,7 @@ def _add_verb(verbs: argparse._SubParsersAction[_Parser], verb: str, text: str) 
         flags.add_flags(parser, taken=("--tiles",) if verb == "sweep" else ())
     if verb in MEASURING:
         add_measuring_flags(parser, verb)
-    if verb in ("plan", "infer"):
+    if verb in ("plan", "infer", "tune"):
         flags.add_image(parser)
     if verb == "infer":
         flags.add_run_flags(parser)

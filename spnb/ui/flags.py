@@ -223,15 +223,16 @@ def refuse_useless(verb: str, given: Collection[str], *, training: bool = False)
         Naming the first of them.
     """
     not_used = []
-    if verb in ("infer", "evaluate", "sweep") or (verb == "bench" and not training):
+    of_both = verb in ("bench", "tune")  # of inference, or of training
+    if verb in ("infer", "evaluate", "sweep") or (of_both and not training):
         not_used = training_options(evaluation=verb != "evaluate")
     for name in given:
         if name in not_used:
-            way_out = ", without --training" if verb == "bench" else ""
+            way_out = ", without --training" if of_both else ""
             raise OptionError(f"{name} is for training: {verb} does not use it{way_out}")
-        if training and name in NOT_TIMED:
+        if verb == "bench" and training and name in NOT_TIMED:
             raise OptionError(f"{name} is for train: {verb} --training times steps over noise")
-        if verb in ("bench", "sweep") and name in ("verbose", "resize"):
+        if verb in ("bench", "sweep", "tune") and name in ("verbose", "resize"):
             raise OptionError(f"{name} is for plan, infer and train: {verb} does not use it")
         if verb == "sweep" and name in ("num_spatial_parts", "halo_D2", "fused_layers"):
             raise OptionError(f"{name} is what sweep tries: give --tiles and --lengths")

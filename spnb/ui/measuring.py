@@ -28,8 +28,8 @@ class Measurement(Protocol):
 
 def measure(args: argparse.Namespace) -> int:
     """Run a verb that measures; print, draw and write its figures."""
-    if under_mpi():
-        raise ValueError(f"{args.verb} starts its own ranks: run it without mpiexec or srun")
+    if args.verb != "tune":
+        _refuse_launcher(args.verb)
     check_targets(args)
     found = MEASURING[args.verb](args)
     print(found)
@@ -96,10 +96,25 @@ def _halo(args: argparse.Namespace) -> Measurement:
     )
 
 
+def _tune(args: argparse.Namespace) -> Measurement:
+    from ..job.tuning.search import tune
+
+    job = job_of_args(args)
+    return tune(
+        job,
+        args.ranks,
+        args.memory,
+        args.machine,
+        training=args.training,
+        seconds=args.seconds,
+    )
+
+
 MEASURING: dict[str, Callable[[argparse.Namespace], Measurement]] = {
     "bench": _bench,
     "suite": _suite,
     "sweep": _sweep,
     "halo": _halo,
+    "tune": _tune,
 }
 """The function of each verb of `spnb.ui.cli.MEASURING`."""

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import benchmarking
-from ..job.parsing import blocks_fused
+from ..errors import OptionError
+from ..job.parsing import blocks_fused, size_in_bytes
 
 
 def add_measuring_flags(parser: argparse.ArgumentParser, verb: str) -> None:
@@ -30,10 +31,42 @@ def add_measuring_flags(parser: argparse.ArgumentParser, verb: str) -> None:
         _add_suite_flags(parser)
     if verb == "sweep":
         _add_sweep_flags(parser)
-    if verb == "halo":
+    if verb == "tune":
+        _add_tune_flags(parser)
+    elif verb == "halo":
         _add_halo_flags(parser)
     else:
         _add_number(parser, "--rounds", 5, "measured steps of each contestant")
+
+
+def _add_tune_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ranks", type=int, required=True, metavar="N", help="most ranks")
+    parser.add_argument(
+        "--memory",
+        type=_size,
+        metavar="SIZE",
+        help="most memory that a rank may need, such as 4GiB (default: no limit)",
+    )
+    parser.add_argument(
+        "--machine",
+        metavar="NAME",
+        help="the machine that is simulated: here (as measured by the command calibrate; all ranks"
+        " share its cores), calibrated (the same, with a core for each rank), core, gpu, or a file"
+        " of figures (default: calibrated, if this machine was measured; else core)",
+    )
+    parser.add_argument(
+        "--training", action="store_true", help="search splits for training, not for inference"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=7.0, metavar="S", help="time to search (default: 7)"
+    )
+
+
+def _size(text: str) -> int:
+    try:
+        return size_in_bytes(text)
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _add_suite_flags(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import pytest
 import spnb
 from spnb.benchmarking import calibration, probe
 from spnb.job.machines import MeasuredMachine, machine_of
+from spnb.kernels.cores import num_cores
 from spnb.ui.cli import main
 
 
@@ -46,7 +47,7 @@ def test_a_clusters_ranks_are_measured_one_by_one(cluster, small):
     assert all(0 < link.latency < 1 and link.bandwidth > 1e6 for link in found.links)
     assert cluster.infer().check().passed  # its plan is still loaded
     assert MeasuredMachine.read(small).day == datetime.date.today().isoformat()
-    assert machine_of("here").cores == calibration._cores()
+    assert machine_of("here").cores == num_cores()
     assert str(small) in found.card.text
 
 

@@ -37,7 +37,7 @@ def round_trip(transport):
 def test_a_message_comes_later_and_unchanged():
     for rank, (sent, taken, content) in enumerate(over_slow_link(round_trip)):
         assert sent < LATENCY  # the sender goes on
-        assert LATENCY <= taken < 10 * LATENCY
+        assert LATENCY - 5e-3 <= taken < 10 * LATENCY  # the other one may have begun just before
         assert content == [float(n + 1 - rank) for n in range(6)]
 
 
