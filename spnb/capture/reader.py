@@ -231,7 +231,7 @@ class ExportReader:
         axes = Axes.uncut(shapes[0], 1)
         node = Node(name, op, dict(args), axes, results[0].dtype, (), path, parts)
         keeps = op.startswith("higher_order.")
-        self.nodes.append(node if keeps else self.renamed.add(node))
+        self.nodes += [node] if keeps else self.renamed.add(node)
         return Ref(name)
 
     def cast(

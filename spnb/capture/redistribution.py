@@ -96,14 +96,16 @@ def with_redistribution(
     rank = next(iter(inputs.values())).rank
     costs = Costs(Tiling.even((1, *[2] * (rank - 1))), before_attention)
     placed: list[Node] = []
-    changed = False
+    axes = dict(inputs)
     for node in nodes:
-        placed = _placed([*placed, node], inputs, len(placed)) if changed else [*placed, node]
+        placed.append(_with_present_axes(node, axes, rank))
+        axes[node.name] = placed[-1].axes
         while costs.of(placed[-1]) and rule_of(placed[-1]).known:
             better = _better(placed, inputs, costs)
             if better is None:
                 break
-            placed, changed = better, True
+            placed = better
+            axes = {**inputs, **{node.name: node.axes for node in placed}}
     return placed
 
 
@@ -113,11 +115,16 @@ def _placed(nodes: Sequence[Node], inputs: Mapping[str, Axes], start: int) -> li
     axes = {**inputs, **{node.name: node.axes for node in placed}}
     rank = next(iter(inputs.values())).rank
     for node in nodes[start:]:
-        if tuple(axes[value] for value in node.operands) != node.operand_axes:
-            node = with_axes(node, axes, rank)
-        placed.append(node)
-        axes[node.name] = node.axes
+        placed.append(_with_present_axes(node, axes, rank))
+        axes[node.name] = placed[-1].axes
     return placed
+
+
+def _with_present_axes(node: Node, axes: Mapping[str, Axes], rank: int) -> Node:
+    """A call with the axes that follow from those of its operands."""
+    if tuple(axes[value] for value in node.operands) == node.operand_axes:
+        return node
+    return with_axes(node, axes, rank)
 
 
 def _better(placed: Sequence[Node], inputs: Mapping[str, Axes], costs: Costs) -> list[Node] | None:

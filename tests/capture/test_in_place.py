@@ -1,5 +1,7 @@
 """Calls that overwrite memory which several values share."""
 
+import random
+
 import pytest
 import torch
 from tiled import Call, check_tiled
@@ -82,19 +84,59 @@ def one_of_many(x):
     return y + 1
 
 
-@pytest.mark.parametrize(
-    "function", [view_of_what_is_not_read_again, base_of_what_is_not_read_again]
-)
-def test_what_is_not_read_again_needs_no_decomposition(function, decomposed):
+def twice(x):
+    y = x * 2
+    z = y[:, :2]
+    z += 1
+    a = y.sum(1, keepdim=True) + z
+    z.mul_(a[:, :1])
+    y.tanh_()
+    return y * x + y[:, :1]
+
+
+def one_view_after_another(x):
+    y = x * 2
+    for channel in range(4):
+        y[:, channel].add_(channel)
+        y[:, channel, 1:3, ::2] = x[:, 0, 1:3, ::2]
+    return y * x
+
+
+def a_mask(x):
+    """As that of shifted windows."""
+    mask = torch.zeros(1, *x.shape[2:], 1, dtype=x.dtype)
+    for number, rows in enumerate((slice(0, -2), slice(-2, -1), slice(-1, None))):
+        for columns in (slice(0, 3), slice(3, None)):
+            mask[:, rows, columns, :] = number
+    return x * mask.permute(0, 3, 1, 2)
+
+
+def of_every_kind(x):
+    y = x * 2
+    y.permute(0, 2, 3, 1)[..., 1].neg_()
+    y.transpose(2, 3)[:, :, 2:4] += 1
+    y.view(4, 48)[1] *= x.view(4, 48)[2]
+    y[0].unsqueeze(0)[:, 2].exp_()
+    y.detach().squeeze(0).mT[3].clamp_(max=0.2)
+    return y + x
+
+
+NOT_DECOMPOSED = [
+    view_of_what_is_not_read_again, base_of_what_is_not_read_again, both_are_read,
+    renamed_and_read, view_of_a_view, twice, one_view_after_another, a_mask, of_every_kind,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("function", NOT_DECOMPOSED)
+def test_what_needs_no_decomposition(function, decomposed):
     check_tiled(Call(function), SHAPE, grids=[(2, 2)], fused=[0])
     assert not decomposed
 
 
 @pytest.mark.parametrize(
     "function",
-    [both_are_read, another_view_is_read, renamed_and_read, view_of_a_view, chunk,
-     base_of_a_split, one_of_many],
-)  # fmt: skip
+    [another_view_is_read, chunk, base_of_a_split, one_of_many],
+)
 def test_what_is_read_again_shows_what_was_written(function):
     check_tiled(Call(function), SHAPE, grids=[(2, 2)], fused=[0])
 
@@ -124,3 +166,49 @@ def test_a_dropout_that_is_off_may_be_overwritten_alone():
         return z * x
 
     check_tiled(Call(net), SHAPE, grids=[(1, 2)], fused=[0])
+
+
+class Writes(torch.nn.Module):
+    """Views of one tensor, made, read and overwritten in an order that a number says."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def forward(self, x):
+        chance = random.Random(self.number)
+        values, read = [x * 2, x + 1], x
+        for _ in range(chance.randint(3, 9)):
+            value = chance.choice(values)
+            what = chance.random()
+            if what < 0.45:
+                values.append(VIEWS[chance.randrange(len(VIEWS))](value))
+            elif what < 0.8:
+                chance.choice([torch.Tensor.neg_, torch.Tensor.tanh_, add_mean])(value)
+            else:
+                read = read + value.mean()
+        return read, *(value * 1 for value in values)
+
+
+def add_mean(value):
+    value += value.mean()
+
+
+VIEWS = [
+    lambda v: v[0] if v.ndim > 2 else v[:1],
+    lambda v: v[..., 1:],
+    lambda v: v[..., ::2],
+    lambda v: v.mT,
+    lambda v: v.unsqueeze(0),
+    lambda v: v.select(-1, -1) if v.ndim > 2 else v[:, :1],
+    lambda v: v.permute(*range(1, v.ndim), 0),
+    lambda v: v.squeeze(0),
+    lambda v: v.unbind(0)[0] if v.ndim > 2 else v.view(v.shape),
+    lambda v: v.chunk(2, -1)[0],
+]
+
+
+@pytest.mark.slow(but_each=4)
+@pytest.mark.parametrize("number", range(40))
+def test_writes_in_any_order(number):
+    check_tiled(Writes(number), SHAPE, grids=[(1, 2)], fused=[0], allow_gather=True)
