@@ -34,12 +34,16 @@ class Taps:
     ----------
     shares, sources
         Weights and positions, each of shape ``(taps, length of the result)``.
+    read
+        Of the same shape: whether PyTorch reads this position.  It reads some of which the weight
+        is 0, and then NaN and infinity there make the result NaN.
     first, last
-        The least and greatest source with a weight.
+        The least and greatest source that is read.
     """
 
     shares: torch.Tensor
     sources: torch.Tensor
+    read: torch.Tensor
     first: torch.Tensor
     last: torch.Tensor
 
@@ -53,35 +57,83 @@ def taps_of(
     A weight depends on the position in the whole image, with rounding errors that grow with it; a
     tile with positions of its own would have other errors.  So PyTorch's operator itself is run on
     a few lines of zeros and ones as long as the image.  Every ``period``-th position of a line is
-    one, so the result on a line shows the weights of the taps at its ones.
+    one, so the result on a line shows the weights of the taps at its ones.  With NaN in place of
+    ones, it shows which positions are read.  With infinity, it shows those that are read twice
+    near the border with weights of different signs, of which the sum is NaN; such a position gets
+    a second tap, of weight 0.
 
     >>> taps = taps_of("upsample_linear1d", 3, 6, False, None, torch.float32)
     >>> taps.shares[:, 1], taps.sources[:, 1]
     (tensor([0.7500, 0.2500]), tensor([0, 1]))
     """
     count = _most_taps(kind, _step(n, m, align_corners, scale))
-    axes, period = dimensions_of(kind), count + 2
-    at = torch.arange(n, device="cpu")
-    corners = [] if align_corners is None else [align_corners]
-    # PyTorch 2.13 antialiases an image of a single column wrongly: the lines lie along a row.
-    others = [1] * (axes - 1)
-    shape, size, scales = [*others, n], [*others, m], [*[None] * (axes - 1), scale]
-
-    def of_lines(first: int, stop: int) -> torch.Tensor:
-        lines = torch.zeros(1, stop - first, *shape, dtype=dtype, device="cpu")
-        here = at[(at % period >= first) & (at % period < stop)]
-        lines.view(-1, n)[here % period - first, here] = 1.0
-        return overload(f"aten.{kind}.default")(lines, size, *corners, *scales).view(-1, m)
-
-    shown = torch.cat([of_lines(k, min(k + LINES, period)) for k in range(0, period, LINES)])
+    period, probe = count + 2, _Probe(kind, n, m, align_corners, scale, dtype)
+    shares, read = probe.shown(1.0, period), probe.shown(math.nan, period).isnan()
+    twice = torch.zeros_like(read)
+    if count > 1 and not kind.endswith("_aa"):
+        twice = probe.shown(math.inf, period, rows=4).isnan() & (shares != 0)
     base = torch.floor(_sources(kind, n, m, align_corners, scale)).long() - (count + 1) // 2
     residues = torch.arange(period, device="cpu").unsqueeze(1)
-    position = (base + (residues - base) % period).clamp(0, n - 1)
-    chosen = shown.abs().topk(count, dim=0).indices
-    shares, sources = shown.gather(0, chosen), position.gather(0, chosen)
-    used = shares != 0
-    first = torch.where(used, sources, n).amin(0)
-    return Taps(shares, sources, first, torch.where(used, sources, -1).amax(0))
+    sources = (base + (residues - base) % period).clamp(0, n - 1)
+    wanted = torch.cat([2 * read, 1 * twice])  # first all that are read, then second taps
+    order = wanted.sort(dim=0, descending=True, stable=True).indices[:count]
+    shares = torch.cat([shares, torch.zeros_like(shares)]).gather(0, order)
+    sources, read = sources.repeat(2, 1).gather(0, order), wanted.gather(0, order) > 0
+    first = torch.where(read, sources, n).amin(0)
+    return Taps(shares, sources, read, first, torch.where(read, sources, -1).amax(0))
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """An interpolation of lines that show what it reads; the arguments are those of `taps_of`."""
+
+    kind: str
+    n: int
+    m: int
+    align_corners: bool | None
+    scale: float | None
+    dtype: torch.dtype
+
+    def shown(self, value: float, period: int, rows: int = 1) -> torch.Tensor:
+        """The result on ``period`` lines, in which every ``period``-th position has a value.
+
+        PyTorch 2.13 antialiases an image of a single column wrongly: the lines lie along a row.
+
+        Parameters
+        ----------
+        value
+            The value; all other positions are 0.
+        period
+            The number of lines; the value is at position k of line k, and so on.
+        rows
+            Positions along other dimensions.  Of several, one has a weight in the result that is
+            neither 0 nor the sum of two, and only this one has the line.
+        """
+        ends = ((k, min(k + LINES, period)) for k in range(0, period, LINES))
+        return torch.cat([self._of_lines(value, period, rows, *each) for each in ends])
+
+    def _of_lines(
+        self, value: float, period: int, rows: int, first: int, stop: int
+    ) -> torch.Tensor:
+        """The result on some of the lines."""
+        others, corners = dimensions_of(self.kind) - 1, self.align_corners
+        fewer, place, taken = rows, 0, 0
+        if rows == 4:  # the result has weights for positions 0 and 1, or for 1 and 2
+            fewer, place, taken = (3, 1, 1) if corners else (2, 1, 0)
+        shape = (1, stop - first, *[rows] * others, self.n)
+        lines = torch.zeros(shape, dtype=self.dtype, device="cpu")
+        line = lines[0]
+        for _ in range(others):
+            line = line[:, place]
+        at = torch.arange(self.n, device="cpu")
+        here = at[(at % period >= first) & (at % period < stop)]
+        line[here % period - first, here] = value
+        given = [] if corners is None else [corners]
+        size, scales = [*[fewer] * others, self.m], [*[None] * others, self.scale]
+        found = overload(f"aten.{self.kind}.default")(lines, size, *given, *scales)[0]
+        for _ in range(others):
+            found = found[:, taken]
+        return found
 
 
 def dimensions_of(kind: str) -> int:
@@ -257,12 +309,13 @@ class Interpolation(Spatial):
             span, taps = slice(*spans[number]), self.taps(number)
             at = number - len(self.places) - channels_last
             result: Any = None
-            for share, source in zip(taps.shares, taps.sources, strict=True):
+            for share, source, read in zip(taps.shares, taps.sources, taps.read, strict=True):
                 local = (source[span] - starts[number]).clamp(0, x.shape[at] - 1)
                 picked = x.index_select(at, local.to(x.device))
                 along = share[span].to(x.device).reshape(-1, *[1] * (-at - 1))
-                if self.node.kind.endswith("_aa"):  # windows differ in size; 0 * inf would be NaN
-                    picked = picked.masked_fill(along == 0, 0.0)
+                if not (here := read[span]).all():  # fewer are read near a border; 0 * inf is NaN
+                    unread = ~here.to(x.device).reshape(along.shape)
+                    picked = picked.masked_fill(unread, 0.0)
                 if result is None:
                     result = picked if len(taps.shares) == 1 else picked * along
                 else:

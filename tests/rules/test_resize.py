@@ -72,6 +72,45 @@ def test_antialiased_interpolation_keeps_nan_and_infinity_in_their_windows():
     check_tiled(Call(with_nan), (1, 2, 13, 17), grids=[(2, 3)])
 
 
+RESIZES = {
+    "same": {"size": (13, 17)},
+    "larger": {"size": (21, 29)},
+    "smaller": {"size": (5, 6)},
+    "by 1.5": {"scale_factor": 1.5},
+    "by 2": {"scale_factor": 2},
+    "by 4 and 1": {"scale_factor": (4, 1)},
+    "by 3": {"scale_factor": 3},
+    "by 0.5": {"scale_factor": 0.5},
+}
+
+
+@pytest.mark.slow(but_each=4)
+@pytest.mark.parametrize("resize", RESIZES)
+@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("antialias", [False, True])
+def test_nan_and_infinity_reach_what_they_do_untiled(mode, corners, resize, antialias):
+    """PyTorch also reads positions that have no weight: those beside them become NaN."""
+
+    def net(x):
+        x = torch.where(x > 1.7, torch.nan, torch.where(x < -1.9, torch.inf, x))
+        x[:, 1, 0, 0], x[:, 1, -1, -2] = torch.inf, -torch.inf
+        how = RESIZES[resize]
+        return F.interpolate(x, mode=mode, align_corners=corners, antialias=antialias, **how)
+
+    check_tiled(Call(net), (1, 2, 13, 17), grids=[(2, 3)])
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("factor", [2, 1.5, 3])
+def test_nan_and_infinity_in_a_line(mode, factor):
+    def net(x):
+        x = torch.where(x > 1.7, torch.nan, torch.where(x < -1.9, torch.inf, x))
+        return F.interpolate(x, scale_factor=factor, mode=mode)
+
+    check_tiled(Call(net), (1, 2, 43), grids=[(4,)])
+
+
 def test_a_long_line_is_antialiased_by_a_large_factor():
     net = Call(lambda x: F.interpolate(x, (2, 150), mode="bilinear", antialias=True))
     check_tiled(net, (1, 1, 2, 20011), grids=[(1, 4)])
