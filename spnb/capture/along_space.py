@@ -51,7 +51,7 @@ def windows_of_tokens(node: Node, axes: Axes) -> Iterator[Node]:
 def pool_of_tokens(node: Node, axes: Axes) -> Iterator[Node]:
     """Pooling over tokens in windows beside each other, as pooling over rows or columns.
 
-    If rows break windows, their means are merged by `spnb.rules.token_means`.
+    If rows break windows, tiles merge their shares of them (see `spnb.rules.token_pools`).
     """
     args, sizes = node.args, [factor.size for factor in axes.dims[-1]]
     kernel, several = _one(args["kernel_size"]), 1 < len(_space_in(axes, -1)) == len(sizes)
@@ -62,9 +62,8 @@ def pool_of_tokens(node: Node, axes: Axes) -> Iterator[Node]:
         return
     window = _window(kernel, sizes) if len(sizes) < 4 else None
     if window is None:
-        means = {"self": args["self"], "length": kernel}
-        mean = node.kind == "avg_pool1d"
-        yield replace(node, op="spnb.avg_pool1d.default", args=means) if mean else node
+        pool = {"self": args["self"], "length": kernel}
+        yield replace(node, op=f"spnb.{node.kind}.default", args=pool)
         return
     count, names = len(sizes), [f"{node.name}.{k}" for k in range(2)]
     image = (*axes.shape[:-1], *sizes)

@@ -8,7 +8,7 @@ from ..ir.graph import Graph
 from ..ir.node import Node
 from ..ir.region import shape_text
 from ..ir.tiling import Tiling
-from ..rules import has_rule, rule_of, whole_axes
+from ..rules import gathered_axes, has_rule, rule_of
 from ..rules.reductions import Reduction
 
 
@@ -49,7 +49,7 @@ def _obstacle_in_space(node: Node, tiling: Tiling) -> Obstacle | None:
     """The obstacle if a node needs the whole extent of an operand, and tiles have parts of it."""
     for call in rule_of(node).lower(tiling):
         rule = rule_of(call)
-        whole = [k for k in range(len(call.operands)) if whole_axes(rule, k, tiling)]
+        whole = [k for k in range(len(call.operands)) if gathered_axes(rule, k, tiling)]
         if not whole:
             continue
         if rule.known:

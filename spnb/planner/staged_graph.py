@@ -10,7 +10,7 @@ from ..ir.exchange import HOST, Team
 from ..ir.graph import Graph
 from ..ir.node import Node
 from ..ir.tiling import Tiling
-from ..rules import rule_of, whole_axes
+from ..rules import gathered_axes, rule_of
 from .stage import Stage, stages_of
 
 
@@ -95,7 +95,7 @@ class StagedGraph:
             if stage.tiled
             for node in stage.nodes
             for index, value in enumerate(node.operands)
-            if whole_axes(rule_of(node), index, stage.cuts)
+            if gathered_axes(rule_of(node), index, stage.cuts)
         }
 
     @cached_property

@@ -56,7 +56,8 @@ reductions     mean, sum, largest, variance, norm over space: merged tile by til
 largest        the k largest numbers over space: merged tile by tile
 counts         histograms: merged tile by tile
 merging        figures of tiles, and the calls that merge them
-token_means    means over runs of tokens: merged tile by tile
+token_pools    means and maxima over runs of tokens: merged tile by tile
+scatters       sums and extremes of positions with the same number: merged tile by tile
 scans          cumulative sums, products and largest numbers: continued from tile to tile
 piece_norms    batch norm in training of a value in pieces
 norms          group, instance, layer, batch and RMS norm, softmax over space
@@ -148,14 +149,14 @@ from . import (
     scans,
     slices,
     tile_products,
-    token_means,
+    token_pools,
     transposed,
     triangles,
     unfold,
     views,
 )
 from .base import Direct, Local, Rule
-from .fallback import Unknown, Whole, rule_of, whole_axes
+from .fallback import Unknown, Whole, gathered_axes, rule_of, whole_axes
 from .registry import has_rule, module_of_rule, registered, rule
 from .spatial import Spatial, places
 from .windows import Window
@@ -181,6 +182,7 @@ __all__ = [
     "elementwise",
     "fourier",
     "fused",
+    "gathered_axes",
     "has_rule",
     "held_whole",
     "interpolate",
@@ -210,7 +212,7 @@ __all__ = [
     "scans",
     "slices",
     "tile_products",
-    "token_means",
+    "token_pools",
     "transposed",
     "triangles",
     "unfold",

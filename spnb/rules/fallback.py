@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -171,3 +172,29 @@ def whole_axes(rule: Rule, operand: int, tiling: Tiling) -> tuple[int, ...]:
     extent = rule.node.operand_axes[operand].extent
     cut = (axis for axis, n in enumerate(tiling.grid) if axis and n > 1 and extent[axis] > 1)
     return tuple(axis for axis in cut if rule.gathers(operand, axis))
+
+
+def gathered_axes(rule: Rule, operand: int, tiling: Tiling) -> tuple[int, ...]:
+    """The axes along which a call gathers an operand: it needs all of it, and it takes memory.
+
+    A tile that computes a score for each of its queries and all keys has a result that is larger
+    than all keys.  Then these are not gathered, but belong to what the tile computes.  A result
+    that no tile has a part of says nothing: it may be as large as the image itself.
+    """
+    axes = whole_axes(rule, operand, tiling)
+    if not axes or isinstance(rule, Whole):
+        return axes
+    others = enumerate(rule.node.operand_axes)
+    held = [rule.axes, *(own for k, own in others if not whole_axes(rule, k, tiling))]
+    cut = (elements_of_tile(own, tiling) for own in held if own.present.intersection(axes))
+    largest = max(cut, default=0)
+    needed = elements_of_tile(rule.node.operand_axes[operand], tiling, axes)
+    return axes if needed > largest else ()
+
+
+def elements_of_tile(axes: Axes, tiling: Tiling, whole: Collection[int] = ()) -> int:
+    """The number of elements of the largest tile of a value, of which some axes are not cut."""
+    return math.prod(
+        f.size if f.axis is None or f.axis in whole else math.ceil(f.size / tiling.grid[f.axis])
+        for f in axes.factors
+    )

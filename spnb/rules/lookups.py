@@ -12,6 +12,7 @@ from .along_batch import along_batch
 from .base import Local, Rule
 from .fallback import AlongDimensions, WholeImages
 from .registry import rule
+from .scatters import scattered
 
 
 @rule("embedding")
@@ -44,13 +45,16 @@ def _rows_of(node: Node, table: object, numbers: object) -> Rule | None:
     return Local(node, axes.with_dims([*axes.dims, *map(dim, table.shape[1:])]))
 
 
-@rule("gather", "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill")
+@rule("gather", "scatter", "scatter_add", "scatter_reduce", "index_add", "index_reduce",
+      "index_copy", "index_fill")  # fmt: skip
 def along_channels(node: Node) -> Rule | None:
     """The rule of reading, or writing, at places along one dimension.
 
     Each tile does it by itself where that dimension is not cut, and all others are cut alike.
     """
     axes = node.operand_axes
+    if (into_bins := scattered(node)) is not None:
+        return into_bins
     number = node.args["dim"] % max(1, len(axes[0].dims))
     if node.kind == "gather" and isinstance(table := node.args["self"], Weight):
         if len(table.shape) == 1:
@@ -68,6 +72,8 @@ def along_channels(node: Node) -> Rule | None:
         return Local(node, axes[0].with_dims(dims))
     if node.kind != "gather" or not number:
         return None
+    if alike and not weights and not axes_in(axes[0].dims[number]):
+        return Local(node, axes[1])  # each position reads one of a few numbers
     if not alike or weights or 0 in axes[0].axes_of(number):
         return WholeImages(node)
     dims[number] = axes[1].dims[number]

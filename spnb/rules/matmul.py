@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from ..ir.region import Region
 from ..ir.tiling import Tiling
 from .base import Rule, Tensors, Weights
 from .calls import invoke
+from .fallback import elements_of_tile, whole_axes
 from .registry import rule
 from .tile_products import ProductTargets, product_of_tiles
 
@@ -125,14 +126,20 @@ class Product(Rule):
         axes_summed = _axes_of(found.values())
         alone = len(set(axes_summed)) == len(axes_summed) and 0 not in axes_summed
         free = not set(axes_summed) & set(self.axes.present)
-        others = (
-            self.gathers(k, a)
-            for k, axes in enumerate(self.node.operand_axes)
-            for a in axes.present
-            if a not in axes_summed and tiling.grid[a] > 1
-        )
         fits = self.node.kind in MERGING and self.node.dtype.is_floating_point
-        return found if alone and free and fits and not any(others) else {}
+        small = self._few_are_whole(axes_summed, tiling)
+        return found if alone and free and fits and small else {}
+
+    def _few_are_whole(self, summed: Collection[int], tiling: Tiling) -> bool:
+        """Whether a tile needs nothing whole, besides the sum, that is larger than its result."""
+        result = elements_of_tile(self.axes, tiling)
+        for k, axes in enumerate(self.node.operand_axes):
+            whole = [a for a in whole_axes(self, k, tiling) if a not in summed]
+            if tiling.grid[0] > 1 and self.gathers(k, 0):
+                return False
+            if whole and elements_of_tile(axes, tiling, whole) > result:
+                return False
+        return True
 
     def _cut_like(self, labels: Labels, axes: Axes, summed: Mapping[str, Dim]) -> Axes:
         """Axes in which a tensor's dimensions are cut like the result's, and like the sum's."""

@@ -119,7 +119,10 @@ class PartialProduct(Direct):
 
     def need(self, operand: int, axis: int, span: Span) -> Span:
         extent = self.node.operand_axes[operand].extent[axis]
-        return (0, 1) if extent == 1 else self._read(axis, span, extent)
+        if extent == 1:
+            return (0, 1)
+        cut = axis in self.node.args["targets"].operands[operand].present
+        return self._read(axis, span, extent) if cut else (0, extent)
 
     def _read(self, axis: int, span: Span, extent: int) -> Span:
         """What a span of the result reads along an axis: a part's positions, or all of them."""

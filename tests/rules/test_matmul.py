@@ -69,12 +69,15 @@ def read_twice(x):
     return weights @ x + weights.mean(-1, keepdim=True)
 
 
-def test_weights_of_attention_are_gathered_where_that_is_allowed():
-    net = Call(lambda x: read_twice(tokens(x)).transpose(1, 2).view(IMAGE))
-    check_regions(net, IMAGE)
-    with pytest.raises(PlanError, match=r"needs the whole extent 8×12.*--allow-gather"):
-        check(net, IMAGE)
-    plans = check(net, IMAGE, allow_gather=True)
+def test_weights_of_attention_are_held_by_the_tile_of_their_queries():
+    """They are larger than the keys and values, which are not gathered more than the weights."""
+    net = Call(lambda x: read_twice(tokens(x)).transpose(1, 2).view(x.shape))
+    assert not any(plan.gathered for plan in check(net, IMAGE, grids=[(2, 2)]))
+    few = (2, 32, 4, 4)
+    check_regions(net, few)
+    with pytest.raises(PlanError, match=r"needs the whole extent 4×4.*--allow-gather"):
+        check(net, few)
+    plans = check(net, few, grids=[(2, 2)], allow_gather=True)
     assert all(plan.gathered for plan in plans)
 
 

@@ -122,8 +122,9 @@ def test_an_operator_along_cut_axes_is_not_gathered(name):
 
 
 @pytest.mark.parametrize("length", [5, 32, 95])
-def test_means_of_tokens_that_rows_break_are_merged(length):
-    net = Call(lambda x: F.avg_pool1d(x.flatten(2), length) + x.mean((2, 3))[..., None])
+@pytest.mark.parametrize("pool", [F.avg_pool1d, F.max_pool1d])
+def test_pools_of_tokens_that_rows_break_are_merged(pool, length):
+    net = Call(lambda x: pool(x.flatten(2), length) + x.mean((2, 3))[..., None])
     plans = check(net, (2, 4, 8, 12), parts=2)
     assert not any(plan.gathered for plan in plans)
 
@@ -146,7 +147,23 @@ def test_keys_are_pooled_tokens(length):
     check_training(trained, x, target, [grid(2, 2)], steps=1)
 
 
-@pytest.mark.parametrize("pool", [partial(F.avg_pool1d, stride=1), F.max_pool1d])
+def test_the_gradient_of_maxima_of_tokens():
+    def net(m, x):
+        return m[0](x) * F.max_pool1d(x.flatten(2), 5).mean(2)[..., None, None]
+
+    x, target = noise(1, 4, 6, 8), noise(1, 4, 6, 8, seed=2)
+    trained = nn.Sequential(nn.Conv2d(4, 4, 1), Call(net, nn.Conv2d(4, 4, 1))).double()
+    check_training(trained, x, target, [grid(2, 2)], steps=1)
+
+
+def test_nodata_is_the_largest_of_its_tokens():
+    def net(x):
+        return F.max_pool1d(torch.where(x > 1.5, torch.nan, x).flatten(2), 5)
+
+    check_tiled(Call(net), (2, 4, 8, 12), grids=[(2, 2)])
+
+
+@pytest.mark.parametrize("pool", [partial(F.avg_pool1d, stride=1), partial(F.max_pool1d, stride=2)])
 def test_other_windows_of_tokens_that_rows_break_are_refused(pool):
     net = Call(lambda x: pool(x.flatten(2), 5))
     with pytest.raises(PlanError, match=r"pool1d, used like this, needs the whole extent 8×12"):

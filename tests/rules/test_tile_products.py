@@ -45,6 +45,8 @@ NETWORKS = {
     "pooled_by_attention": pooled_by_attention,
     "of_rows_only": of_rows_only,
     "bilinear_pooling": lambda x: torch.einsum("bchw,bdhw->bcd", x, x.relu()),
+    "of_all_positions": lambda x: (x.flatten(2).mT @ x.flatten(2) / 99) @ x.flatten(2).mT,
+    "differences_of_positions": lambda x: x.flatten(2)[..., None] - x.flatten(2)[:, :, None],
     "of_a_constant": lambda x: x.flatten(2) @ torch.linspace(0, 1, 198, dtype=x.dtype).view(99, 2),
 }
 
@@ -58,6 +60,23 @@ def test_a_product_is_merged(network, parts):
     elif "view" in NETWORKS[network].__code__.co_names:
         pytest.skip("its shape has the batch in it")
     plans = check_tiled(net, SHAPE, grids=[(2, 2), (1, 3)], parts=parts)
+    assert not any(plan.gathered for plan in plans)
+
+
+COLUMNS = {
+    "matmul": lambda x: x.mT @ x,
+    "einsum": lambda x: torch.einsum("bchw,bchv->bcwv", x, x.relu()),
+    "bmm": lambda x: torch.bmm(x.flatten(0, 1).mT, x.flatten(0, 1)),
+    "tensordot": lambda x: torch.tensordot(x[:, 0], x[:, 1], ([1], [1])).sum(2),
+    "of_rows": lambda x: torch.matmul(x.mT, x).softmax(-1) @ x.mT,
+}
+
+
+@pytest.mark.parametrize("spelling", COLUMNS)
+def test_each_column_with_each_other(spelling):
+    """Such a result is larger than the columns; a tile then reads those of its row of tiles."""
+    shape = (1, 2, 6, 40)
+    plans = check_tiled(Call(COLUMNS[spelling]), shape, grids=[(2, 2), (1, 3)])
     assert not any(plan.gathered for plan in plans)
 
 
