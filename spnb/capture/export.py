@@ -121,7 +121,7 @@ def capture(
             f"{type(module).__name__} cannot run or be captured at input shape {given}:"
             f" {first_line(error)}{size_advice((*positional, *named.values())[0], works)}"
         ) from error
-    graph = _read(program, fake, dtype, training)
+    graph = _read(program, fake, dtype, training, buffers=dict(module.named_buffers()))
     passes.refuse_counters(program, exported)
     return graph
 
@@ -172,22 +172,23 @@ def _read(
     dtype: torch.dtype,
     training: bool,
     inputs: Sequence[Axes] = (),
+    buffers: Mapping[str, torch.Tensor] | None = None,
 ) -> Graph:
     """Return the graph of an exported program; what it holds and spnb does not know is refused."""
+
+    def graph(program: torch.export.ExportedProgram) -> Graph:
+        return graph_of(program, fake, dtype, training, inputs, buffers)
+
     try:
         if has_transforms(program):
             program = _decomposed(program)
         with quiet_log():
             try:
-                graph = graph_of(program, fake, dtype, training, inputs)
+                found = graph(program)
             except WritesIntoView:
                 program = _decomposed(program)
-                graph = graph_of(program, fake, dtype, training, inputs)
-
-            def again(table: Table) -> Graph:
-                return graph_of(_decomposed(program, table), fake, dtype, training, inputs)
-
-            return taken_apart(graph, again)
+                found = graph(program)
+            return taken_apart(found, lambda table: graph(_decomposed(program, table)))
     except CaptureError:
         raise
     except Exception as error:

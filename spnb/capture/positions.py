@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..ir.axes import Axes, axes_in
+from ..ir.module_state import hash_of
 from ..ir.node import GETITEM, Node, Ref, Weight, map_leaves, overload
 from ..rules.calls import invoke
 from ..rules.spatial import per_dim
@@ -43,6 +44,11 @@ class KnownCalls:
         Where the axes of the image lie in each value.
     dtype
         Type of the inputs.
+    buffers
+        The buffers of the network that have values, by name.
+    fixed
+        The buffers on whose values the calls depend that replaced others; see
+        `spnb.ir.graph.Graph`.
     """
 
     nodes: Mapping[str, Node]
@@ -50,14 +56,27 @@ class KnownCalls:
     literals: MutableMapping[str, torch.Tensor]
     axes: Mapping[str, Axes]
     dtype: torch.dtype
+    buffers: Mapping[str, torch.Tensor]
+    fixed: MutableMapping[str, int]
 
     def rewritten(self, node: Node) -> list[Node]:
         """The calls that replace a call; the last has its name."""
         rewrite = _REWRITES.get(node.kind)
-        return list(rewrite(self, node)) if rewrite else [node]
+        found = list(rewrite(self, node)) if rewrite else [node]
+        if found[-1] is not node:
+            self.fixed.update({name: hash_of([self.buffers[name]]) for name in self._under(node)})
+        return found
+
+    def _under(self, node: Node) -> Iterator[str]:
+        """The buffers that the constants among a call's arguments are computed from."""
+        for weight in node.weights:
+            if weight.name in self.buffers:
+                yield weight.name
+            elif (made := self.constants.get(weight.name.removeprefix("="))) is not None:
+                yield from self._under(made)
 
     def value_of(self, leaf: object, most: int = MOST_NUMBERS) -> torch.Tensor | None:
-        """The value of a constant of so many numbers that depends on no weight, or None."""
+        """The value of a constant of so many numbers that depends on no parameter, or None."""
         found = self._known(leaf, most)
         return found if isinstance(found, torch.Tensor) else None
 
@@ -67,6 +86,8 @@ class KnownCalls:
             return None
         if leaf.name in self.literals:
             return self.literals[leaf.name]
+        if leaf.name in self.buffers and math.prod(leaf.shape) <= most:
+            return self.buffers[leaf.name]
         node = self.constants.get(leaf.name.removeprefix("="))
         if node is None or sum(map(math.prod, node.parts or [node.shape])) > most:
             return None

@@ -40,6 +40,7 @@ def graph_of(
     dtype: torch.dtype,
     training: bool,
     given: Sequence[Axes] = (),
+    buffers: Mapping[str, torch.Tensor] | None = None,
 ) -> Graph:
     """Return the graph of an exported program.
 
@@ -55,6 +56,8 @@ def graph_of(
         Whether it was exported in training mode.
     given
         Axes of the inputs in order; by default the first is an image.
+    buffers
+        The module's buffers with their values, where these are known.
 
     Raises
     ------
@@ -79,7 +82,9 @@ def graph_of(
     if training:
         refuse_unread_norms(nodes, outputs)
     nodes = _without_unread(nodes, outputs)
-    calls = _calls(nodes, inputs, reader.literals, dtype, training)
+    fixed: dict[str, int] = {}
+    values = _with_values(module, buffers or {})
+    calls = _calls(nodes, inputs, reader.literals, dtype, training, values, fixed)
     placed = with_redistribution(calls.nodes, inputs, before_attention=True)
     placed = with_attention(placed, outputs, inputs, dtype, calls.constants)
     placed = with_realignment(with_redistribution(placed, inputs), inputs, dtype)
@@ -99,7 +104,15 @@ def graph_of(
         counted=reader.counted,
         default_dtype=torch.get_default_dtype(),
         gpu_casts=gpu_casts_of(program),
+        fixed=fixed,
     )
+
+
+def _with_values(module: nn.Module, buffers: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The buffers of which values are known, in the types that they have in a captured module."""
+    types = {name: tensor.dtype for name, tensor in module.named_buffers()}
+    known = ((n, t) for n, t in buffers.items() if n in types and not t.is_meta)
+    return {name: tensor.detach().cpu().to(types[name]) for name, tensor in known}
 
 
 def _without_unread(nodes: Sequence[Node], outputs: Iterable[object]) -> list[Node]:
@@ -148,6 +161,8 @@ def _calls(
     literals: MutableMapping[str, torch.Tensor],
     dtype: torch.dtype,
     training: bool,
+    buffers: Mapping[str, torch.Tensor],
+    fixed: MutableMapping[str, int],
 ) -> _Calls:
     """Divide calls into those that depend on an input and constants, and find their axes."""
     found = _Calls([], [], {})
@@ -155,7 +170,7 @@ def _calls(
     rank = next(iter(inputs.values())).rank
     by_name: dict[str, Node] = {}
     constants: dict[str, Node] = {}
-    known = KnownCalls(by_name, constants, literals, axes, dtype)
+    known = KnownCalls(by_name, constants, literals, axes, dtype, buffers, fixed)
     for node in nodes:
         as_weight = _as_weight(found.weights)
         node = replace(node, args={k: map_leaves(as_weight, v) for k, v in node.args.items()})

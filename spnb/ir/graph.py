@@ -60,6 +60,9 @@ class Graph:
     given_tiles
         Names of the calls that pass on the tiles that ranks are given: see
         `spnb.capture.tiled_inputs`.
+    fixed
+        By name, a hash of each buffer whose values decide what tiles exchange, such as a grid of
+        coordinates; with other values, the network must be captured again.
     """
 
     inputs: Mapping[str, Axes]
@@ -77,6 +80,7 @@ class Graph:
     target_types: Mapping[str, torch.dtype] = field(default_factory=dict)
     loss_calls: frozenset[str] = frozenset()
     given_tiles: frozenset[str] = frozenset()
+    fixed: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def floating_types(self) -> frozenset[torch.dtype]:

@@ -7,6 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..errors import PlanError
+from ..ir.graph import Graph
+from ..ir.module_state import hash_of
 from ..kernels.half_conv import HALVES
 from .job import Job
 
@@ -16,10 +19,11 @@ class PlanWeights:
 
     Attributes
     ----------
-    job, training
-        What is planned, and whether it is trained.
+    graph, job, training
+        The network as it is planned, of what job, and whether it is trained.
     """
 
+    graph: Graph
     job: Job
     training: bool
 
@@ -31,8 +35,18 @@ class PlanWeights:
         ------
         WeightsError
             If the checkpoint or the factory cannot be used.
+        PlanError
+            If the plan depends on the values of a buffer, which has others by now.
         """
-        return self.job.network.module(self.weights_dtype, self.weights_file)
+        module = self.job.network.module(self.weights_dtype, self.weights_file)
+        for name, planned in self.graph.fixed.items():
+            if hash_of([module.get_buffer(name)]) != planned:
+                raise PlanError(
+                    f"{self.job.name} was planned with other values of its buffer {name}, which"
+                    f" says where the image is read: load {self.weights_name} into the network, and"
+                    " plan it again"
+                )
+        return module
 
     def build_module(self) -> None:
         """Build `module` now, so that a bad checkpoint is refused before ranks start.
@@ -47,7 +61,7 @@ class PlanWeights:
         >>> import spnb
         >>> spnb.plan(spnb.Job("resnet20_v1", image_size=64, batch_size=1)).build_module()
         """
-        self.job.network.module(self.weights_dtype, self.weights_file)
+        _ = self.module
 
     @property
     def weights_dtype(self) -> torch.dtype | None:

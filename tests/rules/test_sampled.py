@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from training_steps import check as check_training
 from training_steps import grid
 
+import spnb
 from spnb.errors import PlanError
 from spnb.ir.tiling import Tiling
 from spnb.rules.sampling import Sampling, weighted
@@ -102,6 +103,46 @@ def test_gradients_of_samples():
 def test_coordinates_in_half_precision_are_rounded_by_pytorch_only():
     with pytest.raises(PlanError, match="grid_sampler, used like this, needs the whole extent"):
         planned(warped(TURN), [(1, 2, 8, 11)], [Tiling.even((1, 2, 2))], dtype=torch.float16)
+
+
+class Warp(nn.Module):
+    """Samples at coordinates, and rows by numbers, that are buffers."""
+
+    def __init__(self, angle=0.3):
+        super().__init__()
+        turn = torch.tensor(((1.0, angle, 0.1), (-angle, 0.9, 0.0)))
+        self.register_buffer("grid", F.affine_grid(turn[None], (1, 1, 8, 11), align_corners=False))
+        self.register_buffer("rows", torch.tensor([3, 0, 7, 1, 1]))
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x):
+        grid = self.grid.expand(x.shape[0], -1, -1, -1)
+        return F.grid_sample(self.conv(x), grid, align_corners=False)[:, :, self.rows]
+
+
+def test_coordinates_in_a_buffer():
+    assert_not_gathered(Warp(), (2, 2, 8, 11), [(2, 2), (1, 3)])
+    x, target = noise(1, 2, 8, 11), noise(1, 2, 5, 11, seed=2)
+    check_training(Warp().double(), x, target, [grid(2, 2)], steps=1)
+
+
+def test_other_coordinates_than_planned_are_refused(tmp_path):
+    net = Warp()
+    given = {"input_shapes": [(1, 2, 8, 11)], "split_size": 1, "num_spatial_parts": 2}
+    session = spnb.InProcess(spnb.plan(spnb.Job(net, **given)), progress=False)
+    assert session.infer().check().passed
+    net.conv.weight.data.add_(1)  # weights may change
+    assert session.infer().check().passed
+    net.load_state_dict(Warp(angle=0.5).state_dict())
+    wrong = "Warp was planned with other values of its buffer grid, .* plan it again"
+    with pytest.raises(PlanError, match=wrong):
+        session.infer()
+    session.load(spnb.plan(session.plan.job))
+    assert session.infer().check().passed
+    torch.save(Warp(angle=0.1).state_dict(), tmp_path / "other.pth")
+    job = spnb.Job(net, checkpoint=tmp_path / "other.pth", **given)
+    with pytest.raises(PlanError, match=wrong):
+        spnb.InProcess(spnb.plan(job), progress=False)
 
 
 def test_coordinates_that_are_computed_from_the_image_are_refused():
