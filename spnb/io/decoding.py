@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..display.cards import size_text
+from .slides import SlideSource
 from .sources import ArraySource, Repeated, Source
 from .tiff import TiffSource
 from .zarr_source import ZarrSource
@@ -18,7 +19,7 @@ def decoded_at_once(source: Source) -> int:
         return decoded_at_once(source.source)
     if isinstance(source, ArraySource):
         return source.array.nbytes
-    if isinstance(source, (TiffSource, ZarrSource)):
+    if isinstance(source, (TiffSource, ZarrSource, SlideSource)):
         return source.piece_bytes
     return 0
 

@@ -21,6 +21,8 @@ from .native_messages import warnings_after_success
 from .pillow import read_whole, resized
 from .samples import hint, samples
 from .sliced import SlicedSource, can_be_sliced
+from .slides import SUFFIXES as SLIDES
+from .slides import SlideSource, of_level
 from .sources import (
     NOT_GIVEN,
     ArraySource,
@@ -31,6 +33,7 @@ from .sources import (
 )
 from .tiff import MARKS as TIFF
 from .tiff import TiffSource
+from .tiff_pages import has_overlaps
 from .zarr_source import ZarrSource, array_folder, is_zarr, zarr_layout
 
 NPY = b"\x93NUMPY"
@@ -55,9 +58,10 @@ def open_source(
         None (synthetic noise), a `Source`, a numpy array or torch tensor, an array of another
         library that has a shape, a type and slices (h5py, zarr, dask, xarray, …; it is read by
         region), whatever numpy makes an array of (an image of Pillow), the path of a ``.npy``,
-        zarr, TIFF, PNG, JPEG or other file that Pillow reads, or the name of a sample inside
-        scikit-image ("retina", "astronaut", ...).  Pixels are taken as they are stored: a
-        rotation in the file's EXIF data is ignored, as torchvision does.
+        zarr, TIFF, PNG, JPEG or other file that Pillow reads, a slide (``"a.svs@2"`` is level 2 of
+        its pyramid), or the name of a sample inside scikit-image ("retina", "astronaut", ...).
+        Pixels are taken as they are stored: a rotation in the file's EXIF data is ignored, as
+        torchvision does.
 
         An array has as many spatial axes as ``size``; without ``size`` and ``axes``, a 1-D array
         has 1, a 5-D array 3, any other 2.  An array with no further axis is grey.  Two further axes
@@ -201,7 +205,12 @@ def _open_path(path: str | Path, wanted: _Wanted) -> Source:
                 f"the sample {path} is not a file inside scikit-image, and nothing is downloaded"
                 " here: give the path of an image, or a sample such as retina or astronaut"
             )
+    path, level = of_level(path)
+    if level is not None:
+        name = f"{Path(path).name}@{level}"
     if is_zarr(path):
+        if level is not None:
+            raise ValueError(f"cannot read {path}@{level}: name the array {path}/{level}")
         space = wanted.axes or 0
         layout = zarr_layout(path, wanted.channels, wanted.size, space, name)
         return ZarrSource(str(path), name, layout)
@@ -211,20 +220,30 @@ def _open_path(path: str | Path, wanted: _Wanted) -> Source:
         raise FileNotFoundError(f"{error}{hint(path)}") from None
     with reading(path), Path(path).open("rb") as file:
         start = file.read(6)
+    is_tiff = start.startswith(TIFF)
+    by_openslide = has_overlaps(path) if is_tiff else path.lower().endswith(SLIDES)
+    if by_openslide:
+        return SlideSource(path, name, level or 0)
+    if is_tiff:
+        return _open_tiff(path, name, wanted, level or 0)
+    if level is not None:
+        raise ValueError(
+            f"cannot read {path}@{level}: only slides and TIFFs have levels: leave out @{level}"
+        )
     if start == NPY or path.lower().endswith(".npy"):
         with reading(path):
             shape = mapped(path, "r").shape
         return FileSource(path, name, wanted.layout(shape, name))
-    if start.startswith(TIFF):
-        return _open_tiff(path, name, wanted)
     return read_whole(path, name, wanted.channels, partial(wanted.refuse_other, name))
 
 
-def _open_tiff(path: str, name: str, wanted: _Wanted) -> Source:
+def _open_tiff(path: str, name: str, wanted: _Wanted, level: int) -> Source:
     """Open a TIFF by region; if its colours or its codec do not allow that, whole with Pillow."""
     try:
-        return TiffSource(path, name, wanted.channels, wanted.size, wanted.axes or 2)
+        return TiffSource(path, name, wanted.channels, wanted.size, wanted.axes or 2, level)
     except NotByRegion as error:
+        if level:
+            raise
         try:
             refuse = partial(wanted.refuse_other, name)
             with warnings_after_success():  # of damaged tags, by Pillow

@@ -1,4 +1,4 @@
-"""The first series of a TIFF, read by region: only tiles or strips of the region are decoded."""
+"""A level of a TIFF's first series, read by region: only its tiles or strips are decoded."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ class TiffSource:
         Spatial size wanted, if any.
     space
         Number of spatial axes, 2 or 3.
+    level
+        Number of the level of a pyramid; 0 has the full size.
     shape
         ``(batch, channels, *spatial)``.
     chunk_rows, chunk_columns, piece_bytes
@@ -58,12 +60,13 @@ class TiffSource:
     channels: int | None = None
     size: tuple[int, ...] | None = None
     space: int = 2
+    level: int = 0
     layout: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         self.path, self.name = located(self.path), self.name or Path(self.path).name
         with reading(self.path), opened_tiff(self.path) as tif:
-            series = first_series(tif)
+            series = first_series(tif, self.level)
             self._take_colours(series.keyframe, series.dtype.kind)
             self._take_storage(tif, series)
             self._take_axes(series)
@@ -179,7 +182,7 @@ class TiffSource:
         rows = self.axes.index("Y")
         outer, need = [range(*span) for span in spans[:rows]], Region(tuple(spans[rows : rows + 2]))
         with opened_tiff(self.path) as tif:
-            series = first_series(tif)
+            series = first_series(tif, self.level)
             samples = series.keyframe.shaped[4]
             out = np.empty((*map(len, outer), *need.shape, samples), series.dtype)
             for place in np.ndindex(*map(len, outer)):

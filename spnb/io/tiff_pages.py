@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..ir.region import Region
+from .files import reading
+from .slides import require_level
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
@@ -36,19 +38,28 @@ def opened_tiff(path: str) -> Iterator[TiffFile]:
         log.setLevel(before)
 
 
-def first_series(tif: TiffFile) -> TiffPageSeries:
-    """Return the series of pages that `tifffile.imread` reads, in its full resolution.
+def has_overlaps(path: str) -> bool:
+    """Whether tiles of a TIFF overlap, as those of Ventana's slides: their pages are no images."""
+    with reading(path), opened_tiff(path) as tif:
+        return bool(tif.is_bif)
+
+
+def first_series(tif: TiffFile, level: int = 0) -> TiffPageSeries:
+    """Return a level of the series of pages that `tifffile.imread` reads; 0 has the full size.
 
     Raises
     ------
     ValueError
-        If pages of it are missing, lie in another file, or are reduced copies of an image.
+        If there is no such level, or if pages of it are missing, lie in another file, or are
+        reduced copies of an image.
     """
     if not tif.series:
         raise ValueError("there is no image in it")
-    series = tif.series[0].levels[0]
+    levels = _levels(tif)
+    require_level(tif.filename, len(levels), level)
+    series = levels[level]
     page = series.keyframe
-    if page.is_reduced:
+    if page.is_reduced and not level:
         raise ValueError("its first image is a reduced copy of another one")
     if series.transform is not None:
         raise ValueError(f"its pages are put together in a way that {series.kind} files have")
@@ -63,6 +74,25 @@ def first_series(tif: TiffFile) -> TiffPageSeries:
         if held != math.prod(shape):
             raise ValueError(f"it has {held} samples, but its description {tuple(shape)} has more")
     return series
+
+
+def _levels(tif: TiffFile) -> Sequence[TiffPageSeries]:
+    """The levels of the first series.
+
+    A slide of Aperio has its levels in the pages with tiles, as OpenSlide counts them; tifffile
+    takes its second page for a thumbnail, with tiles or not.
+    """
+    from tifffile import TiffPage, TiffPageSeries
+
+    first: TiffPageSeries = tif.series[0]
+    if not tif.is_svs:
+        return first.levels
+    pages = [page for page in tif.pages[1:] if isinstance(page, TiffPage) and page.is_tiled]
+    alike = (page for page in pages if page.dtype is not None)
+    return [
+        first.levels[0],
+        *(TiffPageSeries([p], p.shape, p.dtype, p.axes, kind="svs") for p in alike),
+    ]
 
 
 def refuse_missing_parts(series: TiffPageSeries, size: int) -> None:
