@@ -25,6 +25,7 @@ SHARED_ENGINES = (
     "tests/benchmarking/test_calibration.py",
     "tests/benchmarking/test_commands.py",
     "tests/benchmarking/test_training_bench.py::test_the_command",
+    "tests/benchmarking/test_foreseen.py::test_the_command",
     "tests/driver/test_cluster.py",
     "tests/driver/test_finite.py::test_ranks_tell_it",
     "tests/driver/test_preprocessing.py::test_ranks_do_it_on_their_regions",

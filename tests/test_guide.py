@@ -33,7 +33,7 @@ from spnb.ui.job_of_line import job_of_args
 
 TEXTS = {page: page.read_text() for page in PAGES}
 COMMANDS = {found.text: found for text in TEXTS.values() for found in commands(text)}
-MEASURING = ("bench", "suite", "sweep", "halo", "tune", "calibrate")
+MEASURING = ("bench", "suite", "sweep", "halo", "foreseen", "tune", "calibrate")
 ELSEWHERE = ("srun", "--hostfile")
 """Launchers that this machine has not."""
 

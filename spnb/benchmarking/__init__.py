@@ -24,3 +24,16 @@ HALO_SIZES, HALOS = (512, 1024, 2048), (1, 2, 4, 8)
 """Sides of images, and widths of halos, of the timed halo exchanges."""
 MOST_ROUNDS = 10**6
 """Most rounds, or repeated exchanges, of a measurement."""
+
+FORESEEN_WORKLOADS = {"resnet20_v1": 1024, "resnet50": 512, "unet": 512, "w1": 512, "w2": 768}
+"""Networks of which splits are foreseen and measured, and the sides of their images."""
+
+FORESEEN_SPLITS: dict[str, dict[str, int]] = {
+    "whole": {"stages": 1, "tiled_stages": 0},
+    "2 tiles": {"stages": 1, "tiles": 2},
+    "4 tiles": {"stages": 1, "tiles": 4},
+    "4 tiles, fused by 2": {"stages": 1, "tiles": 4, "fuse": 2},
+    "2 tiles, then whole; 2 parts": {"stages": 2, "tiles": 2, "micro_batches": 2},
+    "2 stages; 2 parts": {"stages": 2, "tiled_stages": 0, "micro_batches": 2},
+}
+"""The splits that are foreseen and measured, by their names: the options of a job."""

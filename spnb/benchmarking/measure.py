@@ -72,7 +72,7 @@ def measure(plans: Mapping[str, JobPlan], names: Sequence[str], rounds: int, bar
     with ExitStack() as stack:
         processes = _start_baselines(names, largest, found, stack, bar)
         cluster = stack.enter_context(Cluster(largest, progress=False))
-        image = _image_in_memory(largest)
+        image = image_in_memory(largest)
         for number in range(rounds):
             bar.show("rounds", number, rounds)
             for name, plan in plans.items():
@@ -103,7 +103,7 @@ def _start_baselines(
     return processes
 
 
-def _image_in_memory(plan: JobPlan) -> ArraySource | None:
+def image_in_memory(plan: JobPlan) -> ArraySource | None:
     """Return the synthetic image as an array, as for baselines; None for several inputs."""
     if len(plan.graph.inputs) > 1:
         return None

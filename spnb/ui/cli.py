@@ -36,6 +36,8 @@ VERBS = {
     "suite": "time the standard workloads, as bench does",
     "sweep": "time plans in which more and more blocks share one halo exchange",
     "halo": "time halo exchanges only, and compare with bare MPI messages and a copy in memory",
+    "foreseen": "set what a simulation foresees of 30 splits of 5 networks beside what they take on"
+    " this machine, which calibrate must have measured",
     "tune": "search the splits of a network for those that are fast and need little memory; no rank"
     " is started",
     "calibrate": "measure operators, memory and links of this machine for simulations; it keeps the"
@@ -43,10 +45,10 @@ VERBS = {
 }
 """Each verb and its help text."""
 
-MEASURING = ("bench", "suite", "sweep", "halo", "tune")
+MEASURING = ("bench", "suite", "sweep", "halo", "foreseen", "tune")
 """Verbs with figures to draw and to write; but for ``tune``, they start their own ranks."""
 
-WITHOUT_MODEL = ("suite", "halo", "calibrate")
+WITHOUT_MODEL = ("suite", "halo", "foreseen", "calibrate")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

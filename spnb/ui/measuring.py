@@ -96,6 +96,13 @@ def _halo(args: argparse.Namespace) -> Measurement:
     )
 
 
+def _foreseen(args: argparse.Namespace) -> Measurement:
+    from ..benchmarking.foreseen import foreseen
+
+    given = {} if args.workloads is None else {"workloads": args.workloads}
+    return foreseen(**given, rounds=args.rounds, machine=args.machine)
+
+
 def _tune(args: argparse.Namespace) -> Measurement:
     from ..job.tuning.search import tune
 
@@ -115,6 +122,7 @@ MEASURING: dict[str, Callable[[argparse.Namespace], Measurement]] = {
     "suite": _suite,
     "sweep": _sweep,
     "halo": _halo,
+    "foreseen": _foreseen,
     "tune": _tune,
 }
 """The function of each verb of `spnb.ui.cli.MEASURING`."""

@@ -31,12 +31,30 @@ def add_measuring_flags(parser: argparse.ArgumentParser, verb: str) -> None:
         _add_suite_flags(parser)
     if verb == "sweep":
         _add_sweep_flags(parser)
+    if verb == "foreseen":
+        _add_foreseen_flags(parser)
     if verb == "tune":
         _add_tune_flags(parser)
     elif verb == "halo":
         _add_halo_flags(parser)
     else:
         _add_number(parser, "--rounds", 5, "measured steps of each contestant")
+
+
+def _add_foreseen_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workloads",
+        metavar="NAME[,NAME]",
+        type=_names,
+        help="built-in networks to foresee and to measure (default:"
+        f" {','.join(benchmarking.FORESEEN_WORKLOADS)})",
+    )
+    parser.add_argument(
+        "--machine",
+        metavar="NAME",
+        default="here",
+        help="the machine that is simulated, as of tune (default: here)",
+    )
 
 
 def _add_tune_flags(parser: argparse.ArgumentParser) -> None:

@@ -274,6 +274,26 @@ def fault_table():
     return table(headings, rows)
 
 
+def foreseen_table():
+    """Foreseen and measured time and memory of splits; nothing before they were measured."""
+    if not (REPORTS / "foreseen.json").exists():
+        return ""
+    rows = [
+        (
+            f"{line['workload']} {line['size']}²",
+            line["split"],
+            line["ranks"],
+            *(duration(line[name]) for name in ("foreseen", "measured")),
+            f"{line['foreseen'] / line['measured']:.2f}",
+            *(f"{line[name] / 2**20:.0f}" for name in ("foreseen_bytes", "measured_bytes")),
+            f"{line['foreseen_bytes'] / line['measured_bytes']:.2f}",
+        )
+        for line in report("foreseen")["benches"]
+    ]
+    headings = ("network", "split", "ranks", "foreseen", "measured", "ratio")
+    return table((*headings, "memory foreseen", "measured", "ratio"), rows)
+
+
 def any_ended(runs):
     """Whether one of these runs ended by its fault."""
     return any(run["code"] or run["said"] for run in runs)
@@ -294,6 +314,7 @@ def generated():
         "training": (REPORTS / "README.md", training_table()),
         "sweep": (REPORTS / "README.md", sweep_table()),
         "halo": (REPORTS / "README.md", halo_table()),
+        "foreseen": (REPORTS / "README.md", foreseen_table()),
         "faults": (GUIDE / "faults.md", fault_table()),
     }
     return {name: found for name, found in every.items() if found[1]}

@@ -9,7 +9,7 @@ from .benchmarks import halo_speed, lengths, loss, ratios, suite
 from .clock import clock
 from .comparison import comparison, embedded
 from .difference import difference
-from .front import front
+from .front import foreseen, front
 from .halo import halo
 from .loads import memory, traffic
 from .run_view import Pane, run_view
@@ -23,6 +23,7 @@ __all__ = [
     "comparison",
     "difference",
     "embedded",
+    "foreseen",
     "front",
     "halo",
     "halo_speed",

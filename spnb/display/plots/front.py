@@ -1,4 +1,4 @@
-"""Splits as points of time and memory, and the ones that no other split beats."""
+"""Splits as points: their time and memory, and what was foreseen of them and measured."""
 
 from __future__ import annotations
 
@@ -44,5 +44,39 @@ def front(planned: pd.DataFrame, best: pd.DataFrame, ax: Axes | None = None) -> 
     ax.set_xlabel("memory of the rank that needs most")
     ax.set_ylabel("time, simulated")
     ax.set_title("grey: other splits that were simulated", fontsize=9)
+    open_frame(ax)
+    return ax
+
+
+def foreseen(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw the measured seconds of splits over the foreseen ones, both logarithmic.
+
+    Parameters
+    ----------
+    table
+        A table as `spnb.benchmarking.foreseen.Foreseen.table`.
+    ax
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.6, 5.0), layout="constrained")
+    for number, (workload, rows) in enumerate(table.groupby("workload", sort=False)):
+        ax.plot(rows.foreseen, rows.measured, "o", color=f"C{number}", label=str(workload))
+    every = [*table.foreseen, *table.measured]
+    ends = [min(every) / 1.2, max(every) * 1.2]
+    ax.plot(ends, ends, color="black", linewidth=1.0)
+    ax.fill_between(ends, [0.8 * e for e in ends], [1.2 * e for e in ends], color="0.9", zorder=0)
+    ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends, aspect="equal")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: time_text(value)))
+        axis.set_minor_formatter(NullFormatter())
+    ax.set_xlabel("foreseen")
+    ax.set_ylabel("measured")
+    ax.set_title("a batch of each split; grey: within 20 %", fontsize=9)
+    ax.legend(frameon=False, fontsize=9)
     open_frame(ax)
     return ax
