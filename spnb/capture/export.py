@@ -30,6 +30,7 @@ from .in_place import WritesIntoView
 from .kept_norms import with_norms_kept
 from .messages import first_line, quiet_log
 from .regions import has_transforms
+from .remembered import refuse_remembered
 from .sizes import resized, size_advice
 from .states import Passes
 from .translate import graph_of
@@ -123,6 +124,10 @@ def capture(
         ) from error
     graph = _read(program, fake, dtype, training, buffers=dict(module.named_buffers()))
     passes.refuse_counters(program, exported)
+    if passes.keeps_tensors:
+        args = [empty(shape, dtype) for shape in positional]
+        kwargs = {name: empty(shape, dtype) for name, shape in named.items()}
+        refuse_remembered(fake, (*args, *kwargs.values()), lambda: _runs(fake, args, kwargs, mode))
     return graph
 
 

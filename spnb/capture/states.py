@@ -17,7 +17,10 @@ from torch import nn
 from ..errors import CaptureError
 
 Settings = dict[tuple[str, str], Any]
-"""Plain attributes by the path of the layer and the name of the attribute."""
+"""Plain attributes, and layers, by the path of the layer that has them and their name."""
+
+_HIDDEN = frozenset(vars(nn.Module()))
+"""Attributes of every module, such as its dicts of parameters and layers."""
 
 _ALIASES = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
 """Calls that only give another name to a value."""
@@ -85,7 +88,7 @@ def _sources(node: torch.fx.Node) -> set[str]:
 
 
 class Passes:
-    """Watches changes of a module's plain attributes (numbers, texts, tuples) in its passes.
+    """Watches changes of a module's plain attributes (numbers, texts, tuples) and layers in passes.
 
     torch.export resets attributes after it has run the forward, so they are read in the forward.
 
@@ -93,18 +96,25 @@ class Passes:
     ----------
     module
         The module; its ``forward`` is replaced.
+
+    Attributes
+    ----------
+    keeps_tensors
+        Whether a pass set an attribute that may hold a tensor.
     """
 
     def __init__(self, module: nn.Module):
         self.module = module
+        self.keeps_tensors = False
         self.before = self.after = self._settings()
         forward = module.forward
 
         @functools.wraps(forward)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            self.before = self._settings()
+            self.before, others = self._settings(), self._others()
             result = forward(*args, **kwargs)
             self.after = self._settings()
+            self.keeps_tensors |= self._others() != others
             return result
 
         module.forward = watched
@@ -139,8 +149,10 @@ class Passes:
         except Exception:  # an attribute with tensors of the first pass cannot be exported again
             return
         counters = [key for key, value in self.after.items() if self.before.get(key) != value]
-        if counters and str(second.graph) != str(first.graph):
-            name = ".".join(part for part in counters[0] if part)
+        # Layers that change places have each other's names, so that graphs look alike.
+        layers = [key for key in counters if isinstance(self.after[key], nn.Module)]
+        if layers or (counters and str(second.graph) != str(first.graph)):
+            name = ".".join(part for part in [*layers, *counters][0] if part)
             raise CaptureError(
                 f"the network changes its attribute {name} in each pass and computes with it, so"
                 " results would depend on the number of passes: give it as an input, or keep it"
@@ -152,6 +164,15 @@ class Passes:
         return {
             (path, name): value
             for path, layer in self.module.named_modules()
+            for name, value in (vars(layer) | layer._modules).items()
+            if isinstance(value, (*plain, nn.Module))
+        }
+
+    def _others(self) -> dict[tuple[str, str], Any]:
+        """What tells whether the tensors, and what may hold some, are the same as before."""
+        return {
+            (path, name): (id(value), len(value) if isinstance(value, (list, dict)) else 0)
+            for path, layer in self.module.named_modules()
             for name, value in vars(layer).items()
-            if isinstance(value, plain)
+            if isinstance(value, (torch.Tensor, list, dict)) and name not in _HIDDEN
         }

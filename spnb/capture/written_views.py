@@ -39,7 +39,7 @@ def written_back(view: Node, source: Node, held: Ref, changed: Ref, name: str) -
     if view.op == "aten.select.int":
         given = {key: view.args[key] for key in ("dim", "index")}
         return _like(source, name, "select_scatter.default", self=held, src=changed, **given)
-    if view.kind in SAME_ORDER:
+    if view.kind in SAME_ORDER and view.dtype == source.dtype:
         return _like(source, name, "reshape.default", self=changed, shape=list(source.shape))
     if view.kind in ("alias", "detach"):
         return _like(source, name, "alias.default", self=changed)

@@ -95,7 +95,13 @@ VIEWS = (
 
 @rule(*VIEWS)
 def reshape(node: Node) -> Rule | None:
-    """The rule of a view; it reads the whole operand if it would mix axes of the image."""
+    """The rule of a view; it reads the whole operand if it would mix axes of the image.
+
+    A view in another type shows the same bytes; types of other sizes have other positions.
+    """
+    if node.op == "aten.view.dtype":
+        axes = node.operand_axes[0]
+        return Local(node, axes) if node.shape == axes.shape else None
     found = reshaped(node.operand_axes[0], node.shape)
     return Whole(node) if found is None else Reshape(node, found)
 

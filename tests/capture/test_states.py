@@ -83,7 +83,23 @@ def calls_are_counted(self, x):
     return self.read(x)
 
 
+def attention_is_shown(self, x):
+    self.shown = x.softmax(1)
+    self.all_shown = [self.shown.mean(), x]
+    return self.read(self.shown)
+
+
+def a_memo_in_a_dict(self, x):
+    if not hasattr(self, "memo"):
+        self.memo = {}
+    if x.shape not in self.memo:
+        self.memo[x.shape] = torch.arange(x.shape[3]).to(x) + torch.zeros_like(x)
+    return x * self.memo[x.shape]
+
+
 FOLLOWED = [
+    attention_is_shown,
+    a_memo_in_a_dict,
     data_is_set,
     data_is_copied,
     parameter_is_copied,
@@ -145,7 +161,34 @@ def attribute_counts(self, x):
     return x * self.calls
 
 
+def layers_change_places(self, x):
+    self.read, self.written = self.written, self.read
+    return self.read(x)
+
+
+def features_of_the_frame_before(self, x):
+    y = self.read(x)
+    before, self.shown = getattr(self, "shown", y), y
+    return y - before
+
+
+def a_running_figure(self, x):
+    self.memo = 0.9 * self.memo + 0.1 * x.mean() if hasattr(self, "memo") else x.mean()
+    return x - self.memo
+
+
+def features_in_a_list(self, x):
+    if not hasattr(self, "frames"):
+        self.frames = []
+    self.frames.append(x * 2)
+    return x + sum(self.frames[-2:])
+
+
 REFUSED = [
+    (layers_change_places, "attribute (read|written) in each pass"),
+    (features_of_the_frame_before, "keeps a value of one pass in its attribute shown"),
+    (a_running_figure, "keeps a value of one pass in its attribute memo"),
+    (features_in_a_list, "keeps a value of one pass in its attribute frames"),
     (data_is_scaled, "parameter written.weight"),
     (data_is_clamped, "parameter written.weight"),
     (a_part_is_scaled, "parameter written.weight"),

@@ -6,6 +6,7 @@ from tiled import Call, check, check_regions
 from torch import nn
 from windows import image, windows
 
+from spnb.errors import PlanError
 from spnb.ir.axes import Axes
 from spnb.rules.views import reshaped
 
@@ -28,6 +29,8 @@ IMAGE = (2, 6, 8, 12)
         lambda x: x.view(2 * 6, 8, 12).mean(2).view(2, 6, 8),
         lambda x: x.view(2, 2, 3, 2, 2, 8, 12)[:, :, 0] if x.shape[1] == 24 else x.relu(),
         lambda x: x.movedim(1, -1).contiguous().view(2, -1, 6),
+        lambda x: x.view(torch.int64),
+        lambda x: (x.view(torch.int64) & -1024).view(torch.float64),
     ],
 )
 def test_views(function):
@@ -50,6 +53,11 @@ def test_views(function):
 )
 def test_copies(function):
     check(Call(function), IMAGE)
+
+
+def test_a_view_in_a_type_of_another_size_is_refused():
+    with pytest.raises(PlanError, match="no tiling rule for the operator view, used like this"):
+        check(Call(lambda x: x.view(torch.int32)), IMAGE)
 
 
 def test_a_reshape_that_takes_rows_apart_is_gathered():
