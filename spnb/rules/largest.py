@@ -62,7 +62,12 @@ class Largest(AlongDimensions):
 def largest(node: Node) -> Rule | None:
     """The rule of the k largest along a dimension."""
     found = along_one(node)
-    return Largest(node, found.axes, found.numbers) if isinstance(found, AlongDimensions) else found
+    if not isinstance(found, AlongDimensions):
+        return found
+    (number,) = found.numbers
+    dims = list(found.axes.dims)
+    dims[number] = dim(node.args["k"])  # no positions, even if all of them are taken
+    return Largest(node, found.axes.with_dims(dims), found.numbers)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from spnb.ir.tiling import in_patches
 from spnb.ir.weights import tensors_of
 from spnb.planner.balance import stage_blocks
 from spnb.planner.plan import Plan
-from spnb.rules import registered
+from spnb.rules import registered, rule_of
 from spnb.runtime.worker import Worker
 from spnb.transport.local import World
 
@@ -45,7 +45,10 @@ def planned(
     cut_batch = parts > 1 or bool(copies) or any(t.grid[0] > 1 for t in tilings)
     cuts = in_patches(tilings, patches) if patches else tilings
     blocks = stage_blocks(graph, cuts, cut_batch, balance, allow_gather)
-    return Plan(graph, tilings, blocks, parts=parts, fused=fused, patches=patches, **copies)
+    plan = Plan(graph, tilings, blocks, parts=parts, fused=fused, patches=patches, **copies)
+    for node in plan.graph.nodes:  # a call that takes the place of another is cut as that was
+        assert rule_of(node).axes == node.axes, node
+    return plan
 
 
 def planned_for_training(*given, **options):

@@ -15,6 +15,8 @@ OPERATORS = {
     "numbers_and_places": lambda x: x.flatten(2).topk(5, 2),
     "smallest": lambda x: x.flatten(2).topk(5, 2, largest=False),
     "most_of_all": lambda x: x.flatten(2).topk(70, 2),
+    "all": lambda x: x.flatten(2).topk(88, 2),
+    "all_of_few": lambda x: x[:, :, :2, :2].flatten(2).topk(4, 2)[0].mean(2)[..., None] + x[..., 0],
     "rows": lambda x: x * x.topk(1, 2)[0] + x.topk(3, 3)[0].mean(3, keepdim=True),
     "channels_too": lambda x: x.flatten(1).topk(7)[0],
     "tokens": lambda x: x.flatten(2).mT.topk(4, 1),
