@@ -117,6 +117,8 @@ class ByEngines(LoadScopeScheduling):
         file = nodeid.split("::")[0]
         if nodeid.startswith(SHARED_ENGINES):
             return "shared engines"
+        if file.startswith("tests/hosts/"):  # one worker makes the hosts
+            return "hosts"
         return file if file in OWN_ENGINES else nodeid
 
 

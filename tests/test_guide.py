@@ -69,7 +69,7 @@ def kind(command):
         return "help"
     if command.verb in MEASURING or any(word in command.launcher for word in ELSEWHERE):
         return "read"
-    return "plan" if command.verb == "plan" else "run"
+    return command.verb if command.verb in ("plan", "script") else "run"
 
 
 def of_kind(wanted):
@@ -99,7 +99,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_pages_have_commands_of_every_verb():
     assert {found.verb for found in COMMANDS.values()} == {
-        *("plan", "infer", "evaluate", "train"),
+        *("plan", "infer", "evaluate", "train", "script"),
         *MEASURING,
     }
 
@@ -116,6 +116,12 @@ def test_a_command_that_helps(command, capsys):
 def test_a_command_that_plans(command, folder, capsys):
     assert main(command.args) == 0
     assert "stage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", of_kind("script"))
+def test_a_command_that_writes_a_job(command, folder, capsys):
+    assert main(command.args) == 0
+    assert "#SBATCH --ntasks=65" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", of_kind("read"))

@@ -39,6 +39,7 @@ from .cluster_card import cluster_card
 from .engine_calls import Poll
 from .engines import Engines
 from .enough_memory import require_memory
+from .placement import HERE, Placement
 from .run_display import UnderWay, displayed, first_readable
 from .session import Session
 from .visible_files import VisibleFiles
@@ -67,8 +68,11 @@ class Cluster(Shown, Session):
         An ipyparallel client of your own.  Its engines must be the ranks of one MPI world, however
         you started them (on Slurm, with a host file, from a profile).  No engine is started then,
         and `stop` leaves them running.
+    placement
+        Where engines are started: on this host by default, or on others, by mpiexec, ssh or Slurm.
+        `spnb.start` takes its options one by one.
     timeout
-        Seconds to wait for engines to start.
+        Seconds to wait for engines to start; those of a job in the queue do not count.
     deadline
         Seconds after which a rank that does not answer is named, by default those of the plan's
         job.  It is stopped, or waits for a disk; a rank that computes may do so for as long as it
@@ -112,6 +116,7 @@ class Cluster(Shown, Session):
         plan: JobPlan,
         *,
         client: Client | None = None,
+        placement: Placement = HERE,
         timeout: float = 120.0,
         deadline: float | None = None,
         progress: bool = True,
@@ -123,7 +128,11 @@ class Cluster(Shown, Session):
         self._offered: Client | None = None  # the client that the notebook's variable `rc` holds
         bar = Bar(progress)
         self.engines = Engines(
-            plan.num_ranks, timeout=timeout, on_progress=bar.show, deadline=self.deadline
+            plan.num_ranks,
+            timeout=timeout,
+            on_progress=bar.show,
+            deadline=self.deadline,
+            placement=placement,
         )
         try:
             if client is None:
@@ -132,7 +141,7 @@ class Cluster(Shown, Session):
             else:
                 self.engines = Engines.adopt(client, self.deadline)
             self._prepare()
-            if client is not None:
+            if client is not None or not placement.is_here:
                 self._require_memory(plan)
             super().load(plan)
         except BaseException:
@@ -227,7 +236,7 @@ class Cluster(Shown, Session):
         """Refuse a plan that a host has too little memory for, and warn if too little is free."""
         if self.engines.alive and len(self.engines.ids) >= plan.num_ranks:
             require_memory(plan, self._call(host_memory, [()] * plan.num_ranks))
-        else:
+        elif self.engines.placement.is_here:
             require_memory(plan, [replace(host_memory(), held=0)] * plan.num_ranks)
 
     def _prepare(self) -> None:

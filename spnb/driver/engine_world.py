@@ -87,8 +87,8 @@ class EngineWorld:
 
     def ailment(self) -> str | None:
         """The processes that died, and advice, as a text; ``None`` if all live."""
-        if self.launch is not None and not self.launch.has_controller():
-            return f"the ipyparallel controller died: {RESTART}"
+        if self.launch is not None and (lost := self.launch.lost()):
+            return f"{lost}: {RESTART}"
         living = self.client.ids
         dead = [rank for rank, id_ in enumerate(self.ids) if id_ not in living]
         if not dead:

@@ -14,9 +14,12 @@ import ipyparallel as ipp
 
 from ..engine.cells import name_cells
 from ..errors import EngineDied, StartError
+from .batch_launch import BatchLaunch
 from .engine_calls import EngineCalls, Output, Poll
 from .engine_world import EngineWorld, Introduction, introduce
+from .placement import HERE, Placement
 from .processes import Launch, Progress
+from .slurm import step_fits
 
 T = TypeVar("T")
 
@@ -34,6 +37,8 @@ class Engines:
         Called with the progress of a start: see `spnb.driver.processes.Progress`.
     deadline
         Seconds without a sign of life after which a rank counts as one that does not answer.
+    placement
+        Where the engines are started.
 
     Attributes
     ----------
@@ -48,10 +53,12 @@ class Engines:
         timeout: float = 60.0,
         on_progress: Progress | None = None,
         deadline: float = 60.0,
+        placement: Placement = HERE,
     ):
         if num_ranks < 1:
             raise ValueError(f"{num_ranks} engines: start at least 1")
         self.num_ranks, self.timeout, self.deadline = num_ranks, timeout, deadline
+        self.placement = placement
         self._on_progress = on_progress or (lambda stage, done, total: None)
         self._launch: Launch | None = None
         self._forget()
@@ -103,7 +110,8 @@ class Engines:
         """
         if self.client is not None:
             return
-        self._launch = Launch(self.num_ranks)
+        is_job = self.placement.launcher == "slurm" and not step_fits(self.placement)
+        self._launch = (BatchLaunch if is_job else Launch)(self.num_ranks, self.placement)
         self._end = weakref.finalize(self, self._launch.stop)
         try:
             client = self._launch.start(time.monotonic() + self.timeout, self._on_progress)

@@ -18,9 +18,11 @@ FIRST_MARKS = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
 OF_A_LAUNCH = re.compile(
     r"PMI\d?_|PMIX_|HYDI_|HYDRA_(HOST_FILE|RMK|LAUNCHER)|MPI_LOCAL"
     r"|OMPI_(?!MCA_|ALLOW_)|OMPI_MCA_(orte|ess|initial_wdir)|PRTE_(?!MCA_)|PRTE_MCA_(prte|ess)"
-    r"|SLURM_(?!CPUS_ON_NODE|TMPDIR)|PBS_|LSB_|PE_HOSTFILE|OAR_|COBALT_"
 )
-"""Pattern of the names of variables by which a launcher, or a scheduler, describes a launch."""
+"""Pattern of the names of variables by which a launcher describes a launch to its ranks."""
+
+OF_A_JOB = re.compile(r"SLURM_(?!CPUS_ON_NODE|TMPDIR)|PBS_|LSB_|PE_HOSTFILE|OAR_|COBALT_")
+"""Pattern of the names of variables by which a scheduler describes a job to its processes."""
 
 
 def under_mpi(environment: Mapping[str, str] = os.environ) -> bool:
@@ -66,17 +68,19 @@ def launched_rank() -> int:
     return next((int(os.environ[mark]) for mark in MARKS if mark in os.environ), 0)
 
 
-def of_another_launch(names: Iterable[str] = os.environ) -> list[str]:
+def of_another_launch(names: Iterable[str] = os.environ, job: bool = True) -> list[str]:
     """Names of variables that ranks must not inherit, since they are not of this process's launch.
 
     Parameters
     ----------
     names
         Names of variables.
+    job
+        Whether those of a scheduler's job are among them.
 
     Examples
     --------
     >>> of_another_launch(["PMI_FD", "PATH", "SLURM_JOB_ID", "OMPI_MCA_btl", "PMIX_RANK"])
     ['PMI_FD', 'SLURM_JOB_ID', 'PMIX_RANK']
     """
-    return [name for name in names if OF_A_LAUNCH.match(name)]
+    return [name for name in names if OF_A_LAUNCH.match(name) or (job and OF_A_JOB.match(name))]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
+import socket
 import sys
 import sysconfig
 import time
@@ -15,7 +15,7 @@ from typing import Any
 
 import ipyparallel as ipp
 import psutil
-from ipyparallel.cluster.launcher import MPIEngineSetLauncher
+from ipyparallel.cluster.launcher import EngineLauncher, MPIEngineSetLauncher
 
 from ..errors import StartError
 from ..io.scratch import remove_scratch, scratch_folder
@@ -27,7 +27,9 @@ from ..transport.mpi_environment import (
 )
 from ..transport.mpi_family import Inquiry
 from . import watchdog
+from .engines_command import engine_command, engines_command, mpiexec_in, path_of_engines
 from .launcher import of_another_launch
+from .placement import HERE, Placement
 
 GRACE = 1.0
 """Seconds that engines have to end by themselves before they are killed."""
@@ -61,6 +63,8 @@ class Launch:
     ----------
     num_ranks
         Number of engines.
+    placement
+        Where they are started.
 
     Attributes
     ----------
@@ -77,8 +81,10 @@ class Launch:
         MPICH's files that they use.
     """
 
-    def __init__(self, num_ranks: int):
-        self.num_ranks = num_ranks
+    launcher_class: type[EngineLauncher] = MPIEngineSetLauncher
+
+    def __init__(self, num_ranks: int, placement: Placement = HERE):
+        self.num_ranks, self.placement = num_ranks, placement
         self.owner = os.getpid()
         self.folder = str(scratch_folder("engines"))
         Path(self.folder, watchdog.LEASE).touch()
@@ -88,12 +94,12 @@ class Launch:
             log=_log,
             load_profile=False,
             shutdown_atexit=False,
-            engine_launcher_class=MPIEngineSetLauncher,
+            engine_launcher_class=self.launcher_class,
             profile_dir=self.folder,
             cluster_id="",
             cluster_file="",
-            controller_ip="127.0.0.1",
-            controller_location="127.0.0.1",
+            controller_ip="127.0.0.1" if placement.is_here else "0.0.0.0",
+            controller_location="127.0.0.1" if placement.is_here else socket.gethostname(),
             # An engine is registered at a heartbeat, so a start takes at least a period (0.5 s).
             # ipyparallel's nanny reports the death of an engine.  The heartbeat would report one
             # that was stopped as dead, so it waits for days.
@@ -108,7 +114,7 @@ class Launch:
         self.processes: list[psutil.Process] = []
         self.engines: list[psutil.Process] = []
         self.controller: list[psutil.Process] = []
-        self._controller_ran = 0.0  # when that was last seen
+        self._looked = 0.0  # when all of them ran
         self.files: set[str] = set()
 
     def start(self, deadline: float, on_progress: Progress) -> ipp.Client:
@@ -135,51 +141,56 @@ class Launch:
         require_loopback()
         require_files(max(84 + 2 * self.num_ranks, 20 + 4 * self.num_ranks))
         environment = _environment(self.folder)
-        environment |= on_one_host(self.num_ranks, free_shared_memory())
-        mpiexec = shutil.which("mpiexec", path=environment["PATH"])
-        if mpiexec is None:
-            raise StartError(
-                f"no mpiexec beside {sys.executable} or on PATH: python -m pip install 'spnb[mpi]'"
-            )
-        guard = [sys.executable, "-P", watchdog.__file__, str(self.owner), self.folder]
-        guard += _without(of_another_launch())
-        inquiry = Inquiry(mpiexec, os.environ | environment)
+        if self.placement.is_here:
+            environment |= ON_THIS_HOST
+            environment |= on_one_host(self.num_ranks, free_shared_memory())
+        inquiry = Inquiry(mpiexec_in(environment), os.environ | environment)
         on_progress("starting the controller", 0, self.num_ranks)
-        self._start_controller(guard, environment, deadline)
-        inquiry.refuse_two_families()
+        self._start_controller(environment, deadline)
+        family = inquiry.family()
         on_progress("starting engines", 0, self.num_ranks)
-        return self._start_engines([*guard, mpiexec], environment, deadline, on_progress)
+        command = engines_command(
+            self.placement, family, inquiry.mpiexec, environment, self.num_ranks
+        )
+        self._start_engines(command, environment)
+        self.client = self.cluster.connect_client_sync(ipython_dir=self.folder)
+        self.client.session.digest_history_size = DIGESTS
+        self._wait_for_engines(self.client, deadline, on_progress)
+        self.controller = watchdog.family([self.cluster.controller.process])
+        return self.client
 
-    def _start_controller(
-        self, guard: list[str], environment: dict[str, str], deadline: float
-    ) -> None:
+    def _guarded(self, command: Sequence[str]) -> list[str]:
+        """A command under a watchdog, without what another launch left in the environment."""
+        guard = [sys.executable, "-P", watchdog.__file__, str(self.owner), self.folder]
+        others = of_another_launch(job=self.placement.launcher in ("local", "ssh"))
+        removed = [word for name in others for word in ("-u", name)]
+        return [*guard, *(["/usr/bin/env", *removed] if others else []), *command]
+
+    def _start_controller(self, environment: dict[str, str], deadline: float) -> None:
         """Start the controller under a watchdog, and wait for its connection files."""
-        command = [*guard, sys.executable, "-m", "ipyparallel.controller"]
+        command = self._guarded([sys.executable, "-m", "ipyparallel.controller"])
         self.cluster.start_controller_sync(controller_cmd=command, environment=environment)
         controller = self.cluster.controller
         files = [Path(file) for file in controller.connection_files.values()]
         while not all(file.exists() for file in files):
             self._wait(deadline, "the controller did not start", controller)
 
-    def _start_engines(
-        self,
-        mpiexec: list[str],
-        environment: dict[str, str],
-        deadline: float,
-        on_progress: Progress,
-    ) -> ipp.Client:
-        """Start the engines under mpiexec and a watchdog, and wait until all are registered."""
+    def _start_engines(self, command: list[str], environment: dict[str, str]) -> None:
+        """Start the engines by a command that takes their number, under a watchdog."""
+        guarded = self._guarded(command)
+        *engine, _ = engine_command(self.placement)  # ipyparallel adds --mpi
+        self.cluster.start_engines_sync(
+            self.num_ranks, mpi_cmd=guarded, engine_cmd=engine, environment=environment
+        )
+
+    def _wait_for_engines(self, client: ipp.Client, deadline: float, on_progress: Progress) -> None:
+        """Wait until all engines are registered."""
         cluster, total = self.cluster, self.num_ranks
-        cluster.start_engines_sync(total, mpi_cmd=mpiexec, environment=environment)
-        self.client = cluster.connect_client_sync(ipython_dir=self.folder)
-        self.client.session.digest_history_size = DIGESTS
-        while (ready := len(self.client.ids)) < total:
+        while (ready := len(client.ids)) < total:
             on_progress("starting engines", ready, total)
             state = f"{ready} of {total} engines started"
             self._wait(deadline, state, cluster.controller, cluster.engine_set)
         on_progress("starting engines", total, total)
-        self.controller = watchdog.family([cluster.controller.process])
-        return self.client
 
     def record_processes(self, introductions: Sequence[Mapping[str, object]]) -> None:
         """Record all processes while they live; children of a dead process cannot be found later.
@@ -190,18 +201,34 @@ class Launch:
             As `spnb.driver.engine_world.introduce` returned them on each engine.
         """
         self.processes = watchdog.family(self._leaders())
-        pids = {engine["pid"] for engine in introductions}
+        here = socket.gethostname()
+        pids = {engine["pid"] for engine in introductions if engine["host"] == here}
         self.engines = [process for process in self.processes if process.pid in pids]
         self.files = watchdog.files_of_mpi(self.processes)
 
-    def has_controller(self) -> bool:
-        """Whether the controller ran a moment ago, with all schedulers that pass on messages."""
-        if (now := time.monotonic()) > self._controller_ran + LOOK_EVERY:
+    def lost(self) -> str:
+        """What ended since the start, and with it all engines; "" if nothing did a moment ago.
+
+        It is the controller, or one of its schedulers that pass on messages; or what keeps engines
+        on other hosts, whose end nobody there tells.
+        """
+        if (now := time.monotonic()) > self._looked + LOOK_EVERY:
             each = self.controller or [self.cluster.controller.process]
             if not all(map(watchdog.runs, each)):
-                return False
-            self._controller_ran = now
-        return True
+                return "the ipyparallel controller died"
+            if not self.placement.is_here and (ended := self._lost_engines()):
+                return ended
+            self._looked = now
+        return ""
+
+    def _lost_engines(self) -> str:
+        """What has ended that keeps engines on other hosts; "" if it runs."""
+        engines = self.cluster.engine_set
+        return "" if watchdog.runs(engines.process) else f"mpiexec ended:\n{self._end_of_log()}"
+
+    def _end_of_log(self) -> str:
+        """The last lines that engines and their launcher printed."""
+        return "\n".join(self.cluster.engine_set.get_output().splitlines()[-15:]) or "(empty)"
 
     def stop(self) -> None:
         """End every process, and remove the folder."""
@@ -211,8 +238,9 @@ class Launch:
             if self.client is not None:
                 self.client.close(linger=0)
             processes = [*self.processes, *watchdog.family(self._leaders())]
-            watchdog.send(signal.SIGTERM, self.engines)
-            watchdog.wait(self.engines, GRACE)
+            ends = self.engines if self.placement.is_here else self._leaders()[1:]
+            watchdog.send(signal.SIGTERM, ends)
+            watchdog.wait(ends, GRACE)
             # The watchdogs kill what they started, also if this process is killed now.
             Path(self.folder, watchdog.LEASE).unlink(missing_ok=True)
             watchdog.wait(self._leaders(), PATIENCE)
@@ -240,9 +268,8 @@ class Launch:
         time.sleep(POLL)
 
 
-def _without(names: Sequence[str]) -> list[str]:
-    """The begin of a command that runs without some variables."""
-    return ["/usr/bin/env", *[word for name in names for word in ("-u", name)]] if names else []
+ON_THIS_HOST = {"HYDRA_LAUNCHER": "fork", "HYDRA_RMK": "user"}
+"""Variables by which all ranks are on this host, also in a job of a scheduler that has others."""
 
 
 def _environment(folder: str) -> dict[str, str]:
@@ -254,17 +281,12 @@ def _environment(folder: str) -> dict[str, str]:
     ours = [] if package == sysconfig.get_path("purelib") else [package]
     environment = {
         "IPYTHONDIR": folder,
-        "PATH": os.pathsep.join(
-            [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
-        ),
+        "PATH": path_of_engines(),
         "PYTHONPATH": os.pathsep.join([*ours, *([inherited] if inherited else [])]),
         # Ranks share the cores.  A user may give torch more threads later.
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-        # All ranks are on this host, also in a job of a scheduler that has others.
-        "HYDRA_LAUNCHER": "fork",
-        "HYDRA_RMK": "user",
     }
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}

@@ -64,6 +64,7 @@ def prepare(token: Path, deadline: float, caller: str, path: Sequence[str]) -> b
 
     from ..transport.mpi import MPITransport
     from .cells import watch_cells
+    from .on_host import remove_folder
 
     # ipyparallel's handler ends the engine's loop, and then MPI waits for ranks that still run.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -76,6 +77,7 @@ def prepare(token: Path, deadline: float, caller: str, path: Sequence[str]) -> b
         use_transport(transport)
         watch_cells(get_ipython(), transport)
         here.publish = publish_data
+        remove_folder()
     return token.exists()
 
 

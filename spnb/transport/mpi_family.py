@@ -80,13 +80,18 @@ class Inquiry:
             for command in ([mpiexec, "--version"], [sys.executable, "-P", __file__])
         ]
 
-    def refuse_two_families(self, patience: float = 20.0) -> None:
+    def family(self, patience: float = 20.0) -> str:
         """Wait for both, and refuse a library of another family than the launcher's.
 
         Parameters
         ----------
         patience
             Seconds to wait; what is not known by then is not compared.
+
+        Returns
+        -------
+        str
+            The family of the library; "" if it is not known.
 
         Raises
         ------
@@ -96,14 +101,16 @@ class Inquiry:
         try:
             told, found = (each.communicate(timeout=patience)[0] for each in self._processes)
         except subprocess.TimeoutExpired:
-            return
+            return ""
         finally:
             for process in self._processes:
                 process.kill()
                 process.wait()
-        library = MPIPart(**json.loads(found)) if found.startswith("{") else None
-        if library is not None:
-            refuse_two(launcher_of(told, self.mpiexec), library)
+        if not found.startswith("{"):
+            return ""
+        library = MPIPart(**json.loads(found))
+        refuse_two(launcher_of(told, self.mpiexec), library)
+        return library.family
 
 
 def launcher_of(version: str, path: str) -> MPIPart:

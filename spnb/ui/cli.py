@@ -31,6 +31,7 @@ VERBS = {
     "infer": "run the network on MPI ranks: those of mpiexec or srun, or ranks that it starts",
     "evaluate": "loss, accuracy and images per second on a data set (--app), as infer runs",
     "train": "train on MPI ranks; continues from the checkpoint, and writes it after each epoch",
+    "script": "print the script of a run for a batch job, or of its mpiexec; no rank is started",
     "bench": "time a plan with and without its messages, and plain torch and others in one process;"
     " or, with --training, its steps of training and those of plain torch",
     "suite": "time the standard workloads, as bench does",
@@ -44,6 +45,9 @@ VERBS = {
     " figures in a file of yours",
 }
 """Each verb and its help text."""
+
+STARTING = ("infer", "evaluate", "train")
+"""Verbs that start ranks where the line says, or use those of a launcher."""
 
 MEASURING = ("bench", "suite", "sweep", "halo", "foreseen", "tune")
 """Verbs with figures to draw and to write; but for ``tune``, they start their own ranks."""
@@ -64,8 +68,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code: 0; 1 if a run or its check fails; 2 for bad input; 130 if interrupted.
     """
-    args = _parser().parse_args(argv)
-    return _printed(_carried_out(args))
+    return _printed(_carried_out(_parsed(argv)))
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """A parsed line; that of a script has its own flags, and the words of the run."""
+    parser = _parser()
+    args, others = parser.parse_known_args(argv)
+    if args.verb != "script":
+        if others:
+            parser.error(f"unrecognized arguments: {' '.join(others)}")
+        return args
+    args.words = [args.model, *others]
+    run = parser.parse_args([args.run, *args.words])
+    run.script = args
+    return run
 
 
 def _carried_out(args: argparse.Namespace) -> int:
@@ -177,6 +194,13 @@ def _add_verb(verbs: argparse._SubParsersAction[_Parser], verb: str, text: str) 
         parser.add_argument(
             "model", metavar="MODEL", help="a built-in name, package.module:factory or a .pt2 file"
         )
+    if verb == "script":
+        parser.add_argument(
+            "--run", choices=STARTING, default="infer", help="what it runs (default: infer)"
+        )
+        flags.add_placement_flags(parser)
+        return
+    if verb not in WITHOUT_MODEL:
         flags.add_flags(parser, taken=("--tiles",) if verb == "sweep" else ())
     if verb in MEASURING:
         add_measuring_flags(parser, verb)
@@ -184,6 +208,9 @@ def _add_verb(verbs: argparse._SubParsersAction[_Parser], verb: str, text: str) 
         flags.add_image(parser)
     if verb == "infer":
         flags.add_run_flags(parser)
+    if verb in STARTING:
+        flags.add_placement_flags(parser)
+        flags.add_dry_run(parser)
     if verb == "train":
         flags.add_validation_flags(parser)
     if verb not in ("plan", "evaluate", "calibrate"):

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Collection
 from typing import Any
 
+from ..driver.placement import LAUNCHERS, OF_PLACEMENT, Placement
 from ..errors import CaptureError, DeviceError, OptionError, PlanError, WeightsError
 from ..io.formats import check_suffix
 from ..job.names import FUSE, own_names
@@ -126,6 +127,48 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="with --save-output: one process writes the output of all ranks, for a folder that"
         " other hosts do not see",
     )
+
+
+def add_placement_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where ranks are started to a parser."""
+    group = parser.add_argument_group("where ranks are started")
+    kinds = "; ".join(f"{name}: {what}" for name, what in LAUNCHERS.items())
+    group.add_argument(
+        "--launcher",
+        choices=tuple(LAUNCHERS),
+        default=argparse.SUPPRESS,
+        help=f"what starts the ranks ({kinds})",
+    )
+    for name, metavar, read, text in (
+        ("nodes", "N", int, "with --launcher slurm: number of nodes (default: as Slurm chooses)"),
+        ("partition", "NAME", str, "with --launcher slurm: the partition"),
+        ("time", "LIMIT", str, "with --launcher slurm: the job's time limit, such as 1:30:00"),
+        ("hosts", "A,B:2", str, "with --launcher ssh or mpiexec: hosts, and ranks on each"),
+        ("hostfile", "FILE", str, "the same, one host in a line"),
+    ):
+        group.add_argument(
+            f"--{name}", metavar=metavar, type=read, default=argparse.SUPPRESS, help=text
+        )
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    """Add ``--dry-run`` to a parser."""
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show the command, or the batch job, that would start the ranks; start none",
+    )
+
+
+def placement(args: argparse.Namespace) -> Placement:
+    """Where a line starts ranks.
+
+    Raises
+    ------
+    OptionError
+        If its flags do not fit each other.
+    """
+    return Placement.of({name: vars(args)[name] for name in OF_PLACEMENT if name in args})
 
 
 def check_output(args: argparse.Namespace) -> None:

@@ -92,6 +92,12 @@ def evaluation_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def placement_flags(parser: argparse.ArgumentParser) -> None:
+    """Add where engines are started."""
+    flags.add_placement_flags(parser)
+    flags.add_dry_run(parser)
+
+
 def file_flag(parser: argparse.ArgumentParser) -> None:
     """Add the file of a trace."""
     parser.add_argument("file", metavar="FILE", nargs="?", default="trace.json")

@@ -15,6 +15,7 @@ from IPython.core.magic import Magics, line_magic, magics_class, output_can_be_s
 from torch import nn
 
 from ..driver.held_out import divided
+from ..driver.placement import OF_PLACEMENT
 from ..driver.rank_loading import require_seen
 from ..driver.saved_outputs import store_of, value_of
 from ..driver.training_examples import examples_of
@@ -37,6 +38,7 @@ from .magic_parsers import (
     infer_flags,
     job_flags,
     no_flags,
+    placement_flags,
     rank_flags,
     train_flags,
 )
@@ -52,8 +54,9 @@ class SpnbMagics(Magics):
         self.result: Any = None
         self.verbs: dict[str, tuple[MagicParser, Callable[[argparse.Namespace], Any]]] = {}
         self._add("plan", "plan a job; starts nothing", self._plan, job_flags)
-        self._add("start", "start engines for the plan, or load it on running engines", self._start)
-        self._add("load", "as start: give the engines another plan", self._start)
+        text = "start engines for the plan, or load it on running engines"
+        self._add("start", text, self._start, placement_flags)
+        self._add("load", "as start: give the engines another plan", self._start, placement_flags)
         self._add("infer", "run the network on an image", self._infer, infer_flags)
         self._add("evaluate", "loss and accuracy of images", self._evaluate, evaluation_flags)
         self._add("train", "train the network of the plan", self._train, train_flags)
@@ -120,7 +123,8 @@ class SpnbMagics(Magics):
         return self.plan
 
     def _start(self, args: argparse.Namespace) -> Any:
-        return notebook.start(self._planned())
+        where = {name: vars(args)[name] for name in OF_PLACEMENT if name in args}
+        return notebook.start(self._planned(), dry_run=args.dry_run, **where)
 
     def _restart(self, args: argparse.Namespace) -> Any:
         cluster = self._cluster()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 from torch import nn
 
 from ..driver.cluster import Cluster
+from ..driver.engines_command import shown_command
+from ..driver.placement import OF_PLACEMENT, Placement
 from ..driver.preprocessing import Preprocessing, first_preprocessed
 from ..driver.result import Result
 from ..io.sources import NOT_GIVEN
@@ -17,12 +19,30 @@ from ..job.job_plan import JobPlan
 from .job_of_line import job_of_images
 
 OF_CLUSTERS = ("client", "timeout", "deadline", "progress", "live")
-"""Options of `start` that are those of a cluster; all others are the job's."""
+"""Options of `start` that are those of a cluster, besides those of its placement; all others are
+the job's."""
 
 _cluster: Cluster | None = None
 
 
-def start(plan: JobPlan | Job | str | nn.Module, **options: Any) -> Cluster:
+class Commands(str):
+    """Commands of a shell; a notebook shows them as text."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@overload
+def start(
+    plan: JobPlan | Job | str | nn.Module, *, dry_run: Literal[False] = False, **options: Any
+) -> Cluster: ...
+@overload
+def start(
+    plan: JobPlan | Job | str | nn.Module, *, dry_run: bool, **options: Any
+) -> Cluster | Commands: ...
+def start(
+    plan: JobPlan | Job | str | nn.Module, *, dry_run: bool = False, **options: Any
+) -> Cluster | Commands:
     """Start engines for a plan, or load the plan on engines that this function started before.
 
     Parameters
@@ -30,13 +50,19 @@ def start(plan: JobPlan | Job | str | nn.Module, **options: Any) -> Cluster:
     plan
         The plan to load; if there are too few engines, more are started.  It may be a job, or a
         network as `spnb.Job` takes it, which are planned first.
+    dry_run
+        Whether to show the command, or the batch job, that would start the engines, and start none.
     **options
-        Options of `spnb.Cluster`, if no engines run yet; and of the job, if it is not planned yet.
+        If no engines run yet, options of `spnb.Cluster`, and where engines are started:
+        ``launcher="slurm"`` with ``nodes``, ``partition`` and ``time``; ``launcher="ssh"`` or
+        ``"mpiexec"`` with ``hosts=["a", "b:2"]`` or ``hostfile``.  And options of the job, if it is
+        not planned yet.
 
     Returns
     -------
     Cluster
-        The cluster of this process, the same at every call until `stop`.
+        The cluster of this process, the same at every call until `stop`; in a dry run, what would
+        start its engines.
 
     Raises
     ------
@@ -52,14 +78,21 @@ def start(plan: JobPlan | Job | str | nn.Module, **options: Any) -> Cluster:
         cluster = spnb.start(plan)      # may be run again: the engines stay
         cluster.infer("retina").check()
         spnb.stop()
+        cluster = spnb.start(plan, launcher="slurm", nodes=4, time="30:00")
     """
     global _cluster
-    of_job = {name: value for name, value in options.items() if name not in OF_CLUSTERS}
+    own = (*OF_CLUSTERS, *OF_PLACEMENT)
+    of_job = {name: value for name, value in options.items() if name not in own}
     if not isinstance(plan, JobPlan):
         plan = job_plan.plan(plan, **of_job)
     elif of_job:
         raise TypeError(f"{', '.join(of_job)}: the plan is made; give a job, or a network")
+    where = {name: value for name, value in options.items() if name in OF_PLACEMENT}
     options = {name: value for name, value in options.items() if name in OF_CLUSTERS}
+    if dry_run:
+        return Commands(shown_command(Placement.of(where), plan.num_ranks, "spnb"))
+    if where:
+        options["placement"] = Placement.of(where)
     if _cluster is None or _cluster.stopped:
         _cluster = Cluster(plan, **options)
     elif options:

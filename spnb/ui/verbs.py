@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..driver.checkpoint import Checkpoint
+from ..driver.engines_command import shown_command
 from ..driver.held_out import divided
 from ..driver.launcher import under_mpi
 from ..driver.mpi_launch import MPIRanks, MPISession, run_launched
@@ -22,6 +23,7 @@ from ..driver.saved_outputs import files_read, store_of, value_of
 from ..driver.session import Session
 from ..driver.training_examples import examples_of
 from ..driver.training_state import recipe_for, resumed
+from ..errors import OptionError
 from ..io.decoding import decoding_text
 from ..io.sources import NOT_GIVEN, Source
 from ..job import job_plan
@@ -32,6 +34,7 @@ from . import flags
 from .job_of_line import job_of_args
 from .measuring import MEASURING, calibrated, measure
 from .output_files import check_targets, save_picture, save_report
+from .script import write_script
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     int
         The exit code: 0, or 1 if a check failed.
     """
+    if "script" in args:
+        return write_script(args, args.script)
     if args.verb == "plan":
         return _plan(args)
     if args.verb in MEASURING:
@@ -89,12 +94,14 @@ def _train(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
         job = job.replace(replicas=launched)
         plan = job_plan.plan(job, training=True)
     print(f"{plan}\ncheckpoint: {job.checkpoint}, written after each epoch", flush=True)
+    if _shows_only(args, plan):
+        return 0
     data = divided(plan, examples_of(plan), args.validation)
     examples = data.training
     resumed(plan, examples, recipe_for(plan, examples))  # refuses a bad file before ranks start
     if data.validation is not None and best_file.exists():
         Checkpoint.read(best_file)  # refuses a file that another program wrote
-    with _session(plan, ranks) as session:
+    with _session(args, plan, ranks) as session:
         found = session.train(examples, validation=data.validation, patience=args.patience)
     print(f"\n{found}", flush=True)
     if found.checkpoint is not None:
@@ -136,6 +143,8 @@ def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
     plan = job_plan.plan(job_of_args(args))
     clock.lap("plan")
     print(f"{plan}\nweights: {plan.job.weights_origin}", flush=True)
+    if _shows_only(args, plan):
+        return 0
     sources = first_preprocessed(plan.open_inputs(_images(args, plan)), args.preprocess)
     if args.save_output:
         store_of(plan.graph, args.save_output).require(
@@ -143,7 +152,7 @@ def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
         )
     plan.build_module()  # refuses a bad checkpoint before ranks start
     clock.lap("weights")
-    session = _session(plan, ranks)
+    session = _session(args, plan, ranks)
     clock.lap("start")
     with session:
         if args.save_output and not args.gather_output:
@@ -176,9 +185,11 @@ def _evaluate(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
     check_targets(args)
     plan = job_plan.plan(job_of_args(args))
     print(f"{plan}\nweights: {plan.job.weights_origin}", flush=True)
+    if _shows_only(args, plan):
+        return 0
     examples = examples_of(plan, evaluation=True, any_number=True)
     plan.build_module()  # refuses a bad checkpoint before ranks start
-    with _session(plan, ranks) as session:
+    with _session(args, plan, ranks) as session:
         found = session.evaluate(examples)
     print(f"\n{found}", flush=True)
     if plan.job.verbose and "accuracy" in found.figures:
@@ -199,12 +210,26 @@ def _images(args: argparse.Namespace, plan: JobPlan) -> Any:
     return args.image[0]
 
 
-def _session(plan: JobPlan, ranks: MPIRanks | None) -> Session:
+def _session(args: argparse.Namespace, plan: JobPlan, ranks: MPIRanks | None) -> Session:
+    where = flags.placement(args)
     if ranks is not None:
+        if not where.is_here:
+            raise OptionError(
+                f"launcher is {where.launcher}, but a launcher has started these ranks: leave out"
+                " one of the two"
+            )
         return MPISession(plan, ranks)
     from ..driver.cluster import Cluster  # needs ipyparallel, which ranks under mpiexec do not
 
-    return Cluster(plan)
+    return Cluster(plan, placement=where)
+
+
+def _shows_only(args: argparse.Namespace, plan: JobPlan) -> bool:
+    """Show what would start the ranks, if a line asks for that only."""
+    where = flags.placement(args)  # a wrong one is refused before the network is loaded
+    if args.dry_run:
+        print(f"\n{shown_command(where, plan.num_ranks, plan.job.name)}", end="")
+    return args.dry_run
 
 
 def _shapes(plan: JobPlan, result: Result) -> str:
