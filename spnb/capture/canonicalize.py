@@ -14,6 +14,7 @@ import torch
 
 from ..ir.axes import Axes
 from ..ir.node import GETITEM, Node, Ref, Weight
+from .dropped_attention import with_dropped_weights
 from .histograms import histogram_item, plain_histogram
 
 SPLITS = (
@@ -103,6 +104,9 @@ def _canonical_call(
     """A call that takes no item, as one call or several."""
     if node.kind == "type_as":
         return [_in_type(node, node.name, node.args["self"], node.dtype)]
+    if node.kind == "scaled_dot_product_attention" and node.args["dropout_p"]:
+        made = (_made_by(node.args[name], by_name) for name in ("query", "key", "value"))
+        return with_dropped_weights(node, [call.shape for call in made if call is not None])
     if node.op == "aten.copy.default":
         return _copy_as_source(node, _made_by(node.args["src"], by_name))
     if node.kind in ANY and (operand := _made_by(node.args["self"], by_name)):

@@ -2,16 +2,18 @@
 
 import copy
 import itertools
+from functools import partial
 
 import pytest
 import torch
 from networks import conv
 from running import planned_for_training as planned
-from tiled import noise
+from tiled import Call, noise
 from torch import nn
 from torch.nn import functional as F
 from training_steps import SQUARE, WHOLE, grid, train
 
+from spnb.errors import CaptureError
 from spnb.ir.axes import Axes
 from spnb.ir.region import Region
 from spnb.ir.tiling import Tiling
@@ -54,6 +56,39 @@ def test_dropout_drops_the_same_on_all_grids(dropout, parts):
             )
         net.mask = ones.double() / (1 - dropout.p)
         assert seeds[0] == pytest.approx(untiled_losses(net, x, target, 2), rel=1e-12)
+
+
+def written_out(query, key, value):
+    return F.dropout((query @ key.mT / 2**0.5).softmax(-1), 0.3) @ value
+
+
+def attention_of(attend, m, x):
+    y = m[0](x).flatten(2).mT
+    return attend(y, y + 1, y).mT.reshape(x.shape)
+
+
+in_one_operator = partial(F.scaled_dot_product_attention, dropout_p=0.3)
+
+
+@pytest.mark.parametrize("attend", [in_one_operator, written_out])
+def test_weights_of_attention_that_are_dropped_are_the_same_on_all_grids(attend):
+    torch.manual_seed(0)
+    net = Call(partial(attention_of, attend), nn.Conv2d(2, 2, 1)).double()
+    x, target = noise(2, 2, 8, 12), noise(2, 2, 8, 12, seed=2)
+    plans = [planned(net, tuple(x.shape), [tiling]) for tiling in (WHOLE, SQUARE, grid(1, 3))]
+    assert not any(plan.gathered for plan in plans)
+    whole, *tiled = (train(plan, net, x, target, steps=2)[0] for plan in plans)
+    net.function = partial(attention_of, F.scaled_dot_product_attention)
+    assert whole[0] != pytest.approx(untiled_losses(net, x, target, 1)[0], rel=1e-3)
+    for losses in tiled:
+        assert losses == pytest.approx(whole, rel=1e-12)
+
+
+def test_a_mask_beside_dropped_weights_is_refused():
+    causal = partial(in_one_operator, is_causal=True)
+    net = Call(partial(attention_of, causal), nn.Conv2d(2, 2, 1)).double()
+    with pytest.raises(CaptureError, match=r"scaled_dot_product_attention.* makes random numbers"):
+        planned(net, (2, 2, 8, 12), [SQUARE])
 
 
 def untiled_losses(net, x, target, steps):
