@@ -97,7 +97,7 @@ class PartialTokenPool(Partial):
             found = sums.index_add(-1, runs, x.to(self.node.dtype) / length)
         else:
             none = torch.full(shape, -math.inf, dtype=self.node.dtype, device=x.device)
-            found = none.index_reduce(-1, runs, x.to(self.node.dtype), "amax")
+            found = none.scatter_reduce(-1, runs.expand(x.shape), x.to(self.node.dtype), "amax")
         return found[..., :count].reshape(self.axes.local_shape(region))
 
 
