@@ -17,6 +17,9 @@ from torch.overrides import TorchFunctionMode
 from ..errors import CaptureError
 from ..kernels.compat import pytree
 
+LIKE_ANOTHER = ("to", "type_as", "expand_as", "view_as", "reshape_as")
+"""Functions that take no more than type, shape and device of other arguments than the first."""
+
 
 def refuse_remembered(
     module: nn.Module, inputs: Iterable[torch.Tensor], run: Callable[[], object]
@@ -73,7 +76,8 @@ class _OfTheImage(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         only_of_its_shape = name.endswith("_like") or name.startswith("new_")
-        if not only_of_its_shape and self.knows_of([args, kwargs]):
+        read = args[:1] if name in LIKE_ANOTHER else [args, kwargs]
+        if not only_of_its_shape and self.knows_of(read):
             changed = args[:1] if name == "__setitem__" else ()
             leaves = pytree.tree_leaves([result, changed])
             self._found |= {id(t): t for t in leaves if isinstance(t, torch.Tensor)}
