@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from .node import Node
@@ -74,7 +74,7 @@ class Machine:
     cores: int | None = None
     recorded: float = 1.0
     backward: float = 2.0
-    speeds: tuple[Speed, ...] = ()
+    speeds: tuple[Speed, ...] = field(default=(), repr=False)
     name: str = "a core of a laptop's CPU"
 
     def seconds(self, node: Node, share: float = 1.0) -> float:

@@ -76,7 +76,7 @@ def _add_tune_flags(parser: argparse.ArgumentParser) -> None:
         "--training", action="store_true", help="search splits for training, not for inference"
     )
     parser.add_argument(
-        "--seconds", type=float, default=7.0, metavar="S", help="time to search (default: 7)"
+        "--seconds", type=float, default=6.0, metavar="S", help="time to search (default: 6)"
     )
 
 

@@ -12,8 +12,8 @@ from spnb.errors import OptionError, PlanError
 from spnb.ir.cost import CORE
 from spnb.job.job_plan import JobPlan
 from spnb.job.tuning.estimates import Estimates
-from spnb.job.tuning.search import front_of
 from spnb.job.tuning.splits import Split, splits, tile_counts
+from spnb.job.tuning.tuned import front_of
 from spnb.ui.cli import _parser, main
 from spnb.ui.job_of_line import job_of_args
 
@@ -110,7 +110,7 @@ def test_a_module_has_code_and_no_command():
 def test_the_time_of_a_search_ends_it():
     begun = time.process_time()
     found = spnb.tune("resnet20_v1", ranks=64, seconds=0.01, image_size=512, batch_size=1)
-    assert len(found.planned) == 1
+    assert len({c.job.num_spatial_parts for c in found.planned}) == 1  # one split, fused or not
     assert "may be better: time was over" in found.card.text
     assert time.process_time() - begun < 20
 
@@ -133,6 +133,20 @@ def test_estimates_are_below_plans():
         assert estimate.seconds <= 1.001 * plan.simulate().seconds
         assert estimate.memory <= 1.05 * max(plan.memory_bytes)
         assert sum(estimate.balance) == len(whole.graph.blocks)
+
+
+def test_a_slow_link_makes_it_fuse_more():
+    job = spnb.Job("w3", image_size=96, batch_size=1, stages=1)
+    near, far = (
+        spnb.tune(job.replace(slow_link=link), ranks=2, seconds=3, progress=False)
+        for link in (None, "100ms,1Gbit")
+    )
+    assert near.best.job.fused <= 4
+    both = max(far.planned, key=lambda c: c.plan.num_ranks)
+    assert both.plan.num_ranks == 2
+    fastest = min((c for c in far.planned if c.plan.num_ranks == 2), key=lambda c: c.seconds)
+    assert fastest.job.fused_layers == "all"
+    assert "with a slow link" in far.card.text
 
 
 def test_tile_counts_include_the_most():

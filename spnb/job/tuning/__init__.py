@@ -2,5 +2,5 @@
 
 May import the rest of `spnb.job`, which does not import it.  Begin with `search` (which splits are
 looked at, in which order); `splits` lists them, `estimates` foresees them roughly, by arithmetic,
-and `tuned` is the result.
+`waiting` has those that were not planned yet, and `tuned` is the result.
 """

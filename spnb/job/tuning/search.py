@@ -10,7 +10,8 @@ estimate lies farthest ahead of all plans made so far is planned and simulated::
            └────────────── time
 
 Of a tiled split, the number of blocks that share a halo exchange is searched by plans, since it
-changes messages and redundant work, of which estimates know nothing.  The search ends when no
+changes messages and redundant work, of which estimates know nothing: all of them for the first
+split, and for others the neighbours of the best.  The search ends when no
 estimate is ahead, or when its time is over; the result says which.
 """
 
@@ -19,10 +20,9 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from ...analysis.memory import memory_in_the_middle
@@ -41,7 +41,8 @@ from ..parsing import refuse_out_of_range, size_in_bytes
 from ..validation import MOST_RANKS
 from .estimates import Estimate, Estimates
 from .splits import FUSED, Split, agrees, searched, splits
-from .tuned import Candidate, Tuned
+from .tuned import Candidate, Tuned, front_of
+from .waiting import WaitingSplits
 
 NOT_SEARCHED = (
     "not searched: grids other than squares and strips, tiles that differ from stage to stage,"
@@ -49,7 +50,7 @@ NOT_SEARCHED = (
 )
 """What a search leaves out, for its reader."""
 
-SECONDS = 7.0
+SECONDS = 6.0
 """Seconds of a search, unless others are said."""
 
 
@@ -83,7 +84,8 @@ def tune(
     training
         Whether the network is trained.
     seconds
-        How long to search; the network is captured within this time too.
+        How long to search.  The network is captured within this time, but half of it remains for
+        the search itself.
     progress
         Whether to show a progress bar.
     **options
@@ -110,7 +112,7 @@ def tune(
     limit = None if memory is None else size_in_bytes(memory)
     with Bar(progress) as bar:
         search = _Search(job_of(job, **options), ranks, limit, machine_of(machine), training)
-        search.run(start + seconds, bar)
+        search.run(max(start + seconds, time.monotonic() + seconds / 2), bar)
     return search.result(time.monotonic() - start)
 
 
@@ -141,7 +143,7 @@ class _Search:
             )
         self.estimates = self._estimates()
         self._known: dict[tuple[Split, int | str], Candidate | None] = {}
-        self._fused = 0  # place in FUSED of the last best number
+        self._fused: int | None = None  # place in FUSED of the last best number
 
     def _estimates(self) -> Estimates:
         """Plan the whole network on one rank: it is captured there."""
@@ -155,36 +157,18 @@ class _Search:
 
     def run(self, deadline: float, bar: Bar) -> None:
         """Plan one split after another, until no estimate is ahead or time is over."""
-        listed, estimates = self._listed()
-        begun = time.monotonic()
-        seconds = np.log([each.seconds for each in estimates])
-        bytes_held = np.log([each.memory for each in estimates])
-        ranks = np.log([each.ranks for each in listed])
-        left = np.ones(len(listed), bool)
-        kinds = [(each.tiles, each.stages, each.tiled) for each in listed]
-        slower: dict[tuple[int, int, int], float] = {}  # log of the ratio to the estimate
-        while left.any():
-            ahead = np.where(left, self._ahead(seconds, bytes_held, ranks), -np.inf)
-            number = int(ahead.argmax())
-            if ahead[number] <= 0:
-                break
-            if self.found and time.monotonic() >= deadline:
-                self.not_reached = int((ahead > 0).sum())
-                break
-            left[number] = False
+        waiting, begun = self._listed(), time.monotonic()
+        while (number := waiting.take(self.found)) is not None:
             bar.show("searching", time.monotonic() - begun, deadline - begun)
-            best = self._look(listed[number], estimates[number], deadline)
+            best = self._look(*waiting.split(number), deadline)
             if best is not None:
-                # Others of as many tiles and stages will be slower than estimated, too.
-                ratio = float(np.log(best.seconds)) - seconds[number]
-                kind = kinds[number]
-                change = ratio - slower.get(kind, 0.0)
-                if kind not in slower and ratio > 0:
-                    slower[kind] = ratio
-                    seconds[[k == kind for k in kinds]] += change
-        self.behind = int(left.sum()) - self.not_reached
+                waiting.correct(number, best.seconds)
+            if time.monotonic() >= deadline:
+                self.not_reached = int((waiting.ahead(self.found) > 0).sum())
+                break
+        self.behind = len(waiting) - self.not_reached
 
-    def _listed(self) -> tuple[list[Split], list[Estimate]]:
+    def _listed(self) -> WaitingSplits:
         """The splits that the memory is enough for, and their estimates."""
         batch, axes = self.job.batch_size, len(self.estimates.whole.extent)
         listed, estimates = [], []
@@ -200,19 +184,7 @@ class _Search:
                 continue
             listed.append(split)
             estimates.append(estimate)
-        return listed, estimates
-
-    def _ahead(self, seconds: np.ndarray, bytes_held: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-        """How far each estimate is ahead of all plans: a logarithm, most of all of its time."""
-        ahead = np.full(len(seconds), np.inf)
-        for each in self.found:
-            gains = (
-                np.log(each.seconds) - seconds,
-                (np.log(each.memory) - bytes_held) / 2,
-                (np.log(each.plan.num_ranks) - ranks) / 4,
-            )
-            ahead = np.minimum(ahead, np.maximum.reduce(gains))
-        return ahead if self.found else seconds.max() + 1 - seconds
+        return WaitingSplits(listed, estimates)
 
     def _look(self, split: Split, estimate: Estimate, deadline: float) -> Candidate | None:
         """Plan a split; of a tiled one, with the number of fused blocks that is the best."""
@@ -221,21 +193,19 @@ class _Search:
         given = {"halo_D2", "fused_layers"} & self.held.keys()
         if given:
             return self._planned(split, estimate, self.job.fused_layers)
-        place = self._fused
-        best = self._planned(split, estimate, FUSED[place])
-        if best is None and FUSED[place] != 0:
-            best = self._planned(split, estimate, 0)
-        if best is None:
-            return None
-        for step in (1, -1):
-            number = place + step
-            while 0 <= number < len(FUSED) and time.monotonic() < deadline:
-                other = self._planned(split, estimate, FUSED[number])
-                if other is None or other.seconds >= best.seconds:
-                    break
-                best, place, number = other, number, number + step
-        self._fused = place
-        return best
+        first = self._fused is None
+        places = range(len(FUSED)) if first else sorted({0, self._fused or 0})
+        tried = {place: self._planned(split, estimate, FUSED[place]) for place in places}
+        while not first and time.monotonic() < deadline:  # go on from the best to its neighbours
+            best = _fastest(tried)
+            near = [n for n in (best - 1, best + 1) if 0 <= n < len(FUSED) and n not in tried]
+            if not near:
+                break
+            tried |= {place: self._planned(split, estimate, FUSED[place]) for place in near}
+        best = _fastest(tried)
+        if tried[best] is not None:
+            self._fused = best
+        return tried[best]
 
     def _planned(self, split: Split, estimate: Estimate, fused: int | str) -> Candidate | None:
         """Plan and simulate a split; None if it is refused, or needs too much memory."""
@@ -282,6 +252,11 @@ class _Search:
 
     def _nothing(self) -> Exception:
         """The error of a search that found nothing."""
+        if self.not_reached:
+            return OptionError(
+                f"no split was found before time was over, and {self.not_reached:,} were not looked"
+                " at: give more seconds (--seconds)"
+            )
         if self.refused:
             reason = self.refused.most_common(1)[0][0]
             return PlanError(f"no split of {self.ranks} ranks or fewer can be planned: {reason}")
@@ -314,18 +289,7 @@ class _Search:
         return tuple(notes)
 
 
-def front_of(found: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """The candidates that no other one beats in time, memory and ranks; the fastest first."""
-
-    different: dict[tuple[float, int, int], Candidate] = {}
-    for each in found:
-        different.setdefault((each.seconds, each.memory, each.plan.num_ranks), each)
-
-    def is_beaten(figures: tuple[float, int, int]) -> bool:
-        return any(
-            other != figures and all(x <= y for x, y in zip(other, figures, strict=True))
-            for other in different
-        )
-
-    front = [each for figures, each in different.items() if not is_beaten(figures)]
-    return tuple(sorted(front, key=lambda c: (c.seconds, c.memory)))
+def _fastest(tried: Mapping[int, Candidate | None]) -> int:
+    """The place of the fastest candidate."""
+    seconds = {place: math.inf if c is None else c.seconds for place, c in tried.items()}
+    return min(seconds, key=lambda place: seconds[place])

@@ -50,6 +50,23 @@ class Candidate:
         return self.plan.job
 
 
+def front_of(found: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """The candidates that no other one beats in time, memory and ranks; the fastest first."""
+
+    different: dict[tuple[float, int, int], Candidate] = {}
+    for each in found:
+        different.setdefault((each.seconds, each.memory, each.plan.num_ranks), each)
+
+    def is_beaten(figures: tuple[float, int, int]) -> bool:
+        return any(
+            other != figures and all(x <= y for x, y in zip(other, figures, strict=True))
+            for other in different
+        )
+
+    front = [each for figures, each in different.items() if not is_beaten(figures)]
+    return tuple(sorted(front, key=lambda c: (c.seconds, c.memory)))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Tuned(Shown):
     """Splits of a job; a notebook shows them as a table and a picture.
