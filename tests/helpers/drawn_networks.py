@@ -348,6 +348,34 @@ def placed(chance, shape):
     )
 
 
+def binned(chance, shape):
+    """Sums or extremes of positions with the same number, given back to them."""
+    how, count = either(chance, "sum", "mean", "amax"), chance.randint(2, 4)
+
+    def net(x):
+        flat = x.flatten(2)
+        index = torch.arange(flat.shape[2]).mul(7).remainder(count) + (flat[:, :1] > 0)
+        index = index.expand(-1, 4, -1)
+        bins = torch.zeros(x.shape[0], 4, count + 1).to(x).scatter_reduce(2, index, flat, how)
+        return bins.gather(2, index).view(x.shape) / 4 + x
+
+    return Call(net)
+
+
+def scored(chance, shape):
+    """Scores of all positions that are no attention, or are read twice."""
+
+    def weights(x):
+        return (tokens(x) @ x.flatten(2) / 4).softmax(-1)
+
+    return either(
+        chance,
+        Call(lambda x: image(weights(x) @ tokens(x) + weights(x).mean(1)[..., None], x)),
+        Call(lambda x: image((tokens(x) @ x.flatten(2) / x[0, 0].numel()) @ tokens(x), x)),
+        Call(lambda x: x + F.max_pool1d(x.flatten(2), 3).mean(2)[..., None, None]),
+    )
+
+
 def mixer(chance, shape):
     count = math.prod(shape[2:])
     return Call(lambda m, x: m[0](x.flatten(2)).view(x.shape) + x, nn.Linear(count, count))
@@ -432,7 +460,7 @@ LAYERS = [
     repeated, rows_taken, halved, moved, differences, scanned, written, coordinates, added,
     triangle, activation, activation, gated, in_place, masked, ranked, joined, residual,
     of_channels_last, norm, norm, gate, gate, normed, placed, mixer, channel_attention, attention,
-    attention, of_rows, class_token, windows, summed,
+    attention, of_rows, class_token, windows, summed, binned, scored,
 ]  # fmt: skip
 
 
