@@ -212,7 +212,8 @@ def _fitted(plans: ProbePlans, times: RankTimes) -> Machine:
     smallest = min(calls)
     call = min(times.operators[smallest])  # nothing but its launch
     speeds = [
-        speed_of(node, seconds - call)
+        # A short call may take no longer than the shortest one, which is no speed.
+        speed_of(node, max(seconds - call, seconds / LONGER))
         for size, nodes in calls.items()
         for node, seconds in zip(nodes, times.operators[size], strict=True)
         if seconds > LONGER * call or size == max(calls)

@@ -91,7 +91,8 @@ def test_what_cannot_be_held_out(options, validation, error, message, tmp_path, 
 @pytest.mark.long
 def test_the_command_validates_and_keeps_the_best_weights(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("spnb.driver.cluster.Cluster", spnb.InProcess)
+    in_process = lambda plan, placement: spnb.InProcess(plan)  # noqa: E731
+    monkeypatch.setattr("spnb.driver.cluster.Cluster", in_process)
     train, validation = (picture_folder(tmp_path / name) for name in ("train", "validation"))
     line = ["train", *SMALL, "--app", "1", "--datapath", train, "--learning-rate", "0.02"]
     line += ["--validation", validation, "--patience", "1", "--num-epochs", "4"]
