@@ -10,7 +10,7 @@ import torch
 CHECK = Path(__file__).with_name("check.sh")
 
 
-@pytest.mark.mpi
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU: run the script")
 def test_a_machine_without_a_gpu_runs_what_needs_none(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHON", sys.executable)

@@ -87,7 +87,7 @@ def test_a_rank_has_no_more_memory_than_is_said():
         spnb.tune("resnet20_v1", ranks=4, memory="1MiB", **SMALL)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_training_is_searched_with_recomputation():
     job = spnb.Job("resnet20_v1", image_size=128, batch_size=4)
     found = spnb.tune(job, ranks=4, training=True, seconds=10, progress=False)

@@ -110,7 +110,7 @@ def test_results_are_the_same(training):
     assert trained.history["loss"].tolist() == plain.train(images, labels).history["loss"].tolist()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_fused_halos_win_where_they_are_foreseen_to():
     """On a slow link fewer exchanges are better, on a fast one less redundant work: so foreseen,
     and so it is."""
