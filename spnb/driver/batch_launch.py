@@ -16,7 +16,7 @@ from ..errors import StartError
 from . import slurm
 from .engines_command import engine_command
 from .placement import Placement
-from .processes import Launch, Progress
+from .processes import Launch, Progress, last_lines
 
 ASK_EVERY = 2.0
 """Seconds between two questions for the state of the job."""
@@ -117,7 +117,7 @@ class BatchLaunch(Launch):
 
     def _end_of_log(self) -> str:
         try:
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:]) or "(empty)"
+            return last_lines(self.log.read_text(errors="replace"))
         except OSError:
             return "(this host does not see it)"
 

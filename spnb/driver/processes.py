@@ -228,7 +228,7 @@ class Launch:
 
     def _end_of_log(self) -> str:
         """The last lines that engines and their launcher printed."""
-        return "\n".join(self.cluster.engine_set.get_output().splitlines()[-15:]) or "(empty)"
+        return last_lines(self.cluster.engine_set.get_output())
 
     def stop(self) -> None:
         """End every process, and remove the folder."""
@@ -263,9 +263,18 @@ class Launch:
         for launcher in launchers:
             if late or not watchdog.runs(launcher.process):
                 why = "and time is up" if late else f"and {launcher.name} ended"
-                tail = "\n".join(launchers[-1].get_output().splitlines()[-15:])
-                raise StartError(f"{state}, {why}; the end of its log:\n{tail or '(empty)'}")
+                tail = last_lines(launchers[-1].get_output())
+                raise StartError(f"{state}, {why}; the end of its log:\n{tail}")
         time.sleep(POLL)
+
+
+def last_lines(log: str) -> str:
+    """The end of what a process printed.
+
+    >>> last_lines("")
+    '(empty)'
+    """
+    return "\n".join(log.splitlines()[-15:]) or "(empty)"
 
 
 ON_THIS_HOST = {"HYDRA_LAUNCHER": "fork", "HYDRA_RMK": "user"}

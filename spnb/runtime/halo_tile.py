@@ -54,19 +54,27 @@ class Assembly:
 
     def __init__(self, tile: HaloTile, region: Region):
         self.tile, self.region = tile, region
-        held = (tile.own, *tile.halo)
-        shared = [(number, piece & region) for number, piece in enumerate(held)]
-        whole = (number for number, overlap in shared if number and overlap == region)
-        self._whole = next(whole, None)
-        self._moves = [
-            (number, taker(tile.axes, held[number], overlap), putter(tile.axes, region, overlap))
-            for number, overlap in shared
-            if not overlap.empty
-        ]
+        axes = tile.axes
+
+        def move(held: Region) -> tuple[Take, Put] | None:
+            """How the part of a piece that lies in the region gets there; None if there is none."""
+            overlap = held & region
+            if overlap.empty:
+                return None
+            return taker(axes, held, overlap), putter(axes, region, overlap)
+
+        overlaps = [held & region for held in tile.halo]
+        # The piece of another rank that is all of the region, if there is one.
+        self._whole: tuple[int, Take] | None = None
+        if region in overlaps:
+            number = overlaps.index(region)
+            self._whole = number, taker(axes, tile.halo[number], region)
+        self._own, self._halo = move(tile.own), [move(held) for held in tile.halo]
         # Where no halo arrives there are zeros: at the border of the image is padding, and see
         # spnb.ir.program.without_exchange.
-        self._empty = _uncovered(region, [overlap for _, overlap in shared if not overlap.empty])
-        self._new = message_of(tile.axes, region, tile.dtype, tile.channels_last)
+        covered = [each for each in (tile.own & region, *overlaps) if not each.empty]
+        self._empty = _uncovered(region, covered)
+        self._new = message_of(axes, region, tile.dtype, tile.channels_last)
 
     def begin(self, own: torch.Tensor | None) -> torch.Tensor | None:
         """Memory of the region with this rank's own piece in it; None where another has all."""
@@ -75,24 +83,22 @@ class Assembly:
         _, found = self._new()
         for each in self._empty:
             fill_zeros(self.tile.axes, found, self.region, each)
-        self._put(found, [own], 0)
+        if self._own is not None:
+            take, put = self._own
+            put(found, take(own))
         return found
 
     def end(self, begun: torch.Tensor | None, arrived: Sequence[torch.Tensor | None]) -> Any:
         """The assembled region, with the pieces that arrived."""
         if begun is None:
-            number = self._whole
-            assert number is not None
-            piece = arrived[number - 1]
-            return taker(self.tile.axes, self.tile.halo[number - 1], self.region)(piece)
-        self._put(begun, arrived, 1)
+            assert self._whole is not None, "the region was not begun"
+            number, take = self._whole
+            return take(arrived[number])
+        for move, piece in zip(self._halo, arrived, strict=True):
+            if move is not None:
+                take, put = move
+                put(begun, take(piece))
         return begun
-
-    def _put(self, found: torch.Tensor, pieces: Sequence[torch.Tensor | None], first: int) -> None:
-        """Put pieces into their places, the first of them of this number."""
-        for number, take, put in self._moves:
-            if first <= number < first + len(pieces):
-                put(found, take(pieces[number - first]))
 
     def __call__(self, pieces: Sequence[torch.Tensor | None]) -> torch.Tensor:
         """The assembled region, from all pieces."""

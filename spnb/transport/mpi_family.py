@@ -168,19 +168,22 @@ def refuse_two(launcher: MPIPart, library: MPIPart) -> None:
         With both, and what to do.
     """
     if launcher.family and library.family and launcher.family != library.family:
-        from ..errors import StartError
-
-        raise StartError(
+        raise _start_error(
             f"mpiexec is of {launcher}, but mpi4py loads {library}, whose ranks it cannot start:"
             f" {ADVICE}"
         )
     if launcher.name == PMIX and library.family == HYDRA and not library.has_pmix:
-        from ..errors import StartError
-
-        raise StartError(
+        raise _start_error(
             f"{launcher} starts ranks by PMIx, but mpi4py loads {library}, which has no PMIx: use"
             " srun --mpi=pmi2"
         )
+
+
+def _start_error(text: str) -> Exception:
+    """The refusal of a start; a script of its own never needs it, and finds no package."""
+    from ..errors import StartError
+
+    return StartError(text)
 
 
 def library_of_process() -> MPIPart:
@@ -227,9 +230,7 @@ def start_mpi(launcher: MPIPart, library: MPIPart, ranks: int) -> None:
         MPI.Init_thread()
         atexit.register(MPI.Finalize)
     if MPI.COMM_WORLD.size == 1 < ranks:
-        from ..errors import StartError
-
-        raise StartError(
+        raise _start_error(
             f"{launcher} started {ranks} ranks, but each is alone in {library}, which does not know"
             " this launcher: use the mpiexec of the same MPI"
         )
