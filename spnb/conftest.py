@@ -12,22 +12,24 @@ import pytest
 # Simulations are of the built-in machine, whatever this one was measured to be.
 os.environ["SPNB_MACHINE"] = os.path.join(os.path.dirname(__file__), "no-machine.json")
 
-PARALLEL = "spnb.training.parallel_network.ParallelNetwork"
+EVALUATION = "spnb.driver.training.evaluation_result.Evaluation"
+TRAINING = "spnb.driver.training.training_result.Training"
+PARALLEL = "spnb.training.own_loop.parallel_network.ParallelNetwork"
 CONTINUED = {
-    "spnb.driver.evaluation_result.Evaluation": "spnb.driver.evaluation_result.Evaluation",
+    EVALUATION: EVALUATION,
     "spnb.driver.in_process.InProcess": "spnb.driver.in_process.InProcess",
     "spnb.driver.result.Result": "spnb.driver.result.Result",
     "spnb.driver.run_record.RunRecord": "spnb.driver.result.Result",
     "spnb.driver.session.Session": "spnb.driver.session.Session",
-    "spnb.driver.training_result.Training": "spnb.driver.training_result.Training",
+    TRAINING: TRAINING,
     "spnb.engine.here.Here": "spnb.engine.here.Here",
     "spnb.planner.plan.Plan": "spnb.planner.plan.Plan",
     "spnb.planner.rank_places.RankPlaces": "spnb.planner.plan.Plan",
     "spnb.planner.staged_graph.StagedGraph": "spnb.planner.plan.Plan",
-    "spnb.training.network_tiles.NetworkTiles": PARALLEL,
-    "spnb.training.network_weights.NetworkWeights": PARALLEL,
-    "spnb.training.parallel_network.ParallelNetwork": PARALLEL,
-    "spnb.training.rank_module.RankModule": PARALLEL,
+    "spnb.training.own_loop.network_tiles.NetworkTiles": PARALLEL,
+    "spnb.training.own_loop.network_weights.NetworkWeights": PARALLEL,
+    "spnb.training.own_loop.parallel_network.ParallelNetwork": PARALLEL,
+    "spnb.training.own_loop.rank_module.RankModule": PARALLEL,
 }
 """Classes whose methods have such examples, and the class whose example is run before them."""
 

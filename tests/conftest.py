@@ -30,7 +30,7 @@ SHARED_ENGINES = (
     "tests/driver/test_finite.py::test_ranks_tell_it",
     "tests/driver/test_preprocessing.py::test_ranks_do_it_on_their_regions",
     "tests/driver/test_cluster_failures.py",
-    "tests/driver/test_train.py",
+    "tests/driver/training/test_train.py",
     "tests/engine/test_here_on_engines.py",
     "tests/test_guide.py::test_a_command_that_runs_on_shared_engines",
     "tests/test_guide.py::test_magics_of_a_page",
@@ -42,8 +42,8 @@ SHARED_ENGINES = (
 )
 """Where tests use the `cluster` of this file: one worker runs them all, so it starts once."""
 OWN_ENGINES = (
-    "tests/driver/test_engines.py",
-    "tests/driver/test_processes.py",
+    "tests/driver/launch/test_engines.py",
+    "tests/driver/launch/test_processes.py",
     "tests/driver/test_restart.py",
     "tests/engine/test_cells.py",
     "tests/ui/test_browser.py",

@@ -24,9 +24,9 @@ from processes import MPIEXEC
 
 import spnb
 from spnb.driver.check import TOLERANCES
-from spnb.driver.evaluation_result import Evaluation
 from spnb.driver.result import Result
-from spnb.driver.training_result import Training
+from spnb.driver.training.evaluation_result import Evaluation
+from spnb.driver.training.training_result import Training
 from spnb.job.job_plan import JobPlan
 from spnb.ui.cli import _parser, main
 from spnb.ui.job_of_line import job_of_args

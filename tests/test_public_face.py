@@ -8,9 +8,9 @@ import pytest
 import spnb
 from spnb.analysis.simulate import Simulation
 from spnb.benchmarking.benchmark import Bench
-from spnb.driver.evaluation_result import Evaluation
 from spnb.driver.result import Result
-from spnb.driver.training_result import Training
+from spnb.driver.training.evaluation_result import Evaluation
+from spnb.driver.training.training_result import Training
 from spnb.engine.here import Here
 from spnb.engine.rank import Rank
 from spnb.job.job_plan import JobPlan

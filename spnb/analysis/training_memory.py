@@ -1,6 +1,6 @@
 """The most bytes that a rank holds in training: its program is followed, and nothing is run.
 
-A value is in memory once, however many calls save it: see `spnb.training.saved_pieces`.
+A value is in memory once, however many calls save it: see `spnb.training.tapes.saved_pieces`.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from ..display.progress import Bar
 from ..driver.session import Session
-from ..driver.training_examples import examples_of
-from ..driver.training_state import recipe_for
+from ..driver.training.training_examples import examples_of
+from ..driver.training.training_state import recipe_for
 from ..io.examples import Examples
 from ..ir.region import Region
 from ..job.job_plan import JobPlan

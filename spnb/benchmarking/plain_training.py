@@ -14,7 +14,7 @@ from statistics import median
 import torch
 from torch import nn
 
-from ..driver.evaluation import FUNCTIONS
+from ..driver.training.evaluation import FUNCTIONS
 from ..ir.module_state import set_training_modes
 from ..ir.schedule import micro_batches
 from ..job.job import Job

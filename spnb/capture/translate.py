@@ -18,20 +18,20 @@ from ..ir.weights import named
 from ..kernels.compat import FakeTensor
 from ..rules.dropout import DROPOUTS
 from ..rules.loops import LOOPS, Subgraph
-from .alike import same_for_each_image
 from .autocast import gpu_casts_of
 from .autograd import refuse_moving, refuse_unread_norms
-from .canonicalize import canonical
-from .cut_constants import Constants
-from .empty_values import without_empty_values
-from .mixed_types import refuse_mixed_types
-from .placement import with_axes
-from .positions import KnownCalls
 from .reader import ExportReader, out_of_sight
-from .realignment import with_realignment
-from .redistribution import with_redistribution
+from .rewrites.alike import same_for_each_image
+from .rewrites.canonicalize import canonical
+from .rewrites.cut_constants import Constants
+from .rewrites.empty_values import without_empty_values
+from .rewrites.mixed_types import refuse_mixed_types
+from .rewrites.placement import with_axes
+from .rewrites.positions import KnownCalls
+from .rewrites.realignment import with_realignment
+from .rewrites.redistribution import with_redistribution
+from .rewrites.written_out import with_attention
 from .states import refuse_states
-from .written_out import with_attention
 
 
 def graph_of(

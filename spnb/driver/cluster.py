@@ -36,10 +36,10 @@ from ..runtime.host_memory import host_memory
 from ..training.epoch import EpochReport, Steps
 from ..training.evaluation import EvaluationReport, EvaluationTask
 from .cluster_card import cluster_card
-from .engine_calls import Poll
-from .engines import Engines
 from .enough_memory import require_memory
-from .placement import HERE, Placement
+from .launch.engine_calls import Poll
+from .launch.engines import Engines
+from .launch.placement import HERE, Placement
 from .run_display import UnderWay, displayed, first_readable
 from .session import Session
 from .visible_files import VisibleFiles

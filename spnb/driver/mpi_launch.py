@@ -20,10 +20,10 @@ from ..job.job_plan import JobPlan
 from ..runtime.host_memory import host_memory
 from ..transport.mpi_environment import prepare_rank
 from ..transport.waiting import politely
-from . import watchdog
 from .enough_memory import require_memory
-from .interrupts import end_after_an_interrupt, end_now
-from .launcher import is_first_of_host
+from .launch import watchdog
+from .launch.interrupts import end_after_an_interrupt, end_now
+from .launch.launcher import is_first_of_host
 from .session import Session
 from .visible_files import VisibleFiles
 

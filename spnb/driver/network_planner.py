@@ -22,7 +22,7 @@ from ..ir.weights import named
 from ..job.job import Job
 from ..job.job_plan import JobPlan
 from ..runtime.worker import share_failures
-from ..training.network_share import Mode, NetworkShare
+from ..training.own_loop.network_share import Mode, NetworkShare
 from ..transport import Transport
 from ..transport.base import among
 from ..transport.objects import receive_object, send_objects

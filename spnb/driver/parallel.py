@@ -14,7 +14,7 @@ from ..job.job import Job
 from ..job.options import training_options
 from ..kernels.devices import CPU, compute_exactly, device_of
 from ..kernels.half_conv import HALVES
-from ..training.parallel_network import ParallelNetwork
+from ..training.own_loop.parallel_network import ParallelNetwork
 from ..transport import Transport
 from ..transport.host_staging import staged_for
 from ..transport.slow_link import slowed
@@ -43,7 +43,7 @@ def parallel(module: nn.Module, job: Job, transport: Transport | None = None) ->
 
     Returns
     -------
-    spnb.training.parallel_network.ParallelNetwork
+    spnb.training.own_loop.parallel_network.ParallelNetwork
         An `nn.Module` that takes and gives this rank's tiles.
 
     Raises

@@ -20,16 +20,16 @@ from ..io.sources import NOT_GIVEN
 from ..job import checkpoint_io
 from ..job.job_plan import JobPlan
 from ..training.own_optimizer import MakeOptimizer, MakeScheduler, OwnOptimizer
-from .callbacks import Callbacks
-from .evaluation import DataSetEvaluation
-from .evaluation_result import Evaluation
 from .preprocessing import Preprocessing, first_preprocessed
 from .rank_loading import RankLoading
 from .result import Result, RunOutputs
-from .training_loop import train
-from .training_request import Request
-from .training_result import Training
-from .training_state import TrainingState
+from .training.callbacks import Callbacks
+from .training.evaluation import DataSetEvaluation
+from .training.evaluation_result import Evaluation
+from .training.training_loop import train
+from .training.training_request import Request
+from .training.training_result import Training
+from .training.training_state import TrainingState
 
 T = TypeVar("T")
 
@@ -231,14 +231,14 @@ class Session(RankLoading):
         patience
             Training ends when the validation loss was not smaller for so many epochs.
         callbacks
-            Functions that take a `spnb.driver.callbacks.EpochRecord` after each epoch, or objects
-            with methods ``after_epoch`` and ``after_step``; the latter takes a
-            `spnb.driver.callbacks.StepRecord`, and each step is then a call of the ranks.  If one
-            returns True, training ends after the epoch.
+            Functions that take a `spnb.driver.training.callbacks.EpochRecord` after each epoch, or
+            objects with methods ``after_epoch`` and ``after_step``; the latter takes a
+            `spnb.driver.training.callbacks.StepRecord`, and each step is then a call of the ranks.
+            If one returns True, training ends after the epoch.
 
         Returns
         -------
-        spnb.driver.training_result.Training
+        spnb.driver.training.training_result.Training
             The trained network, the loss of each step, and the memory of each rank.
 
         Raises
@@ -300,7 +300,7 @@ class Session(RankLoading):
 
         Returns
         -------
-        spnb.driver.evaluation_result.Evaluation
+        spnb.driver.training.evaluation_result.Evaluation
             Loss and metrics, accuracy and mean IoU of classes, and images per second.
 
         Raises

@@ -9,7 +9,7 @@ from ..ir.node import Node
 from ..ir.region import shape_text
 from ..ir.tiling import Tiling
 from ..rules import gathered_axes, has_rule, rule_of
-from ..rules.reductions import Reduction
+from ..rules.merged.reductions import Reduction
 
 
 @dataclass(frozen=True)

@@ -51,18 +51,24 @@ key_pieces     attention over keys in pieces, one piece after another
 ring           attention over all positions: the keys of tiles go round
 ring_steps     the steps of such attention
 matrices       determinants, inverses and eigenvalues of small matrices
-tile_products  matrix products that sum over space: merged tile by tile
-reductions     mean, sum, largest, variance, norm over space: merged tile by tile
-largest        the k largest numbers over space: merged tile by tile
-counts         histograms: merged tile by tile
+fallback       operators that need whole operands, and those without a rule
+loops          loops with a body of several operators
+=============  ====================================================================================
+
+Operators that read the whole image are in the folder ``merged``: each tile computes figures of its
+own, which are merged.
+
+=============  ====================================================================================
+tile_products  matrix products that sum over space
+reductions     mean, sum, largest, variance, norm over space
+largest        the k largest numbers over space
+counts         histograms
 merging        figures of tiles, and the calls that merge them
-token_pools    means and maxima over runs of tokens: merged tile by tile
-scatters       sums and extremes of positions with the same number: merged tile by tile
+token_pools    means and maxima over runs of tokens
+scatters       sums and extremes of positions with the same number
 scans          cumulative sums, products and largest numbers: continued from tile to tile
 piece_norms    batch norm in training of a value in pieces
 norms          group, instance, layer, batch and RMS norm, softmax over space
-fallback       operators that need whole operands, and those without a rule
-loops          loops with a body of several operators
 =============  ====================================================================================
 
 Add an operator with `rule`; its function looks at the call and returns a `Rule`:
@@ -119,7 +125,6 @@ from . import (
     constants,
     convolutions,
     copies,
-    counts,
     cut_constants,
     cyclic_cut,
     dropout,
@@ -129,27 +134,19 @@ from . import (
     held_whole,
     interpolate,
     key_pieces,
-    largest,
     lookups,
     loops,
     matmul,
     matrices,
-    merging,
-    norms,
-    piece_norms,
     pools,
     positions,
     realigned,
     rearrange,
-    reductions,
     resize,
     ring,
     ring_steps,
     sampled,
-    scans,
     slices,
-    tile_products,
-    token_pools,
     transposed,
     triangles,
     unfold,
@@ -157,6 +154,17 @@ from . import (
 )
 from .base import Direct, Local, Rule
 from .fallback import Unknown, Whole, gathered_axes, rule_of, whole_axes
+from .merged import (
+    counts,
+    largest,
+    merging,
+    norms,
+    piece_norms,
+    reductions,
+    scans,
+    tile_products,
+    token_pools,
+)
 from .registry import has_rule, module_of_rule, registered, rule
 from .spatial import Spatial, places
 from .windows import Window

@@ -11,7 +11,7 @@ What a grid makes of such a call depends on what it cuts:
 - only the queries, or nothing: each tile reads all of the piece;
 - queries and keys: the keys of the tiles go round (`spnb.rules.ring`);
 - only the keys, as for the query of a class token: each tile reads its own keys, and the states of
-  the tiles are merged like figures (`spnb.rules.merging`).
+  the tiles are merged like figures (`spnb.rules.merged.merging`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .attention import Attention
 from .base import Direct, Rule, Spans, Tensors, Weights
 from .fallback import rule_of
 from .matmul import batch_labels, product, ranks_of
-from .merging import Combined, combined, one_each, positions_of
+from .merged.merging import Combined, combined, one_each, positions_of
 from .registry import rule
 from .ring import TENSORS, Ring, RingAttention
 

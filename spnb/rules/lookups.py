@@ -11,8 +11,8 @@ from ..ir.node import Node, Ref, Weight
 from .along_batch import along_batch
 from .base import Local, Rule
 from .fallback import AlongDimensions, WholeImages
+from .merged.scatters import scattered
 from .registry import rule
-from .scatters import scattered
 
 
 @rule("embedding")

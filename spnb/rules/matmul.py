@@ -15,8 +15,8 @@ from ..ir.tiling import Tiling
 from .base import Rule, Tensors, Weights
 from .calls import invoke
 from .fallback import elements_of_tile, whole_axes
+from .merged.tile_products import ProductTargets, product_of_tiles
 from .registry import rule
-from .tile_products import ProductTargets, product_of_tiles
 
 MERGING = ("matmul", "bmm", "mm", "einsum", "linear")
 """Products without a further summand but a bias, so that those of tiles add up."""

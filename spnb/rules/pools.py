@@ -16,7 +16,7 @@ from .base import Call, Rule, Weights
 from .calls import caller
 from .core_first import CoreAndBoundary, CoreFirst
 from .fallback import Whole
-from .reductions import over_last
+from .merged.reductions import over_last
 from .registry import rule
 from .spatial import per_dim, places
 from .windows import Window

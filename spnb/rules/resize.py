@@ -14,7 +14,7 @@ from ..ir.region import Region, Span
 from ..ir.tiling import Tiling
 from .base import Rule, Tensors, Weights
 from .fallback import Whole
-from .reductions import Reduction, over_last
+from .merged.reductions import Reduction, over_last
 from .registry import rule
 from .spatial import Spatial, places
 

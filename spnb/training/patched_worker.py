@@ -11,7 +11,7 @@ from ..kernels.devices import CPU
 from ..runtime.state import RunState
 from ..runtime.worker import ReportProgress, Worker
 from ..transport import Transport
-from .patched_tape import PatchedTape
+from .tapes.patched_tape import PatchedTape
 
 
 class PatchedWorker(Worker):

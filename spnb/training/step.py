@@ -25,12 +25,12 @@ from ..transport.allreduce import AllReduce
 from .loss_scale import LossScale
 from .loss_shares import LossShares, Wanted
 from .losses import Loss
-from .patched_tape import PatchedTape, tape_of
 from .reducer import Reducer, buckets_of, completed_by_step
 from .running_stats import RunningStats
 from .step_weights import StepWeights
-from .tape import Tape
-from .taped_program import TapedPrograms
+from .tapes.patched_tape import PatchedTape, tape_of
+from .tapes.tape import Tape
+from .tapes.taped_program import TapedPrograms
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from .. import __version__, models
-from ..driver.interrupts import INTERRUPTED
-from ..driver.launcher import is_first_of_host, launched_rank, under_mpi
+from ..driver.launch.interrupts import INTERRUPTED
+from ..driver.launch.launcher import is_first_of_host, launched_rank, under_mpi
 from ..errors import PeerFailed, RankError, StartError, WaitTimeout
 from . import flags
 from .flags import BAD_INPUT

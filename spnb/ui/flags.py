@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Collection
 from typing import Any
 
-from ..driver.placement import LAUNCHERS, OF_PLACEMENT, Placement
+from ..driver.launch.placement import LAUNCHERS, OF_PLACEMENT, Placement
 from ..errors import CaptureError, DeviceError, OptionError, PlanError, WeightsError
 from ..io.formats import check_suffix
 from ..job.names import FUSE, own_names

@@ -14,11 +14,11 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class, output_can_be_silenced
 from torch import nn
 
-from ..driver.held_out import divided
-from ..driver.placement import OF_PLACEMENT
+from ..driver.launch.placement import OF_PLACEMENT
 from ..driver.rank_loading import require_seen
 from ..driver.saved_outputs import store_of, value_of
-from ..driver.training_examples import examples_of
+from ..driver.training.held_out import divided
+from ..driver.training.training_examples import examples_of
 from ..errors import WriteError
 from ..io.sources import NOT_GIVEN, Source
 from ..job.job import Job

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..driver.launcher import under_mpi
+from ..driver.launch.launcher import under_mpi
 from ..errors import OptionError
 from .job_of_line import job_of_args
 from .output_files import check_targets, save_picture, save_report

@@ -8,8 +8,8 @@ from typing import Any, Literal, overload
 from torch import nn
 
 from ..driver.cluster import Cluster
-from ..driver.engines_command import shown_command
-from ..driver.placement import OF_PLACEMENT, Placement
+from ..driver.launch.engines_command import shown_command
+from ..driver.launch.placement import OF_PLACEMENT, Placement
 from ..driver.preprocessing import Preprocessing, first_preprocessed
 from ..driver.result import Result
 from ..io.sources import NOT_GIVEN

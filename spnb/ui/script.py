@@ -7,8 +7,8 @@ import os
 import shlex
 import sys
 
-from ..driver.engines_command import mpiexec_in, path_of_engines
-from ..driver.slurm import batch_script
+from ..driver.launch.engines_command import mpiexec_in, path_of_engines
+from ..driver.launch.slurm import batch_script
 from ..errors import OptionError
 from ..job.job_plan import plan
 from ..transport.mpi_family import OPEN_MPI, Inquiry

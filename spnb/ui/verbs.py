@@ -11,18 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..driver.checkpoint import Checkpoint
-from ..driver.engines_command import shown_command
-from ..driver.held_out import divided
-from ..driver.launcher import under_mpi
+from ..driver.launch.engines_command import shown_command
+from ..driver.launch.launcher import under_mpi
 from ..driver.mpi_launch import MPIRanks, MPISession, run_launched
 from ..driver.preprocessing import first_preprocessed
 from ..driver.rank_loading import require_seen
 from ..driver.result import Result
 from ..driver.saved_outputs import files_read, store_of, value_of
 from ..driver.session import Session
-from ..driver.training_examples import examples_of
-from ..driver.training_state import recipe_for, resumed
+from ..driver.training.checkpoint import Checkpoint
+from ..driver.training.held_out import divided
+from ..driver.training.training_examples import examples_of
+from ..driver.training.training_state import recipe_for, resumed
 from ..errors import OptionError
 from ..io.decoding import decoding_text
 from ..io.sources import NOT_GIVEN, Source

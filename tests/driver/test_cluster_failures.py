@@ -12,7 +12,7 @@ from on_engines import planned, remote
 from tiled import Call
 
 import spnb
-from spnb.driver.engine_calls import PATIENCE
+from spnb.driver.launch.engine_calls import PATIENCE
 from spnb.errors import RunError
 from spnb.rules import Rule
 

@@ -50,7 +50,7 @@ def test_a_line_with_too_large_a_plan_ends_before_engines_start(capsys, monkeypa
     monkeypatch.setattr("spnb.driver.cluster.host_memory", lambda: small)
     monkeypatch.setattr("spnb.driver.enough_memory._smaller", lambda plan: [])
     monkeypatch.setattr(
-        "spnb.driver.engines.Engines.start", lambda self: pytest.fail("engines started")
+        "spnb.driver.launch.engines.Engines.start", lambda self: pytest.fail("engines started")
     )
     line = "infer resnet20_v1 --image-size 64 --batch-size 1 --split-size 1 --num-spatial-parts 4"
     assert main(line.split()) == 2

@@ -41,7 +41,7 @@ def end(cluster, rank, number):
 @pytest.mark.filterwarnings("ignore:The IPython parallel magics")
 def test_an_ended_engine_is_told_and_restart_helps(small, shell):
     assert shell.user_ns["rc"] is small.client
-    end(small, 1, signal.SIGTERM)  # `tests/driver/test_engines.py` kills one
+    end(small, 1, signal.SIGTERM)  # `tests/driver/launch/test_engines.py` kills one
     with pytest.raises(EngineDied, match=r"died on .*cluster.restart\(\)"):
         for _ in range(50):
             small.infer()

@@ -58,7 +58,7 @@ def test_an_interrupt_in_a_computation_ends_all_ranks_of_mpiexec(tmp_path):
 
 STUBBORN = """
 import time
-from spnb.driver.interrupts import end_after_an_interrupt
+from spnb.driver.launch.interrupts import end_after_an_interrupt
 
 end_after_an_interrupt()
 words = ["weights: none"]

@@ -127,7 +127,8 @@ def patience():
 def of_line(words):
     """Carry out a line in this process; engines do not start."""
     out, errors = io.StringIO(), io.StringIO()
-    started = mock.patch("spnb.driver.engines.Engines.start", side_effect=RuntimeError("started"))
+    start = "spnb.driver.launch.engines.Engines.start"
+    started = mock.patch(start, side_effect=RuntimeError("started"))
     try:
         printed = contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors)
         with patience(), started, printed[0], printed[1]:

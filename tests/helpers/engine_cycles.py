@@ -25,7 +25,7 @@ from fault_runs import SIGNALS, role
 from torch import nn
 
 import spnb
-from spnb.driver import watchdog
+from spnb.driver.launch import watchdog
 
 PATIENCE = 60
 """Seconds after which an act counts as one that hangs."""

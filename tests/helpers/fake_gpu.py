@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from spnb.training import saved_pieces
+from spnb.training.tapes import saved_pieces
 
 _setup_privateuseone_for_python_backend("elsewhere")
 torch.elsewhere.get_amp_supported_dtype = list  # what PyTorch asks wherever a network is recomputed

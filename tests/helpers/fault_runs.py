@@ -24,7 +24,7 @@ import psutil
 import torch
 from processes import MPIEXEC, processes_of
 
-from spnb.driver import watchdog
+from spnb.driver.launch import watchdog
 
 ROOT = Path(__file__).parents[2]
 FAULTY = Path(__file__).parent / "faulty"

@@ -23,7 +23,7 @@ RGB = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
 def nothing_is_decoded_or_started(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "spnb.driver.engines.Engines.start", lambda self: pytest.fail("engines started")
+        "spnb.driver.launch.engines.Engines.start", lambda self: pytest.fail("engines started")
     )
     monkeypatch.setattr("spnb.io.pillow._loaded", lambda image: pytest.fail("pixels decoded"))
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 import spnb
-from spnb.driver.training_examples import examples_of
+from spnb.driver.training.training_examples import examples_of
 from spnb.errors import DatasetError
 from spnb.io.cifar import cifar10
 from spnb.io.examples import Ahead, Examples

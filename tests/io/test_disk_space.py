@@ -31,7 +31,7 @@ def full(*_):
 def test_space_is_compared_before_a_run(name, result, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", full)
     monkeypatch.setattr(
-        "spnb.driver.engines.Engines.start", lambda self: pytest.fail("engines started")
+        "spnb.driver.launch.engines.Engines.start", lambda self: pytest.fail("engines started")
     )
     with pytest.raises(ValueError, match=r"it takes 312.5 KiB, and 8.8 KiB are free$"):
         result.save(tmp_path / name)

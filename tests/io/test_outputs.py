@@ -77,7 +77,7 @@ def test_what_is_no_array_is_never_replaced(name, result, tmp_path, capsys, monk
     with pytest.raises(FileExistsError, match="that spnb can read, so it is never replaced"):
         result.save(tmp_path / name, overwrite=True)
     monkeypatch.setattr(
-        "spnb.driver.engines.Engines.start", lambda self: pytest.fail("engines started")
+        "spnb.driver.launch.engines.Engines.start", lambda self: pytest.fail("engines started")
     )
     line = ["infer", "resnet20_v1", "--batch-size", "1", "--overwrite", "--save-output"]
     assert main([*line, str(tmp_path / name)]) == 2
@@ -195,7 +195,7 @@ def test_which_output_is_saved_is_asked_before_a_run(tmp_path, monkeypatch, caps
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "spnb.driver.engines.Engines.start", lambda self: pytest.fail("engines started")
+        "spnb.driver.launch.engines.Engines.start", lambda self: pytest.fail("engines started")
     )
     line = "infer two:make --batch-size 1 --split-size 1 --save-output o.npy"
     assert main(line.split()) == 2

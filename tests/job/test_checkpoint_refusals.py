@@ -61,7 +61,7 @@ def test_no_advice_is_to_run_the_code_of_a_file(write, told, tmp_path, capfd):
 @pytest.mark.parametrize("verb", ["plan", "infer", "plan-training"])
 def test_plan_refuses_the_checkpoints_that_a_run_refuses(verb, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        "spnb.driver.engines.Engines.start", lambda self: pytest.fail("engines started")
+        "spnb.driver.launch.engines.Engines.start", lambda self: pytest.fail("engines started")
     )
     own = spnb.Job("resnet20_v1").module.state_dict()
     name = next(iter(own))

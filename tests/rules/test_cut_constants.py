@@ -12,7 +12,7 @@ from training_steps import check, grid
 from window_networks import SwinBlock
 
 from spnb.analysis.weight_memory import weight_bytes
-from spnb.capture.cut_constants import LEAST
+from spnb.capture.rewrites.cut_constants import LEAST
 from spnb.ir.tiling import Tiling
 from spnb.rules.cut_constants import CONSTANT
 

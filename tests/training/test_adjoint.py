@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from spnb.ir.exchange import HOST, region_at
 from spnb.ir.program import Program, Send, receive_step
 from spnb.ir.tiling import Tiling
-from spnb.training.tape import Tape
-from spnb.training.tape_values import PieceReader
-from spnb.training.taped_program import TapedProgram
+from spnb.training.tapes.tape import Tape
+from spnb.training.tapes.tape_values import PieceReader
+from spnb.training.tapes.taped_program import TapedProgram
 from spnb.transport.local import World
 
 

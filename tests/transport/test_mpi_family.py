@@ -64,8 +64,8 @@ def test_the_two_of_this_environment_are_of_one_family():
 
 @pytest.mark.mpi
 def test_an_mpiexec_of_another_mpi_is_refused_before_ranks_start(tmp_path, monkeypatch):
-    from spnb.driver import processes
-    from spnb.driver.engines import Engines
+    from spnb.driver.launch import processes
+    from spnb.driver.launch.engines import Engines
 
     other = {HYDRA: "mpiexec (Open MPI) 5.0.8", OPEN_MPI: "HYDRA build details:\n Version: 5.0.2"}
     told = other[library().family]

@@ -125,7 +125,7 @@ def test_a_flag_without_effect_is_said_and_the_line_runs(capsys):
 )
 def test_bad_input_is_one_line_and_no_engine_starts(line, message, capsys, monkeypatch):
     monkeypatch.setattr(
-        "spnb.driver.engines.Engines.start", lambda self: pytest.fail("engines started")
+        "spnb.driver.launch.engines.Engines.start", lambda self: pytest.fail("engines started")
     )
     try:
         code = main(line.split())

@@ -10,7 +10,7 @@ import torch
 from small_disk import small_disk
 
 import spnb
-from spnb.driver.checkpoint import Checkpoint
+from spnb.driver.training.checkpoint import Checkpoint
 from spnb.errors import WriteError
 from spnb.ui.cli import main
 from spnb.ui.output_files import save_picture, save_report
@@ -20,7 +20,7 @@ from spnb.ui.output_files import save_picture, save_report
 def nothing_starts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "spnb.driver.engines.Engines.start", lambda self: pytest.fail("engines started")
+        "spnb.driver.launch.engines.Engines.start", lambda self: pytest.fail("engines started")
     )
 
 

@@ -31,7 +31,7 @@ def loss(history: pd.DataFrame, ax: Axes | None = None, **line: Any) -> Axes:
     Parameters
     ----------
     history
-        A table as `spnb.driver.training_result.Training.history`.
+        A table as `spnb.driver.training.training_result.Training.history`.
     ax
         Where to draw; a new figure by default.  Several curves may share it.
     line

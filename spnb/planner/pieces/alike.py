@@ -19,8 +19,8 @@ from ...rules.convolutions import Convolution
 from ...rules.dropout import Dropout, PieceOf
 from ...rules.elementwise import Joined
 from ...rules.matmul import Product
+from ...rules.merged.reductions import Reduction
 from ...rules.rearrange import Rolled
-from ...rules.reductions import Reduction
 from ...rules.ring import RingAttention
 from ...rules.slices import Scattered
 from ...rules.views import Expand, Repeat, Reshape

@@ -9,8 +9,8 @@ from ...ir.node import Node, Ref, Weight, map_leaves
 from ...ir.region import length
 from ...kernels.sum_types import precise
 from ...rules.matmul import MERGING, Labels, Product
-from ...rules.reductions import Reduction
-from ...rules.statistics import order_of
+from ...rules.merged.reductions import Reduction
+from ...rules.merged.statistics import order_of
 from .alike import rule_in_positions
 from .piece_calls import Leaf, PieceCalls
 from .pieces import Pieces

@@ -14,14 +14,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PLACES = {  # the function of each moment, the call of it that holds, and the rank, if not all
-    "start": ("spnb.driver.processes", "Launch._start_engines", 1, ""),
+    "start": ("spnb.driver.launch.processes", "Launch._start_engines", 1, ""),
     "start of a rank": ("spnb.driver.mpi_launch", "MPIRanks.__init__", 1, "1"),
     "load": ("spnb.engine.rank", "Rank.load", 1, "1"),
     "compute": ("spnb.runtime.trace", "Recorder.note", 3, "1"),
     "save": ("spnb.io.writers", "Store.write", 1, "1"),
     "training step": ("spnb.training.step", "_Passes.backward", 6, "1"),
-    "checkpoint": ("spnb.driver.checkpoint", "os.fsync", 2, ""),
-    "checkpoint on a full disk": ("spnb.driver.checkpoint", "Checkpoint.save", 2, ""),
+    "checkpoint": ("spnb.driver.training.checkpoint", "os.fsync", 2, ""),
+    "checkpoint on a full disk": ("spnb.driver.training.checkpoint", "Checkpoint.save", 2, ""),
 }
 
 

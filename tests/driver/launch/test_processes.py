@@ -1,0 +1,168 @@
+"""The processes of engines: a start that fails, and an end that leaves nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from processes import processes_of
+
+from spnb.driver.launch import processes, watchdog
+from spnb.driver.launch.engines import Engines
+from spnb.errors import StartError
+from spnb.io import scratch
+
+pytestmark = pytest.mark.mpi
+
+
+@pytest.fixture
+def folders(monkeypatch):
+    made = []
+    real = scratch.tempfile.mkdtemp
+
+    def mkdtemp(**kwargs):
+        made.append(real(**kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(scratch.tempfile, "mkdtemp", mkdtemp)
+    yield made
+    assert not any(Path(folder).exists() or processes_of(folder) for folder in made)
+
+
+def test_a_failed_start_shows_why_and_leaves_nothing(folders, monkeypatch, tmp_path):
+    mpiexec = tmp_path / "mpiexec"
+    mpiexec.write_text("#!/bin/sh\necho no slots left\nexit 3\n")
+    mpiexec.chmod(0o755)
+    real = processes._environment
+    monkeypatch.setattr(processes, "_environment", lambda f: real(f) | {"PATH": f"{tmp_path}:/bin"})
+    with pytest.raises(StartError, match=r"0 of 2 engines started, and .* ended[^$]*no slots left"):
+        Engines(2).start()
+    mpiexec.unlink()
+    with pytest.raises(StartError, match="no mpiexec beside"):
+        Engines(2).start()
+
+
+def test_ctrl_c_and_too_short_a_time_during_the_start(folders):
+    def interrupt(stage, done, total):
+        raise KeyboardInterrupt if stage == "starting engines" else StopIteration
+
+    with pytest.raises(StopIteration):
+        Engines(2, on_progress=interrupt).start()
+    timer = threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        Engines(2).start()
+    timer.join()
+    with pytest.raises(StartError, match="time is up"):
+        Engines(2, timeout=1.0).start()
+
+
+def test_nothing_survives_a_killed_owner():
+    script = """
+        import time
+        from spnb.driver.launch.engines import Engines
+        engines = Engines(2)
+        engines.start()
+        print(engines._launch.folder, flush=True)
+        time.sleep(600)
+    """
+    root = str(Path(processes.__file__).parents[3])
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    environment = {**os.environ, "PYTHONPATH": root}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as owner:
+        folder = owner.stdout.readline().strip()
+        assert len(processes_of(folder)) > 4
+        files = watchdog.files_of_mpi(processes_of(folder))
+        assert any("hydra" in file for file in files)
+        owner.send_signal(signal.SIGKILL)
+        # Not reaped here: a zombie must count as dead.
+        deadline = time.monotonic() + 12
+        while left := [p for p in processes_of(folder) if p.pid != owner.pid]:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)
+        assert not any(Path(file).exists() for file in (folder, *files))
+
+
+def test_the_end_of_the_process_stops_its_engines():
+    script = """
+        from spnb.driver.launch.engines import Engines
+        engines = Engines(1)
+        engines.start()
+        print(engines._launch.folder)
+    """
+    root = str(Path(processes.__file__).parents[3])
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    folder = done.stdout.strip()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not Path(folder).exists()
+    assert not processes_of(folder)
+
+
+KILLED_WHILE_IT_KILLS = """
+import os, signal
+from spnb.driver.launch import watchdog
+from spnb.driver.launch.engines import Engines
+engines = Engines(2)
+engines.start()
+watchdog.kill = lambda processes: os.kill(os.getpid(), signal.SIGKILL)
+engines.stop()
+"""
+
+
+def test_nothing_stays_where_the_owner_is_killed_while_it_stops_engines():
+    mark = f"SPNB_OWNER_{os.getpid()}"
+    environment = {**os.environ, mark: mark}
+    done = subprocess.run([sys.executable, "-c", KILLED_WHILE_IT_KILLS], env=environment)
+    assert done.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while processes_of(mark) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = processes_of(mark)
+    for process in left:
+        process.kill()
+    assert not left, left
+
+
+def test_variables_of_a_scheduler_and_of_another_launch_do_no_harm(monkeypatch):
+    """A server of notebooks may run inside a job, and may have been started by srun or mpiexec."""
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOBID": "7", "SLURM_NODELIST": "n[1-4]", "SLURM_NNODES": "4"}
+    job |= {"SLURM_JOB_NODELIST": "n[1-4]", "SLURM_TASKS_PER_NODE": "1(x4)", "SLURM_NTASKS": "4"}
+    launch = {
+        "PMIX_RANK": "0",
+        "PMIX_NAMESPACE": "slurm.pmix.7.0",
+        "PMIX_SERVER_URI2": "x;tcp4://x",
+    }
+    launch |= {"PMI_RANK": "0", "PMI_SIZE": "1", "PMI_FD": "17", "OMPI_COMM_WORLD_RANK": "0"}
+    for name, value in {**job, **launch, "SLURM_CPUS_ON_NODE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    engines = Engines(2, timeout=60)
+    try:
+        engines.start()
+        seen = engines.call(_variables, [()] * 2)
+    finally:
+        engines.stop()
+    for variables in seen:
+        assert "SLURM_CPUS_ON_NODE" in variables
+        assert not ({*job, *launch} - {"PMI_RANK", "PMI_SIZE", "PMI_FD"}) & variables
+        assert "2" in variables  # its own PMI_SIZE
+
+
+def _variables():
+    import os
+
+    return {*os.environ, os.environ.get("PMI_SIZE", "2")}
+
+
+# Else the engines would import this file.
+_variables.__module__ = "__main__"
