@@ -17,6 +17,8 @@ from spnb.job.tuning.tuned import front_of
 from spnb.ui.cli import _parser, main
 from spnb.ui.job_of_line import job_of_args
 
+pytestmark = pytest.mark.long
+
 SMALL = {"image_size": 128, "batch_size": 2, "progress": False, "seconds": 3}
 
 
