@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from ..engine.service import Call, RankService, RankWeights
 from ..io.examples import Examples
 from ..ir.rank_plan import RankPlan
+from ..ir.value_range import ValueRange
 from ..job.job_plan import JobPlan
 from ..runtime.output_samples import OutputSample, OutputWindow
 from ..runtime.state import Piece
@@ -58,6 +59,11 @@ class RankCalls(ABC):
     ) -> list[list[OutputSample]]:
         """A part of an output of a run, as far as it stayed on these ranks."""
         return self._ask_some(ranks, Call.to(RankService.outputs_sampled, run, window))
+
+    def _range(self, run: int, ranks: Sequence[int], value: str) -> ValueRange:
+        """The range of the numbers of an output that stayed on these ranks."""
+        call = Call.to(RankService.output_range, run, value)
+        return ValueRange.joined(self._ask_some(ranks, call))
 
     def train_epoch(
         self, shares: Sequence[Examples], epoch: int, steps: Steps | None = None

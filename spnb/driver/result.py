@@ -15,6 +15,7 @@ from ..display import plots
 from ..display.progress import Bar, shown_by_module
 from ..engine.report import Report
 from ..errors import CheckFailed
+from ..io.sample_types import changed_colours
 from ..io.sources import Source
 from ..io.tensors import read_tensor
 from ..io.writers import Store
@@ -22,6 +23,7 @@ from ..ir.axes import Axes as ValueAxes
 from ..ir.cost import CORE
 from ..ir.node import Weight
 from ..ir.region import Region
+from ..ir.value_range import ValueRange
 from ..ir.weights import tensors_of
 from ..job.job_plan import JobPlan
 from ..kernels.compat import pytree
@@ -49,12 +51,15 @@ class RunOutputs:
         Fetches the pieces of some ranks.
     sample
         Fetches every n-th position of a part of an output, as far as some ranks have it.
+    range
+        Finds the range of an output's numbers on some ranks.
     save
         Has some ranks write their regions of an output to a file.
     """
 
     fetch: Callable[[Sequence[int]], list[list[Piece]]]
     sample: Callable[[Sequence[int], OutputWindow], list[list[OutputSample]]]
+    range: Callable[[Sequence[int], str], ValueRange]
     save: Callable[[Sequence[int], str, Store], None]
 
 
@@ -135,7 +140,9 @@ class Result(RunRecord):
         ----------
         path
             ``.npy``, ``.tif`` or ``.zarr``, in the layout that the network returns; a TIFF has a
-            page for each image and channel.
+            page for each image and channel.  ``.png`` for one image of 1 or 3 channels: classes,
+            as ``argmax`` gives them, keep their numbers, and colours in [0, 1] become 0 to 255.
+            In a TIFF and a PNG, integers are of 8 or 16 bits if these hold all of them.
         output
             The number or key of an output, where the network returns several.
         overwrite
@@ -149,8 +156,8 @@ class Result(RunRecord):
         Raises
         ------
         ValueError
-            If the format is unknown, if there are several outputs and none is named, or if the run
-            reads the file.
+            If the format is unknown or cannot hold the output, if there are several outputs and
+            none is named, or if the run reads the file.
         FileExistsError
             If there is an array, and ``overwrite`` is False, or anything else.
         WriteError, RunError, RankError
@@ -168,6 +175,11 @@ class Result(RunRecord):
         store = store_of(self.plan.graph, path, output)
         store.require(overwrite, files_read(self.plan.job, self.sources))
         makers = makers_of(self.plan, value)
+        if store.depends_on_numbers:
+            numbers = self._outputs.range(makers, value)
+            store = store.holding(numbers)
+            if self._progress and (line := changed_colours(store.path, store.dtype, numbers)):
+                print(line, flush=True)
         with store.created() as created:
             self._outputs.save(makers, value, created)
         return store.path

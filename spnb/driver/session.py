@@ -159,6 +159,7 @@ class Session(RankLoading):
         outputs = RunOutputs(
             fetch=partial(self._fetch, run),
             sample=partial(self._sample, run),
+            range=partial(self._range, run),
             save=partial(self._save, run),
         )
         result = Result(self.plan, sources, reports, seconds, outputs, self.progress)

@@ -17,6 +17,7 @@ from ..io.sources import Source
 from ..io.tensors import read_tensor
 from ..io.writers import Store
 from ..ir.rank_plan import RankPlan
+from ..ir.value_range import ValueRange
 from ..kernels.devices import CPU, compute_exactly, device_of
 from ..runtime import process_memory
 from ..runtime.finite import first_not_finite
@@ -364,6 +365,29 @@ class Rank:
             If the run is not known: another plan was loaded after it.
         """
         return sampled(self.outputs_of(run), window)
+
+    def output_range(self, run: int, value: str) -> ValueRange:
+        """The range of the numbers of an output, as far as this rank computed it.
+
+        Parameters
+        ----------
+        run
+            Number of the run.
+        value
+            Name of the output in the graph.
+
+        Returns
+        -------
+        ValueRange
+            The smallest and the largest number.
+
+        Raises
+        ------
+        RuntimeError
+            If the run is not known: another plan was loaded after it.
+        """
+        pieces = (piece for piece in self.outputs_of(run) if piece.value == value)
+        return ValueRange.joined(ValueRange.of(piece.tensor) for piece in pieces)
 
     @contextmanager
     def _acting(self) -> Iterator[Activity]:

@@ -17,6 +17,7 @@ from ..io.examples import Examples
 from ..io.sources import Source
 from ..io.writers import Store
 from ..ir.rank_plan import RankPlan
+from ..ir.value_range import ValueRange
 from ..runtime.output_samples import OutputSample, OutputWindow
 from ..runtime.state import Piece
 from ..training.epoch import EpochReport, Steps
@@ -101,6 +102,9 @@ class RankService(Protocol):
 
     def outputs_sampled(self, run: int, window: OutputWindow) -> list[OutputSample]:
         """What this rank has of a part of a run's output, at every n-th position."""
+
+    def output_range(self, run: int, value: str) -> ValueRange:
+        """The range of the numbers of an output, as far as this rank computed it."""
 
     def save(self, run: int, value: str, store: Store) -> None:
         """Write this rank's regions of an output to a file; every rank that has one is called."""

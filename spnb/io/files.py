@@ -13,6 +13,9 @@ import psutil
 from ..display.cards import size_text
 from .kinds import kind_of, no_file_at
 
+NOT_DAMAGED = "if the file is not damaged, "
+"""Begins the way out for a file whose header names more than there is memory for."""
+
 _parsing = threading.Lock()
 
 
@@ -50,7 +53,7 @@ def reading(path: str) -> Iterator[None]:
 
 
 def refuse_without_memory(size: int, what: str, way_out: str) -> None:
-    """Refuse to decode more bytes at once than there is memory for.
+    """Refuse to hold more bytes at once than there is memory for.
 
     Raises
     ------
@@ -61,7 +64,7 @@ def refuse_without_memory(size: int, what: str, way_out: str) -> None:
     if size > available:
         raise ValueError(
             f"{what} do not fit into the memory: they take {size_text(size)}, and"
-            f" {size_text(available)} are free; if the file is not damaged, {way_out}"
+            f" {size_text(available)} are free; {way_out}"
         )
 
 

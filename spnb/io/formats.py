@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-SUFFIXES = (".npy", ".tif", ".tiff", ".zarr")
+SUFFIXES = (".npy", ".tif", ".tiff", ".png", ".zarr")
 
 
 def check_suffix(path: str | Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .files import mapped
 from .kinds import kind_of
+from .png import is_png
 
 _PART_OF_ZARR = re.compile(r"zarr\.json|\.z(array|attrs|metadata)|c(/\d+)*|\d+([./]\d+)*")
 """Paths in the folder of a zarr array, of version 2 or 3."""
@@ -63,7 +64,7 @@ def is_array(path: Path) -> bool:
     if kind != ("a folder" if suffix == ".zarr" else "a file"):
         return False
     try:
-        return {".npy": _is_npy, ".zarr": _is_zarr}.get(suffix, _is_tiff)(path)
+        return {".npy": _is_npy, ".png": is_png, ".zarr": _is_zarr}.get(suffix, _is_tiff)(path)
     except Exception:  # each library has errors of its own for what it cannot read
         return False
 

@@ -14,7 +14,7 @@ import numpy as np
 from ..display.cards import size_text
 from ..ir.region import Region
 from .bit_depth import decoded, lost_bits, refuse_frames
-from .files import reading, refuse_without_memory
+from .files import NOT_DAMAGED, reading, refuse_without_memory
 from .layout import batched
 from .native_messages import messages_caught
 from .sources import ArraySource
@@ -134,7 +134,7 @@ def _refuse_damaged(image: Image.Image, path: str) -> None:
 def _refuse_without_memory(image: Image.Image) -> None:
     """Refuse an image that has more bytes, decoded, than there is memory."""
     size = image.height * image.width * len(image.getbands()) * _SAMPLE.get(image.mode, 1)
-    way_out = "convert it to a tiled TIFF, which is read by region"
+    way_out = NOT_DAMAGED + "convert it to a tiled TIFF, which is read by region"
     refuse_without_memory(size, f"its {image.height}x{image.width} pixels", way_out)
 
 

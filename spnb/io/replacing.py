@@ -51,6 +51,18 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     ...     path.read_text()
     'complete'
     """
+    with beside(path, name) as new:
+        yield new
+        with writing(path):
+            _move(new, Path(os.path.realpath(path)))
+
+
+@contextmanager
+def beside(path: Path, name: str | None = None) -> Iterator[Path]:
+    """Yield the name of a file or folder beside a path, which is removed after the block.
+
+    The parameters are those of `replacing`.
+    """
     real = Path(os.path.realpath(path))  # a link stays a link
     new = real.with_name(name or f".{_HOST}-{os.getpid()}-{secrets.token_hex(2)}-{real.name}")
     with writing(path):
@@ -58,11 +70,8 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     _remove_unfinished(real)
     try:
         yield new
-        with writing(path):
-            _move(new, real)
-    except BaseException:
+    finally:
         remove(new)
-        raise
 
 
 def _remove_unfinished(path: Path) -> None:

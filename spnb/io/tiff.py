@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 
 from ..ir.region import Region
 from .arrays import checked, floats, index_in
-from .files import NotByRegion, located, reading, refuse_without_memory
+from .files import NOT_DAMAGED, NotByRegion, located, reading, refuse_without_memory
 from .layout import batched, named_layout, stored_index
 from .tiff_pages import JPEG, Outer, decode, first_series, opened_tiff, refuse_missing_parts
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first bytes of a TIFF, and of a BigTIFF; slides of most makers are TIFFs, too."""
 
-MASK = {"values": "bool"}
-"""The description that `spnb.io.writers` gives a file of booleans."""
+MASK, NUMBERS = {"values": "bool"}, {"values": "integers"}
+"""The descriptions that `spnb.io.writers` gives a file of booleans, and one of integers that are
+stored without a sign: such as classes, which are not scaled to [0, 1]."""
 
 
 @dataclass
@@ -76,7 +77,8 @@ class TiffSource:
     def _take_storage(self, tif: TiffFile, series: TiffPageSeries) -> None:
         """Find the storage of the samples; raise if they cannot be read."""
         page = series.keyframe
-        self.mask = (tif.shaped_metadata or ({},))[0].items() >= MASK.items()
+        described = (tif.shaped_metadata or ({},))[0].items()
+        self.mask, self.numbers = (described >= each.items() for each in (MASK, NUMBERS))
         self.stored = tuple(series.get_shape(squeeze=False))
         self.dtype = np.dtype(tif.byteorder + series.dtype.char)
         self.offset, self.piece_bytes = series.dataoffset, 0
@@ -96,7 +98,8 @@ class TiffSource:
         if self.offset is not None:
             return
         refuse_missing_parts(series, tif.filehandle.size)
-        refuse_without_memory(self.piece_bytes, "its tiles or strips", "write smaller ones")
+        way_out = NOT_DAMAGED + "write smaller ones"
+        refuse_without_memory(self.piece_bytes, "its tiles or strips", way_out)
         first = series[0]
         assert first is not None, "a series with missing pages is refused"
         try:  # a codec may be missing
@@ -197,6 +200,8 @@ class TiffSource:
         """Return samples as colours, and the number of the brightest one, if it is known."""
         if self.mask:
             return values.astype(bool), None
+        if self.numbers:
+            return values.astype(np.int32), None
         if self.palette is not None:
             return np.moveaxis(self.palette[:, values], 0, -1), None
         if values.dtype.kind != "u":

@@ -1,4 +1,7 @@
-"""Files that many ranks write at once, each its own region: ``.npy``, ``.tif`` and ``.zarr``."""
+"""Files that many ranks write at once, each its own region: ``.npy``, ``.tif`` and ``.zarr``.
+
+For a ``.png`` they write a file beside it, which is compressed when it is complete.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,19 @@ import torch
 from ..ir.axes import Axes
 from ..ir.exchange import Spans
 from ..ir.region import Region
+from ..ir.value_range import ValueRange
 from .disk_space import claim, require_space
 from .files import mapped
 from .formats import check_suffix
 from .outputs import refuse_loss
-from .replacing import replacing, writing
+from .png import compress, refuse_no_picture
+from .replacing import beside, replacing, writing
+from .sample_types import depends_on_numbers, plain_type, samples, smallest_type
 from .targets import refuse_unwritable
-from .tiff import MASK
+from .tiff import MASK, NUMBERS
+
+MAPPED = (".npy", ".png")
+"""Suffixes of files whose numbers ranks write as an array that numpy maps."""
 
 CHUNK = 256
 """Positions of a zarr chunk along each axis of the image; in 3-D, a quarter of them."""
@@ -40,21 +49,35 @@ class Store:
         Type of the output's elements; bfloat16, which no format has, is written as float32.
     new
         The file beside the path that ranks write meanwhile.
+    held_as
+        Type of the file's elements, where it depends on the output's numbers: see `holding`.
     """
 
     path: Path
     axes: Axes
     dtype: torch.dtype
     new: Path | None = None
+    held_as: np.dtype | None = None
+
+    @property
+    def depends_on_numbers(self) -> bool:
+        """Whether the type of the file's elements depends on the output's numbers."""
+        return depends_on_numbers(self.path, self.dtype)
+
+    def holding(self, numbers: ValueRange) -> Store:
+        """The same file with the smallest type that holds the output's numbers.
+
+        Raises
+        ------
+        ValueError
+            If the format cannot hold them.
+        """
+        return replace(self, held_as=smallest_type(self.path, self.dtype, numbers))
 
     @property
     def numpy_dtype(self) -> np.dtype:
         """Type of the file's elements."""
-        if self.dtype == torch.bfloat16:
-            return np.dtype(np.float32)
-        if self.dtype == torch.bool and self.path.suffix in (".tif", ".tiff"):
-            return np.dtype(np.uint8)  # a TIFF of single bits cannot be mapped
-        return torch.empty(0, dtype=self.dtype).numpy().dtype
+        return plain_type(self.path, self.dtype) if self.held_as is None else self.held_as
 
     @property
     def num_bytes(self) -> int:
@@ -85,6 +108,8 @@ class Store:
                 f"an output of shape {self.axes.shape}, one dimension of which holds several axes"
                 " of the image, has no chunks that tiles could own: save it as .npy"
             )
+        if self.path.suffix == ".png":
+            refuse_no_picture(self.path, self.axes, self.dtype)
         refuse_loss(self.path, overwrite, inputs)
         kind = "a folder" if self.path.suffix == ".zarr" else "a file"
         refuse_unwritable(self.path, "output", kind)
@@ -102,19 +127,29 @@ class Store:
         Store
             What ranks write to.
         """
-        with replacing(self.path) as new:
-            with writing(self.path):
-                self._make(new)
-                if new.is_file():
-                    claim(new, self.path)
-            yield replace(self, new=new)
+        with replacing(self.path) as file:
+            if self.path.suffix != ".png":
+                yield self._made(file)
+                return
+            with beside(self.path) as numbers:
+                yield self._made(numbers)
+                with writing(self.path):
+                    compress(numbers, self.axes, file)
+
+    def _made(self, new: Path) -> Store:
+        """Make a file in its full size, with blocks of the disk."""
+        with writing(self.path):
+            self._make(new)
+            if new.is_file():
+                claim(new, self.path)
+        return replace(self, new=new)
 
     def _make(self, file: Path) -> None:
         """Make a file in its full size; elements that are not written are zero."""
         shape = self.axes.shape
-        if file.suffix == ".npy":
+        if self.path.suffix in MAPPED:
             np.lib.format.open_memmap(file, "w+", self.numpy_dtype, shape)
-        elif file.suffix == ".zarr":
+        elif self.path.suffix == ".zarr":
             import zarr
 
             zarr.create_array(str(file), shape=shape, chunks=self.chunks, dtype=self.numpy_dtype)
@@ -127,24 +162,32 @@ class Store:
                 dtype=self.numpy_dtype,
                 photometric="minisblack",
                 bigtiff=self.num_bytes > 2**32 - 2**25,
-                metadata=MASK if self.dtype == torch.bool else {},
+                metadata=self._description,
             )
+
+    @property
+    def _description(self) -> dict[str, str]:
+        """What a TIFF says of its elements, if the type of them does not."""
+        if self.dtype == torch.bool:
+            return MASK
+        is_unsigned = self.held_as is not None and self.held_as.kind == "u"
+        return NUMBERS if is_unsigned else {}
 
     def write(self, region: Region, piece: torch.Tensor) -> None:
         """Write the piece that covers a region; in a zarr, one of the regions of `spans`."""
         assert self.new is not None, "regions are written in the block of `created`"
-        values = piece.to(torch.from_numpy(np.empty(0, self.numpy_dtype)).dtype)
+        values = samples(piece, self.numpy_dtype)
         with writing(self.path):
             self._write(self.new, region, values)
 
     def _write(self, file: Path, region: Region, values: torch.Tensor) -> None:
         """Write values of the file's type."""
-        if file.suffix == ".zarr":
+        if self.path.suffix == ".zarr":
             import zarr
 
             zarr.open_array(str(file), mode="r+")[self.axes.index(region)] = values.numpy()
             return
-        if file.suffix == ".npy":
+        if self.path.suffix in MAPPED:
             target = mapped(file, "r+")
         else:
             from tifffile import memmap

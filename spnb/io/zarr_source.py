@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 
 from ..ir.region import Region
 from .arrays import checked, floats, index_in
-from .files import reading, refuse_without_memory
+from .files import NOT_DAMAGED, reading, refuse_without_memory
 from .layout import batched, layout_of, named_layout, stored_index
 
 MARKS = ("zarr.json", ".zarray", ".zgroup")
@@ -39,7 +39,9 @@ class ZarrSource:
         self.chunk_rows, self.chunk_columns = array.chunks[rows[-2:][0]], array.chunks[rows[-1]]
         self.piece_bytes = math.prod(array.chunks) * array.dtype.itemsize
         with reading(self.path):
-            refuse_without_memory(self.piece_bytes, "its chunks", "write smaller ones")
+            refuse_without_memory(
+                self.piece_bytes, "its chunks", NOT_DAMAGED + "write smaller ones"
+            )
             array[(slice(0, 1),) * array.ndim]  # a codec may be missing, or the chunk damaged
 
     def _array(self) -> Any:

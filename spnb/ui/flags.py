@@ -114,7 +114,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--save-output",
         metavar="FILE",
         type=_output,
-        help="write the output to an npy, tif or zarr file; each rank writes its own tile",
+        help="write the output to an npy, tif, zarr or png file; each rank writes its own tile",
     )
     parser.add_argument(
         "--overwrite",

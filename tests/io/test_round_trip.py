@@ -11,6 +11,7 @@ from spnb.io.open import open_source
 from spnb.io.writers import Store
 from spnb.ir.axes import Axes
 from spnb.ir.region import Region
+from spnb.ir.value_range import ValueRange
 
 DTYPES = (
     torch.float32,
@@ -38,6 +39,8 @@ SHAPES = [*PLANES, (1, 1, 5, 21, 34), (1, 3, 5, 21, 34), (2, 2, 1, 21, 34), (1, 
 def written(path, tensor):
     """Write a tensor as the only rank of a plan would."""
     store = Store(path, Axes.image(tuple(tensor.shape)), tensor.dtype)
+    if store.depends_on_numbers:
+        store = store.holding(ValueRange.of(tensor))
     with store.created() as created:
         created.write(Region.whole((tensor.shape[0], *tensor.shape[2:])), tensor)
     return store.path

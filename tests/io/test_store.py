@@ -85,8 +85,8 @@ def test_tokens_and_halves(tmp_path):
 def test_nothing_is_overwritten_by_accident(tmp_path):
     job = spnb.Job(dense(4, 2), image_size=40, batch_size=1, split_size=1)
     result = spnb.InProcess(spnb.plan(job)).infer()
-    with pytest.raises(ValueError, match=r"cannot save as out.png: use .npy, .tif"):
-        result.save(tmp_path / "out.png")
+    with pytest.raises(ValueError, match=r"cannot save as out.bmp: use .npy, .tif"):
+        result.save(tmp_path / "out.bmp")
     for name in ("out.npy", "out.zarr"):
         path = result.save(tmp_path / name)
         with pytest.raises(FileExistsError, match="overwrite=True"):

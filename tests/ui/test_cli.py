@@ -89,6 +89,10 @@ def test_a_flag_without_effect_is_said_and_the_line_runs(capsys):
         ("infer resnext", "unknown model 'resnext'"),
         ("infer no.such:model", "cannot find the model no.such:model"),
         ("infer resnet --save-output x.foo", "cannot save as x.foo: use"),
+        (
+            "infer unet --image-size 64 --batch-size 1 --num-classes 5 --save-output x.png",
+            "has 5 channels, and a PNG holds 1 or 3: end the network with x.argmax(1)",
+        ),
         ("infer resnet --num-spatial-part 2", "unrecognized arguments: --num-spatial-part 2"),
         ("infer resnet --optimizer sgd", "optimizer is for training"),
         ("infer resnet --num-epochs 1", "num_epochs is for training"),
