@@ -13,6 +13,9 @@ from typing import Any
 
 from ..errors import PeerFailed
 
+DIGESTS = 1000
+"""Messages whose signatures a process remembers, so that none is taken twice."""
+
 
 def name_cells(view: Any) -> Any:
     """Make an ipyparallel view give a name to each cell that it sends; return the view."""
@@ -34,6 +37,9 @@ def name_cells(view: Any) -> Any:
 def watch_cells(shell: Any, transport: Any) -> None:
     """On an engine: name the running cell to the transport, and report a failure to other ranks.
 
+    The engine also remembers no more signatures of messages than others do: ipyparallel's default
+    is 65,536, which take some MiB.
+
     Parameters
     ----------
     shell
@@ -53,6 +59,7 @@ def watch_cells(shell: Any, transport: Any) -> None:
             transport.fail(f"rank {transport.rank}: {type(error).__name__}: {error}")
         transport.call = ""
 
+    shell.kernel.session.digest_history_size = DIGESTS
     run_cells_after_a_failure(shell.kernel)
     shell.events.register("pre_run_cell", begin)
     shell.events.register("post_run_cell", end)

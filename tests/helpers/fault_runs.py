@@ -145,7 +145,7 @@ def role(process):
 
 
 def _role_beside_ranks(process, words):
-    if words[1:3] != ["-m", "ipyparallel.controller"]:
+    if not any(Path(word).name == "controller.py" for word in words[1:3]):
         return ""
     try:
         above = process.parent().cmdline()

@@ -1,7 +1,8 @@
 """Memory and descriptors of a cluster's processes, while it runs and loads plans again and again.
 
 ``python tests/helpers/growth.py --runs 2000 --loads 100`` prints how much each process has grown
-since the first tenth.
+since the first tenth.  What is measured is the resident memory of each process: the memory that it
+has alone would change with what other programs run, since all map the same libraries.
 """
 
 import argparse
@@ -20,16 +21,14 @@ ALLOWED = 0.02
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process has of its own: bytes of memory, and descriptors."""
+    """What a process has: bytes of resident memory, and descriptors."""
 
     memory: int
     descriptors: int
 
     @classmethod
-    def of(cls, *processes):
-        return cls(
-            sum(p.memory_full_info().uss for p in processes), sum(p.num_fds() for p in processes)
-        )
+    def of(cls, process):
+        return cls(process.memory_info().rss, process.num_fds())
 
     def growth(self, before):
         """The share by which each has grown since then."""
@@ -37,12 +36,13 @@ class Usage:
 
 
 def usage(cluster):
-    """The usage of caller, controller and each engine."""
+    """The usage of the caller, of each process of the controller, and of each engine."""
     gc.collect()
     launch = cluster.engines._launch
-    ranks = {f"engine {k}": Usage.of(engine) for k, engine in enumerate(launch.engines)}
-    own = {"caller": Usage.of(psutil.Process()), "controller": Usage.of(*launch.controller)}
-    return own | ranks
+    named = {"caller": psutil.Process()}
+    named |= {f"controller {k}": process for k, process in enumerate(launch.controller)}
+    named |= {f"engine {k}": process for k, process in enumerate(launch.engines)}
+    return {name: Usage.of(process) for name, process in named.items()}
 
 
 def job(number):

@@ -55,6 +55,7 @@ class EngineCalls:
         between = world.launch.controller if world.launch is not None else []
         self._controller = SignsOfLife({p.pid: p.pid for p in between}, deadline)
         self.results: list[ipp.AsyncResult] = []
+        self._forgotten: list[str] = []  # ids of the messages of the last call that ended
 
     def change_deadline(self, deadline: float) -> None:
         """Wait so many seconds for a sign of life from now on."""
@@ -84,15 +85,29 @@ class EngineCalls:
             if output and not isinstance(sys.exception(), KeyboardInterrupt):
                 wait(results, 0)
                 _pass_on(results, printed, output, last=True)
-            if done := [result for result in results if result.done()]:
-                # The client would keep each of them until the end of the session.
-                self.world.client.purge_local_results(done)
+            self._forget([result for result in results if result.done()])
         if failed:
             self.world.require_alive()
             failed += [rank for rank in _failed(results) if rank not in failed]
             errors = [EngineError(rank, results[rank].exception(), stuck) for rank in failed]
             raise min(errors, key=lambda error: error.name in SECONDARY)
         return [result.result() for result in results]
+
+    def _forget(self, done: Sequence[ipp.AsyncResult]) -> None:
+        """Let the client forget results, which it would keep until the end of the session.
+
+        What a rank has printed or published may come after its result, and the client then makes a
+        record of that message anew.  So the records are removed once more after the next call.
+        """
+        client = self.world.client
+        for late in self._forgotten:
+            client.metadata.pop(late, None)
+        self._forgotten = [message for result in done for message in result.msg_ids]
+        if done:
+            client.purge_local_results(done)
+        for message in self._forgotten:
+            with contextlib.suppress(ValueError):
+                client.history.remove(message)
 
     def _send(self, function: Callable[..., object], args_by_rank: Sequence[tuple]) -> None:
         client, ids = self.world.client, self.world.ids

@@ -17,6 +17,7 @@ import ipyparallel as ipp
 import psutil
 from ipyparallel.cluster.launcher import EngineLauncher, MPIEngineSetLauncher
 
+from ...engine.cells import DIGESTS
 from ...errors import StartError
 from ...io.scratch import remove_scratch, scratch_folder
 from ...transport.mpi_environment import (
@@ -43,8 +44,7 @@ POLL = 0.02
 LOOK_EVERY = 0.5
 """Seconds between two looks at the controller's processes."""
 
-DIGESTS = 1000
-"""Messages whose signatures a process remembers, so that none is taken twice."""
+_CONTROLLER = str(Path(__file__).with_name("controller.py"))
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage of the start, the number of engines ready, and of all."""
@@ -168,7 +168,7 @@ class Launch:
 
     def _start_controller(self, environment: dict[str, str], deadline: float) -> None:
         """Start the controller under a watchdog, and wait for its connection files."""
-        command = self._guarded([sys.executable, "-m", "ipyparallel.controller"])
+        command = self._guarded([sys.executable, "-P", _CONTROLLER])
         self.cluster.start_controller_sync(controller_cmd=command, environment=environment)
         controller = self.cluster.controller
         files = [Path(file) for file in controller.connection_files.values()]
