@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ from ..runtime.state import Piece
 from .check import TOLERANCES, Check, compared
 from .result_view import is_picture, output_layer
 from .run_record import RunRecord
-from .saved_outputs import files_read, makers_of, named_outputs, store_of, value_of
+from .saved_outputs import files_read, grid_of, makers_of, named_outputs, store_of, value_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,7 +142,8 @@ class Result(RunRecord):
             ``.npy``, ``.tif`` or ``.zarr``, in the layout that the network returns; a TIFF has a
             page for each image and channel.  ``.png`` for one image of 1 or 3 channels: classes,
             as ``argmax`` gives them, keep their numbers, and colours in [0, 1] become 0 to 255.
-            In a TIFF and a PNG, integers are of 8 or 16 bits if these hold all of them.
+            In a TIFF and a PNG, integers are of 8 or 16 bits if these hold all of them.  A TIFF has
+            the georeference or the pixel size of the image's TIFF, for the output's positions.
         output
             The number or key of an output, where the network returns several.
         overwrite
@@ -178,11 +179,18 @@ class Result(RunRecord):
         if store.depends_on_numbers:
             numbers = self._outputs.range(makers, value)
             store = store.holding(numbers)
-            if self._progress and (line := changed_colours(store.path, store.dtype, numbers)):
-                print(line, flush=True)
+            self._say(changed_colours(store.path, store.dtype, numbers))
+        if store.is_tiff:
+            grid, line = grid_of(self.plan.graph, self.sources, value)
+            store = replace(store, grid=grid)
+            self._say(line)
         with store.created() as created:
             self._outputs.save(makers, value, created)
         return store.path
+
+    def _say(self, line: str) -> None:
+        if line and self._progress:
+            print(line, flush=True)
 
     def show(self, output: int | str | None = None, overlay: str | None = None) -> RunView:
         """Show image, output, tiles and timeline in one widget, to look into by hovering.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ..analysis.positions import alignment
+from ..io.pixel_grid import PixelGrid, has_rows_and_columns, pixel_grid
 from ..io.sources import Source, file_of
 from ..io.writers import Store
 from ..ir.graph import Graph
@@ -65,6 +67,50 @@ def store_of(graph: Graph, path: str | Path, output: int | str | None = None) ->
     """
     value = value_of(graph, output)
     return Store(Path(path).absolute(), graph.axes[value], graph.dtype_of(value))
+
+
+def grid_of(
+    graph: Graph, sources: Mapping[str, Source], value: str
+) -> tuple[PixelGrid | None, str]:
+    """The grid of an output's positions, from that of the image.
+
+    Parameters
+    ----------
+    graph
+        The network.
+    sources
+        The images of a run, by the input's name.
+    value
+        Name of the output.
+
+    Returns
+    -------
+    PixelGrid or None
+        None if the image's file has none, or if the positions have no place on it.
+    str
+        In the latter case, a line that says so.
+    """
+    source = next(iter(sources.values()))
+    file = file_of(source)
+    grid = pixel_grid(file) if file else None
+    if grid is None:
+        return None, ""
+    places = alignment(graph, value)
+    if places is None or not has_rows_and_columns(graph.axes[value]):
+        shape = "×".join(map(str, graph.extent(value)[1:]))
+        return None, (
+            f"the {grid.what} of {Path(file).name} is not carried over: the output's {shape}"
+            " positions have no place on its pixels"
+        )
+    # A level of a pyramid, or a resized image, has fewer pixels than its file.
+    size = source.shape[2:]
+    coarser = [
+        *[1.0] * (len(size) - 2),
+        *(a / b for a, b in zip(grid.extent, size[-2:], strict=True)),
+    ]
+    scales = [each.scale * n for each, n in zip(places, coarser, strict=True)]
+    shifts = [each.shift * n for each, n in zip(places, coarser, strict=True)]
+    return grid.moved(scales, shifts), ""
 
 
 def makers_of(plan: JobPlan, value: str) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +23,10 @@ from .disk_space import claim, require_space
 from .files import mapped
 from .formats import check_suffix
 from .outputs import refuse_loss
+from .pixel_grid import PixelGrid
 from .png import compress, refuse_no_picture
 from .replacing import beside, replacing, writing
-from .sample_types import depends_on_numbers, plain_type, samples, smallest_type
+from .sample_types import TIFF, depends_on_numbers, plain_type, samples, smallest_type
 from .targets import refuse_unwritable
 from .tiff import MASK, NUMBERS
 
@@ -49,6 +51,8 @@ class Store:
         Type of the output's elements; bfloat16, which no format has, is written as float32.
     new
         The file beside the path that ranks write meanwhile.
+    grid
+        The grid of the output's positions, which a TIFF carries; None if it is not known.
     held_as
         Type of the file's elements, where it depends on the output's numbers: see `holding`.
     """
@@ -57,6 +61,7 @@ class Store:
     axes: Axes
     dtype: torch.dtype
     new: Path | None = None
+    grid: PixelGrid | None = None
     held_as: np.dtype | None = None
 
     @property
@@ -72,7 +77,9 @@ class Store:
         ValueError
             If the format cannot hold them.
         """
-        return replace(self, held_as=smallest_type(self.path, self.dtype, numbers))
+        found = replace(self, held_as=smallest_type(self.path, self.dtype, numbers))
+        found._refuse_ome()
+        return found
 
     @property
     def numpy_dtype(self) -> np.dtype:
@@ -110,6 +117,8 @@ class Store:
             )
         if self.path.suffix == ".png":
             refuse_no_picture(self.path, self.axes, self.dtype)
+        if not self.depends_on_numbers:
+            self._refuse_ome()
         refuse_loss(self.path, overwrite, inputs)
         kind = "a folder" if self.path.suffix == ".zarr" else "a file"
         refuse_unwritable(self.path, "output", kind)
@@ -162,12 +171,42 @@ class Store:
                 dtype=self.numpy_dtype,
                 photometric="minisblack",
                 bigtiff=self.num_bytes > 2**32 - 2**25,
+                ome=self.is_ome,
                 metadata=self._description,
+                **({} if self.grid is None else self.grid.tags()),
             )
 
     @property
-    def _description(self) -> dict[str, str]:
-        """What a TIFF says of its elements, if the type of them does not."""
+    def is_tiff(self) -> bool:
+        """Whether the file is a TIFF."""
+        return self.path.suffix in TIFF
+
+    @property
+    def is_ome(self) -> bool:
+        """Whether the file is an OME-TIFF, as its name says."""
+        return self.path.name.lower().endswith((".ome.tif", ".ome.tiff"))
+
+    def _refuse_ome(self) -> None:
+        """Refuse an OME-TIFF of axes or of a type that it has no name for."""
+        if not self.is_ome:
+            return
+        if self.axes != Axes.image(self.axes.shape) or self.axes.rank not in (3, 4):
+            raise ValueError(
+                f"cannot save as {self.path.name}: the output {self.axes.shape} is no image (batch,"
+                " channels, rows, columns), as an OME-TIFF is: save it as .tif"
+            )
+        if self.numpy_dtype.name in ("float16", "int64", "uint64"):
+            raise ValueError(
+                f"cannot save as {self.path.name}: an OME-TIFF holds no {self.numpy_dtype}: save it"
+                " as .tif"
+            )
+
+    @property
+    def _description(self) -> dict[str, Any]:
+        """What a TIFF says of its axes and of its elements, beside their number and type."""
+        if self.is_ome:
+            sizes = {} if self.grid is None else self.grid.ome()
+            return {"axes": "TCYX" if self.axes.rank == 3 else "TCZYX", **sizes}
         if self.dtype == torch.bool:
             return MASK
         is_unsigned = self.held_as is not None and self.held_as.kind == "u"
