@@ -22,7 +22,12 @@ from ..errors import CaptureError
 from ..ir.axes import Axes
 from ..ir.graph import Graph
 from ..ir.module_state import set_training_modes
-from ..kernels.compat import FakeTensorMode, stack_traces_left_out, transforms_undone
+from ..kernels.compat import (
+    FakeTensorMode,
+    graphs_not_compiled,
+    stack_traces_left_out,
+    transforms_undone,
+)
 from ..kernels.gpu_autocast import gpu_autocast_recorded
 from .autograd import as_trained, detaching, refuse_averages_of_all
 from .decompose import Table, taken_apart
@@ -262,6 +267,7 @@ def _exported(
         quiet_log(),
         transforms_undone(),
         stack_traces_left_out(),
+        graphs_not_compiled(),
         gpu_autocast_recorded(),
     ):
         program = torch.export.export(module, positional, named, strict=False)

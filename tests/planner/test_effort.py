@@ -12,6 +12,7 @@ from vision_transformers import ViT
 from window_networks import MaxViTBlock, SwinBlock
 
 import spnb
+from spnb import models
 from spnb.capture import export
 from spnb.capture.export import capture
 from spnb.ir.tiling import Tiling
@@ -53,3 +54,20 @@ def test_a_network_twice_as_deep_takes_twice_the_calls(name, monkeypatch):
     few, many = (calls_of_a_plan(NETWORKS[name](n)) for n in (3, 6))
     assert many < 2.1 * few
     assert not decomposed  # PyTorch would capture the whole program again
+
+
+def test_a_capture_compiles_at_most_one_graph(monkeypatch):
+    compiled, plain = [], torch.fx.GraphModule.recompile
+    monkeypatch.setattr(
+        torch.fx.GraphModule, "recompile", lambda graph: compiled.append(1) or plain(graph)
+    )
+    capture(NETWORKS["convolutions"](1), SHAPE, torch.float64)
+    assert len(compiled) <= 1
+
+
+def test_a_built_in_network_is_built_once_for_all_jobs(monkeypatch):
+    built, plain = [], models.build
+    monkeypatch.setattr(models, "build", lambda *a, **k: built.append(a) or plain(*a, **k))
+    for size in (32, 64):
+        spnb.plan(spnb.Job("unet", image_size=size, num_classes=7, num_spatial_parts=4))
+    assert len(built) == 1
