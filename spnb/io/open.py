@@ -15,8 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from .arrays import as_numpy, is_in_memory
+from .dicom import MARK as DICOM
+from .dicom import SLIDE, read_dicom
 from .files import NotByRegion, located, mapped, reading
 from .layout import batched, layout_of
+from .library_files import (
+    HDF5,
+    LibrarySource,
+    is_nifti,
+    named_dataset,
+    nifti_layout,
+    of_dataset,
+    opened_array,
+)
 from .native_messages import warnings_after_success
 from .pillow import read_whole, resized
 from .samples import hint, samples
@@ -35,6 +46,9 @@ from .tiff import MARKS as TIFF
 from .tiff import TiffSource
 from .tiff_pages import has_overlaps
 from .zarr_source import ZarrSource, array_folder, is_zarr, zarr_layout
+
+FIRST_BYTES = 4096
+"""What is read of a file to know its format: a DICOM names its class behind other elements."""
 
 NPY = b"\x93NUMPY"
 """The first bytes of a ``.npy`` file."""
@@ -59,7 +73,8 @@ def open_source(
         library that has a shape, a type and slices (h5py, zarr, dask, xarray, …; it is read by
         region), whatever numpy makes an array of (an image of Pillow), the path of a ``.npy``,
         zarr, TIFF, PNG, JPEG or other file that Pillow reads, a slide (``"a.svs@2"`` is level 2 of
-        its pyramid), or the name of a sample inside scikit-image ("retina", "astronaut", ...).
+        its pyramid), a file of HDF5 (``"a.h5:/path"``), NIfTI or DICOM if their libraries are
+        installed, or the name of a sample inside scikit-image ("retina", "astronaut", ...).
         Pixels are taken as they are stored: a rotation in the file's EXIF data is ignored, as
         torchvision does.
 
@@ -208,6 +223,7 @@ def _open_path(path: str | Path, wanted: _Wanted) -> Source:
     path, level = of_level(path)
     if level is not None:
         name = f"{Path(path).name}@{level}"
+    path, dataset = of_dataset(path)
     if is_zarr(path):
         if level is not None:
             raise ValueError(f"cannot read {path}@{level}: name the array {path}/{level}")
@@ -219,10 +235,14 @@ def _open_path(path: str | Path, wanted: _Wanted) -> Source:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}{hint(path)}") from None
     with reading(path), Path(path).open("rb") as file:
-        start = file.read(6)
-    is_tiff = start.startswith(TIFF)
+        start = file.read(FIRST_BYTES)
+    if dataset and not start.startswith(HDF5):
+        raise ValueError(
+            f"cannot read {path}:{dataset}: only files of HDF5 have datasets: leave out :{dataset}"
+        )
+    is_tiff, is_dicom = start.startswith(TIFF), start[128:132] == DICOM and SLIDE not in start
     by_openslide = has_overlaps(path) if is_tiff else path.lower().endswith(SLIDES)
-    if by_openslide:
+    if by_openslide and not is_dicom:
         return SlideSource(path, name, level or 0)
     if is_tiff:
         return _open_tiff(path, name, wanted, level or 0)
@@ -230,7 +250,17 @@ def _open_path(path: str | Path, wanted: _Wanted) -> Source:
         raise ValueError(
             f"cannot read {path}@{level}: only slides and TIFFs have levels: leave out @{level}"
         )
-    if start == NPY or path.lower().endswith(".npy"):
+    if start.startswith(HDF5):
+        dataset = named_dataset(path, dataset)
+        with reading(path), opened_array(path, dataset) as array:
+            shape = tuple(array.shape)
+        return LibrarySource(path, name, dataset, wanted.layout(shape, name))
+    if is_dicom:
+        return read_dicom(path, name, wanted.channels, wanted.size, wanted.axes or 2)
+    if is_nifti(path, start):
+        layout = nifti_layout(path, wanted.channels, wanted.size, wanted.axes, name)
+        return LibrarySource(path, name, layout=layout)
+    if start.startswith(NPY) or path.lower().endswith(".npy"):
         with reading(path):
             shape = mapped(path, "r").shape
         return FileSource(path, name, wanted.layout(shape, name))

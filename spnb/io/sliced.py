@@ -27,6 +27,20 @@ def can_be_sliced(image: Any) -> bool:
     return all(hasattr(image, name) for name in ("shape", "dtype", "__getitem__"))
 
 
+def chunk_of(array: Any, layout: str) -> tuple[int, int]:
+    """Rows and columns of a chunk, if an array has chunks: see `spnb.io.strided.piece_of`."""
+    chunks = getattr(array, "chunks", None)
+    if not isinstance(chunks, tuple) or len(chunks) != len(layout):
+        return 1, 0
+    *_, rows, columns = (
+        1,
+        *(n for n, letter in zip(chunks, layout, strict=True) if letter == "S"),
+    )
+    # dask and xarray list the sizes of all chunks along an axis.
+    longest = [n if isinstance(n, int) else max(n) for n in (rows, columns)]
+    return longest[0], longest[1]
+
+
 @dataclass(eq=False)
 class SlicedSource:
     """An array that is read by slices, as a file is; `spnb.io.layout` has the layouts.
@@ -46,20 +60,7 @@ class SlicedSource:
         whole = np.broadcast_to(np.empty((), self.dtype), tuple(self.array.shape))  # no memory
         self.shape = checked(batched(whole, self.layout), self.name)
         self.layout = self.layout or "BC" + "S" * (len(self.shape) - 2)
-        self.chunk_rows, self.chunk_columns = self._chunk()
-
-    def _chunk(self) -> tuple[int, int]:
-        """Rows and columns of a chunk, if the array has chunks: see `spnb.io.strided.piece_of`."""
-        chunks = getattr(self.array, "chunks", None)
-        if not isinstance(chunks, tuple) or len(chunks) != len(self.layout):
-            return 1, 0
-        *_, rows, columns = (
-            1,
-            *(n for n, letter in zip(chunks, self.layout, strict=True) if letter == "S"),
-        )
-        # dask and xarray list the sizes of all chunks along an axis.
-        longest = [n if isinstance(n, int) else max(n) for n in (rows, columns)]
-        return longest[0], longest[1]
+        self.chunk_rows, self.chunk_columns = chunk_of(self.array, self.layout)
 
     def read(self, region: Region) -> np.ndarray:
         """Read a region; see `spnb.io.sources.Source`."""
