@@ -28,6 +28,7 @@ SHARED_ENGINES = (
     "tests/benchmarking/test_foreseen.py::test_the_command",
     "tests/driver/test_cluster.py",
     "tests/driver/test_finite.py::test_ranks_tell_it",
+    "tests/driver/test_image_results.py::test_engines",
     "tests/driver/test_preprocessing.py::test_ranks_do_it_on_their_regions",
     "tests/driver/test_cluster_failures.py",
     "tests/driver/training/test_train.py",

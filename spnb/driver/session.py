@@ -10,16 +10,17 @@ from __future__ import annotations
 import itertools
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Self, TypeVar
 
 from ..capture.losses import LossFunction
 from ..engine.service import InferTask
-from ..io.sources import NOT_GIVEN
+from ..io.sources import NOT_GIVEN, Source
 from ..job import checkpoint_io
 from ..job.job_plan import JobPlan
 from ..training.own_optimizer import MakeOptimizer, MakeScheduler, OwnOptimizer
+from .image_results import ImageResults
 from .preprocessing import Preprocessing, first_preprocessed
 from .rank_loading import RankLoading
 from .result import Result, RunOutputs
@@ -167,6 +168,48 @@ class Session(RankLoading):
             self._say(result.first_not_finite)
         weakref.finalize(result, self._released.append, run)  # then ranks may free its output
         return result
+
+    def map(
+        self,
+        images: Iterable[Any],
+        *,
+        resize: bool | None = None,
+        preprocess: Preprocessing | None = None,
+        check_finite: bool = False,
+    ) -> ImageResults:
+        """Run the network on images one after another; the next is opened while one runs.
+
+        An image that cannot be opened or run raises an error with its name.  The results may be
+        gone on with: the next is that of the image after it.
+
+        Parameters
+        ----------
+        images
+            For each run, what `infer` takes: files of a folder, arrays, or whatever an iterator
+            gives.
+        resize, preprocess, check_finite
+            As of `infer`.
+
+        Returns
+        -------
+        spnb.driver.image_results.ImageResults
+            An iterator of results.  The output of a result stays on the ranks as long as the
+            result is held, so save it, or take what is needed of it.
+
+        Examples
+        --------
+        >>> images = (torch.full((2, 1, 8, 8), value) for value in (0.0, 1.0))
+        >>> [tuple(result.output.shape) for result in session.map(images)]
+        [(2, 2, 8, 8), (2, 2, 8, 8)]
+        """
+        self._require_open()
+
+        def opened(image: Any) -> dict[str, Source]:
+            inputs = self.plan.open_inputs(image, resize=resize)
+            inputs = first_preprocessed(inputs, preprocess)
+            return {name: self.sources.resident(source) for name, source in inputs.items()}
+
+        return ImageResults(images, opened, partial(self.infer, check_finite=check_finite))
 
     def train(
         self,
