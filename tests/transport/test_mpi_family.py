@@ -72,9 +72,9 @@ def test_an_mpiexec_of_another_mpi_is_refused_before_ranks_start(tmp_path, monke
     mpiexec = tmp_path / "mpiexec"
     mpiexec.write_text(f"#!/bin/sh\necho '{told}'\ntouch {tmp_path}/$#\n")
     mpiexec.chmod(0o755)
-    real = processes._environment
+    real = processes.environment_of_engines
     path = f"{tmp_path}:{os.path.dirname(sys.executable)}:/bin"
-    monkeypatch.setattr(processes, "_environment", lambda f: real(f) | {"PATH": path})
+    monkeypatch.setattr(processes, "environment_of_engines", lambda f: real(f) | {"PATH": path})
     with pytest.raises(StartError, match=r"mpiexec is of .*, but mpi4py loads .*libmpi"):
         Engines(2).start()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "mpiexec"]  # asked, never run

@@ -1,7 +1,8 @@
-"""The end of a launched process after an interrupt (Ctrl-C), whatever it is at.
+"""Interrupts (Ctrl-C) of calls that would not end in order by themselves.
 
-Python raises a KeyboardInterrupt only when a call into C returns, and the end of MPI waits for all
-ranks.
+In a process that a launcher started, Python raises a KeyboardInterrupt only when a call into C
+returns, and the end of MPI waits for all ranks.  In the user's own process, calls of ipyparallel's
+that start processes would be left half done.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 from .launcher import launched_rank
@@ -20,6 +24,33 @@ INTERRUPTED = 130
 
 PATIENCE = 1.0
 """Seconds in which a process may end by itself."""
+
+
+@contextmanager
+def interrupts_delayed() -> Iterator[None]:
+    """Raise the interrupt that comes in a block at the block's end; a second one at once.
+
+    The block may be a call that starts processes: it then returns, and what it started is known and
+    can be ended.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield  # no interrupt is raised here
+        return
+    first: list[FrameType | None] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if first:
+            handler(number, frame)
+        first.append(frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if first:
+        handler(signal.SIGINT, first[0])
 
 
 def end_after_an_interrupt() -> None:

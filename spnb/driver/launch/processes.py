@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sys
-import sysconfig
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +27,9 @@ from ...transport.mpi_environment import (
 )
 from ...transport.mpi_family import Inquiry
 from . import watchdog
-from .engines_command import engine_command, engines_command, mpiexec_in, path_of_engines
+from .engines_command import engine_command, engines_command, mpiexec_in
+from .engines_environment import ON_THIS_HOST, environment_of_engines
+from .interrupts import interrupts_delayed
 from .launcher import of_another_launch
 from .placement import HERE, Placement
 
@@ -40,6 +41,9 @@ PATIENCE = 5.0
 
 POLL = 0.02
 """Seconds between two looks at processes that are starting."""
+
+CONNECT_WITHIN = 10.0
+"""Seconds in which the controller answers that a client may connect."""
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at the controller's processes."""
@@ -140,7 +144,7 @@ class Launch:
         watchdog.remove_orphans()
         require_loopback()
         require_files(max(84 + 2 * self.num_ranks, 20 + 4 * self.num_ranks))
-        environment = _environment(self.folder)
+        environment = environment_of_engines(self.folder)
         if self.placement.is_here:
             environment |= ON_THIS_HOST
             environment |= on_one_host(self.num_ranks, free_shared_memory())
@@ -152,12 +156,13 @@ class Launch:
         command = engines_command(
             self.placement, family, inquiry.mpiexec, environment, self.num_ranks
         )
-        self._start_engines(command, environment)
-        self.client = self.cluster.connect_client_sync(ipython_dir=self.folder)
-        self.client.session.digest_history_size = DIGESTS
-        self._wait_for_engines(self.client, deadline, on_progress)
+        with interrupts_delayed():
+            self._start_engines(command, environment)
+        client = self._connect()
+        client.session.digest_history_size = DIGESTS
+        self._wait_for_engines(client, deadline, on_progress)
         self.controller = watchdog.family([self.cluster.controller.process])
-        return self.client
+        return client
 
     def _guarded(self, command: Sequence[str]) -> list[str]:
         """A command under a watchdog, without what another launch left in the environment."""
@@ -169,7 +174,8 @@ class Launch:
     def _start_controller(self, environment: dict[str, str], deadline: float) -> None:
         """Start the controller under a watchdog, and wait for its connection files."""
         command = self._guarded([sys.executable, "-P", _CONTROLLER])
-        self.cluster.start_controller_sync(controller_cmd=command, environment=environment)
+        with interrupts_delayed():
+            self.cluster.start_controller_sync(controller_cmd=command, environment=environment)
         controller = self.cluster.controller
         files = [Path(file) for file in controller.connection_files.values()]
         while not all(file.exists() for file in files):
@@ -182,6 +188,20 @@ class Launch:
         self.cluster.start_engines_sync(
             self.num_ranks, mpi_cmd=guarded, engine_cmd=engine, environment=environment
         )
+
+    def _connect(self) -> ipp.Client:
+        """Connect a client to the controller."""
+        try:
+            with interrupts_delayed():
+                self.client = self.cluster.connect_client_sync(
+                    ipython_dir=self.folder, timeout=CONNECT_WITHIN
+                )
+        except TimeoutError:
+            raise StartError(
+                f"the ipyparallel controller does not answer for {CONNECT_WITHIN:g} s"
+                " (stopped, or swapping?): run the command again"
+            ) from None
+        return self.client
 
     def _wait_for_engines(self, client: ipp.Client, deadline: float, on_progress: Progress) -> None:
         """Wait until all engines are registered."""
@@ -263,8 +283,9 @@ class Launch:
         for launcher in launchers:
             if late or not watchdog.runs(launcher.process):
                 why = "and time is up" if late else f"and {launcher.name} ended"
-                tail = last_lines(launchers[-1].get_output())
-                raise StartError(f"{state}, {why}; the end of its log:\n{tail}")
+                log = launchers[-1].get_output().strip()
+                tail = f"the end of its log:\n{last_lines(log)}" if log else "its log is empty"
+                raise StartError(f"{state}, {why}; {tail}")
         time.sleep(POLL)
 
 
@@ -275,28 +296,3 @@ def last_lines(log: str) -> str:
     '(empty)'
     """
     return "\n".join(log.splitlines()[-15:]) or "(empty)"
-
-
-ON_THIS_HOST = {"HYDRA_LAUNCHER": "fork", "HYDRA_RMK": "user"}
-"""Variables by which all ranks are on this host, also in a job of a scheduler that has others."""
-
-
-def _environment(folder: str) -> dict[str, str]:
-    """Variables that engines get in addition to this process's environment."""
-    package = str(Path(__file__).resolve().parents[2])
-    inherited = os.environ.get("PYTHONPATH")
-    # An installed package is found without PYTHONPATH; with site-packages on it, modules there
-    # would be found before those of the standard library.
-    ours = [] if package == sysconfig.get_path("purelib") else [package]
-    environment = {
-        "IPYTHONDIR": folder,
-        "PATH": path_of_engines(),
-        "PYTHONPATH": os.pathsep.join([*ours, *([inherited] if inherited else [])]),
-        # Ranks share the cores.  A user may give torch more threads later.
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    }
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return environment

@@ -1,5 +1,6 @@
 """The processes of engines: a start that fails, and an end that leaves nothing."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from processes import processes_of
 
 from spnb.driver.launch import processes, watchdog
 from spnb.driver.launch.engines import Engines
+from spnb.driver.launch.interrupts import interrupts_delayed
 from spnb.errors import StartError
 from spnb.io import scratch
 
@@ -38,8 +40,10 @@ def test_a_failed_start_shows_why_and_leaves_nothing(folders, monkeypatch, tmp_p
     mpiexec = tmp_path / "mpiexec"
     mpiexec.write_text("#!/bin/sh\necho no slots left\nexit 3\n")
     mpiexec.chmod(0o755)
-    real = processes._environment
-    monkeypatch.setattr(processes, "_environment", lambda f: real(f) | {"PATH": f"{tmp_path}:/bin"})
+    real = processes.environment_of_engines
+    monkeypatch.setattr(
+        processes, "environment_of_engines", lambda f: real(f) | {"PATH": f"{tmp_path}:/bin"}
+    )
     with pytest.raises(StartError, match=r"0 of 2 engines started, and .* ended[^$]*no slots left"):
         Engines(2).start()
     mpiexec.unlink()
@@ -62,10 +66,49 @@ def test_ctrl_c_and_too_short_a_time_during_the_start(folders):
         Engines(2, timeout=1.0).start()
 
 
+@pytest.mark.parametrize("step", ["start_controller", "start_engines", "connect_client"])
+def test_ctrl_c_within_a_step_of_ipyparallel(step, folders, monkeypatch, capfd):
+    real = getattr(processes.ipp.Cluster, step)
+
+    async def interrupted(self, *args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        return await real(self, *args, **kwargs)
+
+    monkeypatch.setattr(processes.ipp.Cluster, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Engines(1).start()
+    gc.collect()  # asyncio tells of tasks that were left
+    assert capfd.readouterr().err == ""
+
+
+def test_a_second_interrupt_is_not_delayed():
+    with pytest.raises(KeyboardInterrupt), interrupts_delayed():
+        os.kill(os.getpid(), signal.SIGINT)
+        survived = True
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the second came too late")
+    assert survived
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_controller_that_is_stopped_is_named(folders, monkeypatch):
+    real = processes.Launch._connect
+
+    def connect(launch):
+        watchdog.send(signal.SIGSTOP, watchdog.family([launch.cluster.controller.process])[1:])
+        return real(launch)
+
+    monkeypatch.setattr(processes.Launch, "_connect", connect)
+    monkeypatch.setattr(processes, "CONNECT_WITHIN", 1.0)
+    with pytest.raises(StartError, match=r"controller does not answer for 1 s \(stopped"):
+        Engines(1).start()
+
+
 def test_nothing_survives_a_killed_owner():
     script = """
         import time
         from spnb.driver.launch.engines import Engines
+from spnb.driver.launch.interrupts import interrupts_delayed
         engines = Engines(2)
         engines.start()
         print(engines._launch.folder, flush=True)
@@ -91,6 +134,7 @@ def test_nothing_survives_a_killed_owner():
 def test_the_end_of_the_process_stops_its_engines():
     script = """
         from spnb.driver.launch.engines import Engines
+from spnb.driver.launch.interrupts import interrupts_delayed
         engines = Engines(1)
         engines.start()
         print(engines._launch.folder)
@@ -113,6 +157,7 @@ KILLED_WHILE_IT_KILLS = """
 import os, signal
 from spnb.driver.launch import watchdog
 from spnb.driver.launch.engines import Engines
+from spnb.driver.launch.interrupts import interrupts_delayed
 engines = Engines(2)
 engines.start()
 watchdog.kill = lambda processes: os.kill(os.getpid(), signal.SIGKILL)
