@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import psutil
@@ -76,7 +76,8 @@ def kill_family(leaders: Collection[psutil.Process]) -> None:
     """Kill processes and all their descendants, and wait until none runs.
 
     A process that is just starting another would leave it behind.  So each is stopped before its
-    children are listed, until none is new.  If the caller were killed meanwhile, they would remain
+    children are listed, until none is new; one that got the signal while it forks still ends that
+    first.  If the caller were killed meanwhile, they would remain
     stopped; so it is called by watchdogs, which nobody kills, and for watchdogs that do not end.
 
     Parameters
@@ -87,6 +88,7 @@ def kill_family(leaders: Collection[psutil.Process]) -> None:
     found: list[psutil.Process] = []
     while new := [process for process in family(leaders) if process not in found]:
         send(signal.SIGSTOP, new)
+        _wait_while(_goes_on, new, 1.0)
         found += new
     kill(found)
 
@@ -146,9 +148,24 @@ def wait(processes: Collection[psutil.Process], timeout: float) -> None:
 
     Zombies count as ended: the system decides how long an orphan stays one.
     """
+    _wait_while(runs, processes, timeout)
+
+
+def _wait_while(
+    state: Callable[[psutil.Process], bool], processes: Collection[psutil.Process], timeout: float
+) -> None:
+    """Wait until no process is in a state, for ``timeout`` seconds at most."""
     deadline = time.monotonic() + timeout
-    while any(runs(process) for process in processes) and time.monotonic() < deadline:
+    while any(map(state, processes)) and time.monotonic() < deadline:
         time.sleep(0.02)
+
+
+def _goes_on(process: psutil.Process) -> bool:
+    """Whether a process neither ended nor was stopped."""
+    try:
+        return process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def send(number: int, processes: Iterable[psutil.Process]) -> None:

@@ -19,11 +19,20 @@ while True:
     time.sleep(0.002)
 """
 
+FORKS = """
+import os, time
+held = b"x" * 2**28  # each fork takes some milliseconds, in which the signal comes
+while os.fork():
+    time.sleep(0.002)
+time.sleep(60)
+"""
 
-def test_a_process_that_starts_others_leaves_none_behind():
+
+@pytest.mark.parametrize("program", [SPAWNER, FORKS])
+def test_a_process_that_starts_others_leaves_none_behind(program):
     mark = f"SPNB_SPAWNER_{os.getpid()}"
     for _ in range(5):
-        with subprocess.Popen([sys.executable, "-c", SPAWNER], env={mark: mark}) as spawner:
+        with subprocess.Popen([sys.executable, "-c", program], env={mark: mark}) as spawner:
             leader = psutil.Process(spawner.pid)
             while not leader.children():
                 time.sleep(0.01)
