@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from ..errors import OptionError
+from ..io.nodata import masked, nodata_of
 from ..io.prepared import Normalized
 from ..io.preprocessed import Preprocess, Preprocessed
 from ..io.sources import Source
 from ..job.parsing import mean_and_std
 
 Numbers = float | Sequence[float]
+Nodata = float | str | None
+"""The number that is read as NaN; ``"file"`` for that of the file, None for none."""
+
 Preprocessing = str | tuple[Numbers, Numbers] | Preprocess
 
 
@@ -62,8 +66,35 @@ def preprocessed(source: Source, asked: Preprocessing | None) -> Source:
 
 
 def first_preprocessed(
-    opened: Mapping[str, Source], asked: Preprocessing | None
+    opened: Mapping[str, Source],
+    asked: Preprocessing | None,
+    nodata: Nodata = "file",
+    say: Callable[[str], None] = print,
 ) -> dict[str, Source]:
-    """Return the inputs of a network, of which the first, its image, is preprocessed."""
+    """Return the inputs of a network, of which the first, its image, is preprocessed.
+
+    Parameters
+    ----------
+    opened
+        The inputs by name.
+    asked
+        As of `preprocessed`.
+    nodata
+        The number that is read as NaN; ``"file"`` is that of the image's file, if it names one, and
+        None is no number.
+    say
+        Says in a line that a file's number is read so.
+    """
     first = next(iter(opened))
-    return {**opened, first: preprocessed(opened[first], asked)}
+    image = opened[first]
+    number = nodata_of(image) if nodata == "file" else nodata
+    if isinstance(number, str):
+        raise OptionError(f"nodata is {number!r}: give a number, 'file' or None")
+    if number is not None:
+        image = masked(image, number)
+        if nodata == "file":
+            say(
+                f"{image.name}: its number for nodata, {number:g}, is read as NaN; nodata=None"
+                " (--nodata none) reads it as a number"
+            )
+    return {**opened, first: preprocessed(image, asked)}

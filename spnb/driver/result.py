@@ -15,6 +15,7 @@ from ..display import plots
 from ..display.progress import Bar, shown_by_module
 from ..engine.report import Report
 from ..errors import CheckFailed
+from ..io.nodata import mask_of
 from ..io.sample_types import changed_colours
 from ..io.sources import Source
 from ..io.tensors import read_tensor
@@ -182,7 +183,8 @@ class Result(RunRecord):
             self._say(changed_colours(store.path, store.dtype, numbers))
         if store.is_tiff:
             grid, line = grid_of(self.plan.graph, self.sources, value)
-            store = replace(store, grid=grid)
+            is_masked = mask_of(next(iter(self.sources.values()))) is not None
+            store = replace(store, grid=grid, nan_is_nodata=is_masked)
             self._say(line)
         with store.created() as created:
             self._outputs.save(makers, value, created)

@@ -21,7 +21,7 @@ from ..job import checkpoint_io
 from ..job.job_plan import JobPlan
 from ..training.own_optimizer import MakeOptimizer, MakeScheduler, OwnOptimizer
 from .image_results import ImageResults
-from .preprocessing import Preprocessing, first_preprocessed
+from .preprocessing import Nodata, Preprocessing, first_preprocessed
 from .rank_loading import RankLoading
 from .result import Result, RunOutputs
 from .training.callbacks import Callbacks
@@ -99,6 +99,7 @@ class Session(RankLoading):
         *,
         resize: bool | None = None,
         preprocess: Preprocessing | None = None,
+        nodata: Nodata = "file",
         check_finite: bool = False,
     ) -> Result:
         """Run the network on an image.
@@ -120,6 +121,10 @@ class Session(RankLoading):
             integers are in [0, 1] before: ``"imagenet"`` or ``"benchmark"``, a mean and a standard
             deviation ``(mean, std)`` with one number or one for each channel, or a function of an
             array ``(batch, channels, *spatial)`` that sees no neighbours of a position.
+        nodata
+            The number of the image (the first input), as it is stored, that stands for nodata: it
+            is read as NaN.  ``"file"`` is that of a GeoTIFF's tag GDAL_NODATA, and a line says so;
+            None reads all numbers as they are.
         check_finite
             Whether to look through the image and every value for NaN and infinite numbers, and to
             name rank and layer where the first appear; ``result.not_finite`` has all ranks.
@@ -146,7 +151,7 @@ class Session(RankLoading):
         if self.plan.training:
             raise ValueError("this plan is for training: load one made with spnb.plan(job)")
         opened = self.plan.open_inputs(image, resize=resize)
-        opened = first_preprocessed(opened, preprocess)
+        opened = first_preprocessed(opened, preprocess, nodata, self._say)
         plan = self.plan.for_images(next(iter(opened.values())).shape[0])
         if plan is not self.plan:
             self.load(plan)
@@ -175,6 +180,7 @@ class Session(RankLoading):
         *,
         resize: bool | None = None,
         preprocess: Preprocessing | None = None,
+        nodata: Nodata = "file",
         check_finite: bool = False,
     ) -> ImageResults:
         """Run the network on images one after another; the next is opened while one runs.
@@ -187,7 +193,7 @@ class Session(RankLoading):
         images
             For each run, what `infer` takes: files of a folder, arrays, or whatever an iterator
             gives.
-        resize, preprocess, check_finite
+        resize, preprocess, nodata, check_finite
             As of `infer`.
 
         Returns
@@ -206,10 +212,11 @@ class Session(RankLoading):
 
         def opened(image: Any) -> dict[str, Source]:
             inputs = self.plan.open_inputs(image, resize=resize)
-            inputs = first_preprocessed(inputs, preprocess)
+            inputs = first_preprocessed(inputs, preprocess, nodata, self._say)
             return {name: self.sources.resident(source) for name, source in inputs.items()}
 
-        return ImageResults(images, opened, partial(self.infer, check_finite=check_finite))
+        run = partial(self.infer, nodata=None, check_finite=check_finite)  # what was read is masked
+        return ImageResults(images, opened, run)
 
     def train(
         self,

@@ -87,6 +87,8 @@ class LibrarySource:
             whole = np.broadcast_to(np.empty((), array.dtype), array.shape)  # takes no memory
             self.shape = checked(batched(whole, self.layout), self.name)
             self.layout = self.layout or "BC" + "S" * (len(self.shape) - 2)
+            # What nibabel rescales is of another type than the file.
+            self.dtype = np.asarray(array[(slice(0, 1),) * len(array.shape)]).dtype
             self.chunk_rows, self.chunk_columns = chunk_of(array, self.layout)
 
     def read(self, region: Region) -> np.ndarray:

@@ -131,7 +131,7 @@ class ArraySource:
 
     def __post_init__(self) -> None:
         self.array = as_numpy(self.array)
-        self.shape = checked(self.array, self.name)
+        self.shape, self.dtype = checked(self.array, self.name), self.array.dtype
 
     def read(self, region: Region) -> np.ndarray:
         """Read a region; see `Source`."""
@@ -157,7 +157,8 @@ class FileSource:
 
     def __post_init__(self) -> None:
         self.path, self.name = located(self.path), self.name or Path(self.path).name
-        self.shape = checked(self._array(), self.name)
+        array = self._array()
+        self.shape, self.dtype = checked(array, self.name), array.dtype
 
     def _array(self) -> np.ndarray:
         with reading(self.path):

@@ -17,7 +17,7 @@ def thumbnail(
     """Return every n-th pixel of the first image of a source.
 
     A volume is shown by its middle slice, a signal by one row.  Values outside [0, 1] are
-    rescaled.
+    rescaled.  NaN, as of nodata, is black.
 
     Parameters
     ----------
@@ -47,7 +47,9 @@ def thumbnail(
         across = down = max(across, down)
     picture = strided(source, (rows, columns), (down, across)).pixels
     picture = np.moveaxis(picture[[0, 1, 2] if len(picture) > 2 else [0, 0, 0]], 0, -1)
-    low, high = picture.min(), picture.max()
+    finite = picture[np.isfinite(picture)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
     if low < 0 or high > 1:
         picture = (picture - low) / max(high - low, np.finfo(np.float32).tiny)
+    picture = np.nan_to_num(np.clip(picture, 0, 1), nan=0.0)
     return np.ascontiguousarray(picture)

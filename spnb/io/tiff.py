@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """The first bytes of a TIFF, and of a BigTIFF; slides of most makers are TIFFs, too."""
 
+NODATA = 42113
+"""Code of GDAL's tag with the number for nodata."""
+
 MASK, NUMBERS = {"values": "bool"}, {"values": "integers"}
 """The descriptions that `spnb.io.writers` gives a file of booleans, and one of integers that are
 stored without a sign: such as classes, which are not scaled to [0, 1]."""
@@ -79,6 +82,7 @@ class TiffSource:
         page = series.keyframe
         described = (tif.shaped_metadata or ({},))[0].items()
         self.mask, self.numbers = (described >= each.items() for each in (MASK, NUMBERS))
+        self.nodata = _nodata(page)
         self.stored = tuple(series.get_shape(squeeze=False))
         self.dtype = np.dtype(tif.byteorder + series.dtype.char)
         self.offset, self.piece_bytes = series.dataoffset, 0
@@ -175,7 +179,7 @@ class TiffSource:
                 values = self._decoded(index)
             else:
                 values = np.memmap(self.path, self.dtype, "r", self.offset, self.stored)[index]
-        values, largest = self._in_colours(values)
+        values, largest = self.in_colours(values)
         values = batched(values, self._taken)[:, channels]
         return floats(values if "B" in self.layout else values[batch], largest, dtype)
 
@@ -196,8 +200,14 @@ class TiffSource:
                 out[place] = decode(page, where, need)
         return out if self.axes.endswith("S") else out[..., 0]
 
-    def _in_colours(self, values: np.ndarray) -> tuple[np.ndarray, int | None]:
-        """Return samples as colours, and the number of the brightest one, if it is known."""
+    def in_colours(self, values: np.ndarray) -> tuple[np.ndarray, int | None]:
+        """Return samples as colours, and the number of the brightest one, if it is known.
+
+        Parameters
+        ----------
+        values
+            Samples as they are stored.
+        """
         if self.mask:
             return values.astype(bool), None
         if self.numbers:
@@ -208,3 +218,12 @@ class TiffSource:
             return (~values if self.inverted else values), None
         largest = (1 << self.bits) - 1
         return (largest - values if self.inverted else values), largest
+
+
+def _nodata(page: TiffPage) -> float | None:
+    """The number for nodata that GDAL's tag names, if there is one."""
+    text = page.tags.valueof(NODATA)
+    try:
+        return None if text is None else float(str(text).strip("\0 "))
+    except ValueError:
+        return None

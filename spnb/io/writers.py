@@ -28,7 +28,7 @@ from .png import compress, refuse_no_picture
 from .replacing import beside, replacing, writing
 from .sample_types import TIFF, depends_on_numbers, plain_type, samples, smallest_type
 from .targets import refuse_unwritable
-from .tiff import MASK, NUMBERS
+from .tiff import MASK, NODATA, NUMBERS
 
 MAPPED = (".npy", ".png")
 """Suffixes of files whose numbers ranks write as an array that numpy maps."""
@@ -53,6 +53,8 @@ class Store:
         The file beside the path that ranks write meanwhile.
     grid
         The grid of the output's positions, which a TIFF carries; None if it is not known.
+    nan_is_nodata
+        Whether a TIFF says that NaN stands for nodata.
     held_as
         Type of the file's elements, where it depends on the output's numbers: see `holding`.
     """
@@ -62,6 +64,7 @@ class Store:
     dtype: torch.dtype
     new: Path | None = None
     grid: PixelGrid | None = None
+    nan_is_nodata: bool = False
     held_as: np.dtype | None = None
 
     @property
@@ -173,7 +176,7 @@ class Store:
                 bigtiff=self.num_bytes > 2**32 - 2**25,
                 ome=self.is_ome,
                 metadata=self._description,
-                **({} if self.grid is None else self.grid.tags()),
+                **self._tags,
             )
 
     @property
@@ -185,6 +188,14 @@ class Store:
     def is_ome(self) -> bool:
         """Whether the file is an OME-TIFF, as its name says."""
         return self.path.name.lower().endswith((".ome.tif", ".ome.tiff"))
+
+    @property
+    def _tags(self) -> dict[str, Any]:
+        """Tags of a TIFF, as arguments of `tifffile.imwrite`."""
+        found = {} if self.grid is None else self.grid.tags()
+        if self.nan_is_nodata and self.numpy_dtype.kind == "f":
+            found["extratags"] = [*found.get("extratags", ()), (NODATA, 2, 0, "nan", False)]
+        return found
 
     def _refuse_ome(self) -> None:
         """Refuse an OME-TIFF of axes or of a type that it has no name for."""

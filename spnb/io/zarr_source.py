@@ -32,7 +32,8 @@ class ZarrSource:
     def __post_init__(self) -> None:
         self.path, self.name = str(Path(self.path).absolute()), self.name or Path(self.path).name
         array = self._array()
-        whole = np.broadcast_to(np.empty((), array.dtype), array.shape)  # takes no memory
+        self.dtype = np.dtype(array.dtype)
+        whole = np.broadcast_to(np.empty((), self.dtype), array.shape)  # takes no memory
         self.shape = checked(batched(whole, self.layout), self.name)
         self.layout = self.layout or "BC" + "S" * (len(self.shape) - 2)
         rows = [k for k, letter in enumerate(self.layout) if letter == "S"]

@@ -108,6 +108,14 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         " benchmark (0.5,0.5), or numbers as of --normalize. Unsigned integers are in [0, 1] then",
     )
     parser.add_argument(
+        "--nodata",
+        metavar="NUMBER",
+        type=_nodata,
+        default="file",
+        help="the number of the image's file that stands for nodata: it is read as NaN. file (the"
+        " default) is that of a GeoTIFF's tag; none reads all numbers as they are",
+    )
+    parser.add_argument(
         "--check", action="store_true", help="compare the output with that of the untiled network"
     )
     parser.add_argument(
@@ -326,6 +334,15 @@ def _output(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+def _nodata(text: str) -> float | str | None:
+    if text in ("none", "file"):
+        return None if text == "none" else text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number: give one, file or none") from None
 
 
 def _mean_and_std(text: str) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 from ..driver.cluster import Cluster
 from ..driver.launch.engines_command import shown_command
 from ..driver.launch.placement import OF_PLACEMENT, Placement
-from ..driver.preprocessing import Preprocessing, first_preprocessed
+from ..driver.preprocessing import Nodata, Preprocessing, first_preprocessed
 from ..driver.result import Result
 from ..io.sources import NOT_GIVEN
 from ..job import job_plan
@@ -108,6 +108,7 @@ def run(
     model: Job | str | nn.Module,
     image: Any = NOT_GIVEN,
     preprocess: Preprocessing | None = None,
+    nodata: Nodata = "file",
     **options: Any,
 ) -> Result:
     """Run a network on an image in tiles: plan it, start engines or use those that run, and infer.
@@ -121,6 +122,8 @@ def run(
         say others.  By default a synthetic image.
     preprocess
         As of `spnb.Cluster.infer`: ``"imagenet"``, a mean and a standard deviation, or a function.
+    nodata
+        As of `spnb.Cluster.infer`: the number that is read as NaN.
     **options
         Options of the job, as ``tiles=4``.
 
@@ -147,10 +150,11 @@ def run(
     job = job_of_images(model, options, _inputs(image))
     cluster = running()
     if cluster is not None and cluster.plan.is_of(job):
-        return cluster.infer(image, preprocess=preprocess)
+        return cluster.infer(image, preprocess=preprocess, nodata=nodata)
     plan = job_plan.plan(job)
-    opened = first_preprocessed(plan.open_inputs(image), preprocess)  # a wrong one starts nothing
-    return start(plan).infer(opened)
+    # A wrong image starts nothing.
+    opened = first_preprocessed(plan.open_inputs(image), preprocess, nodata)
+    return start(plan).infer(opened, nodata=None)
 
 
 def _inputs(image: Any) -> Sequence[Any]:

@@ -145,7 +145,9 @@ def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
     print(f"{plan}\nweights: {plan.job.weights_origin}", flush=True)
     if _shows_only(args, plan):
         return 0
-    sources = first_preprocessed(plan.open_inputs(_images(args, plan)), args.preprocess)
+    sources = first_preprocessed(
+        plan.open_inputs(_images(args, plan)), args.preprocess, args.nodata
+    )
     if args.save_output:
         store_of(plan.graph, args.save_output).require(
             args.overwrite, files_read(plan.job, sources)
@@ -158,7 +160,7 @@ def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
         if args.save_output and not args.gather_output:
             output = store_of(plan.graph, args.save_output)
             require_seen(session, output.path, value_of(plan.graph, None))
-        result = session.infer(sources)
+        result = session.infer(sources, nodata=None)  # what was opened is masked
         clock.lap("infer")
         print(f"\n{result.summary}\noutput: {_shapes(plan, result)}", flush=True)
         if args.save_output:

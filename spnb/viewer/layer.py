@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from ..display.paint import STYLES, painted, png, span_of, style_of
 from ..io.changed import Changed
+from ..io.nodata import mask_of
 from ..io.sources import FileSource, Repeated, Source
 from ..io.strided import Strided, strided
 from ..ir.region import Span
@@ -44,10 +45,13 @@ class Layer:
         >>> layer.pyramid.levels, layer.tile(0, 255, 0)[0][:4]
         (9, b'\\x89PNG')
         """
+        mask = mask_of(source)
         while isinstance(source, (Changed, Repeated)):
             source = source.source
         if isinstance(source, FileSource):
             source = source.held()  # a session removes its own files when it stops
+        if mask is not None:
+            source = replace(mask, source=source)
 
         def read(window: tuple[Span, Span], step: int, most: int | None) -> Strided:
             return strided(source, window, (step, step), most)

@@ -118,6 +118,11 @@ def test_a_flag_without_effect_is_said_and_the_line_runs(capsys):
         ("evaluate resnet20_v1 --checkpoint nowhere.pth", "nowhere.pth"),
         ("infer resnet --gems --batch-size 1", "2 turns (replicas, gems, times) of a batch of 1"),
         ("infer resnet --schedule gpipe", "schedule is for training"),
+        ("infer resnet --image retina --nodata x", "'x' is no number: give one, file or none"),
+        (
+            "infer resnet --image retina --nodata -1",
+            "whole numbers from 0 to 255: give one of them",
+        ),
         ("infer resnet --image retina --preprocess 3,x", "cannot read '3,x': give MEAN,STD"),
         ("infer unet --image retina --preprocess 1/2,1", "mean of 2 numbers, but images have 3"),
         ("train resnet --replicas 0", "replicas is 0, but must be at least 1"),
