@@ -23,6 +23,7 @@ from .autograd import refuse_moving, refuse_unread_norms
 from .reader import ExportReader, out_of_sight
 from .rewrites.alike import same_for_each_image
 from .rewrites.canonicalize import canonical
+from .rewrites.complex_numbers import without_complex_figures
 from .rewrites.cut_constants import Constants
 from .rewrites.empty_values import without_empty_values
 from .rewrites.mixed_types import refuse_mixed_types
@@ -78,7 +79,8 @@ def graph_of(
     if not any(isinstance(leaf, (Ref, Weight)) for leaf in outputs):
         raise CaptureError("the network returns no tensor: return what it computes")
     refuse_mixed_types(reader.nodes, _types(module, reader.literals, inputs, dtype))
-    nodes = without_empty_values(list(canonical(reader.nodes, outputs)), outputs)
+    nodes = list(without_complex_figures(list(canonical(reader.nodes, outputs))))
+    nodes = without_empty_values(nodes, outputs)
     if training:
         refuse_unread_norms(nodes, outputs)
     nodes = _without_unread(nodes, outputs)

@@ -76,7 +76,7 @@ def hash_of(tensors: Iterable[torch.Tensor]) -> int:
     for tensor in tensors:
         digest.update(repr(tuple(tensor.shape)).encode())
         if not tensor.is_meta:
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().data)
     return digest.intdigest()
 

@@ -129,7 +129,8 @@ class Product(Rule):
         axes_summed = _axes_of(found.values())
         alone = len(set(axes_summed)) == len(axes_summed) and 0 not in axes_summed
         free = not set(axes_summed) & set(self.axes.present)
-        fits = self.node.kind in MERGING and self.node.dtype.is_floating_point
+        dtype = self.node.dtype
+        fits = self.node.kind in MERGING and (dtype.is_floating_point or dtype.is_complex)
         small = self._few_are_whole(axes_summed, tiling)
         return found if alone and free and fits and small else {}
 

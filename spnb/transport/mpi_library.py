@@ -22,7 +22,7 @@ FILES = r"/dev/shm/mpich_shm\w+|/tmp/hydra_hwloc_xmlfile_\w+"
 
 def memory_of(tensor: torch.Tensor) -> Any:
     """The memory of a contiguous tensor, for MPI; as bytes, since numpy has no bfloat16."""
-    flat = tensor.reshape(-1).view(torch.uint8)
+    flat = tensor.resolve_conj().resolve_neg().reshape(-1).view(torch.uint8)
     if tensor.is_cpu:
         return flat.numpy()
     torch.cuda.current_stream(tensor.device).synchronize()  # MPI does not wait for CUDA streams

@@ -69,6 +69,8 @@ class Reduction(Direct):
 
     @property
     def _merges(self) -> bool:
+        if self.node.dtype.is_complex and self.kind == "mean":
+            return True
         if not self.node.dtype.is_floating_point:
             return self.kind in EXACT and self.node.dtype != torch.bool
         order = order_of(self.node.args) if self.kind in ("norm", "linalg_vector_norm") else 1.0

@@ -120,4 +120,7 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
         and a.dtype == b.dtype
         and a.shape == b.shape
         and a.stride() == b.stride()
+        # A conjugate, and its imaginary part, show other numbers of the same memory.
+        and a.is_conj() == b.is_conj()
+        and a.is_neg() == b.is_neg()
     )

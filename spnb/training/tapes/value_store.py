@@ -118,7 +118,7 @@ class DiskStore:
         return kept
 
     def _write(self, tensor: torch.Tensor) -> OnDisk:
-        dense = _dense(tensor.cpu())
+        dense = _dense(tensor.cpu().resolve_conj().resolve_neg())
         memory = dense.as_strided((dense.numel(),), (1,)).view(torch.uint8).numpy()
         offset, done = self._place(dense.nbytes), 0
         try:

@@ -19,8 +19,13 @@ BASE = torch.arange(2 * 3 * 256 * 80).reshape(2, 3, 256, 80)
         BASE[:, :1].float().expand(-1, 3, -1, -1),
         BASE % 2 == 0,
         torch.complex(BASE.float(), -BASE.float()),
+        torch.complex(BASE.float(), -BASE.float()).conj(),
+        torch.complex(BASE.float(), -BASE.float()).conj().imag,
     ],
-    ids=["plain", "gaps", "channels last", "view", "expanded", "bool", "complex"],
+    ids=[
+        *["plain", "gaps", "channels last", "view", "expanded", "bool", "complex"],
+        *["conjugate", "negative"],
+    ],
 )
 def test_a_tensor_comes_back_as_it_was(tensor):
     store = DiskStore()
