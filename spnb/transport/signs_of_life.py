@@ -6,6 +6,7 @@ are read, by the processes that wait for them; nothing is added to a rank that c
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -48,10 +49,18 @@ class SignsOfLife:
     ):
         self.deadline = deadline
         self._clock = clock
-        self._processes = {r: psutil.Process(p) for r, p in pids.items() if psutil.pid_exists(p)}
+        self._processes: dict[int, psutil.Process] = {}
+        self.watch(pids)
         self._seen: dict[int, tuple] = {}
         self._seconds: dict[int, float] = {}
         self._looked_at = clock() - LOOK_EVERY
+
+    def watch(self, pids: Mapping[int, int]) -> None:
+        """Look at more processes from now on, by their numbers."""
+        for rank, pid in pids.items():
+            if rank not in self._processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    self._processes[rank] = psutil.Process(pid)
 
     def missing(self) -> list[int]:
         """Ranks without a sign of life since the deadline; cheap enough for every moment."""

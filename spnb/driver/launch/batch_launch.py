@@ -16,7 +16,8 @@ from ...errors import StartError
 from . import slurm
 from .engines_command import engine_command
 from .placement import Placement
-from .processes import Launch, Progress, last_lines
+from .processes import Launch, last_lines
+from .starting_engines import Progress
 
 ASK_EVERY = 2.0
 """Seconds between two questions for the state of the job."""
@@ -57,8 +58,8 @@ class BatchLaunch(Launch):
 
     launcher_class: type[EngineLauncher] = JobLauncher
 
-    def __init__(self, num_ranks: int, placement: Placement):
-        super().__init__(num_ranks, placement)
+    def __init__(self, num_ranks: int, placement: Placement, silence: float):
+        super().__init__(num_ranks, placement, silence)
         self._asked = 0.0  # for the state of the job
         self.log = LOGS.expanduser() / f"{Path(self.folder).name}.log"
 

@@ -18,8 +18,9 @@ from .batch_launch import BatchLaunch
 from .engine_calls import EngineCalls, Output, Poll
 from .engine_world import EngineWorld, Introduction, introduce
 from .placement import HERE, Placement
-from .processes import Launch, Progress
+from .processes import Launch
 from .slurm import step_fits
+from .starting_engines import Progress
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ class Engines:
     timeout
         Seconds in which all of them must start.
     on_progress
-        Called with the progress of a start: see `spnb.driver.launch.processes.Progress`.
+        Called with the progress of a start: see `spnb.driver.launch.starting_engines.Progress`.
     deadline
         Seconds without a sign of life after which a rank counts as one that does not answer.
     placement
@@ -111,7 +112,8 @@ class Engines:
         if self.client is not None:
             return
         is_job = self.placement.launcher == "slurm" and not step_fits(self.placement)
-        self._launch = (BatchLaunch if is_job else Launch)(self.num_ranks, self.placement)
+        kind = BatchLaunch if is_job else Launch
+        self._launch = kind(self.num_ranks, self.placement, self.deadline)
         self._end = weakref.finalize(self, self._launch.stop)
         try:
             client = self._launch.start(time.monotonic() + self.timeout, self._on_progress)

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from .engines_environment import ON_THIS_HOST, environment_of_engines
 from .interrupts import interrupts_delayed
 from .launcher import of_another_launch
 from .placement import HERE, Placement
+from .starting_engines import Progress, StartingEngines
 
 GRACE = 1.0
 """Seconds that engines have to end by themselves before they are killed."""
@@ -47,11 +48,6 @@ CONNECT_WITHIN = 10.0
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at the controller's processes."""
-
-_CONTROLLER = str(Path(__file__).with_name("controller.py"))
-
-Progress = Callable[[str, int, int], None]
-"""Called with the name of a stage of the start, the number of engines ready, and of all."""
 
 # ipyparallel logs nothing to the user's screen: errors are raised instead.
 _log = logging.getLogger(__name__)
@@ -69,6 +65,8 @@ class Launch:
         Number of engines.
     placement
         Where they are started.
+    silence
+        Seconds without a sign of life after which a process counts as one that does not answer.
 
     Attributes
     ----------
@@ -87,8 +85,8 @@ class Launch:
 
     launcher_class: type[EngineLauncher] = MPIEngineSetLauncher
 
-    def __init__(self, num_ranks: int, placement: Placement = HERE):
-        self.num_ranks, self.placement = num_ranks, placement
+    def __init__(self, num_ranks: int, placement: Placement = HERE, silence: float = 60.0):
+        self.num_ranks, self.placement, self.silence = num_ranks, placement, silence
         self.owner = os.getpid()
         self.folder = str(scratch_folder("engines"))
         Path(self.folder, watchdog.LEASE).touch()
@@ -173,7 +171,7 @@ class Launch:
 
     def _start_controller(self, environment: dict[str, str], deadline: float) -> None:
         """Start the controller under a watchdog, and wait for its connection files."""
-        command = self._guarded([sys.executable, "-P", _CONTROLLER])
+        command = self._guarded([sys.executable, "-P", f"{Path(__file__).parent}/controller.py"])
         with interrupts_delayed():
             self.cluster.start_controller_sync(controller_cmd=command, environment=environment)
         controller = self.cluster.controller
@@ -206,10 +204,14 @@ class Launch:
     def _wait_for_engines(self, client: ipp.Client, deadline: float, on_progress: Progress) -> None:
         """Wait until all engines are registered."""
         cluster, total = self.cluster, self.num_ranks
+        starting = StartingEngines(cluster.engine_set.process, self.silence)
+        self.files = starting.files
         while (ready := len(client.ids)) < total:
             on_progress("starting engines", ready, total)
             state = f"{ready} of {total} engines started"
             self._wait(deadline, state, cluster.controller, cluster.engine_set)
+            if missing := starting.look():
+                raise StartError(f"{state}, and {missing}: run the command again")
         on_progress("starting engines", total, total)
 
     def record_processes(self, introductions: Sequence[Mapping[str, object]]) -> None:
@@ -224,7 +226,7 @@ class Launch:
         here = socket.gethostname()
         pids = {engine["pid"] for engine in introductions if engine["host"] == here}
         self.engines = [process for process in self.processes if process.pid in pids]
-        self.files = watchdog.files_of_mpi(self.processes)
+        self.files |= watchdog.files_of_mpi(self.processes)
 
     def lost(self) -> str:
         """What ended since the start, and with it all engines; "" if nothing did a moment ago.

@@ -104,11 +104,48 @@ def test_a_controller_that_is_stopped_is_named(folders, monkeypatch):
         Engines(1).start()
 
 
+def ranks_under(launch):
+    started = launch.cluster.engine_set
+    every = watchdog.family([started.process]) if started else []
+    ranks = [p for p in every if "PMI_RANK" in p.environ()]
+    return [p for p in ranks if "ipyparallel.engine" in p.cmdline()]
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_stopped_while_it_starts_is_named(folders):
+    engines, sent = Engines(2, deadline=1.0), []
+
+    def stop(stage, ready, total):
+        for rank in [] if sent else ranks_under(engines._launch):
+            if rank.environ()["PMI_RANK"] == "1":
+                rank.send_signal(signal.SIGSTOP)
+                sent.append(rank)
+
+    engines._on_progress = stop
+    with pytest.raises(StartError, match=r"rank 1 does not answer for 1 s .stopped, or swapping"):
+        engines.start()
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_while_mpi_starts_leaves_no_shared_memory(folders):
+    engines, sent = Engines(2), []
+
+    def kill(stage, ready, total):
+        if engines._launch.files and not sent:
+            sent.extend(engines._launch.files)
+            watchdog.send(signal.SIGKILL, ranks_under(engines._launch))
+
+    engines._on_progress = kill
+    with pytest.raises(StartError):
+        engines.start()
+    assert sent
+    assert not any(Path(file).exists() for file in sent)
+
+
 def test_nothing_survives_a_killed_owner():
     script = """
         import time
         from spnb.driver.launch.engines import Engines
-from spnb.driver.launch.interrupts import interrupts_delayed
         engines = Engines(2)
         engines.start()
         print(engines._launch.folder, flush=True)
@@ -134,7 +171,6 @@ from spnb.driver.launch.interrupts import interrupts_delayed
 def test_the_end_of_the_process_stops_its_engines():
     script = """
         from spnb.driver.launch.engines import Engines
-from spnb.driver.launch.interrupts import interrupts_delayed
         engines = Engines(1)
         engines.start()
         print(engines._launch.folder)
