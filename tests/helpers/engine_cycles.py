@@ -170,6 +170,8 @@ def main(count, seed):
     os.environ["TMPDIR"] = folder = tempfile.mkdtemp()
     tempfile.tempdir = folder
     signal.signal(signal.SIGALRM, _raise_hangs)
+    # A shell lets background commands ignore it, and what they start inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     files = Path("/dev/shm"), set(os.listdir("/dev/shm"))
     cycles, wrongs, said = Cycles(folder), 0, Counter()
     for number in range(seed, seed + count):

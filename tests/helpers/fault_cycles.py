@@ -7,6 +7,7 @@ became of them to ``notebooks/reports/faults.json``, and so to the guide.
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -41,6 +42,8 @@ def parser():
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # A shell lets background commands ignore it, and what they start inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     args = parser().parse_args()
     chosen = (
         table()[args.first :] if args.table else [drawn(args.seed + k) for k in range(args.cycles)]
