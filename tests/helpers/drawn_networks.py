@@ -220,6 +220,28 @@ def scanned(chance, shape):
     )
 
 
+def complex_numbers(chance, shape):
+    def of(x):
+        return torch.complex(x, x.flip(1))
+
+    dims, number = either(chance, [2, 3], [3], [1], [1, 2]), either(chance, 2, 3)
+    order = either(chance, 1, 2, 3, math.inf)
+    return either(
+        chance,
+        Call(lambda x: (of(x) * of(x).conj().roll(1, number)).imag),
+        Call(lambda x: F.avg_pool2d(of(x).conj().imag, 3, 1, 1) + of(x).abs()),
+        Call(lambda x: x + torch.linalg.vector_norm(of(x), order, dims, keepdim=True)),
+        Call(lambda x: x + of(x).std(dims, correction=0, keepdim=True)),
+        Call(lambda x: x * (of(x).mean(dims, keepdim=True) * 1j).real),
+        Call(
+            lambda x: ((of(x).flatten(2) @ of(x).flatten(2).mH).real @ x.flatten(2)).view(x.shape)
+        ),
+        Call(lambda x: torch.fft.ifft(torch.fft.fft(of(x), dim=1).conj(), dim=1).real),
+        Call(lambda x: torch.view_as_real(of(x).cumsum(number) / 10).sum(-1)),
+        Call(lambda x: x + torch.polar(x.abs(), x).real),
+    )
+
+
 def written(chance, shape):
     def write(x):
         y = x.clone()
@@ -458,9 +480,9 @@ LAYERS = [
     convolution, convolution, convolution, same, same, transposed, pool, pool, power_pool, adaptive,
     pooled_and_unpooled, unfolded, padded, resized, resized, warped, shuffled, unshuffled, sliced,
     repeated, rows_taken, halved, moved, differences, scanned, written, coordinates, added,
-    triangle, activation, activation, gated, in_place, masked, ranked, joined, residual,
-    of_channels_last, norm, norm, gate, gate, normed, placed, mixer, channel_attention, attention,
-    attention, of_rows, class_token, windows, summed, binned, scored,
+    complex_numbers, triangle, activation, activation, gated, in_place, masked, ranked, joined,
+    residual, of_channels_last, norm, norm, gate, gate, normed, placed, mixer, channel_attention,
+    attention, attention, of_rows, class_token, windows, summed, binned, scored,
 ]  # fmt: skip
 
 
