@@ -13,6 +13,7 @@ from typing import Any
 from ..analysis.weight_memory import ENGINE
 from ..display.cards import size_text
 from ..errors import CaptureError, OptionError, PlanError
+from ..ir.option_words import option
 from ..job.job_plan import JobPlan
 from ..runtime.host_memory import HostMemory
 
@@ -49,7 +50,9 @@ def require_memory(plan: JobPlan, memory: Sequence[HostMemory]) -> None:
             f" and {size_text(free)} of {size_text(total)} are free: "
         )
         if needed > total and not plan.job.force:
-            raise PlanError(f"{text}{_way_out(plan, here, total)}; or try it with force (--force)")
+            raise PlanError(
+                f"{text}{_way_out(plan, here, total)}; or try it with {option('force', True)}"
+            )
         print(f"spnb: {text}{_way_out(plan, here, free)}", file=sys.stderr, flush=True)
 
 
@@ -64,9 +67,12 @@ def _way_out(plan: JobPlan, ranks: Sequence[int], free: int) -> str:
     for changes, other in _smaller(plan):
         needed = int(foreseen(other, range(other.num_ranks)) * share)
         if needed <= free:
-            words = [f"--{name} {value}".removesuffix(" True") for name, value in changes.items()]
-            return f"with {' '.join(words)} they take {size_text(needed)}"
-    return "use more hosts, more patches (--patches) or parts (--parts), or a smaller batch"
+            words = [option(name, value) for name, value in changes.items()]
+            return f"with {' and '.join(words)} they take {size_text(needed)}"
+    return (
+        f"use more hosts, more {option('patches')} or {option('parts')}, or a smaller"
+        f" {option('batch_size')}"
+    )
 
 
 def _smaller(plan: JobPlan) -> Iterator[tuple[Mapping[str, Any], JobPlan]]:

@@ -11,6 +11,7 @@ from ..io.nodata import masked, nodata_of
 from ..io.prepared import Normalized
 from ..io.preprocessed import Preprocess, Preprocessed
 from ..io.sources import Source
+from ..ir.option_words import option
 from ..job.parsing import mean_and_std
 
 Numbers = float | Sequence[float]
@@ -94,7 +95,8 @@ def first_preprocessed(
         image = masked(image, number)
         if nodata == "file":
             say(
-                f"{image.name}: its number for nodata, {number:g}, is read as NaN; nodata=None"
-                " (--nodata none) reads it as a number"
+                f"{image.name}: its number for nodata, {number:g}, is read as NaN;"
+                f" {'nodata=None' if option('nodata') == 'nodata' else '--nodata none'} reads it as"
+                " a number"
             )
     return {**opened, first: preprocessed(image, asked)}

@@ -43,8 +43,9 @@ class Here(Shown, Rank):
     >>> import torch
     >>> job = spnb.Job("resnet20_v1", image_size=32, batch_size=1, num_spatial_parts=2)
     >>> session = spnb.InProcess(spnb.plan(job), progress=False)
-    >>> session.run(repr)[0]
-    'spnb.here: rank 0 of 3, stage 0, tile 0 of 1×2, owns Region(0:1, 0:32, 0:16)'
+    >>> print(session.run(repr)[0].replace(", owns", ",\\nowns"))
+    spnb.here: rank 0 of 3, stage 0, tile 0 of 1×2,
+    owns Region(images 0:1, rows 0:32, columns 0:16)
     """
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DatasetError
+from ..ir.option_words import option
 from .sources import ArraySource
 
 
@@ -43,7 +44,7 @@ def cifar10(path: str | Path, *, test: bool = False) -> tuple[ArraySource, list[
                 images = np.concatenate(pixels).reshape(-1, 3, 32, 32)
                 return ArraySource(images, "CIFAR-10"), np.concatenate(labels).tolist()
     raise DatasetError(
-        f"{path} (--datapath) has no CIFAR-10 files: unpack cifar-10-python.tar.gz or"
+        f"{path} ({option('datapath')}) has no CIFAR-10 files: unpack cifar-10-python.tar.gz or"
         f" cifar-10-binary.tar.gz there ({'test_batch' if test else 'data_batch_1 …'})"
     )
 

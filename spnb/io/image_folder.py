@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DatasetError
+from ..ir.option_words import option
 from ..ir.region import Region
 from .open import open_source
 from .sources import ArraySource, Source
@@ -100,7 +101,7 @@ def class_folders(path: str | Path) -> list[Path]:
     root = Path(path)
     if not root.is_dir():
         raise DatasetError(
-            f"there is no folder {path} (--datapath): give one with a folder a class"
+            f"there is no folder {path} ({option('datapath')}): give one with a folder a class"
         )
     classes = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not classes:

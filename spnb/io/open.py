@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..ir.option_words import option
 from .arrays import as_numpy, is_in_memory
 from .dicom import MARK as DICOM
 from .dicom import SLIDE, read_dicom
@@ -150,9 +151,9 @@ class _Wanted:
             return
         shown, wanted = ("x".join(map(str, n)) for n in (own, self.size))
         raise ValueError(
-            f"{name} is {shown}, but {wanted} is planned: plan with image_size={shown!r}"
-            f" (--image-size {shown}), or with resize=True (--resize), which resizes images to"
-            f" {wanted}"
+            f"{name} is {shown}, but {wanted} is planned: plan with"
+            f" {option('image_size', shown)}, or with {option('resize', True)}, which resizes"
+            f" images to {wanted}"
         )
 
     def layout(self, shape: tuple[int, ...], name: str) -> str:
@@ -198,9 +199,9 @@ def _fitted(source: Source, fit: _Wanted) -> ArraySource:
     possible = isinstance(source, ArraySource) and len(own) == len(size)
     if not possible:
         raise ValueError(
-            f"{name} is {shown}, but {wanted} is asked for: ask for {shown} (image_size={shown!r},"
-            f" --image-size {shown}), or resize it once beforehand (only images in memory are"
-            " resized here, and to as many axes)"
+            f"{name} is {shown}, but {wanted} is asked for: give"
+            f" {option('image_size', shown)}, or resize it once beforehand (only images in memory"
+            " are resized here, and to as many axes)"
         )
     fit.refuse_other(name, own)
     assert isinstance(source, ArraySource), "others are refused above"

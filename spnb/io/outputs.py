@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..ir.option_words import option
 from .files import mapped
 from .kinds import kind_of
 from .png import is_png
@@ -46,7 +47,7 @@ def refuse_loss(path: Path, overwrite: bool, inputs: Iterable[str | Path]) -> No
         )
     if not overwrite:
         raise FileExistsError(
-            f"{path} exists: name another file, or replace it with overwrite=True (--overwrite)"
+            f"{path} exists: name another file, or replace it with {option('overwrite', True)}"
         )
 
 

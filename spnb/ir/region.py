@@ -14,6 +14,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+AXES = {
+    3: ("images ", "rows ", "columns "),
+    4: ("images ", "planes ", "rows ", "columns "),
+}
+"""Names of the axes of a region of images and of volumes, as a region is printed."""
+
 Span = tuple[int, int]
 """A half-open run ``[start, stop)`` along one axis."""
 
@@ -55,6 +61,8 @@ class Region:
     Region(0:2, 3:4)
     >>> (tile & need).slices_in(need)
     (slice(0, 2, None), slice(0, 1, None))
+    >>> Region.whole((1, 64, 48))
+    Region(images 0:1, rows 0:64, columns 0:48)
     """
 
     spans: tuple[Span, ...]
@@ -144,7 +152,9 @@ class Region:
         )
 
     def __repr__(self) -> str:
-        return f"Region({', '.join(f'{a}:{b}' for a, b in self.spans)})"
+        names = AXES.get(len(self.spans), ("",) * len(self.spans))
+        spans = (f"{n}{a}:{b}" for n, (a, b) in zip(names, self.spans, strict=True))
+        return f"Region({', '.join(spans)})"
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -2,7 +2,7 @@
 
 >>> tiling = Tiling.even((1, 2, 3))                 # one batch slice, 2 rows, 3 columns
 >>> tiling.region((4, 7, 9), tile=5)
-Region(0:4, 3:7, 6:9)
+Region(images 0:4, rows 3:7, columns 6:9)
 """
 
 from __future__ import annotations

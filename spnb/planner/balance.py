@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ..errors import PlanError
 from ..ir.cost import CORE
 from ..ir.graph import Graph
+from ..ir.option_words import option
 from ..ir.tiling import Tiling
 from .obstacles import Obstacle, obstacle
 from .pieces.in_pieces import in_pieces
@@ -53,7 +54,7 @@ def stage_blocks(
     if stages > blocks:
         raise PlanError(
             f"{stages} stages, but the network has {blocks} blocks to cut between:"
-            f" use --split-size {blocks} or less"
+            f" use {option('split_size', blocks)} or less"
         )
     balancer = _Balancer(graph, tilings, cut_batch, allow_gather)
     if given is None:
@@ -196,12 +197,12 @@ class _Balancer:
         if block == 0:
             return (
                 f": it is in the first of {blocks} blocks, so no tiled stage fits; a network of"
-                " finer modules, or spatial_size=0 (--spatial-size 0), would do"
+                f" finer modules, or {option('spatial_size', 0)}, would do"
             )
         if block < tiled:
             return f": it is in block {block + 1}, too early for {tiled} tiled stages"
         if tiled == len(self.tilings):
-            return f": add an untiled stage (split_size={tiled + 1}, --split-size {tiled + 1})"
+            return f": add an untiled stage ({option('split_size', tiled + 1)})"
         at_most = f": at most {block} of the {blocks} blocks can be tiled"
         if tiled == 1 and len(self.tilings) == 2:
             return f"{at_most}: balance {block},{blocks - block}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..ir.graph import Graph
 from ..ir.node import Node
+from ..ir.option_words import option
 from ..ir.region import shape_text
 from ..ir.tiling import Tiling
 from ..rules import gathered_axes, has_rule, rule_of
@@ -63,7 +64,7 @@ def _obstacle_in_space(node: Node, tiling: Tiling) -> Obstacle | None:
         return Obstacle(
             node,
             f"{reason}, but the stage is cut into {shape_text(tiling.grid[1:])} tiles",
-            f"gather it on every tile (allow_gather=True, --allow-gather){own_rule}"
+            f"gather it on every tile ({option('allow_gather', True)}){own_rule}"
             ", or let the tiled stages end before this layer",
         )
     return None
@@ -83,7 +84,7 @@ def _obstacle_in_batch(graph: Graph, node: Node, tiling: Tiling) -> Obstacle | N
         node,
         f"it is not known that {node.kind}, used like this, treats the {graph.batch} images of"
         " a batch independently",
-        "use parts=1 and local_DP=1 (--parts, --local-DP), or give the operator a rule",
+        f"use {option('parts', 1)} and {option('local_DP', 1)}, or give the operator a rule",
     )
 
 

@@ -16,6 +16,7 @@ from functools import cached_property
 from ..errors import PlanError
 from ..ir.exchange import Exchange
 from ..ir.graph import Graph
+from ..ir.option_words import option
 from ..ir.program import Program
 from ..ir.rank_plan import Patches, RankPlan
 from ..ir.region import shape_text
@@ -189,9 +190,9 @@ class Plan(RankPlaces):
             slices = stage.team.tiling.grid[0]
             if slices > smallest:
                 raise PlanError(
-                    f"stage {stage.index}: {slices} ranks share a batch (--local-DP), but a"
-                    f" micro-batch has only {smallest} of the {self.graph.batch} images: use fewer"
-                    " parts or a larger batch"
+                    f"stage {stage.index}: {slices} ranks share a batch ({option('local_DP')}), but"
+                    f" a micro-batch has only {smallest} of the {self.graph.batch} images: use"
+                    " fewer parts or a larger batch"
                 )
 
     def _trace_needs(self, stage: Stage, images: int) -> StageNeeds:

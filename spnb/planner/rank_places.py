@@ -188,7 +188,7 @@ class RankPlaces(StagedGraph):
         Examples
         --------
         >>> plan.tile_region(3)
-        Region(0:2, 32:64, 32:64)
+        Region(images 0:2, rows 32:64, columns 32:64)
         """
         stage = self.stage_of(rank)
         extent = self.graph.extent(self.entry_of(stage))

@@ -19,6 +19,7 @@ from .. import __version__, models
 from ..driver.launch.interrupts import INTERRUPTED
 from ..driver.launch.launcher import is_first_of_host, launched_rank, under_mpi
 from ..errors import PeerFailed, RankError, StartError, WaitTimeout
+from ..ir.option_words import as_flags
 from . import flags
 from .flags import BAD_INPUT
 from .measuring_flags import add_measuring_flags
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code: 0; 1 if a run or its check fails; 2 for bad input; 130 if interrupted.
     """
-    return _printed(_carried_out(_parsed(argv)))
+    with as_flags():
+        return _printed(_carried_out(_parsed(argv)))
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -21,6 +21,7 @@ from ..driver.training.held_out import divided
 from ..driver.training.training_examples import examples_of
 from ..errors import WriteError
 from ..io.sources import NOT_GIVEN, Source
+from ..ir.option_words import as_flags
 from ..job.job import Job
 from ..job.job_plan import JobPlan, plan
 from . import flags, notebook
@@ -98,7 +99,8 @@ class SpnbMagics(Magics):
             raise UsageError(f"%spnb: {wrong}verbs are {', '.join(self.verbs)} (help: %spnb?)")
         parser, act = self.verbs[words[0]]
         try:
-            return act(parser.parse_args(words[1:]))
+            with as_flags():
+                return act(parser.parse_args(words[1:]))
         except HelpShown as shown:
             print(shown, end="")
         except (*BAD_INPUT, WriteError) as error:

@@ -34,12 +34,12 @@ def test_too_little_that_is_free_is_a_warning_with_a_way_out(plan, capsys):
     require_memory(plan, hosts(9000, 800))
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("spnb: the 2 ranks on a are foreseen to take 1.")
-    assert "of memory, and 800.0 MiB of 8.8 GiB are free: with --parts 8 they take" in line
+    assert "of memory, and 800.0 MiB of 8.8 GiB are free: with parts=8 they take" in line
 
 
 def test_more_than_a_host_has_is_refused_unless_it_is_forced(plan, capsys):
     told = r"foreseen to take 1\.. GiB of memory, and 600\.0 MiB of 700\.0 MiB are free: with .*or "
-    with pytest.raises(PlanError, match=told + r"try it with force \(--force\)$"):
+    with pytest.raises(PlanError, match=told + r"try it with force=True$"):
         require_memory(plan, hosts(700, 600))
     require_memory(spnb.plan(plan.job.replace(force=True)), hosts(700, 600))
     assert "they take" in capsys.readouterr().err
@@ -56,7 +56,7 @@ def test_a_line_with_too_large_a_plan_ends_before_engines_start(capsys, monkeypa
     assert main(line.split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("spnb: the 4 ranks on a are foreseen to take 9")
-    assert "are free: use more hosts, more patches (--patches) or parts" in line
+    assert "are free: use more hosts, more --patches or --parts, or a smaller --batch-size" in line
 
 
 @pytest.mark.parametrize(

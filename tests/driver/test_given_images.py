@@ -48,7 +48,7 @@ def test_another_size_is_refused_unless_resize_is_said(photo, kind):
         "sample": "coffee",
     }[kind]
     shown = "400x600" if kind == "sample" else "40x30"
-    words = rf"is {shown}, but 20x30 is planned: .*image_size='{shown}' .*resize=True \(--resize\)"
+    words = rf"is {shown}, but 20x30 is planned: .*image_size='{shown}', .*resize=True, which"
     plain = session(batch_size=1)
     for open_image in (plain.infer, plain.plan.open, plain.plan.plot_tiles):
         with pytest.raises(ValueError, match=words):

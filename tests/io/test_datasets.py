@@ -116,7 +116,7 @@ def test_pictures_of_any_size_are_read_in_any_thread(folder, monkeypatch):
 @pytest.mark.long
 def test_trains_on_a_folder(folder):
     options = {"app": 1, "datapath": str(folder), "image_size": "32x32"}
-    with pytest.raises(DatasetError, match=r"0\.png is 20x24, but 32x32 is planned: .*--resize"):
+    with pytest.raises(DatasetError, match=r"0\.png is 20x24, but 32x32 is planned: .*resize=True"):
         trained(**options, num_classes=2)
     found = trained(**options, num_classes=2, resize=True)
     assert len(found.history) == 3

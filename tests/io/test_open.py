@@ -118,7 +118,7 @@ def test_files_read_by_region_are_not_resized(tmp_path):
     np.save(tmp_path / "scan.npy", RGB)
     for name in ("scan.tif", "scan.npy"):
         with pytest.raises(
-            ValueError, match=f"{name} is 97x131, but 64x64 is asked for: ask for 97"
+            ValueError, match=f"{name} is 97x131, but 64x64 is asked for: give image_size='97x131'"
         ):
             open_source(tmp_path / name, size=(64, 64))
 

@@ -33,11 +33,9 @@ def test_refuses_what_needs_the_whole_extent():
     message = refusal(net, (1, 4, 12, 20), [grid("square", 4), WHOLE], balance=[1, 1])
     assert message == (
         "stage 0, forward (sort): sort, used like this, needs the whole extent 12×20 of its"
-        " input, but the stage is cut into 2×2 tiles: gather it on every tile (allow_gather=True,"
-        " --allow-gather), or"
-        " let the tiled stages end before this layer: it is in the first of 2 blocks, so no tiled"
-        " stage fits; a network of finer modules, or spatial_size=0"
-        " (--spatial-size 0), would do"
+        " input, but the stage is cut into 2×2 tiles: gather it on every tile (allow_gather=True),"
+        " or let the tiled stages end before this layer: it is in the first of 2 blocks, so no"
+        " tiled stage fits; a network of finer modules, or spatial_size=0, would do"
     )
 
     class Sort(nn.Module):
@@ -49,7 +47,7 @@ def test_refuses_what_needs_the_whole_extent():
     assert "stage 0, 1.1 (sort)" in message
     assert "at most 1 of the 3 blocks can be tiled: balance 1,2" in message
     message = refusal(net, (1, 4, 12, 20), [grid("square", 4)])
-    assert "add an untiled stage (split_size=2, --split-size 2)" in message
+    assert "add an untiled stage (split_size=2)" in message
 
 
 @pytest.mark.long
@@ -101,7 +99,7 @@ def test_refuses_more_stages_than_blocks_and_more_slices_than_images():
     net = nn.Sequential(conv(), conv())
     assert "3 stages, but the network has 2 blocks" in refusal(net, (1, 4, 16, 16), [WHOLE] * 3)
     message = refusal(net, (5, 4, 16, 16), [WHOLE, Tiling.even((2, 1, 1))], parts=3)
-    assert "2 ranks share a batch (--local-DP), but a micro-batch has only 1 of the 5" in message
+    assert "2 ranks share a batch (local_DP), but a micro-batch has only 1 of the 5" in message
 
 
 def test_refuses_what_changes_its_own_buffer_and_what_makes_noise():

@@ -27,10 +27,10 @@ def test_an_operator_without_a_rule_is_refused_by_name():
         check(net, IMAGE)
     assert str(refusal.value) == (
         "stage 0, forward (mixer): there is no tiling rule for the operator spnbtest.mixer, but the"
-        " stage is cut into 2×2 tiles: gather it on every tile (allow_gather=True, --allow-gather),"
+        " stage is cut into 2×2 tiles: gather it on every tile (allow_gather=True),"
         " give the operator a rule (spnb.rule), or let the tiled stages end before this layer: it"
         " is in the first of 1 blocks, so no tiled stage fits; a network of finer modules, or"
-        " spatial_size=0 (--spatial-size 0), would do"
+        " spatial_size=0, would do"
     )
     check(net, IMAGE, allow_gather=True)
     with pytest.raises(PlanError, match="treats the 2 images of a batch independently"):

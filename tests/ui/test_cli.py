@@ -41,7 +41,7 @@ def test_another_size_than_the_images_needs_a_flag(capsys):
     assert main(line) == 2
     error = capsys.readouterr().err
     assert "retina is 1411x1411, but 64x96 is planned" in error
-    assert "(--image-size 1411x1411), or with resize=True (--resize)" in error
+    assert "plan with --image-size 1411x1411, or with --resize, which" in error
     assert main([*line, "--resize"]) == 0
     printed = capsys.readouterr().out
     assert "1 image of 64×96" in printed

@@ -13,6 +13,7 @@ import torch
 
 from ...errors import CaptureError
 from ...ir.node import Node, Ref, Weight
+from ...ir.option_words import option
 from ...kernels.half_conv import HALVES
 
 OF_NORMS = ("input", "weight", "bias", "running_mean", "running_var")
@@ -77,6 +78,6 @@ def refuse_mixed_types(nodes: Iterable[Node], types: Mapping[str, torch.dtype]) 
             )
             raise CaptureError(
                 f"{node.label} has {said}, and PyTorch computes it in one type only: convert one"
-                " to the other's type (.to), or use the --precision in which the network makes"
-                " its own tensors"
+                f" to the other's type (.to), or use the {option('precision')} in which the network"
+                " makes its own tensors"
             )

@@ -17,6 +17,7 @@ from ...io.open import open_source
 from ...io.prepared import Normalized, Scaled, decoded
 from ...io.sources import NOT_GIVEN, Source, SyntheticSource, given
 from ...ir.axes import Axes
+from ...ir.option_words import option
 from ...job.job import Job
 from ...job.job_plan import JobPlan
 from ...job.parsing import mean_and_std
@@ -234,7 +235,8 @@ def _of_files(job: Job, evaluation: bool, datapath: str) -> tuple[Source, list[i
     if not job.resize:
         shown = "x".join(map(str, size))
         raise ValueError(
-            f"the images of CIFAR-10 are 32x32, but {shown} is planned: train with image_size=32,"
-            f" or with resize=True (--resize), which resizes images to {shown}"
+            f"the images of CIFAR-10 are 32x32, but {shown} is planned: train with"
+            f" {option('image_size', 32)}, or with {option('resize', True)}, which resizes images"
+            f" to {shown}"
         )
     return decoded(Scaled(images, tuple(size))), labels

@@ -32,6 +32,7 @@ from ...display.cards import counted, size_text, time_text
 from ...display.progress import Bar
 from ...errors import CaptureError, OptionError, PlanError
 from ...ir.cost import Machine
+from ...ir.option_words import option
 from ...ir.tiling import Tiling
 from ...planner.balance import tileable_blocks
 from ..job import Job, job_of
@@ -255,7 +256,7 @@ class _Search:
         if self.not_reached:
             return OptionError(
                 f"no split was found before time was over, and {self.not_reached:,} were not looked"
-                " at: give more seconds (--seconds)"
+                f" at: give more {option('seconds')}"
             )
         if self.refused:
             reason = self.refused.most_common(1)[0][0]
@@ -276,7 +277,7 @@ class _Search:
         if self.too_large:
             text += f", {self.too_large:,} need more memory"
         if self.not_reached:
-            text += f", and {self.not_reached:,} may be better: time was over (--seconds)"
+            text += f", and {self.not_reached:,} may be better: time was over ({option('seconds')})"
         notes = [text]
         if self.refused:
             reason, _ = self.refused.most_common(1)[0]

@@ -20,7 +20,7 @@ class NetworkTiles(RankModule):
         Examples
         --------
         >>> on_ranks(lambda net: net.regions)[1]
-        (Region(0:2, 0:8, 4:8),)
+        (Region(images 0:2, rows 0:8, columns 4:8),)
         """
         return next(iter(self._loaded[1].inputs.values())).regions
 
@@ -35,7 +35,7 @@ class NetworkTiles(RankModule):
         Examples
         --------
         >>> on_ranks(lambda net: net.output_regions())[0]
-        (Region(0:2, 0:8, 0:4),)
+        (Region(images 0:2, rows 0:8, columns 0:4),)
         """
         return self._output(number).regions
 

@@ -38,7 +38,7 @@ class ParallelNetwork(NetworkTiles, NetworkWeights):
     ...         return work(spnb.parallel(layer, job, transport))
     ...     return World(2).run(at_rank)
     >>> on_ranks(repr)[0]
-    'spnb.parallel: rank 0 of 2, stage 0, tile 0, owns Region(0:2, 0:8, 0:4)'
+    'spnb.parallel: rank 0 of 2, stage 0, tile 0, owns Region(images 0:2, rows 0:8, columns 0:4)'
     """
 
     def __repr__(self) -> str:
