@@ -92,7 +92,8 @@ class TrainingMemory:
         self._of_call: dict[str, Saved] = {}
         self._forward()
         self.saved, self.forward_peak = self._held(), self.peak
-        self._backward()
+        if plan.graph.training:  # patches of an inference are followed too
+            self._backward()
 
     def bytes_of(self, value: str, region: Region) -> int:
         """The bytes of a region of a value."""

@@ -1,10 +1,13 @@
 """Memory of plans: figures that a change of the model must not change unseen."""
 
 import pytest
+from torch import nn
 from trained_sessions import job
 
 import spnb
 from spnb.analysis.memory import held_value_bytes, memory
+from spnb.analysis.patched_memory import patched_value_bytes
+from spnb.analysis.training_memory import TrainingMemory
 
 PLANS = {
     "fused": (
@@ -78,3 +81,11 @@ def test_memory_is_foreseen_by_schedule():
     one, all_first, again = held(), held(schedule="gpipe"), held(recompute=True)
     small = spnb.plan(job(image_size="64x48", batch_size=8, parts=4, balance=(3, 4))).memory_bytes
     assert small[0] < again[0] < one[0] < all_first[0]
+
+
+def test_patches_of_an_inference_are_not_followed_back(monkeypatch):
+    network = nn.Conv2d(3, 4, 3, padding=1)
+    given = {"image_size": 32, "batch_size": 1, "split_size": 1, "num_spatial_parts": 2}
+    plan = spnb.plan(spnb.Job(network, patches=4, **given))
+    monkeypatch.setattr(TrainingMemory, "_backward", None)
+    assert patched_value_bytes(plan, 0) > 0

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from .launcher import launched_rank
 
@@ -58,27 +58,32 @@ def end_after_an_interrupt() -> None:
     wakes, woken = os.pipe()
     os.set_blocking(woken, False)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(wakes,), daemon=True).start()
+    told = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+    threading.Thread(target=_watch, args=(wakes, told), daemon=True).start()
 
 
 def end_now() -> NoReturn:
     """End this process with MPI, but without the seconds that Python takes to remove its modules.
 
-    Without MPI's own end the launcher would report a crash.  If another rank does not come to it,
+    Without MPI's own end the launcher would report a crash.  What MPICH then prints, of messages
+    that the interrupt left, is no news.  If another rank does not come to it,
     the process ends by `end_after_an_interrupt`.
     """
     from mpi4py import MPI
 
     sys.stdout.flush()
+    sys.stderr.flush()
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), sys.stderr.fileno())
     MPI.Finalize()
     os._exit(INTERRUPTED)
 
 
-def _watch(wakes: int) -> None:
+def _watch(wakes: int, told: TextIO) -> None:
     """Wait for the number of the signal, which Python's handler in C writes at once."""
     while os.read(wakes, 1) != bytes([signal.SIGINT]):
         pass
     if launched_rank() == 0:
-        print("spnb: interrupted", file=sys.stderr, flush=True)
+        print("spnb: interrupted", file=told, flush=True)
     time.sleep(PATIENCE)
     os._exit(INTERRUPTED)
