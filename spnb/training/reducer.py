@@ -13,6 +13,7 @@ from ..ir.tags import SUM
 from ..runtime.pipeline_stage import PipelineStage
 from ..transport import Transport
 from ..transport.allreduce import AllReduce
+from .sums import Sums
 
 BUCKET = 1 << 22
 """Bytes of gradients that are summed in one message."""
@@ -142,7 +143,8 @@ class Reducer:
     Attributes
     ----------
     sums
-        By name; zeros at first.  The sums of a bucket are views of one tensor, which is sent.
+        This rank's, and then those over ranks.  Those of a bucket are views of one tensor, which is
+        sent.
     started
         The sums over ranks that have begun.
     """
@@ -156,13 +158,14 @@ class Reducer:
         self._bucket_of = {name: bucket for bucket in buckets for name in bucket.names}
         self._incomplete = {bucket: set(bucket.names) for bucket in buckets}
         unshared = [name for name in like if name not in self._bucket_of]
-        self.sums = {name: torch.zeros_like(like[name], requires_grad=False) for name in unshared}
+        sums = {name: torch.empty_like(like[name], requires_grad=False) for name in unshared}
         self._flat: dict[Bucket, torch.Tensor] = {}
         for bucket in buckets:
             sizes = [like[name].numel() for name in bucket.names]
-            flat = self._flat[bucket] = like[bucket.names[0]].new_zeros(sum(sizes))
+            flat = self._flat[bucket] = like[bucket.names[0]].new_empty(sum(sizes))
             for name, section in zip(bucket.names, flat.split(sizes), strict=True):
-                self.sums[name] = section.view(like[name].shape)
+                sums[name] = section.view(like[name].shape)
+        self.sums = Sums(sums)
 
     def mark_ready(self, names: Sequence[str]) -> None:
         """Record that these sums are complete on this rank, and advance the sums over ranks."""
@@ -173,6 +176,7 @@ class Reducer:
                 self._start(bucket)
 
     def _start(self, bucket: Bucket) -> None:
+        self.sums.complete(bucket.names)
         self.started[bucket] = found = AllReduce(
             tensor=self._flat[bucket],
             ranks=bucket.ranks,

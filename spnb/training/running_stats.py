@@ -15,6 +15,7 @@ import torch
 
 from ..ir.node import Node, Weight
 from ..ir.rank_plan import RankPlan
+from .sums import Sums
 
 
 class RunningStats:
@@ -46,7 +47,7 @@ class RunningStats:
         operands: Sequence[Any],
         rank_plan: RankPlan,
         number: int,
-        sums: Mapping[str, torch.Tensor],
+        sums: Sums,
     ) -> None:
         """Add the figures of a call to the sums, if it is a batch norm.
 
@@ -61,7 +62,7 @@ class RunningStats:
         number
             Number of the micro-batch.
         sums
-            Sums by name; the weighted figures are added to them.
+            The weighted figures are added to them.
         """
         if not _has_running_stats(node):
             return
@@ -71,9 +72,9 @@ class RunningStats:
             found = node.args[name].name
             momentum, moves = self.moves[found]
             later = moves - 1 - (number * calls + turn)
-            sums[found].add_(figure.to(sums[found].dtype), alpha=momentum * (1 - momentum) ** later)
+            sums.add(found, figure * (momentum * (1 - momentum) ** later))
 
-    def update(self, weights: Mapping[str, torch.Tensor], sums: Mapping[str, torch.Tensor]) -> None:
+    def update(self, weights: Mapping[str, torch.Tensor], sums: Sums) -> None:
         """Update the statistics with a step's sums over all ranks."""
         for name, (momentum, moves) in self.moves.items():
             weights[name].mul_((1 - momentum) ** moves).add_(sums[name])

@@ -28,6 +28,7 @@ from .losses import Loss
 from .reducer import Reducer, buckets_of, completed_by_step
 from .running_stats import RunningStats
 from .step_weights import StepWeights
+from .sums import Sums
 from .tapes.patched_tape import PatchedTape, tape_of
 from .tapes.tape import Tape
 from .tapes.taped_program import TapedPrograms
@@ -205,7 +206,7 @@ class TrainingWorker:
         """By pass and step of its program: the parameters with complete gradients after it."""
         return completed_by_step(self.passes, self.stages, self.parameters)
 
-    def _set_gradients(self, sums: Mapping[str, torch.Tensor]) -> bool:
+    def _set_gradients(self, sums: Sums) -> bool:
         """Update running statistics, and give each parameter its gradient if all are finite."""
         self.running_stats.update(self.weights, sums)
         finite, factor = True, 1.0
@@ -214,10 +215,12 @@ class TrainingWorker:
             finite = self._finite_everywhere(sums)
             self.loss_scale = self.loss_scale.after(finite)
         for name, parameter in self.parameters.items():
-            parameter.grad = sums[name].div_(factor) if finite else None
+            if finite and factor != 1:
+                sums[name].div_(factor)
+            parameter.grad = sums[name] if finite else None
         return finite
 
-    def _finite_everywhere(self, sums: Mapping[str, torch.Tensor]) -> bool:
+    def _finite_everywhere(self, sums: Sums) -> bool:
         """Whether the gradients of all ranks are finite."""
         infinite = sum(not bool(sums[name].isfinite().all()) for name in self.parameters)
         count = AllReduce(
@@ -268,7 +271,9 @@ class _Passes:
         """Run a micro-batch backward, as the pass of this index."""
         with self._dropout(micro_batch):  # values that are computed again need the same mask
             self.tapes[micro_batch].backward(
-                self._output_gradients.pop(micro_batch), self._add, partial(self._passed, index)
+                self._output_gradients.pop(micro_batch),
+                self.reducer.sums.add,
+                partial(self._passed, index),
             )
         del self.tapes[micro_batch]
 
@@ -283,9 +288,6 @@ class _Passes:
             self.worker.running_stats.record(
                 node, operands, stage.rank_plan.computed, micro_batch, self.reducer.sums
             )
-
-    def _add(self, name: str, gradient: torch.Tensor) -> None:
-        self.reducer.sums[name] += gradient
 
     def _passed(self, index: int, step: int) -> None:
         """After a step of a backward pass, begin the sums over ranks that it completes."""

@@ -12,6 +12,7 @@ from ..capture.export import cast
 from ..ir.rank_plan import RankPlan
 from ..ir.weights import add_constants
 from ..kernels.half_conv import HALVES
+from .sums import Sums
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,7 @@ class StepWeights:
         ends = {name: tensor.detach().requires_grad_() for name, tensor in made.items()}
         return cls(leaves=leaves, made=made, every=every | ends)
 
-    def add_gradients_of_made(
-        self, sums: Mapping[str, torch.Tensor], parameters: Sequence[str]
-    ) -> None:
+    def add_gradients_of_made(self, sums: Sums, parameters: Sequence[str]) -> None:
         """Add the gradients of what is made of parameters to those of the parameters."""
         if not self.made:
             return
@@ -82,7 +81,7 @@ class StepWeights:
         )
         for name, gradient in zip(parameters, found, strict=True):
             if gradient is not None:
-                sums[name].add_(gradient)
+                sums.add(name, gradient)
 
 
 def _has_gradient(constant: Any) -> bool:

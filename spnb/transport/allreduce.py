@@ -22,6 +22,10 @@ class AllReduce:
         rank 1    a1 b1 c1    ──►   a01 b1 C    ──►    A B C        A = a0 + a1 + a2, …
         rank 2    a2 b2 c2          A  b12 c2          A B C
 
+    A chunk on its way to be summed is sent from the tensor's own memory: it changes there only when
+    its sum arrives, which contains it, so it has been read by then.  Sums are sent as copies, since
+    the tensor is its owner's as soon as all have arrived.
+
     The sum begins when the object is made, and continues at each call of `advance`, between other
     work.
 
@@ -62,14 +66,16 @@ class AllReduce:
         after, before = self.ranks[(here + 1) % count], self.ranks[here - 1]
         for turn in range(2 * (count - 1)):
             out, back = (here - turn) % count, (here - turn - 1) % count
-            buffer = torch.empty_like(chunks[back])
-            arrival = self.transport.receive(before, self.tag, buffer)
-            self.transport.send(after, self.tag, chunks[out].clone())
-            yield arrival
             if turn < count - 1:
+                buffer = torch.empty_like(chunks[back])
+                arrival = self.transport.receive(before, self.tag, buffer)
+                self.transport.send(after, self.tag, chunks[out])
+                yield arrival
                 chunks[back].add_(buffer)
             else:
-                chunks[back].copy_(buffer)
+                arrival = self.transport.receive(before, self.tag, chunks[back])
+                self.transport.send(after, self.tag, chunks[out].clone())
+                yield arrival
 
     def _receive(self, arrival: Arrival) -> None:
         self.transport.wait([arrival])

@@ -1,9 +1,12 @@
 """Sums of gradients: over copies, over stages that share a weight, and when they begin."""
 
+import torch
 from networks import conv
 from tiled import noise
 from torch import nn
 from training_steps import SQUARE, WHOLE, check, grid
+
+from spnb.training.sums import Sums
 
 
 def test_sums_begin_while_others_compute_where_that_is_asked_for():
@@ -58,3 +61,12 @@ def test_sums_over_pairs_of_stages_do_not_wait_for_each_other():
     plan, _ = check(Woven().double(), x, target, [SQUARE, grid(1, 2), WHOLE], balance=[2, 2, 2])
     groups = {shared.names for rank in (0, 4, 6) for shared in plan.rank_plan(rank).shared}
     assert {(f"layers.{k}.weight",) for k in range(3)} <= groups
+
+
+def test_what_the_memory_of_sums_held_before_does_not_matter():
+    sums = Sums({name: torch.full((2,), torch.nan) for name in ("one", "other", "none")})
+    sums.add("one", torch.ones(2))
+    sums.add("one", torch.ones(2))
+    sums.add("other", torch.ones(2))
+    sums.complete(["other", "none"])
+    assert [sums[name].tolist() for name in ("one", "other", "none")] == [[2, 2], [1, 1], [0, 0]]

@@ -33,6 +33,7 @@ from ...transport import Transport
 from ..reducer import Bucket, Reducer, completed_by_step
 from ..running_stats import RunningStats
 from ..step_weights import StepWeights
+from ..sums import Sums
 from ..tapes.tape import Tape
 from ..tapes.taped_program import TapedPrograms
 from .local_pieces import LocalPieces
@@ -159,7 +160,7 @@ class NetworkPass:
         self,
         number: int,
         given: Mapping[tuple[str, Region], torch.Tensor],
-        sums: Mapping[str, torch.Tensor],
+        sums: Sums,
     ) -> list[Piece]:
         """Run a micro-batch forward; return the regions of the outputs that it computed."""
         stage = self.network.stage
@@ -187,7 +188,7 @@ class NetworkPass:
         return noise(self.seed, self.network.rank_plan.first_image(number), sum(sizes))
 
     def _record_statistics(
-        self, sums: Mapping[str, torch.Tensor], number: int, node: Node, operands: Sequence[Any]
+        self, sums: Sums, number: int, node: Node, operands: Sequence[Any]
     ) -> None:
         if self.network.stage.records_statistics:
             rank_plan = self.network.rank_plan
@@ -245,7 +246,7 @@ class NetworkPass:
             with self._noise(number):  # values that are computed again need the same mask
                 tape.backward(
                     [given.get((piece.value, piece.region)) for piece in tape.pieces],
-                    partial(_add, reducer.sums),
+                    reducer.sums.add,
                     passed,
                 )
             found |= self._of_inputs(number, tape)
@@ -294,7 +295,3 @@ def _by_region(
         if tensor is not None
         for region, piece in zip(local.regions, local.split(tensor), strict=True)
     }
-
-
-def _add(sums: Mapping[str, torch.Tensor], name: str, gradient: torch.Tensor) -> None:
-    sums[name] += gradient
