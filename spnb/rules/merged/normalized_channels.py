@@ -12,7 +12,18 @@ from .statistics import summed, summed_by_parts
 
 
 def channels_of(figure: torch.Tensor, channels: int) -> torch.Tensor:
-    """A figure of each group, ``(images, groups, 1, *space)``, for each of the channels."""
+    """A figure for each of the channels.
+
+    Parameters
+    ----------
+    figure
+        That of each channel, ``(images, channels, *space)``, or of each group,
+        ``(images, groups, 1, *space)``.
+    channels
+        Number of channels.
+    """
+    if figure.shape[1] == channels:
+        return figure
     each = channels // figure.shape[1]
     return figure.expand(-1, -1, each, *figure.shape[3:]).flatten(1, 2)
 
@@ -95,11 +106,11 @@ class NormalizedChannels(torch.autograd.Function):
             of_bias = total.sum(0).flatten()
         scaled = [each * factor for each in (total, deviations)]
         of_mean, of_spread = (
-            each.unflatten(1, (spread.shape[1], -1)).sum(2, keepdim=True) for each in scaled
+            each.unflatten(1, (spread.shape[1], -1)).sum(2).view_as(count) for each in scaled
         )
         of_squares = of_spread * spread.square() / (-2 * count)
         of_moments = torch.stack([torch.zeros_like(of_mean), -of_mean, of_squares], dim=-1)
-        return of_x, of_moments.reshape(moments.shape), of_weight, of_bias, None
+        return of_x, of_moments, of_weight, of_bias, None
 
     @staticmethod
     def _by_channel(

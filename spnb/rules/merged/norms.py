@@ -34,7 +34,7 @@ class OverSpace(Whole):
         Number of groups of channels, each with a statistic of its own; None where channels are not
         grouped.
     dims
-        The dimensions of the statistic, counted after channels are split into groups.
+        The dimensions of the statistic, counted after channels are split into groups of several.
     statistic
         Name of the statistic.
     """
@@ -53,9 +53,10 @@ class OverSpace(Whole):
 
     @cached_property
     def grouped(self) -> Axes:
-        """Axes of the operand with its channels in groups."""
-        if self.groups is None:
+        """Axes of the operand, with its channels in groups if these have several."""
+        if self.groups in (None, self.axes.shape[1]):
             return self.axes
+        assert self.groups is not None
         first, _, *others = self.axes.dims
         inside = dim(self.axes.shape[1] // self.groups)
         return self.axes.with_dims([first, dim(self.groups), inside, *others])
@@ -70,7 +71,7 @@ class OverSpace(Whole):
         if not (cut or self.by_micro_batch) or not node.dtype.is_floating_point:
             return (node,)
         operand, before = Ref(node.operands[0]), []
-        if self.groups is not None:
+        if self.grouped != self.axes:
             view = replace(node, name=f"{node.name}.groups", op="aten.view.default")
             args = {"self": operand, "size": list(self.grouped.shape)}
             before = [replace(view, args=args, axes=self.grouped, operand_axes=(self.axes,))]
@@ -178,7 +179,8 @@ def grouped_norm(node: Node, groups: int, batch_too: bool = False) -> Rule | Non
     axes = node.operand_axes[0]
     if len(axes.dims) < 2 or axes_in(axes.dims[1]):
         return None
-    dims = (*([0] if batch_too else []), *range(2, len(axes.dims) + 1))
+    split = 0 if groups == axes.shape[1] else 1  # as many dimensions more
+    dims = (*([0] if batch_too else []), *range(2, len(axes.dims) + split))
     return OverSpace(node, groups, dims)
 
 
