@@ -169,7 +169,7 @@ class MemoryModel:
         if value in self.halo_beside:  # the core reads all of the tile
             return 0
         part = rule.left_over(held, step.clipped[0])
-        whole = part not in held or rows_beside(held, part, node.operand_axes[0])
+        whole = part == held or part not in held or rows_beside(held, part, node.operand_axes[0])
         if whole or rule.scratch(part, step.region):
             return 0
         return value_bytes(self.plan, value, part)

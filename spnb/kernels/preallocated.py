@@ -1,8 +1,9 @@
 """Results of convolutions, written into memory that was allocated for them before.
 
 PyTorch's convolutions take no argument for their result's memory.  They make an empty tensor of
-size 0 with ``aten::empty``; oneDNN then sets its size and writes into its memory.  During a call of
-`written_into`, ``aten::empty`` returns the memory that is meant for the result.
+size 0 with ``aten::empty``; oneDNN then sets its size and writes into its memory.  One that adds
+another tensor makes it in its final size.  During a call of `written_into`, ``aten::empty`` returns
+the memory that is meant for the result.
 
 A second implementation of the operator does so.  It is registered once and for good, for a dispatch
 key that no tensor has: autocast on a kind of device that PyTorch no longer has.  A thread switches
@@ -26,9 +27,10 @@ KEY = "AutocastIPU"
 
 
 class _Expected(threading.local):
-    """The memory for the next empty tensor of a thread."""
+    """The memory for the next empty tensor of a thread, and the size in which it is asked for."""
 
     result: torch.Tensor | None = None
+    size: tuple[int, ...] = (0,)
 
 
 _expected = _Expected()
@@ -61,7 +63,7 @@ def _works() -> bool:
 
 
 def written_into(
-    call: Callable[..., torch.Tensor], memory: torch.Tensor
+    call: Callable[..., torch.Tensor], memory: torch.Tensor, final_size: bool = False
 ) -> Callable[..., torch.Tensor]:
     """A call that writes its result into a given tensor, or copies it there if that fails.
 
@@ -71,6 +73,8 @@ def written_into(
         Computes a tensor of the shape and type of ``memory``.
     memory
         The tensor for the result.
+    final_size
+        Whether the call makes the tensor of its result in its final size, and not of size 0.
 
     Examples
     --------
@@ -83,7 +87,7 @@ def written_into(
     order = _order(memory)
 
     def into_memory(*operands: torch.Tensor) -> torch.Tensor:
-        result = _call_into(call, memory, operands)
+        result = _call_into(call, memory, operands, final_size)
         if result.data_ptr() != memory.data_ptr():
             memory.copy_(result)
         elif _order(result) != order:  # written there, but in another memory order
@@ -94,10 +98,13 @@ def written_into(
 
 
 def _call_into(
-    call: Callable[..., torch.Tensor], memory: torch.Tensor, operands: Sequence[torch.Tensor]
+    call: Callable[..., torch.Tensor],
+    memory: torch.Tensor,
+    operands: Sequence[torch.Tensor],
+    final_size: bool = False,
 ) -> torch.Tensor:
     """The result of a call; its first empty tensor gets the given memory."""
-    _expected.result = memory
+    _expected.result, _expected.size = memory, tuple(memory.shape) if final_size else (0,)
     _switch(True)
     try:
         return call(*operands)
@@ -119,11 +126,12 @@ def _order(tensor: torch.Tensor) -> list[int]:
 
 
 def _empty(size: Sequence[int], **options: Any) -> torch.Tensor:
-    """Like `torch.empty`; but the expected result, of size 0, gets the memory meant for it."""
+    """Like `torch.empty`; but the expected result gets the memory that is meant for it."""
     memory = _expected.result
     _switch(False)
-    if memory is not None and tuple(size) == (0,) and options.get("dtype") == memory.dtype:
-        return memory.as_strided((0,), (1,))
+    found, wanted = tuple(size), _expected.size
+    if memory is not None and found == wanted and options.get("dtype") == memory.dtype:
+        return memory.as_strided(found, (1,) if found == (0,) else memory.stride())
     try:
         return torch.empty(size, **options)
     finally:

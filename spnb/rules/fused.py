@@ -45,7 +45,8 @@ class Fused(Convolution):
         return (torch.float32,) if self.node.dtype == torch.float32 else ()
 
     def into(self, call: Call, results: Sequence[torch.Tensor]) -> Call:
-        return written_into(call, results[0])
+        adds = self.node.args["other"] is not None and not self.overwrites
+        return written_into(call, results[0], final_size=adds)
 
     def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
         args = self.node.args

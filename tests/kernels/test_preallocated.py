@@ -41,6 +41,28 @@ def test_a_convolution_is_written_into_its_memory(fresh):
     assert convolved() == fuses(torch.ones(1, 1, 1, 1))
 
 
+def test_a_convolution_that_adds_is_written_into_its_memory():
+    weight = torch.randn(4, 4, 3, 3)
+    if not fuses(weight):
+        pytest.skip("oneDNN does not fuse here")
+    x, other = (torch.randn(2, 8, 8, 4).movedim(-1, 1) for _ in range(2))
+    convolution = FusedConvolution("conv2d", (1, 1), (1, 1), (1, 1), adds=True, activation="relu")
+    call = convolution.bind(convolution.reorder(weight, x.shape), None)
+    expected = torch.relu(torch.conv2d(x, weight, padding=1) + other)
+    cases = {"whole": x, "a part": torch.randn(2, 8, 9, 4).movedim(-1, 1)[..., 1:].copy_(x)}
+    for name, image in cases.items():
+        memory, own = torch.empty(2, 8, 8, 4).movedim(-1, 1), []
+
+        def noted(*operands, own=own):
+            own.append(call(*operands))
+            return own[0]
+
+        found = written_into(noted, memory, final_size=True)(image, other)
+        assert found is memory
+        assert torch.allclose(found, expected, atol=1e-5), name
+        assert name != "whole" or own[0].data_ptr() == memory.data_ptr()
+
+
 def refused(*given):
     raise RuntimeError("no such key")
 
