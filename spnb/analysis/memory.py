@@ -150,11 +150,16 @@ class MemoryModel:
                 continue
             self._make(value, beside)
             del self.halo_beside[value]
+        other = self._copied_other(node, step)
+        if step.overwrites and not other:
+            self.heap.pop(node.operands[-1], None)
+            self.outputs.pop(node.operands[-1], None)
+        copied = self._copied(node, step) + other
+        self._note_peak(copied)
+        self._make(node.name, step.region, copied)
         if step.overwrites:
             self.heap.pop(node.operands[-1], None)
             self.outputs.pop(node.operands[-1], None)
-        self._note_peak(self._copied(node, step))
-        self._make(node.name, step.region)
         self.computed[node.name] = step.region
 
     def _copied(self, node: Node, step: Compute) -> int:
@@ -171,6 +176,16 @@ class MemoryModel:
         part = rule.left_over(held, step.clipped[0])
         whole = part == held or part not in held or rows_beside(held, part, node.operand_axes[0])
         if whole or rule.scratch(part, step.region):
+            return 0
+        return value_bytes(self.plan, value, part)
+
+    def _copied_other(self, node: Node, step: Compute) -> int:
+        """Bytes of the tensor that a convolution adds, which oneDNN copies if it is no run."""
+        if not isinstance(rule_of(node), Fused) or node.args["other"] is None:
+            return 0
+        value, part = node.operands[-1], step.clipped[-1]
+        held = self.covered.get(value, part)
+        if held == part or rows_beside(held, part, node.operand_axes[-1]):
             return 0
         return value_bytes(self.plan, value, part)
 
@@ -205,14 +220,17 @@ class MemoryModel:
             self.heap.pop(value, None)
             self.halo_beside.pop(value, None)
 
-    def _make(self, value: str, region: Region) -> None:
-        """Allocate memory for a region of a value; its earlier memory is freed afterwards."""
+    def _make(self, value: str, region: Region, more: int = 0) -> None:
+        """Allocate memory for a region of a value; its earlier memory is freed afterwards.
+
+        For that time there are some bytes more.
+        """
         size = value_bytes(self.plan, value, region)
         self.covered[value] = region
         if value in self.given_to_host:
             self.outputs[value] = size * len(self.plan.micro_batch_sizes)
         elif value not in self.places or value in self.halo_beside:
-            self._note_peak(size)
+            self._note_peak(size + more)
             self.heap[value] = size
 
     def _note_peak(self, more: int = 0) -> None:
