@@ -53,7 +53,7 @@ class Spectrum(nn.Module):
 
 def test_a_whole_value_is_refused_unless_it_may_be_gathered():
     job = spnb.Job(Spectrum(), image_size=32, batch_size=1, split_size=1, num_spatial_parts=4)
-    with pytest.raises(PlanError, match=r"fft.*needs the whole extent 30×30.*--allow-gather"):
+    with pytest.raises(PlanError, match=r"fft.*needs the whole extent 30×30.*allow_gather=True"):
         spnb.plan(job)
     shown = str(spnb.plan(job.replace(allow_gather=True)))
     assert "gathered on every tile of stage 0, for forward (fft_rfft2)" in shown

@@ -63,6 +63,18 @@ def test_a_convolution_that_adds_is_written_into_its_memory():
         assert name != "whole" or own[0].data_ptr() == memory.data_ptr()
 
 
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_convolution_that_adds_is_written_between_rows_for_a_halo(images):
+    weight = torch.randn(4, 4, 3, 3)
+    x, other = (torch.randn(images, 8, 8, 4).movedim(-1, 1) for _ in range(2))
+    convolution = FusedConvolution("conv2d", (1, 1), (1, 1), (1, 1), adds=True)
+    packed = convolution.reorder(weight, x.shape) if fuses(weight) else weight
+    memory = torch.zeros(images, 10, 8, 4)[:, 1:9].movedim(-1, 1)
+    found = written_into(convolution.bind(packed, None), memory, final_size=True)(x, other)
+    assert found is memory
+    assert torch.allclose(found, torch.conv2d(x, weight, padding=1) + other, atol=1e-5)
+
+
 def refused(*given):
     raise RuntimeError("no such key")
 

@@ -75,7 +75,7 @@ def test_weights_of_attention_are_held_by_the_tile_of_their_queries():
     assert not any(plan.gathered for plan in check(net, IMAGE, grids=[(2, 2)]))
     few = (2, 32, 4, 4)
     check_regions(net, few)
-    with pytest.raises(PlanError, match=r"needs the whole extent 4×4.*--allow-gather"):
+    with pytest.raises(PlanError, match=r"needs the whole extent 4×4.*allow_gather=True"):
         check(net, few)
     plans = check(net, few, grids=[(2, 2)], allow_gather=True)
     assert all(plan.gathered for plan in plans)
