@@ -18,6 +18,9 @@ from ..transport.signs_of_life import LOOK_EVERY, SignsOfLife, no_answer
 PATIENCE = 3.0
 """Seconds that MPI has to end all ranks, where a host does not answer."""
 
+PASSED_ON = 0.2
+"""Seconds in which mpiexec passes a line on, before it learns that all ranks end."""
+
 if TYPE_CHECKING:
     from ..transport.mpi import MPITransport
 
@@ -90,6 +93,7 @@ def _end_all(transport: MPITransport, why: str) -> None:
     """End all ranks by MPI, with a line that says why."""
     if why:
         print(f"spnb: {why}", file=sys.stderr, flush=True)
+        time.sleep(PASSED_ON)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # MPI says more
     transport.parent.Abort(1)
 
