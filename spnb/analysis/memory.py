@@ -152,15 +152,18 @@ class MemoryModel:
             del self.halo_beside[value]
         other = self._copied_other(node, step)
         if step.overwrites and not other:
-            self.heap.pop(node.operands[-1], None)
-            self.outputs.pop(node.operands[-1], None)
+            self._drop(node.operands[-1])
         copied = self._copied(node, step) + other
         self._note_peak(copied)
         self._make(node.name, step.region, copied)
         if step.overwrites:
-            self.heap.pop(node.operands[-1], None)
-            self.outputs.pop(node.operands[-1], None)
+            self._drop(node.operands[-1])
         self.computed[node.name] = step.region
+
+    def _drop(self, value: str) -> None:
+        """Forget a value in whose place the result lies, or would lie if it were one run."""
+        self.heap.pop(value, None)
+        self.outputs.pop(value, None)
 
     def _copied(self, node: Node, step: Compute) -> int:
         """Bytes of the image that oneDNN copies, since a part of it is no run of memory.

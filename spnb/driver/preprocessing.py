@@ -96,7 +96,6 @@ def first_preprocessed(
         if nodata == "file":
             say(
                 f"{image.name}: its number for nodata, {number:g}, is read as NaN;"
-                f" {'nodata=None' if option('nodata') == 'nodata' else '--nodata none'} reads it as"
-                " a number"
+                f" {option('nodata', None)} reads it as a number"
             )
     return {**opened, first: preprocessed(image, asked)}

@@ -20,7 +20,10 @@ def as_flags() -> Iterator[None]:
         _flags = before
 
 
-def option(name: str, value: Any = None) -> str:
+_NAME_ONLY = object()
+
+
+def option(name: str, value: Any = _NAME_ONLY) -> str:
     """Return an option, with its value if one is given, as the user would write it.
 
     Parameters
@@ -28,17 +31,19 @@ def option(name: str, value: Any = None) -> str:
     name
         The keyword.
     value
-        The value; True is a flag alone.
+        The value; True is a flag alone, and None the word ``none`` behind it.
 
     Examples
     --------
     >>> option("image_size", "400x600"), option("resize", True)
     ("image_size='400x600'", 'resize=True')
     >>> with as_flags():
-    ...     option("image_size", "400x600"), option("resize", True)
-    ('--image-size 400x600', '--resize')
+    ...     option("image_size", "400x600"), option("resize", True), option("nodata", None)
+    ('--image-size 400x600', '--resize', '--nodata none')
     """
     if not _flags:
-        return name if value is None else f"{name}={value!r}"
+        return name if value is _NAME_ONLY else f"{name}={value!r}"
     flag = f"--{name.replace('_', '-')}"
-    return flag if value is None or value is True else f"{flag} {value}"
+    if value is _NAME_ONLY or value is True:
+        return flag
+    return f"{flag} {'none' if value is None else value}"

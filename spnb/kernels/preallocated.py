@@ -25,12 +25,13 @@ from .onednn import FusedConvolution, fuses
 KEY = "AutocastIPU"
 """The dispatch key of the second implementation."""
 
+CONTIGUOUS = torch.contiguous_format
+
 
 class _Expected(threading.local):
-    """The memory for the next empty tensor of a thread, and the size in which it is asked for."""
+    """The memory for the next empty tensor of a thread, in the size in which it is asked for."""
 
     result: torch.Tensor | None = None
-    size: tuple[int, ...] = (0,)
 
 
 _expected = _Expected()
@@ -56,7 +57,7 @@ def _works() -> bool:
     memory = torch.zeros(1, 1, 2, 2, device="cpu")
     try:
         _registered()
-        result = _call_into(call, memory, (x,))
+        result = _call_into(call, _asked_for(memory, final_size=False), (x,))
     except (AttributeError, RuntimeError, TypeError):
         return False
     return result.data_ptr() == memory.data_ptr() and torch.equal(memory, x)
@@ -84,10 +85,10 @@ def written_into(
     """
     if not _works():
         return lambda *operands: memory.copy_(call(*operands))
-    order = _order(memory)
+    order, asked_for = _order(memory), _asked_for(memory, final_size)
 
     def into_memory(*operands: torch.Tensor) -> torch.Tensor:
-        result = _call_into(call, memory, operands, final_size)
+        result = _call_into(call, asked_for, operands)
         if result.data_ptr() != memory.data_ptr():
             memory.copy_(result)
         elif _order(result) != order:  # written there, but in another memory order
@@ -98,19 +99,27 @@ def written_into(
 
 
 def _call_into(
-    call: Callable[..., torch.Tensor],
-    memory: torch.Tensor,
-    operands: Sequence[torch.Tensor],
-    final_size: bool = False,
+    call: Callable[..., torch.Tensor], memory: torch.Tensor, operands: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """The result of a call; its first empty tensor gets the given memory."""
-    _expected.result, _expected.size = memory, tuple(memory.shape) if final_size else (0,)
+    """The result of a call; its first empty tensor like the given memory gets it."""
+    _expected.result = memory
     _switch(True)
     try:
         return call(*operands)
     finally:
         _switch(False)
         _expected.result = None
+
+
+def _asked_for(memory: torch.Tensor, final_size: bool) -> torch.Tensor:
+    """The memory as a call asks for it: of size 0, or without gaps where it has none."""
+    if not final_size:
+        return memory.as_strided((0,), (1,))
+    images = torch.channels_last if memory.ndim == 4 else torch.channels_last_3d
+    like = torch.empty(memory.shape, dtype=memory.dtype, device="meta", memory_format=images)
+    # oneDNN reads the strides of dimensions with one position too.
+    same = _order(like) == _order(memory)
+    return memory.as_strided(like.shape, like.stride()) if same else memory
 
 
 def _switch(on: bool) -> None:
@@ -131,13 +140,11 @@ def _empty(size: Sequence[int], **options: Any) -> torch.Tensor:
     _switch(False)
     if (
         memory is not None
-        and tuple(size) == _expected.size
+        and tuple(size) == tuple(memory.shape)
         and options.get("dtype") == memory.dtype
+        and memory.is_contiguous(memory_format=options.get("memory_format") or CONTIGUOUS)
     ):
-        # oneDNN reads the strides of dimensions with one position too.
-        like = torch.empty(size, **{**options, "device": "meta"})
-        if like.numel() == 0 or _order(like) == _order(memory):
-            return memory.as_strided(like.shape, like.stride())
+        return memory.as_strided(memory.shape, memory.stride())  # a tensor that may be resized
     try:
         return torch.empty(size, **options)
     finally:
