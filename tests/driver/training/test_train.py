@@ -169,11 +169,11 @@ def test_a_cluster_trains_and_then_infers(cluster):
 @pytest.mark.slow
 def test_memory_is_foreseen_for_each_schedule():
     """Within a sixth of what is measured; a stage holds what its schedule says."""
-    images, labels = noise(8, 3, 128, 128).float(), torch.zeros(8, dtype=torch.long)
+    images, labels = noise(16, 3, 128, 128).float(), torch.zeros(16, dtype=torch.long)
     given = {
         "image_size": 128,
-        "batch_size": 8,
-        "parts": 4,
+        "batch_size": 16,
+        "parts": 8,
         "split_size": 1,
         "num_spatial_parts": 2,
     }
@@ -186,4 +186,5 @@ def test_memory_is_foreseen_for_each_schedule():
         measured[schedule] = max(training.peak_memory_bytes)
         assert abs(planned - measured[schedule]) < measured[schedule] / 6
         assert "memory of a rank: at most" in str(training)
-    assert measured["gpipe"] > 1.5 * measured["1f1b"]
+    # Stage 1 holds eight micro-batches by one schedule and two by the other.
+    assert measured["gpipe"] > 2 * measured["1f1b"]
