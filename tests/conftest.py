@@ -87,6 +87,8 @@ def pytest_collection_modifyitems(config, items):
         if item.nodeid.startswith("spnb/driver/cluster.py"):  # its example starts engines
             item.add_marker("mpi")
             item.add_marker("slow")
+        if item.nodeid.startswith("spnb/job/tuning/search.py"):
+            item.add_marker("long")
     choices = [name for name in ("quick", "slow") if config.getoption(name)]
     if choices or config.args_source is not config.ArgsSource.ARGS:
         chosen = suite_parts.part(items, *(choices or ["README"]))

@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable
 
 _SPIN = 2e-4  # seconds of testing without sleep, in which most halos arrive
-_SHORTEST, _LONGEST = 2e-5, 1e-3  # seconds of sleep between two tests
+_SHORTEST, _LONG, _LONGEST = 2e-5, 1e-3, 5e-3  # seconds of sleep between two tests
 
 
 def politely(done: Callable[[], bool], check: Callable[[], None], timeout: float) -> bool:
     """Test until done; between two tests, sleep for a 20th of the time waited so far.
+
+    A sleep of more than a millisecond is at most a 500th of it: nobody notices that, and a rank
+    that waits for seconds takes a hundredth of a core.
 
     Parameters
     ----------
@@ -47,5 +50,6 @@ def politely(done: Callable[[], bool], check: Callable[[], None], timeout: float
             check()
             if waited > timeout:
                 return False
-            time.sleep(min(max(_SHORTEST, waited / 20), _LONGEST))
+            longest = min(max(_LONG, waited / 500), _LONGEST)
+            time.sleep(min(max(_SHORTEST, waited / 20), longest))
     return True

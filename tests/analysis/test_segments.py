@@ -14,6 +14,7 @@ def planned(**options):
     return spnb.plan(JOB.replace(**options), training=True)
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.long
 @pytest.mark.parametrize("parts", [1, 2])
 def test_as_little_is_computed_again_as_the_memory_allows(parts):

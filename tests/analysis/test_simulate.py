@@ -117,6 +117,7 @@ def test_a_core_is_computed_while_its_halo_is_on_the_way():
     assert far.seconds - near.seconds < 0.3 * exchanges * 1e-3  # a few read both at once
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.long
 @pytest.mark.parametrize("copies", [{}, {"gems": True}, {"replicas": 2}])
 @pytest.mark.parametrize("schedule", ["1f1b", "gpipe"])
@@ -145,6 +146,7 @@ def test_training_on_one_rank_takes_its_passes():
     assert simulate(plan, machine).seconds == pytest.approx(4.5 * calls, rel=1e-3)
 
 
+@pytest.mark.slow(but_each=3)
 @pytest.mark.long
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(

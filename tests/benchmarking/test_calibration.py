@@ -37,6 +37,7 @@ def test_a_rank_times_every_call_of_the_probe(small):
     assert 0.5 < foreseen / taken < 2
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 def test_a_clusters_ranks_are_measured_one_by_one(cluster, small):
     plan = spnb.plan("resnet20_v1", image_size=64, batch_size=1, tiles=2, stages=1)

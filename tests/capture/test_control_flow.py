@@ -6,7 +6,7 @@ from control_flow import outcome
 SEEDS = range(60)
 
 
-@pytest.mark.slow(but_each=3)
+@pytest.mark.slow(but_each=6)
 @pytest.mark.long
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_drawn_network_is_equal_or_refused_in_one_line(seed):

@@ -104,6 +104,7 @@ def test_an_iterator_of_images_that_fails():
     assert list(results) == []
 
 
+@pytest.mark.mpi
 def test_engines(cluster, files):
     cluster.load(plan())
     results = cluster.map(files)

@@ -87,6 +87,7 @@ def program(net, x, mask, mean, clip, gather=lambda y: y, whole_mask=None, steps
     return figures
 
 
+@pytest.mark.slow(but_each=3)
 @pytest.mark.long
 @pytest.mark.parametrize("name", SPLITS)
 def test_twenty_steps_follow_plain_pytorch(name):
@@ -373,6 +374,7 @@ def test_a_scaler_skips_the_step_of_all_stages(unscaled):
         torch.testing.assert_close(dict(weights), dict(reference.state_dict()), rtol=0, atol=1e-10)
 
 
+@pytest.mark.long
 def test_networks_of_one_module_share_its_weights():
     """Trained at one size, run at another; other stages would have outdated weights."""
     net, larger = segmenter(), noise(4, 3, 30, 25)
@@ -400,6 +402,7 @@ def test_networks_of_one_module_share_its_weights():
         torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.long
 def test_a_second_backward_is_refused():
     job = job_of(segmenter(), **SPLITS["2x2"])
 

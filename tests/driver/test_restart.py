@@ -65,6 +65,7 @@ def test_a_killed_engine_is_told_by_gloo_and_rc_stays_the_users(small, shell):
     assert shell.user_ns["rc"] is mine
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The IPython parallel magics")
 def test_more_engines_are_started_where_they_do_not_suffice(small):
     before = set(small.view.apply_sync(os.getpid))

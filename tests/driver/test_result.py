@@ -54,6 +54,7 @@ def test_the_check_shows_how_far_it_is(result, monkeypatch):
     assert done[-1] == pytest.approx(told[0][2])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wrong", [1e-3, float("nan"), float("inf")])
 def test_a_wrong_output_does_not_pass(wrong):
     job = spnb.Job("resnet20_v1", image_size=64, batch_size=2, num_spatial_parts=2)

@@ -2,11 +2,17 @@
 
 import os
 
+from other_network import Other
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import monai.networks.nets as monai
-import transformers as hf
-from other_network import Other
+
+def monai():
+    """MONAI's networks; imported where one is made, since MONAI takes ten seconds."""
+    import monai.networks.nets as found
+
+    return found
+
 
 HIDDEN = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
 TOKENS = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2}
@@ -19,31 +25,39 @@ def of_monai(name, make, size, **options):
 
 def of_transformers(name, config, size, **options):
     """A model with a small configuration of its own class."""
-    model = getattr(hf, name)
-    return Other("transformers", name, lambda: model(model.config_class(**config)), size, **options)
+
+    def make():
+        import transformers
+
+        model = getattr(transformers, name)
+        return model(model.config_class(**config))
+
+    return Other("transformers", name, make, size, **options)
 
 
 EFFICIENT = "efficientnet-b0"
 INSTALLED = [
-    of_monai("UNet", lambda: monai.UNet(2, 3, 2, (8, 16, 32), (2, 2), num_res_units=2), (60, 92)),
-    of_monai("AttentionUnet", lambda: monai.AttentionUnet(2, 3, 2, (8, 16, 32), (2, 2)), (52, 68)),
-    of_monai("SegResNet", lambda: monai.SegResNet(2, 8, 3, 2), (56, 72)),
-    of_monai("DenseNet121", lambda: monai.DenseNet121(2, 3, 5), (97, 131)),
-    of_monai("EfficientNet-B0", lambda: monai.EfficientNetBN(EFFICIENT, False), (97, 131)),
+    of_monai("UNet", lambda: monai().UNet(2, 3, 2, (8, 16, 32), (2, 2), num_res_units=2), (60, 92)),
+    of_monai(
+        "AttentionUnet", lambda: monai().AttentionUnet(2, 3, 2, (8, 16, 32), (2, 2)), (52, 68)
+    ),
+    of_monai("SegResNet", lambda: monai().SegResNet(2, 8, 3, 2), (56, 72)),
+    of_monai("DenseNet121", lambda: monai().DenseNet121(2, 3, 5), (97, 131)),
+    of_monai("EfficientNet-B0", lambda: monai().EfficientNetBN(EFFICIENT, False), (97, 131)),
     of_monai(
         "DynUNet",
-        lambda: monai.DynUNet(2, 3, 2, [3] * 4, [1, 2, 2, 2], [2] * 3, res_block=True),
+        lambda: monai().DynUNet(2, 3, 2, [3] * 4, [1, 2, 2, 2], [2] * 3, res_block=True),
         (56, 72),
     ),
-    of_monai("BasicUNet", lambda: monai.BasicUNet(2, 3, 2, (8, 8, 16, 32, 64, 8)), (50, 67)),
-    of_monai("HighResNet", lambda: monai.HighResNet(2, 3, 2), (41, 53)),
+    of_monai("BasicUNet", lambda: monai().BasicUNet(2, 3, 2, (8, 8, 16, 32, 64, 8)), (50, 67)),
+    of_monai("HighResNet", lambda: monai().HighResNet(2, 3, 2), (41, 53)),
     of_monai(
         "SwinUNETR",
-        lambda: monai.SwinUNETR(3, 2, feature_size=12, spatial_dims=2),
+        lambda: monai().SwinUNETR(3, 2, feature_size=12, spatial_dims=2),
         (64, 96),
     ),
     of_monai(
-        "UNet, 3-D", lambda: monai.UNet(3, 1, 2, (4, 8, 16), (2, 2)), (20, 28, 24), channels=1
+        "UNet, 3-D", lambda: monai().UNet(3, 1, 2, (4, 8, 16), (2, 2)), (20, 28, 24), channels=1
     ),
     of_transformers("ResNetForImageClassification", {"embedding_size": 8} | HIDDEN, (97, 131)),
     of_transformers("ConvNextV2ForImageClassification", HIDDEN, (97, 131)),

@@ -3,17 +3,23 @@
 ``python tests/helpers/notebooks.py`` executes all of them in place, to be committed.
 """
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nbformat
-from nbclient import NotebookClient
+if TYPE_CHECKING:  # it takes seconds to import, which every collection of tests would wait for
+    import nbformat
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 
 
 def execute(path: Path) -> nbformat.NotebookNode:
     """Run all cells in a fresh kernel, in the notebook's own folder."""
+    import nbformat
+    from nbclient import NotebookClient
+
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": FOLDER}}
@@ -53,6 +59,8 @@ def _noise(output: nbformat.NotebookNode) -> bool:
 
 
 if __name__ == "__main__":
+    import nbformat
+
     for path in sorted(map(Path, sys.argv[1:])) or sorted(FOLDER.glob("*.ipynb")):
         nbformat.write(cleaned(execute(path)), path)
         print(f"executed {path.name}")

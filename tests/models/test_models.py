@@ -141,6 +141,7 @@ def test_state_dict_round_trip(name, options):
         assert torch.equal(again(x), network(x))
 
 
+@pytest.mark.slow(but_each=3)
 @pytest.mark.long
 @every_network
 def test_export_on_the_meta_device(name, options):

@@ -45,6 +45,7 @@ def calls_of_a_plan(net):
     return count
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.long
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_twice_as_deep_takes_twice_the_calls(name, monkeypatch):

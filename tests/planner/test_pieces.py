@@ -180,7 +180,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.slow(but_each=3)
+@pytest.mark.slow(but_each=5)
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("network", "parts"), [(name, 1 + number % 2) for number, name in enumerate(NETWORKS)]
@@ -232,6 +232,7 @@ MASKS = {
 }
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.long
 @pytest.mark.parametrize("mask", MASKS)
 def test_masks_of_tokens_in_pieces(mask):

@@ -131,6 +131,7 @@ OPERATORS = {
 }
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.long
 @pytest.mark.parametrize("name", OPERATORS)
 def test_keys_go_round(name):
@@ -193,6 +194,7 @@ WRITTEN_OUT = {
 }
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.parametrize("name", WRITTEN_OUT)
 def test_attention_written_out_is_found(name):
     def net(x):
@@ -251,6 +253,7 @@ def test_keys_of_another_value_in_a_volume():
     assert not any(plan.gathered for plan in plans)
 
 
+@pytest.mark.slow(but_each=3)
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(12))
 def test_any_heads_sizes_grids_and_masks(seed):
@@ -309,6 +312,7 @@ TRAINED = ["self_attention", "masked", "rows_without_keys", "causal", "several_h
            "reduced_keys", "block_of_diffusers", "block_of_latent_diffusion"]  # fmt: skip
 
 
+@pytest.mark.slow(but_each=3)
 @pytest.mark.long
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("fused", [0, 1])

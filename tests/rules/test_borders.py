@@ -31,6 +31,7 @@ def test_constants_around_channels():
     check(Call(lambda x: F.pad(x, (1, 0, 0, 2, 3, 1), value=2.0)), SIZES[2])
 
 
+@pytest.mark.slow(but_each=3)
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_padding_mode_of_a_convolution(mode, axes):

@@ -48,6 +48,7 @@ def made(graph):
     return [node for node in graph.nodes if node.op == CONSTANT]
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.long
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_constant_is_cut(network):

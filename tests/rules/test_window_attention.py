@@ -47,7 +47,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.slow(but_each=3)
+@pytest.mark.slow(but_each=5)
 @pytest.mark.long
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_network_of_windows(network):
@@ -166,6 +166,7 @@ GRIDS = {
 }
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.long
 @pytest.mark.parametrize("network", GRIDS)
 def test_a_grid_of_windows(network):

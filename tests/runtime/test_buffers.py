@@ -155,6 +155,7 @@ NETWORKS = [
 ]
 
 
+@pytest.mark.slow(but_each=5)
 @pytest.mark.parametrize("forward", NETWORKS)
 @pytest.mark.parametrize("slice_method", ["horizontal", "vertical", "square"])
 def test_results_in_places_are_exact(forward, slice_method):

@@ -22,6 +22,7 @@ def network(stride=1):
     return nn.Sequential(*layers, nn.Conv2d(128, 128, 3, padding=1), nn.ReLU())
 
 
+@pytest.mark.slow(but_each=5)
 @pytest.mark.skipif(not FUSED, reason="oneDNN computes no fused convolutions here")
 @pytest.mark.parametrize("size", ["32x32", "17x23", "96x64"])
 @pytest.mark.parametrize("stride", [1, 2])

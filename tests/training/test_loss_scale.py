@@ -50,6 +50,7 @@ def half_steps(dtype, tilings, scaling=None, steps=5, **copies):
     return losses, [told for told, _ in found], [worker for _, worker in found]
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_follows_full_with_parameters_in_full(dtype):

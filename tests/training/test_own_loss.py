@@ -164,7 +164,7 @@ def untiled(job, loss, targets):
     return losses, net.state_dict()
 
 
-@pytest.mark.slow(but_each=4)
+@pytest.mark.slow(but_each=7)
 @pytest.mark.long
 @pytest.mark.parametrize(("case", "split"), [*cases_and_splits()])
 def test_it_is_that_of_the_whole_image(case, split):

@@ -17,6 +17,7 @@ from spnb.ir.schedule import SCHEDULES
 from spnb.ir.tiling import Tiling
 
 
+@pytest.mark.slow(but_each=3)
 @pytest.mark.long
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from spnb.training.step import TrainingWorker
 from spnb.transport.local import World
 
 
+@pytest.mark.slow(but_each=5)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize(("parts", "fused"), [(1, 0), (3, 0), (2, 100)])

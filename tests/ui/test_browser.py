@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import nbformat
 import pytest
 
 from notebooks import FOLDER
@@ -64,6 +63,8 @@ spnb.stop()"""
 
 def beginning(path):
     """A notebook up to its first timeline: `tests/test_notebooks.py` runs it whole."""
+    import nbformat  # takes seconds, which every collection of tests would wait for
+
     notebook = nbformat.read(path, as_version=4)
     last = next(k for k, cell in enumerate(notebook.cells) if "plot_timeline" in cell.source)
     notebook.cells = notebook.cells[: last + 1]
@@ -73,6 +74,8 @@ def beginning(path):
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """A JupyterLab on a folder with notebooks without outputs; its address."""
+    import nbformat
+
     home = tmp_path_factory.mktemp("lab")
     notebooks = {"first.ipynb": beginning(FOLDER / "01-first-split.ipynb")}
     cells = {"explorer": EXPLORER, "view": VIEW, "zoom": ZOOM, "live": LIVE}

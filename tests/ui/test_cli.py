@@ -231,6 +231,7 @@ def test_infer_checks_draws_and_reports(on_shared_engines, tmp_path, capsys):
     assert told["per_rank"][0]["messages"] > 20
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 def test_infer_under_mpiexec_with_a_rank_too_many(tmp_path):
     report = tmp_path / "report.json"

@@ -190,6 +190,7 @@ def test_a_client_of_the_users_own(engines):
     assert works(engines)
 
 
+@pytest.mark.slow
 def test_two_at_once_more_engines_and_no_trace_left(engines):
     other = Engines(1)
     other.start()

@@ -175,6 +175,7 @@ def test_nothing_survives_a_killed_owner():
         assert not any(Path(file).exists() for file in (folder, *files))
 
 
+@pytest.mark.slow
 def test_the_end_of_the_process_stops_its_engines():
     script = """
         from spnb.driver.launch.engines import Engines

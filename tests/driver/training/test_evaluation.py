@@ -90,6 +90,7 @@ def test_classes_of_pixels_follow_a_plain_loop(split, count):
     assert found.mean_iou == pytest.approx(sum(wanted) / 3)
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.long
 @pytest.mark.parametrize("count", [2, 4, 11])
 def test_a_loss_and_metrics_that_are_functions_see_no_filling(count):
@@ -107,6 +108,7 @@ def test_a_loss_and_metrics_that_are_functions_see_no_filling(count):
     assert [n for n, _ in found.batches] == [4] * (count // 4) + [count % 4] * (count % 4 > 0)
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.long
 @pytest.mark.parametrize("split", SPLITS[:3], ids=str)
 def test_metrics_go_with_a_loss_by_name_and_with_copies(split):

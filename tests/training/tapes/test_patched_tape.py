@@ -35,6 +35,7 @@ class Norms(nn.Module):
         return self.head(self.block(x * self.weighs(x)))
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.parametrize("tiles", [(1, 1), (1, 2), (2, 2)])
 @pytest.mark.parametrize("fused", [0, 100])
 def test_figures_of_the_image_go_through_all_patches(tiles, fused, monkeypatch):
