@@ -159,7 +159,7 @@ def test_a_command_that_runs(command, folder):
     check_what_it_did(command, args, done.stdout, folder)
 
 
-@pytest.mark.slow(but_each=6)
+@pytest.mark.slow(but_each=7)
 @pytest.mark.mpi
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("command", [p for p in of_kind("run") if not own_process(*p.values)])

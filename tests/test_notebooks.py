@@ -8,18 +8,12 @@ from processes import processes_of
 
 from notebooks import FOLDER, execute
 
-FASTEST = "07-reading-a-timeline"
 NEEDS_DIFFUSERS = "10-a-decoder-with-attention"
 pytestmark = [pytest.mark.notebook, pytest.mark.mpi, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem != FASTEST))
-        for path in sorted(FOLDER.glob("*.ipynb"))
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     if path.stem == NEEDS_DIFFUSERS and find_spec("diffusers") is None:
         pytest.skip("diffusers: .venv/bin/pip install --no-deps -r tests/networks.txt")

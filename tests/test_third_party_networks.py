@@ -20,7 +20,7 @@ NEEDS_THE_WHOLE = r"fft_\w+|sort|argsort|topk|grid_sampler\w*"
 pytestmark = pytest.mark.library
 
 
-@pytest.mark.slow(but_each=12)
+@pytest.mark.slow(but_each=20)
 @pytest.mark.parametrize("other", OTHERS, ids=lambda other: f"{other.package}-{other.name}")
 def test_another_packages_network(other):
     if not other.installed:

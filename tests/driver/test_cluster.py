@@ -177,6 +177,7 @@ def test_merging_several_inputs_and_outputs_of_every_type(cluster):
     assert {"halo", "merge", "ring"} <= set(result.timings.query("kind == 'pack'").what)
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.parametrize("suffix", ["npy", "tif", "zarr"])
 def test_ranks_write_their_tiles_themselves(cluster, tmp_path, suffix):
     job = spnb.Job(

@@ -27,6 +27,7 @@ def tuned():
     return spnb.tune("resnet20_v1", ranks=6, **SMALL | {"seconds": 8})
 
 
+@pytest.mark.slow
 def test_no_split_of_the_front_is_beaten_by_another(tuned):
     figures = [(c.seconds, c.memory, c.plan.num_ranks) for c in tuned.front]
     for a, b in itertools.permutations(figures, 2):
@@ -137,6 +138,7 @@ def test_estimates_are_below_plans():
         assert sum(estimate.balance) == len(whole.graph.blocks)
 
 
+@pytest.mark.slow
 def test_a_slow_link_makes_it_fuse_more():
     job = spnb.Job("w3", image_size=96, batch_size=1, stages=1)
     near, far = (

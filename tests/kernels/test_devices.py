@@ -70,6 +70,7 @@ NETWORKS = [
 ]
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.long
 @pytest.mark.parametrize(("model", "host_only", "options"), NETWORKS)
 def test_inference_is_computed_on_the_device(model, host_only, options):

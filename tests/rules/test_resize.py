@@ -19,7 +19,13 @@ METHODS = {
 }
 
 
-@pytest.fixture(params=[1 << 20, 300], ids=["at once", "in bands"])
+BANDS = [
+    pytest.param(1 << 20, id="at once"),
+    pytest.param(300, id="in bands", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(params=BANDS)
 def band(request, monkeypatch):
     monkeypatch.setattr(interpolate, "BAND", request.param)
 
@@ -116,6 +122,7 @@ def test_a_long_line_is_antialiased_by_a_large_factor():
     check_tiled(net, (1, 1, 2, 20011), grids=[(1, 4)])
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("factor", [1, 2, 4])
 def test_doubling_is_done_by_the_operator_itself(axes, factor):

@@ -31,21 +31,25 @@ def check(net, x, tilings, parts=1, fused=0, balance=None, **copies):
 
 
 @pytest.mark.long
-@settings(RANDOM_NETWORKS, max_examples=40)
-@given(data=st.data(), axes=st.sampled_from([1, 2, 2, 2, 3]))
-def test_random_networks(data, axes):
-    net = data.draw(chains(axes)).double()
-    size = [data.draw(st.integers(8, {1: 60, 2: 30, 3: 14}[axes])) for _ in range(axes)]
-    batch, parts = data.draw(st.sampled_from([(1, 1), (2, 1), (5, 2), (4, 2), (5, 3)]))
-    tilings = data.draw(splits(axes))
-    fused = data.draw(st.sampled_from([0, 0, 1, 2, 100]))
-    x = torch.randn(batch, 2, *size, generator=torch.Generator().manual_seed(1)).double()
-    try:
-        plan = check(net, x, tilings, parts, fused)
-    except (PlanError, CaptureError) as refusal:
-        note(str(refusal))
-        assume(False)
-    note(str(plan))
+@pytest.mark.parametrize("count", [13, pytest.param(40, marks=pytest.mark.slow)])
+def test_random_networks(count):
+    @settings(RANDOM_NETWORKS, max_examples=count)
+    @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 2, 3]))
+    def check_one(data, axes):
+        net = data.draw(chains(axes)).double()
+        size = [data.draw(st.integers(8, {1: 60, 2: 30, 3: 14}[axes])) for _ in range(axes)]
+        batch, parts = data.draw(st.sampled_from([(1, 1), (2, 1), (5, 2), (4, 2), (5, 3)]))
+        tilings = data.draw(splits(axes))
+        fused = data.draw(st.sampled_from([0, 0, 1, 2, 100]))
+        x = torch.randn(batch, 2, *size, generator=torch.Generator().manual_seed(1)).double()
+        try:
+            plan = check(net, x, tilings, parts, fused)
+        except (PlanError, CaptureError) as refusal:
+            note(str(refusal))
+            assume(False)
+        note(str(plan))
+
+    check_one()
 
 
 @pytest.mark.slow
@@ -72,6 +76,7 @@ SIZES = [(97, 131), (64, 64), (193, 67)]
 DENSE = dense().double()
 
 
+@pytest.mark.slow(but_each=5)
 @pytest.mark.parametrize("tiles", [2, 3, 4, 5, 6, 9])
 @pytest.mark.parametrize("method", ["square", "vertical", "horizontal"])
 def test_methods_and_tile_counts(method, tiles):

@@ -30,25 +30,32 @@ def local(tiles=4, **options):
 
 
 @pytest.mark.long
-@settings(RANDOM_NETWORKS, max_examples=20)
-@given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
-def test_random_networks(data, axes):
-    net = data.draw(chains(axes)).double()
-    size = [data.draw(st.integers(12, {1: 60, 2: 30, 3: 14}[axes])) for _ in range(axes)]
-    batch, parts = data.draw(st.sampled_from([(1, 1), (2, 1), (3, 2)]))
-    tiles, patches = ([data.draw(st.integers(1, 3)) for _ in range(axes)] for _ in range(2))
-    tilings = [Tiling.even((1, *tiles)), Tiling.even((data.draw(st.integers(1, 2)), *[1] * axes))]
-    tilings = tilings[: data.draw(st.integers(1, 2))]
-    x = torch.randn(batch, 2, *size, generator=torch.Generator().manual_seed(1)).double()
-    try:
-        plan = planned(net, tuple(x.shape), tilings, parts, ALL, patches=patches)
-    except (PlanError, CaptureError) as refusal:
-        note(str(refusal))
-        assume(False)
-    with torch.inference_mode():
-        untiled = net(x)
-    tiled, _ = run(plan, net, x)
-    assert_equal(tiled, untiled)
+@pytest.mark.parametrize("count", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_random_networks(count):
+    @settings(RANDOM_NETWORKS, max_examples=count)
+    @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
+    def check_one(data, axes):
+        net = data.draw(chains(axes)).double()
+        size = [data.draw(st.integers(12, {1: 60, 2: 30, 3: 14}[axes])) for _ in range(axes)]
+        batch, parts = data.draw(st.sampled_from([(1, 1), (2, 1), (3, 2)]))
+        tiles, patches = ([data.draw(st.integers(1, 3)) for _ in range(axes)] for _ in range(2))
+        tilings = [
+            Tiling.even((1, *tiles)),
+            Tiling.even((data.draw(st.integers(1, 2)), *[1] * axes)),
+        ]
+        tilings = tilings[: data.draw(st.integers(1, 2))]
+        x = torch.randn(batch, 2, *size, generator=torch.Generator().manual_seed(1)).double()
+        try:
+            plan = planned(net, tuple(x.shape), tilings, parts, ALL, patches=patches)
+        except (PlanError, CaptureError) as refusal:
+            note(str(refusal))
+            assume(False)
+        with torch.inference_mode():
+            untiled = net(x)
+        tiled, _ = run(plan, net, x)
+        assert_equal(tiled, untiled)
+
+    check_one()
 
 
 @pytest.mark.parametrize("patches", [2, 4, 6])

@@ -60,33 +60,37 @@ def test_mirrored_pipelines_are_held_one_at_a_time():
 
 
 @pytest.mark.long
-@settings(RANDOM_NETWORKS, max_examples=25)
-@given(data=st.data())
-def test_random_networks_in_copies(data):
-    dtype = data.draw(st.sampled_from([torch.float64, torch.float64, torch.float32]))
-    net = data.draw(chains(2)).body.to(dtype)  # its dense output: training takes one
-    assume(any(p.requires_grad for p in net.parameters()))
-    size = [data.draw(st.integers(8, 20)) for _ in range(2)]
-    parts, replicas = data.draw(st.sampled_from([(1, 1), (2, 1), (1, 2)]))
-    times = data.draw(st.sampled_from([0, 1, 1, 2]))
-    local = data.draw(st.sampled_from([1, 2]))
-    grids = [data.draw(st.sampled_from([(1, 2), (2, 1), (2, 2), (1, 3)]))]
-    tilings = [*(grid(*each) for each in grids), Tiling.even((local, 1, 1))]
-    images = parts * replicas * (2 * times or 1) * local + data.draw(st.integers(0, 1))
-    x = noise(images, 2, *size).to(dtype)
-    # of the gradients' scale a tenth of that may differ
-    options = {"tolerance": 1e-9 if dtype == torch.float64 else 1e-3}
-    options |= {"steps": 1, "schedule": data.draw(st.sampled_from(sorted(SCHEDULES)))}
-    options["recompute"] = data.draw(st.booleans())
-    fused = data.draw(st.sampled_from([0, 0, 1, 100]))
-    try:
-        output = copy.deepcopy(net).train()(x)
-    except RuntimeError as unfit:  # an image smaller than a kernel, say
-        note(str(unfit))
-        assume(False)
-    try:
-        target = noise(*output.shape).to(dtype)
-        check(net, x, target, tilings, parts, fused, replicas=replicas, times=times, **options)
-    except (PlanError, CaptureError) as refusal:
-        note(str(refusal))
-        assume(False)
+@pytest.mark.parametrize("count", [8, pytest.param(25, marks=pytest.mark.slow)])
+def test_random_networks_in_copies(count):
+    @settings(RANDOM_NETWORKS, max_examples=count)
+    @given(data=st.data())
+    def check_one(data):
+        dtype = data.draw(st.sampled_from([torch.float64, torch.float64, torch.float32]))
+        net = data.draw(chains(2)).body.to(dtype)  # its dense output: training takes one
+        assume(any(p.requires_grad for p in net.parameters()))
+        size = [data.draw(st.integers(8, 20)) for _ in range(2)]
+        parts, replicas = data.draw(st.sampled_from([(1, 1), (2, 1), (1, 2)]))
+        times = data.draw(st.sampled_from([0, 1, 1, 2]))
+        local = data.draw(st.sampled_from([1, 2]))
+        grids = [data.draw(st.sampled_from([(1, 2), (2, 1), (2, 2), (1, 3)]))]
+        tilings = [*(grid(*each) for each in grids), Tiling.even((local, 1, 1))]
+        images = parts * replicas * (2 * times or 1) * local + data.draw(st.integers(0, 1))
+        x = noise(images, 2, *size).to(dtype)
+        # of the gradients' scale a tenth of that may differ
+        options = {"tolerance": 1e-9 if dtype == torch.float64 else 1e-3}
+        options |= {"steps": 1, "schedule": data.draw(st.sampled_from(sorted(SCHEDULES)))}
+        options["recompute"] = data.draw(st.booleans())
+        fused = data.draw(st.sampled_from([0, 0, 1, 100]))
+        try:
+            output = copy.deepcopy(net).train()(x)
+        except RuntimeError as unfit:  # an image smaller than a kernel, say
+            note(str(unfit))
+            assume(False)
+        try:
+            target = noise(*output.shape).to(dtype)
+            check(net, x, target, tilings, parts, fused, replicas=replicas, times=times, **options)
+        except (PlanError, CaptureError) as refusal:
+            note(str(refusal))
+            assume(False)
+
+    check_one()

@@ -21,6 +21,7 @@ def _carriers():
     return None if channels is None else type(channels.carrier).__name__
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.parametrize("options", [{"local_DP": 2}, {"halo_D2": True, "precision": "bf_16"}])
 def test_equal_to_mpi(cluster, options):
     cluster.load(spnb.plan(job(**options)))

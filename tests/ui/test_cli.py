@@ -242,6 +242,7 @@ def test_infer_under_mpiexec_with_a_rank_too_many(tmp_path):
     assert json.loads(report.read_text())["ranks"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 def test_too_few_ranks_under_mpiexec_are_refused():
     done = shell("infer", *SMALL, *TWO, ranks=2)

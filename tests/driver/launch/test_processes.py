@@ -209,6 +209,7 @@ engines.stop()
 """
 
 
+@pytest.mark.slow
 def test_nothing_stays_where_the_owner_is_killed_while_it_stops_engines():
     mark = f"SPNB_OWNER_{os.getpid()}"
     environment = {**os.environ, mark: mark}

@@ -127,6 +127,7 @@ def test_trained_weights_are_run_by_the_job_of_the_training():
             session.train(images, labels)
 
 
+@pytest.mark.slow(but_each=2)
 @pytest.mark.long
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_has_its_parameters_in_full(precision, tmp_path):

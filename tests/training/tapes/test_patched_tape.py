@@ -54,22 +54,29 @@ def test_stages_and_micro_batches(schedule):
 
 
 @pytest.mark.long
-@settings(RANDOM_NETWORKS, max_examples=8)
-@given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
-def test_random_networks(data, axes):
-    net = data.draw(chains(axes)).body.double()  # its dense output: training takes one
-    assume(any(p.requires_grad for p in net.parameters()))
-    size = [data.draw(st.integers(12, {1: 60, 2: 24, 3: 12}[axes])) for _ in range(axes)]
-    tiles, patches = ([data.draw(st.integers(1, 3)) for _ in range(axes)] for _ in range(2))
-    x, fused = noise(2, 2, *size), data.draw(st.sampled_from([0, 1, 100]))
-    tilings, options = [Tiling.even((1, *tiles))], {"steps": 1, "patches": patches, **IN_PATCHES}
-    try:
-        output = copy.deepcopy(net).train()(x)
-    except RuntimeError as unfit:  # an image smaller than a kernel, say
-        note(str(unfit))
-        assume(False)
-    try:
-        check(net, x, noise(*output.shape), tilings, fused=fused, **options)
-    except (PlanError, CaptureError) as refusal:
-        note(str(refusal))
-        assume(False)
+@pytest.mark.parametrize("count", [4, pytest.param(8, marks=pytest.mark.slow)])
+def test_random_networks(count):
+    @settings(RANDOM_NETWORKS, max_examples=count)
+    @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
+    def check_one(data, axes):
+        net = data.draw(chains(axes)).body.double()  # its dense output: training takes one
+        assume(any(p.requires_grad for p in net.parameters()))
+        size = [data.draw(st.integers(12, {1: 60, 2: 24, 3: 12}[axes])) for _ in range(axes)]
+        tiles, patches = ([data.draw(st.integers(1, 3)) for _ in range(axes)] for _ in range(2))
+        x, fused = noise(2, 2, *size), data.draw(st.sampled_from([0, 1, 100]))
+        tilings, options = (
+            [Tiling.even((1, *tiles))],
+            {"steps": 1, "patches": patches, **IN_PATCHES},
+        )
+        try:
+            output = copy.deepcopy(net).train()(x)
+        except RuntimeError as unfit:  # an image smaller than a kernel, say
+            note(str(unfit))
+            assume(False)
+        try:
+            check(net, x, noise(*output.shape), tilings, fused=fused, **options)
+        except (PlanError, CaptureError) as refusal:
+            note(str(refusal))
+            assume(False)
+
+    check_one()

@@ -107,22 +107,26 @@ def check(net, x, tilings, parts=1, fused=0, balance=None):
 
 
 @pytest.mark.long
-@settings(RANDOM_NETWORKS, max_examples=35)
-@given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
-def test_random_networks(data, axes):
-    net = data.draw(chains(axes)).double()
-    assume(any(p.requires_grad for p in net.parameters()))
-    size = [data.draw(st.integers(8, {1: 60, 2: 24, 3: 12}[axes])) for _ in range(axes)]
-    batch, parts = data.draw(st.sampled_from([(1, 1), (2, 1), (5, 2), (4, 2), (5, 3)]))
-    count = data.draw(st.integers(1, 2))
-    grids = [(1, *(data.draw(st.integers(1, 3)) for _ in range(axes))) for _ in range(count)]
-    tilings = [*map(Tiling.even, grids), Tiling.even((1,) * (axes + 1))]
-    fused = data.draw(st.sampled_from([0, 0, 1, 2, 100]))
-    try:
-        check(net, noise(batch, 2, *size), tilings, parts, fused)
-    except (PlanError, CaptureError) as refusal:
-        note(str(refusal))
-        assume(False)
+@pytest.mark.parametrize("count", [11, pytest.param(35, marks=pytest.mark.slow)])
+def test_random_networks(count):
+    @settings(RANDOM_NETWORKS, max_examples=count)
+    @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
+    def check_one(data, axes):
+        net = data.draw(chains(axes)).double()
+        assume(any(p.requires_grad for p in net.parameters()))
+        size = [data.draw(st.integers(8, {1: 60, 2: 24, 3: 12}[axes])) for _ in range(axes)]
+        batch, parts = data.draw(st.sampled_from([(1, 1), (2, 1), (5, 2), (4, 2), (5, 3)]))
+        count = data.draw(st.integers(1, 2))
+        grids = [(1, *(data.draw(st.integers(1, 3)) for _ in range(axes))) for _ in range(count)]
+        tilings = [*map(Tiling.even, grids), Tiling.even((1,) * (axes + 1))]
+        fused = data.draw(st.sampled_from([0, 0, 1, 2, 100]))
+        try:
+            check(net, noise(batch, 2, *size), tilings, parts, fused)
+        except (PlanError, CaptureError) as refusal:
+            note(str(refusal))
+            assume(False)
+
+    check_one()
 
 
 @pytest.mark.parametrize("fused", [0, 1, 100])
