@@ -14,7 +14,7 @@ from ..display.progress import Bar
 from ..driver.session import Session
 from ..driver.training.training_examples import examples_of
 from ..driver.training.training_state import recipe_for
-from ..io.examples import Examples
+from ..io.datasets.examples import Examples
 from ..ir.region import Region
 from ..job.job_plan import JobPlan
 from .contestants import SOLO, on_one_thread

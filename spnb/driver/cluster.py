@@ -28,7 +28,7 @@ from ..engine import remote
 from ..engine.report import Report
 from ..engine.service import Call, InferTask, RankService, RankShare, answered
 from ..errors import EngineError, RunError
-from ..io.examples import Examples
+from ..io.datasets.examples import Examples
 from ..io.sources import Source
 from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ..errors import OptionError
+from ..io.datasets.prepared import Normalized
 from ..io.nodata import masked, nodata_of
-from ..io.prepared import Normalized
 from ..io.preprocessed import Preprocess, Preprocessed
 from ..io.sources import Source
 from ..ir.option_words import option

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..engine.service import Call, RankService, RankWeights
-from ..io.examples import Examples
+from ..io.datasets.examples import Examples
 from ..ir.rank_plan import RankPlan
 from ..ir.value_range import ValueRange
 from ..job.job_plan import JobPlan

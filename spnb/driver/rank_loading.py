@@ -15,12 +15,12 @@ from torch import nn
 from ..engine.report import Report
 from ..engine.service import Call, InferTask, RankService, RankShare
 from ..errors import OptionError
-from ..io.examples import Examples
+from ..io.datasets.examples import Examples
+from ..io.disk.scratch import remove_scratch, scratch_folder
 from ..io.resident import ResidentSources
-from ..io.scratch import remove_scratch, scratch_folder
 from ..io.sources import Source, files_opened
 from ..io.stage_weights import read_weights
-from ..io.writers import Store
+from ..io.writing.writers import Store
 from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan
 from ..training.evaluation import EvaluationReport, EvaluationTask

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..io.examples import Examples, Unread
+from ..io.datasets.examples import Examples, Unread
 from ..io.sources import HeldSource, Source
 from ..io.tensors import numpy_floats
 from ..ir.rank_plan import RankPlan

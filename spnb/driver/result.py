@@ -16,10 +16,10 @@ from ..display.progress import Bar, shown_by_module
 from ..engine.report import Report
 from ..errors import CheckFailed
 from ..io.nodata import mask_of
-from ..io.sample_types import changed_colours
 from ..io.sources import Source
 from ..io.tensors import read_tensor
-from ..io.writers import Store
+from ..io.writing.sample_types import changed_colours
+from ..io.writing.writers import Store
 from ..ir.axes import Axes as ValueAxes
 from ..ir.cost import CORE
 from ..ir.node import Weight

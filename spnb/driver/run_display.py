@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..display.progress import Bar, notebook
-from ..io.examples import Examples, Unread
+from ..io.datasets.examples import Examples, Unread
 from ..io.sources import HeldSource, Source
 from ..job.job_plan import JobPlan
 

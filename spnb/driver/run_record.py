@@ -12,7 +12,7 @@ import pandas as pd
 from ..display import plots
 from ..display.cards import Card, Shown, Table, counted, shortened, size_text, time_text
 from ..engine.report import Report
-from ..io.replacing import replacing, writing
+from ..io.disk.replacing import replacing, writing
 from ..io.sources import Source
 from ..job.job_plan import JobPlan
 from ..runtime import trace

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..analysis.positions import alignment
-from ..io.pixel_grid import PixelGrid, has_rows_and_columns, pixel_grid
 from ..io.sources import Source, file_of
-from ..io.writers import Store
+from ..io.writing.pixel_grid import PixelGrid, has_rows_and_columns, pixel_grid
+from ..io.writing.writers import Store
 from ..ir.graph import Graph
 from ..ir.node import Ref
 from ..job.job import Job

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..io.file_mark import FileMark
+from ..io.disk.file_mark import FileMark
 
 
 def unseen_text(ranks: Sequence[int], folder: Path) -> str:

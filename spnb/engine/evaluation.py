@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..io.examples import Examples
+from ..io.datasets.examples import Examples
 from ..io.stage_weights import read_weights
 from ..runtime.worker import Worker, share_failures
 from ..training.evaluation import EvaluationReport, EvaluationTask, Evaluator

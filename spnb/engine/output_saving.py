@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..io.writers import Store
+from ..io.writing.writers import Store
 from ..ir.exchange import Exchange, region_at
 from ..ir.region import Region
 from ..ir.tags import SAVE

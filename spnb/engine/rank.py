@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from ..io.examples import Examples
+from ..io.datasets.examples import Examples
 from ..io.sources import Source
 from ..io.tensors import read_tensor
-from ..io.writers import Store
+from ..io.writing.writers import Store
 from ..ir.rank_plan import RankPlan
 from ..ir.value_range import ValueRange
 from ..kernels.devices import CPU, compute_exactly, device_of

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from ..io.file_mark import FileMark
+from ..io.disk.file_mark import FileMark
 from ..io.stage_weights import read_weights
 from ..ir.rank_plan import RankPlan
 from ..runtime.process_memory import IN_INFERENCE, give_back, keep_blocks, set_modules_aside

@@ -13,9 +13,9 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 import torch
 
-from ..io.examples import Examples
+from ..io.datasets.examples import Examples
 from ..io.sources import Source
-from ..io.writers import Store
+from ..io.writing.writers import Store
 from ..ir.rank_plan import RankPlan
 from ..ir.value_range import ValueRange
 from ..runtime.output_samples import OutputSample, OutputWindow

@@ -15,8 +15,8 @@ from numpy.typing import DTypeLike
 from ..ir.region import Region
 from .arrays import floats
 from .changed import Changed
+from .readers.tiff import TiffSource
 from .sources import Repeated, Source, read_as
-from .tiff import TiffSource
 
 
 @dataclass(frozen=True, eq=False)

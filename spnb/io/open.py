@@ -16,11 +16,11 @@ from typing import Any
 
 from ..ir.option_words import option
 from .arrays import as_numpy, is_in_memory
-from .dicom import MARK as DICOM
-from .dicom import SLIDE, read_dicom
-from .files import NotByRegion, located, mapped, reading
+from .disk.files import NotByRegion, located, mapped, reading
 from .layout import batched, layout_of
-from .library_files import (
+from .readers.dicom import MARK as DICOM
+from .readers.dicom import SLIDE, read_dicom
+from .readers.library_files import (
     HDF5,
     LibrarySource,
     is_nifti,
@@ -29,12 +29,16 @@ from .library_files import (
     of_dataset,
     opened_array,
 )
-from .native_messages import warnings_after_success
-from .pillow import read_whole, resized
+from .readers.native_messages import warnings_after_success
+from .readers.pillow import read_whole, resized
+from .readers.sliced import SlicedSource, can_be_sliced
+from .readers.slides import SUFFIXES as SLIDES
+from .readers.slides import SlideSource, of_level
+from .readers.tiff import MARKS as TIFF
+from .readers.tiff import TiffSource
+from .readers.tiff_pages import has_overlaps
+from .readers.zarr_source import ZarrSource, array_folder, is_zarr, zarr_layout
 from .samples import hint, samples
-from .sliced import SlicedSource, can_be_sliced
-from .slides import SUFFIXES as SLIDES
-from .slides import SlideSource, of_level
 from .sources import (
     NOT_GIVEN,
     ArraySource,
@@ -43,10 +47,6 @@ from .sources import (
     Source,
     SyntheticSource,
 )
-from .tiff import MARKS as TIFF
-from .tiff import TiffSource
-from .tiff_pages import has_overlaps
-from .zarr_source import ZarrSource, array_folder, is_zarr, zarr_layout
 
 FIRST_BYTES = 4096
 """What is read of a file to know its format: a DICOM names its class behind other elements."""

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from .changed import Changed
-from .disk_space import claim
-from .replacing import writing
-from .sliced import SlicedSource
+from .disk.disk_space import claim
+from .disk.replacing import writing
+from .readers.sliced import SlicedSource
 from .sources import ArraySource, FileSource, Repeated, Source
 
 _OfProcess = ArraySource | SlicedSource

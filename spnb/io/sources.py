@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 from ..ir.region import Region
 from ..kernels.counter_rng import mixed
 from .arrays import as_numpy, checked, floats, index_in
-from .files import located, mapped, reading
+from .disk.files import located, mapped, reading
 from .layout import batched
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from .replacing import writing
+from .disk.replacing import writing
 
 
 def write_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:

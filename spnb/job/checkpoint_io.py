@@ -19,7 +19,7 @@ from torch import nn
 
 from ..capture.export import cast, rebuilt
 from ..errors import OptionError, WeightsError
-from ..io.kinds import no_file_at
+from ..io.disk.kinds import no_file_at
 from ..ir.weights import named
 from .state_dict import FoundStateDict, holds_tensors, state_dict_for
 

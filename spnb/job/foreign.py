@@ -12,7 +12,7 @@ from torch import nn
 
 from ..capture import programs
 from ..errors import OptionError
-from ..io.kinds import no_file_at
+from ..io.disk.kinds import no_file_at
 from .methods import FORWARD
 from .options import OptionTable, option_named
 from .parsing import is_program_file, taken, whole_numbers

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from ..errors import OptionError
-from ..io.replacing import replacing, writing
+from ..io.disk.replacing import replacing, writing
 from ..ir.cost import CORE, GPU, Machine, Speed
 
 HERE, CALIBRATED = "here", "calibrated"

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from ..io.examples import Ahead, Examples
+from ..io.datasets.examples import Ahead, Examples
 from ..io.tensors import numpy_floats
 from ..ir.rank_plan import RankPlan
 from ..ir.region import Region

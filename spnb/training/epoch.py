@@ -13,7 +13,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..errors import OptionError
-from ..io.examples import Examples
+from ..io.datasets.examples import Examples
 from ..ir.region import Region
 from ..kernels.devices import CPU
 from ..runtime import process_memory

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..io.examples import Examples
+from ..io.datasets.examples import Examples
 from ..kernels.half_conv import HALVES
 from ..runtime import process_memory
 from ..runtime.state import Piece

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..driver.launch.placement import LAUNCHERS, OF_PLACEMENT, Placement
 from ..errors import CaptureError, DeviceError, OptionError, PlanError, WeightsError
-from ..io.formats import check_suffix
+from ..io.writing.formats import check_suffix
 from ..job.names import FUSE, own_names
 from ..job.options import OptionTable, option_named, options, training_options
 from ..job.parsing import mean_and_std

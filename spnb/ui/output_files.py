@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OptionError
-from ..io.replacing import replacing, writing
-from ..io.targets import refuse_folder, refuse_report, refuse_unwritable
+from ..io.disk.replacing import replacing, writing
+from ..io.disk.targets import refuse_folder, refuse_report, refuse_unwritable
 
 
 def check_targets(args: argparse.Namespace, checkpoints: Mapping[str, Path] | None = None) -> None:

@@ -24,7 +24,7 @@ from ..driver.training.held_out import divided
 from ..driver.training.training_examples import examples_of
 from ..driver.training.training_state import recipe_for, resumed
 from ..errors import OptionError
-from ..io.decoding import decoding_text
+from ..io.readers.decoding import decoding_text
 from ..io.sources import NOT_GIVEN, Source
 from ..job import job_plan
 from ..job.checkpoint_io import read_checkpoint, refuse_other

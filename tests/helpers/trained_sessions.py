@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import spnb
-from spnb.io.examples import matched
+from spnb.io.datasets.examples import matched
 from spnb.io.sources import ArraySource
 from spnb.training.recipe import OPTIMIZERS
 

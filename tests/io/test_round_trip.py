@@ -8,7 +8,7 @@ from torch import nn
 
 import spnb
 from spnb.io.open import open_source
-from spnb.io.writers import Store
+from spnb.io.writing.writers import Store
 from spnb.ir.axes import Axes
 from spnb.ir.region import Region
 from spnb.ir.value_range import ValueRange

@@ -8,9 +8,9 @@ import tifffile
 from image_regions import FIRST, RGB, reads_like, whole
 
 from spnb.io.open import open_source
+from spnb.io.readers.tiff import TiffSource
 from spnb.io.resident import ResidentSources
 from spnb.io.sources import ArraySource, FileSource, Repeated, SyntheticSource
-from spnb.io.tiff import TiffSource
 from spnb.ir.region import Region
 
 

@@ -6,9 +6,9 @@ import tifffile
 import zarr
 
 from spnb.io.open import open_source
+from spnb.io.readers.zarr_source import ZarrSource
 from spnb.io.sources import Repeated
 from spnb.io.strided import piece_of, strided
-from spnb.io.zarr_source import ZarrSource
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (300, 500, 3), np.uint8)
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import spnb
 from spnb.errors import CaptureError, DeviceError, PlanError
-from spnb.io.examples import matched
+from spnb.io.datasets.examples import matched
 from spnb.io.sources import ArraySource
 from spnb.io.tensors import read_tensor
 from spnb.ir.region import Region

@@ -16,7 +16,7 @@ import spnb
 import spnb.io.open
 from spnb.display.paint import STYLES, painted, span_of, style_of
 from spnb.driver import result_view
-from spnb.io.zarr_source import ZarrSource
+from spnb.io.readers.zarr_source import ZarrSource
 from spnb.viewer.layer import Layer
 
 

@@ -18,7 +18,7 @@ from ipyparallel.cluster.launcher import EngineLauncher, MPIEngineSetLauncher
 
 from ...engine.cells import DIGESTS
 from ...errors import StartError
-from ...io.scratch import remove_scratch, scratch_folder
+from ...io.disk.scratch import remove_scratch, scratch_folder
 from ...transport.mpi_environment import (
     free_shared_memory,
     on_one_host,

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from ...errors import OptionError
-from ...io.examples import order_of
+from ...io.datasets.examples import order_of
 from ...io.sources import NOT_GIVEN
 from ...job.job import Job
 

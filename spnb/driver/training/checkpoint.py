@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ...errors import WeightsError
-from ...io.replacing import replacing, writing
+from ...io.disk.replacing import replacing, writing
 from ...job.checkpoint_io import read_file
 from ...training.recipe import Recipe
 from .checkpoint_fields import require_fields

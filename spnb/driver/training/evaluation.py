@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ...capture.losses import LossFunction, OwnLoss
 from ...errors import OptionError, PlanError
-from ...io.examples import Examples
+from ...io.datasets.examples import Examples
 from ...ir.rank_plan import RankPlan
 from ...job import checkpoint_io
 from ...job.job import Job

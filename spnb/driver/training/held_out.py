@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...errors import DatasetError, OptionError
-from ...io.examples import Examples
-from ...io.image_folder import class_folders
-from ...io.prepared import Chosen
+from ...io.datasets.examples import Examples
+from ...io.datasets.image_folder import class_folders
+from ...io.datasets.prepared import Chosen
 from ...job.job_plan import JobPlan
 from .training_examples import examples_of, require_a_batch
 

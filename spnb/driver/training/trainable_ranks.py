@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...engine.service import RankWeights
-from ...io.examples import Examples
+from ...io.datasets.examples import Examples
 from ...ir import weights
 from ...training.epoch import EpochReport, Steps
 from ...training.recipe import Recipe

@@ -10,11 +10,11 @@ import torch
 
 from ...capture.losses import LossFunction, OwnLoss, TargetShape
 from ...io.arrays import as_numpy
-from ...io.cifar import cifar10
-from ...io.examples import Examples, matched
-from ...io.image_folder import image_folder
+from ...io.datasets.cifar import cifar10
+from ...io.datasets.examples import Examples, matched
+from ...io.datasets.image_folder import image_folder
+from ...io.datasets.prepared import Normalized, Scaled, decoded
 from ...io.open import open_source
-from ...io.prepared import Normalized, Scaled, decoded
 from ...io.sources import NOT_GIVEN, Source, SyntheticSource, given
 from ...ir.axes import Axes
 from ...ir.option_words import option

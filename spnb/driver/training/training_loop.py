@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from ...capture.trainable import with_gradient
-from ...io.examples import Examples
-from ...io.targets import refuse_unwritable
+from ...io.datasets.examples import Examples
+from ...io.disk.targets import refuse_unwritable
 from ...job import checkpoint_io
 from ...training.epoch import EpochReport, Steps
 from ...training.loss_scale import LossScale

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...capture.losses import LossFunction
 from ...errors import OptionError
-from ...io.examples import Examples
+from ...io.datasets.examples import Examples
 from ...io.sources import NOT_GIVEN
 from ...training.own_optimizer import OwnOptimizer
 from .batch_stream import is_stream

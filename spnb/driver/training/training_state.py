@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ...errors import OptionError
-from ...io.examples import Examples
+from ...io.datasets.examples import Examples
 from ...ir.module_state import hash_of
 from ...job.job import Job
 from ...job.job_plan import JobPlan

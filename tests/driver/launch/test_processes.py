@@ -17,7 +17,7 @@ from spnb.driver.launch import processes, watchdog
 from spnb.driver.launch.engines import Engines
 from spnb.driver.launch.interrupts import interrupts_delayed
 from spnb.errors import StartError
-from spnb.io import scratch
+from spnb.io.disk import scratch
 
 pytestmark = pytest.mark.mpi
 

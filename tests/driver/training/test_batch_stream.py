@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from trained_sessions import assert_same, examples, job, network, trained
 
 import spnb
-from spnb.io.examples import order_of
+from spnb.io.datasets.examples import order_of
 
 IMAGES, LABELS = examples(10)
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)

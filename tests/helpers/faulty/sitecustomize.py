@@ -18,7 +18,7 @@ PLACES = {  # the function of each moment, the call of it that holds, and the ra
     "start of a rank": ("spnb.driver.mpi_launch", "MPIRanks.__init__", 1, "1"),
     "load": ("spnb.engine.rank", "Rank.load", 1, "1"),
     "compute": ("spnb.runtime.trace", "Recorder.note", 3, "1"),
-    "save": ("spnb.io.writers", "Store.write", 1, "1"),
+    "save": ("spnb.io.writing.writers", "Store.write", 1, "1"),
     "training step": ("spnb.training.step", "_Passes.backward", 6, "1"),
     "checkpoint": ("spnb.driver.training.checkpoint", "os.fsync", 2, ""),
     "checkpoint on a full disk": ("spnb.driver.training.checkpoint", "Checkpoint.save", 2, ""),
