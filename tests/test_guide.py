@@ -50,7 +50,7 @@ SMALLER = {
 """What takes the place of words of a command, so that it runs in seconds."""
 LAUNCHED = r"^mpiexec -n (\d+) python (\w+\.py)$"
 """A line that starts a program of a page on several ranks."""
-SLOW = ("65536", "16384", "-n 65 ", "--ntasks=65 ")
+SLOW = ("65536", "16384", "-n 65 ", "--ntasks=65 ", "--num-spatial-parts 64 ")
 """In a plan that takes some seconds."""
 
 THEIRS = {

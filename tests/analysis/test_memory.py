@@ -65,6 +65,7 @@ PLANS = {
 """By name: options, whether it trains, weights and values of each stage, values of each rank."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PLANS)
 def test_bytes_of_stages_and_ranks(name):
     options, training, of_stages, of_ranks = PLANS[name]
@@ -73,6 +74,7 @@ def test_bytes_of_stages_and_ranks(name):
     assert [held_value_bytes(plan, rank) for rank in range(plan.num_ranks)] == of_ranks
 
 
+@pytest.mark.long
 def test_memory_is_foreseen_by_schedule():
     def held(**options):
         each = job(image_size="64x48", batch_size=8, parts=4, balance=(3, 4), **options)

@@ -31,6 +31,7 @@ def test_as_little_is_computed_again_as_the_memory_allows(parts):
     assert stops == sorted(stops) and stops[0] == 0 and len(set(stops)) >= 4
 
 
+@pytest.mark.long
 def test_too_little_memory_is_refused_with_both_numbers():
     (least,) = planned(recompute=True).memory_bytes
     with pytest.raises(PlanError, match=r"stage 0 needs \d+\.\d MiB .* is 110\.0 MiB") as told:

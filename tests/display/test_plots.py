@@ -64,6 +64,7 @@ def test_each_takes_axes_and_returns_them(result):
         plt.close(figure)
 
 
+@pytest.mark.long
 def test_the_halo_names_each_neighbour_with_the_size_of_its_part(result):
     plan = result.plan
     found = halo_of(plan, 0)
@@ -99,6 +100,7 @@ def test_the_clock(result):
     assert "through 2 stages: idle 25%" in ax.get_title()
 
 
+@pytest.mark.long
 def test_traffic_and_memory_draw_the_plans_numbers(result):
     plan = result.plan
     matrix = traffic_matrix(plan)

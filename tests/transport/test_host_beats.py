@@ -46,6 +46,7 @@ def wait_for_ends(hosts, count):
     return hosts.ended
 
 
+@pytest.mark.long
 def test_hosts_that_beat_go_on(hosts):
     time.sleep(3 * DEADLINE)
     assert hosts.ended == {}

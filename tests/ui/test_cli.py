@@ -48,6 +48,7 @@ def test_another_size_than_the_images_needs_a_flag(capsys):
     assert "image: retina resized from 1411x1411 is decoded whole: 72.0 KiB" in printed
 
 
+@pytest.mark.long
 def test_a_flag_without_effect_is_said_and_the_line_runs(capsys):
     line = "plan resnet20_v1 --image-size 64 --batch-size 2 --times 2 --enable-master-comm-opt"
     assert main([*line.split(), "--fused-layers", "2", "--num-layers", "19"]) == 0

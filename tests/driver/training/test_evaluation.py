@@ -136,6 +136,7 @@ def test_numbers_have_no_accuracy():
         evaluated(job(net), IMAGES, wanted, loss="cross_entropy")
 
 
+@pytest.mark.long
 def test_several_outputs_and_targets_go_to_a_function():
     two = Wired(lambda net, x: (net.a(x), net.norm(net.b(net.a(x)))))
     targets = tuple(torch.randn(2, 6, 4, 11, 9, generator=NOISE).double())
