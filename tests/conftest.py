@@ -73,6 +73,22 @@ def on_shared_engines(cluster, monkeypatch):
         monkeypatch.setattr(f"{module}.Cluster", adopted)
 
 
+@pytest.fixture
+def used_memory(monkeypatch):
+    """New tensors hold NaN, as memory may that was used before: fresh memory is often zero."""
+    import torch
+
+    def used(make):
+        def made(*size, **options):
+            found = make(*size, **options)
+            return found.fill_(float("nan")) if found.is_floating_point() else found
+
+        return made
+
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, used(getattr(torch, name)))
+
+
 def pytest_addoption(parser):
     """The parts of the suite (tests/helpers/suite_parts.py)."""
     group = parser.getgroup("parts of the suite")

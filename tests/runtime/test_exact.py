@@ -94,6 +94,12 @@ def test_fused_lengths_and_parts(fused, parts):
     assert plan.micro_batch_sizes == {1: (5,), 2: (2, 3), 3: (1, 2, 2)}[parts]
 
 
+@pytest.mark.parametrize("fused", [0, 1, 1 << 30])
+def test_nothing_is_read_that_was_not_written(fused, used_memory):
+    x = torch.randn(2, 3, 47, 67).double()
+    check(DENSE, x, [Tiling.even((1, 2, 2)), Tiling.even((1, 1, 1))], 2, fused, balance=[6, 1])
+
+
 def test_four_tiles_to_two_to_one_shared_by_two():
     tilings = [Tiling.even(grid) for grid in [(1, 2, 2), (1, 1, 2), (2, 1, 1)]]
     check(DENSE, torch.randn(5, 3, 97, 131).double(), tilings, parts=2, balance=[2, 3, 2])

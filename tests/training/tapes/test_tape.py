@@ -138,6 +138,14 @@ def test_batch_norm_takes_the_statistics_of_all_tiles_of_a_micro_batch(fused, pa
     check(net, noise(4, 4, 17, 22), [Tiling.even((1, 2, 3)), Tiling.even((1, 1, 1))], parts, fused)
 
 
+@pytest.mark.parametrize("fused", [0, 1, 100])
+def test_nothing_is_read_that_was_not_written(fused, used_memory):
+    net = nn.Sequential(
+        conv(), nn.BatchNorm2d(4), nn.ReLU(), Residual(conv(), nn.MaxPool2d(3, 1, 1)), conv(4, 2)
+    ).double()
+    check(net, noise(4, 4, 17, 22), [Tiling.even((1, 2, 3)), Tiling.even((1, 1, 1))], 2, fused)
+
+
 def test_gradients_of_filters_are_computed_while_those_of_halos_travel(monkeypatch):
     done = {}  # by thread, each of which is a rank
 
