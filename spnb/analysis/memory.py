@@ -214,6 +214,9 @@ class MemoryModel:
         if any(t.source == HOST for t in step.transfers):
             # For a moment an image is held three times: mapped, read, and with channels last.
             self._note_peak(3 * arriving)
+        elif step.value not in self.computed and len(step.transfers) > 1:
+            # Pieces from several ranks alone are assembled in other memory, and freed afterwards.
+            self._note_peak(2 * arriving)
         self.heap[step.value] = self.heap.get(step.value, 0) + arriving
         if step.value in self.computed:
             self.halo_beside[step.value] = step.region

@@ -12,7 +12,7 @@ from ..analysis.halos import halo_of, widest_halo
 from ..analysis.memory import held_value_bytes
 from ..analysis.traffic import traffic_matrix
 from ..analysis.untiled import untiled
-from ..analysis.weight_memory import held_weight_bytes, weight_bytes
+from ..analysis.weight_memory import held_weight_bytes, process_bytes, weight_bytes
 from ..io.sources import NOT_GIVEN, Source, given
 from ..io.thumbnail import thumbnail
 from ..ir.region import Region
@@ -222,7 +222,7 @@ class PlanPictures(PlanInputs):
     def plot_memory(
         self, ax: Axes | None = None, *, measured: Mapping[int, int] | None = None
     ) -> Axes:
-        """Draw the most that each rank will hold, against the need of the untiled network.
+        """Draw the most that each rank will need, against the need of the untiled network.
 
         Parameters
         ----------
@@ -248,8 +248,9 @@ class PlanPictures(PlanInputs):
         weights = np.array([held_weight_bytes(self, rank) for rank in ranks])
         values = np.array([held_value_bytes(self, rank) for rank in ranks])
         whole = untiled(self)
-        need = weight_bytes(whole, 0) + held_value_bytes(whole, 0)
-        return plots.memory(weights, values, need, measured, ax)
+        process = process_bytes(self.graph.training)
+        need = process + weight_bytes(whole, 0) + held_value_bytes(whole, 0)
+        return plots.memory(weights, values, process, need, measured, ax)
 
 
 def _spatial(region: Region) -> Region:

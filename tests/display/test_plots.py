@@ -14,7 +14,7 @@ from spnb.analysis.halos import halo_of
 from spnb.analysis.memory import held_value_bytes
 from spnb.analysis.traffic import traffic_matrix
 from spnb.analysis.untiled import untiled
-from spnb.analysis.weight_memory import weight_bytes
+from spnb.analysis.weight_memory import process_bytes, weight_bytes
 from spnb.display import plots
 
 mpl.use("Agg")
@@ -107,15 +107,18 @@ def test_traffic_and_memory_draw_the_plans_numbers(result):
     shown = plan.plot_traffic().images[0].get_array()
     np.testing.assert_array_equal(shown.filled(0), matrix)
     ax = plan.plot_memory()
-    heights = [a.get_height() + b.get_height() for a, b in zip(*ax.containers)]
+    heights = [sum(part.get_height() for part in parts) for parts in zip(*ax.containers)]
     unit = 2**20 if "MiB" in ax.get_ylabel() else 2**10
     expected = [
         weight_bytes(plan, plan.stage_of(r).index) + held_value_bytes(plan, r) for r in range(5)
     ]
+    expected = [process_bytes(False) + each for each in expected]
     np.testing.assert_allclose(np.array(heights) * unit, expected)
+    assert max(expected) == max(plan.memory_bytes)
     alone = untiled(plan)
     line = ax.lines[0].get_ydata()[0] * unit
-    assert line == pytest.approx(weight_bytes(alone, 0) + held_value_bytes(alone, 0))
+    whole = process_bytes(False) + weight_bytes(alone, 0) + held_value_bytes(alone, 0)
+    assert line == pytest.approx(whole)
     assert line > max(expected)
 
 

@@ -15,6 +15,9 @@ from matplotlib.patches import Patch
 from ..cards import size_text
 from .style import TILE, open_frame
 
+PARTS = (("process", "#BFBFBF"), ("weights", TILE[0]), ("values", TILE[1]))
+"""The parts of a rank's memory, from below, and their colours."""
+
 NUMBERED = 12
 """Most ranks of a matrix with a number in each cell; smaller cells have no room for it."""
 
@@ -94,17 +97,21 @@ def _byte_scale(ax: Axes, shown: AxesImage, low: float, high: float) -> None:
 def memory(
     weights: np.ndarray,
     values: np.ndarray,
+    process: int,
     untiled: int,
     measured: Mapping[int, int] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the most memory that each rank needs, with a line at the need of the untiled network.
 
+    All bars, marks and the line are of a process that has imported PyTorch, above its size then.
+
     Parameters
     ----------
     weights, values
-        The most bytes of weights and of values that each rank holds; without the workspace of
-        operators and without the process itself.
+        The most bytes of weights and of values that each rank holds.
+    process
+        Bytes of a rank for any plan: its program, kernels and messages.
     untiled
         Bytes that the whole network needs on one device.
     measured
@@ -120,10 +127,14 @@ def memory(
     if ax is None:
         width = min(12.0, max(5.0, 1.6 + 0.5 * len(ranks)))
         _, ax = plt.subplots(figsize=(width, 3.6), layout="constrained")
-    highest = max(untiled, (weights + values).max(), max((measured or {0: 0}).values()))
+    planned = process + weights + values
+    highest = max(untiled, planned.max(), max((measured or {0: 0}).values()))
     divisor, unit = _unit(highest)
-    ax.bar(ranks, weights / divisor, color=TILE[0], width=0.7)
-    ax.bar(ranks, values / divisor, bottom=weights / divisor, color=TILE[1], width=0.7)
+    below = np.zeros(len(ranks))
+    parts = (np.full(len(ranks), process), weights, values)
+    for part, (_, colour) in zip(parts, PARTS, strict=True):
+        ax.bar(ranks, part / divisor, bottom=below / divisor, color=colour, width=0.7)
+        below = below + part
     ax.axhline(untiled / divisor, color="black", linestyle="--", linewidth=1.2)
     if measured:
         ax.plot(ranks, [measured[r] / divisor for r in ranks], "D", color=TILE[5], markersize=5)
@@ -148,8 +159,7 @@ def _unit(highest: float) -> tuple[int, str]:
 def _legend(ax: Axes, untiled: int, measured: bool, columns: int) -> None:
     """Put a legend of bars, line and marks above the picture."""
     handles: list[Patch | Line2D] = [
-        Patch(facecolor=TILE[0], label="weights"),
-        Patch(facecolor=TILE[1], label="values"),
+        *(Patch(facecolor=colour, label=name) for name, colour in PARTS),
         Line2D([], [], color="black", linestyle="--", label=f"untiled need, {size_text(untiled)}"),
     ]
     if measured:
