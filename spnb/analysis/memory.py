@@ -106,7 +106,7 @@ class MemoryModel:
         }
         self.heap: dict[str, int] = {}
         self.outputs: dict[str, int] = {}
-        self.heap_peak = 0
+        self.heap_peak = self.assembly_peak = 0
         self.computed: dict[str, Region] = {}
         self.covered: dict[str, Region] = {}  # by memory: a tile, or tile and halo together
         # Values with a halo stored beside the tile, and the region of tile and halo together: see
@@ -124,7 +124,10 @@ class MemoryModel:
             arena = max(arena, buffers.size)
             for step in program.steps:
                 self.follow(step)
-        return arena + self.heap_peak + sum(self.outputs.values())
+        images, outputs = len(self.plan.micro_batch_sizes), sum(self.outputs.values())
+        # What an assembled value no longer needs takes the outputs of the last micro-batch.
+        assembled = self.assembly_peak + outputs * (images - 1) // images
+        return arena + max(self.heap_peak + outputs, assembled)
 
     def follow(self, step: Step) -> None:
         """Account for one step of the program."""
@@ -216,7 +219,8 @@ class MemoryModel:
             self._note_peak(3 * arriving)
         elif step.value not in self.computed and len(step.transfers) > 1:
             # Pieces from several ranks alone are assembled in other memory, and freed afterwards.
-            self._note_peak(2 * arriving)
+            held = sum(self.heap.values())
+            self.assembly_peak = max(self.assembly_peak, held + 2 * arriving)
         self.heap[step.value] = self.heap.get(step.value, 0) + arriving
         if step.value in self.computed:
             self.halo_beside[step.value] = step.region
