@@ -109,16 +109,16 @@ def test_traffic_and_memory_draw_the_plans_numbers(result):
     ax = plan.plot_memory()
     heights = [sum(part.get_height() for part in parts) for parts in zip(*ax.containers)]
     unit = 2**20 if "MiB" in ax.get_ylabel() else 2**10
-    expected = [
+    process = process_bytes(training=False)
+    held = [
         weight_bytes(plan, plan.stage_of(r).index) + held_value_bytes(plan, r) for r in range(5)
     ]
-    expected = [process_bytes(False) + each for each in expected]
+    expected = [process + each for each in held]
     np.testing.assert_allclose(np.array(heights) * unit, expected)
     assert max(expected) == max(plan.memory_bytes)
     alone = untiled(plan)
     line = ax.lines[0].get_ydata()[0] * unit
-    whole = process_bytes(False) + weight_bytes(alone, 0) + held_value_bytes(alone, 0)
-    assert line == pytest.approx(whole)
+    assert line == pytest.approx(process + weight_bytes(alone, 0) + held_value_bytes(alone, 0))
     assert line > max(expected)
 
 

@@ -1,5 +1,6 @@
 """Property tests of whole plans: their settings, and how a network is split at random."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,12 @@ RANDOM_NETWORKS = settings(
     ],
 )
 """Many networks are refused by the planner, and one example may take a second."""
+
+
+def few_and_many(many):
+    """Run a test with a third of so many `examples`, and in the slow part with all of them."""
+    in_slow = pytest.param(many, marks=pytest.mark.slow)
+    return pytest.mark.parametrize("examples", [max(4, many // 3), in_slow])
 
 
 @st.composite

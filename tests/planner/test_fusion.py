@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import CONVS, NORMS, Residual, randomize
+from random_plans import few_and_many
 from tiled import Call
 from torch import nn
 from torch.nn import functional as F
@@ -160,9 +161,9 @@ def chains(draw):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("count", [13, pytest.param(40, marks=pytest.mark.slow)])
-def test_joined_chains_are_exact(count):
-    @settings(max_examples=count, deadline=None)
+@few_and_many(40)
+def test_joined_chains_are_exact(examples):
+    @settings(max_examples=examples, deadline=None)
     @given(chains(), st.data())
     def check_one(chain, data):
         axes, net = chain

@@ -5,7 +5,7 @@ import torch
 from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 from networks import chains, dense, randomize
-from random_plans import RANDOM_NETWORKS, splits
+from random_plans import RANDOM_NETWORKS, few_and_many, splits
 from running import assert_equal, planned, run
 from torch import nn
 
@@ -31,9 +31,9 @@ def check(net, x, tilings, parts=1, fused=0, balance=None, **copies):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("count", [13, pytest.param(40, marks=pytest.mark.slow)])
-def test_random_networks(count):
-    @settings(RANDOM_NETWORKS, max_examples=count)
+@few_and_many(40)
+def test_random_networks(examples):
+    @settings(RANDOM_NETWORKS, max_examples=examples)
     @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 2, 3]))
     def check_one(data, axes):
         net = data.draw(chains(axes)).double()

@@ -6,7 +6,7 @@ import zarr
 from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 from networks import chains, randomize
-from random_plans import RANDOM_NETWORKS
+from random_plans import RANDOM_NETWORKS, few_and_many
 from running import assert_equal, planned, run
 from torch import nn
 
@@ -30,9 +30,9 @@ def local(tiles=4, **options):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("count", [6, pytest.param(20, marks=pytest.mark.slow)])
-def test_random_networks(count):
-    @settings(RANDOM_NETWORKS, max_examples=count)
+@few_and_many(20)
+def test_random_networks(examples):
+    @settings(RANDOM_NETWORKS, max_examples=examples)
     @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
     def check_one(data, axes):
         net = data.draw(chains(axes)).double()

@@ -7,7 +7,7 @@ import torch
 from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 from networks import chains, conv
-from random_plans import RANDOM_NETWORKS
+from random_plans import RANDOM_NETWORKS, few_and_many
 from tiled import noise
 from torch import nn
 from training_steps import SQUARE, WHOLE, check, grid
@@ -60,9 +60,9 @@ def test_mirrored_pipelines_are_held_one_at_a_time():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("count", [8, pytest.param(25, marks=pytest.mark.slow)])
-def test_random_networks_in_copies(count):
-    @settings(RANDOM_NETWORKS, max_examples=count)
+@few_and_many(25)
+def test_random_networks_in_copies(examples):
+    @settings(RANDOM_NETWORKS, max_examples=examples)
     @given(data=st.data())
     def check_one(data):
         dtype = data.draw(st.sampled_from([torch.float64, torch.float64, torch.float32]))

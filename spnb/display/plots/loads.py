@@ -127,14 +127,12 @@ def memory(
     if ax is None:
         width = min(12.0, max(5.0, 1.6 + 0.5 * len(ranks)))
         _, ax = plt.subplots(figsize=(width, 3.6), layout="constrained")
-    planned = process + weights + values
-    highest = max(untiled, planned.max(), max((measured or {0: 0}).values()))
+    parts = np.array([np.full(len(ranks), process), weights, values])
+    tops = parts.cumsum(axis=0)
+    highest = max(untiled, tops.max(), max((measured or {0: 0}).values()))
     divisor, unit = _unit(highest)
-    below = np.zeros(len(ranks))
-    parts = (np.full(len(ranks), process), weights, values)
-    for part, (_, colour) in zip(parts, PARTS, strict=True):
-        ax.bar(ranks, part / divisor, bottom=below / divisor, color=colour, width=0.7)
-        below = below + part
+    for part, top, (_, colour) in zip(parts, tops, PARTS, strict=True):
+        ax.bar(ranks, part / divisor, bottom=(top - part) / divisor, color=colour, width=0.7)
     ax.axhline(untiled / divisor, color="black", linestyle="--", linewidth=1.2)
     if measured:
         ax.plot(ranks, [measured[r] / divisor for r in ranks], "D", color=TILE[5], markersize=5)

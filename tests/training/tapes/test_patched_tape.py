@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 from networks import Residual, chains, conv
-from random_plans import RANDOM_NETWORKS
+from random_plans import RANDOM_NETWORKS, few_and_many
 from tiled import noise
 from torch import nn
 from training_steps import check, grid
@@ -54,9 +54,9 @@ def test_stages_and_micro_batches(schedule):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("count", [4, pytest.param(8, marks=pytest.mark.slow)])
-def test_random_networks(count):
-    @settings(RANDOM_NETWORKS, max_examples=count)
+@few_and_many(8)
+def test_random_networks(examples):
+    @settings(RANDOM_NETWORKS, max_examples=examples)
     @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
     def check_one(data, axes):
         net = data.draw(chains(axes)).body.double()  # its dense output: training takes one

@@ -8,7 +8,7 @@ from autograd_memory import held_bytes
 from hypothesis import assume, given, note, settings
 from hypothesis import strategies as st
 from networks import Residual, chains, conv
-from random_plans import RANDOM_NETWORKS
+from random_plans import RANDOM_NETWORKS, few_and_many
 from running import planned_for_training as planned
 from tiled import noise
 from torch import nn
@@ -107,9 +107,9 @@ def check(net, x, tilings, parts=1, fused=0, balance=None):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("count", [11, pytest.param(35, marks=pytest.mark.slow)])
-def test_random_networks(count):
-    @settings(RANDOM_NETWORKS, max_examples=count)
+@few_and_many(35)
+def test_random_networks(examples):
+    @settings(RANDOM_NETWORKS, max_examples=examples)
     @given(data=st.data(), axes=st.sampled_from([1, 2, 2, 3]))
     def check_one(data, axes):
         net = data.draw(chains(axes)).double()
