@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import io
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
 from typing import Any
@@ -286,7 +287,10 @@ def rebuilt(module: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]) 
             memo[id(parameter)] = nn.Parameter(convert(parameter), requires_grad=False)
         for buffer in module.buffers():
             memo[id(buffer)] = convert(buffer)
-        return copy.deepcopy(module, memo).eval()
+        with warnings.catch_warnings():
+            # PyTorch's own copy of an exported module asks for what it calls deprecated.
+            warnings.simplefilter("ignore", FutureWarning)
+            return copy.deepcopy(module, memo).eval()
 
 
 def cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:

@@ -24,7 +24,9 @@ from .job_card import job_card
 from .names import own_names
 from .network import Network
 from .options import OptionTable, options_section
+from .parsing import INT8
 from .precision import DTYPES, widest
+from .quantized_network import QuantizedNetwork
 from .split import image_extent, shortest_border_grid, stage_tilings
 from .validation import check
 
@@ -99,6 +101,8 @@ class Job(Shown, OptionTable):
                 self.seed,
                 self.method,
             )
+            if self.precision == INT8:
+                found = QuantizedNetwork(found, self.calibration or (), self.weights_file)
             object.__setattr__(self, "_network", found)
             return found
         return self._network

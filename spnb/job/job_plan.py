@@ -29,6 +29,7 @@ from .plan_pictures import PlanPictures
 from .plan_refusals import (
     refuse_gpu_casts,
     refuse_several_types,
+    refuse_slow_int8,
     refuse_small_images,
     require_statistics,
 )
@@ -100,6 +101,7 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
         graph = job.network.graph(job.shapes, job.dtype, modes, job.weights_dtype is None)
         graph = replace(graph, training=training)
         refuse_gpu_casts(job, graph)
+        refuse_slow_int8(job, graph)
         self._network_graph = graph
         if loss is not None:
             graph = _with_loss(graph, loss, job)

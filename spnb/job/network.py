@@ -70,6 +70,8 @@ class Network:
 
     def is_same_as(self, other: Network) -> bool:
         """Whether another network is built from the same model, sizes and seed."""
+        if type(self) is not type(other):
+            return False
         sizes = (self.classes, self.layers, self.filters, self.seed, self.method)
         return self.model == other.model and sizes == (
             other.classes,

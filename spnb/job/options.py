@@ -22,6 +22,7 @@ from .parsing import (
     NORMALIZATIONS,
     PRECISIONS,
     blocks_fused,
+    images,
     link_of,
     link_text,
     one_or_more,
@@ -225,10 +226,17 @@ class OptionTable:
     )
     precision: str | None = _option(
         None,
-        "fp32, fp64, fp16 or bf16 (also fp_16, bfp_16, …) (default: the network's own types;"
-        " built-in networks have fp32)",
+        "fp32, fp64, fp16 or bf16 (also fp_16, bfp_16, …), or int8 for inference with --calibration"
+        " (default: the network's own types; built-in networks have fp32)",
         str,
         suggestions=PRECISIONS,
+    )
+    calibration: tuple[Any, ...] | None = _option(
+        None,
+        "with --precision int8: images on which the range of every value is found; a few that are"
+        " like those to come, and small, as each is computed whole",
+        images,
+        "FILE[,FILE]",
     )
     weights: str | None = _option(
         None,
@@ -354,7 +362,10 @@ class OptionTable:
         most=10**6,
     )
     force: bool = _option(
-        False, "start ranks even if their host has less memory than they are foreseen to take", bool
+        False,
+        "start ranks even if their host has less memory than they are foreseen to take, and run"
+        " --precision int8 where it is foreseen to take longer than fp32",
+        bool,
     )
     seed: int = _option(
         0, "seed of synthetic images, and of weights that no file has", least=0, most=2**63 - 1

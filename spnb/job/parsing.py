@@ -14,7 +14,8 @@ from typing import Any
 from ..errors import OptionError
 from ..ir.link import SlowLink
 
-PRECISIONS = ("fp32", "fp64", "fp16", "bf16")
+INT8 = "int8"
+PRECISIONS = ("fp32", "fp64", "fp16", "bf16", INT8)
 _SPELLINGS = {
     "float": "fp32",
     "float32": "fp32",
@@ -147,6 +148,45 @@ def precision(text: str) -> str:
     if name not in PRECISIONS:
         raise OptionError(f"unknown precision {text!r}: use {', '.join(PRECISIONS)}")
     return name
+
+
+class GivenArray:
+    """An image in memory, as the value of an option: two are equal if they are the same array."""
+
+    def __init__(self, array: Any):
+        self.array = array
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GivenArray) and self.array is other.array
+
+    def __hash__(self) -> int:
+        return id(self.array)
+
+    def __repr__(self) -> str:
+        return f"array{tuple(self.array.shape)}"
+
+
+def images(given: Any) -> tuple[Any, ...]:
+    """Read ``"a.png,b.png"``, a path, an array, or a list of paths and arrays.
+
+    >>> images("a.png,b.png"), images([Path("a.npy")])
+    (('a.png', 'b.png'), ('a.npy',))
+    """
+    if isinstance(given, str):
+        return tuple(given.split(","))
+    listed = given if isinstance(given, (list, tuple)) else [given]
+    found = tuple(str(each) if isinstance(each, (str, Path)) else _array(each) for each in listed)
+    if not found or "" in found:
+        raise OptionError("calibration names no image: give a path, an array, or a list of these")
+    return found
+
+
+def _array(given: Any) -> GivenArray:
+    if isinstance(given, GivenArray):
+        return given
+    if not hasattr(given, "shape"):
+        raise OptionError(f"calibration has {given!r} in it: give paths and arrays")
+    return GivenArray(given)
 
 
 NORMALIZATIONS = {

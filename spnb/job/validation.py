@@ -11,7 +11,7 @@ from .. import models
 from ..errors import OptionError
 from ..ir.tiling import grid_of
 from .options import OptionTable, option_named, options, training_options
-from .parsing import is_program_file, mean_and_std, refuse_out_of_range, whole_numbers
+from .parsing import INT8, is_program_file, mean_and_std, refuse_out_of_range, whole_numbers
 
 MOST_RANKS, MOST_BATCHES = 2**21, 2**13
 """Most ranks, and most micro-batches, of a plan."""
@@ -35,6 +35,7 @@ def check(table: OptionTable) -> None:
     _check_halos(table)
     _check_model(table)
     _check_backend(table)
+    _check_int8(table)
     _check_training_options(table)
     for reason in without_effect(table).values():
         raise OptionError(reason)
@@ -72,6 +73,11 @@ def check_training(table: OptionTable) -> None:
     if table.enable_evaluation:
         raise OptionError(
             "enable_evaluation is for inference: use evaluate or infer, or leave it out"
+        )
+    if table.precision == INT8:
+        raise OptionError(
+            "precision int8 is for inference: train in another precision, and give its checkpoint"
+            " as weights"
         )
 
 
@@ -185,6 +191,25 @@ def _check_backend(table: OptionTable) -> None:
         raise OptionError(
             "the nccl backend carries tensors between GPUs, but device is cpu: leave backend out,"
             " or use mpi or gloo; on a machine with GPUs, add device cuda"
+        )
+
+
+def _check_int8(table: OptionTable) -> None:
+    """Refuse int8 without what it needs, and its images without it."""
+    if table.precision != INT8:
+        if table.calibration is not None:
+            raise OptionError("calibration is for precision int8: add it, or leave calibration out")
+        return
+    if table.calibration is None:
+        raise OptionError(
+            "precision int8 finds the range of every value on images: give some with calibration"
+        )
+    if table.device_kind != "cpu":
+        raise OptionError("precision int8 is for CPUs, but device is cuda: use fp16 or bf16")
+    if table.input_shapes is not None and len(table.input_shapes) > 1:
+        raise OptionError(
+            f"precision int8 is for networks of one image, but input_shapes has"
+            f" {len(table.input_shapes)}: use another precision"
         )
 
 

@@ -25,6 +25,7 @@ convolutions   convolution
 pools          pooling
 unfold         windows as columns, or as a dimension
 fused          a convolution with what follows it
+int8           calls of 8-bit numbers
 transposed     transposed convolution, folding
 interpolate    nearest, linear and cubic interpolation
 sampling       sampling at coordinates: positions and their shares
@@ -132,6 +133,7 @@ from . import (
     fourier,
     fused,
     held_whole,
+    int8,
     interpolate,
     key_pieces,
     lookups,
@@ -193,6 +195,7 @@ __all__ = [
     "gathered_axes",
     "has_rule",
     "held_whole",
+    "int8",
     "interpolate",
     "key_pieces",
     "largest",

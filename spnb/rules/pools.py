@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,7 +53,8 @@ class MaxPool(Pool, CoreFirst):
     @property
     def result_types(self) -> tuple[torch.dtype, ...]:
         image = len(self.places) == 2 and self.node.axes.plain and len(self.node.shape) == 4
-        return (self.node.dtype, torch.int64) if image and not self.node.parts else ()
+        alone = not self.node.parts and self.node.dtype.is_floating_point
+        return (self.node.dtype, torch.int64) if image and alone else ()
 
     def into(self, call: Call, results: Sequence[torch.Tensor]) -> Call:
         largest, where = results  # PyTorch always writes the indices of the maxima, too
@@ -61,6 +62,8 @@ class MaxPool(Pool, CoreFirst):
 
     def sliding(self, padding: list[int], region: Region | None, weights: Weights) -> Call:
         call = caller(self.node, weights, **self.plain, padding=padding)
+        if not self.node.dtype.is_floating_point:  # PyTorch pools them in its default order only
+            return lambda x: call(x.contiguous())
         if self.result_types:
             noting = "aten.max_pool2d_with_indices.out"
             args = (self.kernel, self.stride, padding, self.dilation)
@@ -164,4 +167,7 @@ def pool(node: Node) -> Rule | None:
         min(k, n + 2 * p) if m == d == 1 else k  # with ceil_mode a window may reach far outside
         for k, d, p, (n, m) in zip(kernel, dilation, padding, sizes, strict=True)
     )
-    return POOLS[node.kind[:8]](node, where, kernel, stride, dilation, padding)
+    found = POOLS[node.kind[:8]](node, where, kernel, stride, dilation, padding)
+    if isinstance(found, MaxPool) and not node.dtype.is_floating_point:
+        return replace(found, fill=torch.iinfo(node.dtype).min)
+    return found

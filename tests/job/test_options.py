@@ -1,5 +1,6 @@
 """The table of options: one source for keywords and flags; nothing is ignored."""
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -40,6 +41,7 @@ def test_defaults_are_those_of_the_table():
         "backend": "mpi",
         "device": None,
         "precision": None,
+        "calibration": None,
         "weights": None,
         "checkpoint": None,
         "app": 3,
@@ -114,6 +116,7 @@ def trained_plan(job):
 
 AMOEBA = {"model": "amoebanet", "num_layers": 3, "num_filters": 16}
 FUSED = {"halo_D2": True, "fused_layers": "all", "balance": (5, 10)}
+DARK, BRIGHT = (np.full((4, 3, 64, 64), level, np.float32) for level in (0.1, 0.9))
 EFFECTS = {
     "batch_size": ({}, 2, lambda job: spnb.plan(job).graph.batch),
     "parts": ({}, 2, lambda job: spnb.plan(job).micro_batch_sizes),
@@ -134,6 +137,11 @@ EFFECTS = {
     "num_filters": (AMOEBA, 32, lambda job: spnb.plan(job).memory_bytes),
     "num_classes": ({}, 7, lambda job: spnb.plan(job).graph.shape("linear")),
     "precision": ({}, "fp64", lambda job: spnb.plan(job).graph.dtype),
+    "calibration": (
+        {"precision": "int8", "force": True, "calibration": DARK},
+        BRIGHT,
+        lambda job: spnb.plan(job).graph.nodes[0].args["scale"],
+    ),
     "device": ({}, "cuda", lambda job: spnb.plan(job).rank_plan(0).device),
     "seed": ({}, 5, weights_of),
     "schedule": ({"parts": 4}, "gpipe", lambda job: trained_plan(job).memory_bytes),

@@ -35,6 +35,7 @@ def test_flags_are_the_benchmarks_own():
         "--backend",
         "--device",
         "--precision",
+        "--calibration",
         "--weights",
         "--checkpoint",
         "--app",
