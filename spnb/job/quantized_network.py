@@ -41,7 +41,7 @@ class QuantizedNetwork(Network):
             *(network.model, network.classes, network.layers, network.filters),
             *(network.seed, network.method),
         )
-        self.calibration, self.file = tuple(calibration), file
+        self._exact, self.calibration, self.file = network, tuple(calibration), file
         self._rounded: Network | None = None
         self._rounded_key: tuple[Hashable, ...] | None = None
 
@@ -67,9 +67,14 @@ class QuantizedNetwork(Network):
         assert not training, "int8 is refused for training"
         return self._current().graph(shapes, torch.float32)
 
+    def structure(self, training: bool = False) -> Hashable:
+        """As of any network, and its weights: a plan has the scales that were found with them."""
+        self._current()
+        return super().structure(training), self._rounded_key
+
     def _current(self) -> Network:
         """The network that was rounded last, or a new one if the weights have changed since."""
-        module = super().module(torch.float32, self.file)
+        module = self._exact.module(torch.float32, self.file)
         key = structure_of(module), hash_of(named(module).values())
         if self._rounded is None or self._rounded_key != key:
             images = [self._image(each) for each in self.calibration]

@@ -7,7 +7,7 @@ from torch import nn
 
 import spnb
 from spnb.capture.int8.flow import quantized
-from spnb.errors import OptionError, RankError
+from spnb.errors import OptionError, PlanError, RankError
 from spnb.kernels import int8
 from spnb.kernels.int8 import Int8Convolution
 
@@ -104,6 +104,16 @@ def test_other_weights_are_rounded_anew():
     after = spnb.InProcess(spnb.plan(asked), progress=False).infer(images)
     assert after.check().passed
     assert not torch.equal(before.output, after.output)
+
+
+def test_a_plan_of_other_weights_is_outdated():
+    net = network(Odd)
+    session = spnb.InProcess(spnb.plan(job(net, tiles=4)), progress=False)
+    session.infer(smooth(1, SIZE))
+    with torch.no_grad():
+        net.first.weight.mul_(-2)
+    with pytest.raises(PlanError, match="load a new plan"):
+        session.infer(smooth(1, SIZE))
 
 
 def test_a_nan_is_refused_by_name():
