@@ -172,8 +172,7 @@ def images(given: Any) -> tuple[Any, ...]:
     >>> images("a.png,b.png"), images([Path("a.npy")])
     (('a.png', 'b.png'), ('a.npy',))
     """
-    if isinstance(given, str):
-        return tuple(given.split(","))
+    given = given.split(",") if isinstance(given, str) else given
     listed = given if isinstance(given, (list, tuple)) else [given]
     found = tuple(str(each) if isinstance(each, (str, Path)) else _array(each) for each in listed)
     if not found or "" in found:

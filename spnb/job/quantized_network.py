@@ -13,9 +13,7 @@ from ..capture.int8.flow import quantized
 from ..errors import OptionError
 from ..io.open import open_source
 from ..ir.graph import Graph
-from ..ir.module_state import hash_of, structure_of
 from ..ir.region import Region
-from ..ir.weights import named
 from ..kernels.int8 import has_instructions
 from .network import Network, Shapes
 from .parsing import GivenArray
@@ -43,7 +41,7 @@ class QuantizedNetwork(Network):
         )
         self._exact, self.calibration, self.file = network, tuple(calibration), file
         self._rounded: Network | None = None
-        self._rounded_key: tuple[Hashable, ...] | None = None
+        self._source: nn.Module | None = None  # what was rounded: another one after a change
 
     def is_same_as(self, other: Network) -> bool:
         return (
@@ -70,17 +68,16 @@ class QuantizedNetwork(Network):
     def structure(self, training: bool = False) -> Hashable:
         """As of any network, and its weights: a plan has the scales that were found with them."""
         self._current()
-        return super().structure(training), self._rounded_key
+        return super().structure(training), self._source
 
     def _current(self) -> Network:
         """The network that was rounded last, or a new one if the weights have changed since."""
         module = self._exact.module(torch.float32, self.file)
-        key = structure_of(module), hash_of(named(module).values())
-        if self._rounded is None or self._rounded_key != key:
+        if self._rounded is None or module is not self._source:
             images = [self._image(each) for each in self.calibration]
             found = quantized(module, images, reduced=not has_instructions())
             self._rounded = Network(found, self.classes, self.layers, self.filters, self.seed)
-            self._rounded_key = key
+            self._source = module
         return self._rounded
 
     def _image(self, given: Any) -> torch.Tensor:

@@ -221,25 +221,22 @@ class Int8Convolution:
         return result if self.scale is None else quantize(result, self.scale, self.zero, self.most)
 
 
-@torch.library.custom_op("spnb::conv_int8", mutates_args=())
+CONV_INT8 = """(
+    Tensor input, Tensor weight, Tensor weight_scale, Tensor? bias, Tensor? other,
+    int[] stride, int[] padding, int[] dilation, int groups, float x_scale, int x_zero,
+    float other_scale, int other_zero, bool relu, float? scale, int zero, int most
+) -> Tensor"""
+"""Arguments of `conv_int8`: tensors, then those of an `Int8Convolution`."""
+
+
+@torch.library.custom_op("spnb::conv_int8", mutates_args=(), schema=CONV_INT8)
 def conv_int8(
     input: torch.Tensor,
     weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
     weight_scale: torch.Tensor,
-    x_scale: float,
-    x_zero: int,
+    bias: torch.Tensor | None,
     other: torch.Tensor | None,
-    other_scale: float,
-    other_zero: int,
-    relu: bool,
-    scale: float | None,
-    zero: int,
-    most: int,
+    *settings: Any,
 ) -> torch.Tensor:
     """An `Int8Convolution` as an operator of PyTorch, for networks to call.
 
@@ -249,22 +246,21 @@ def conv_int8(
         ``(batch, channels, *spatial)``, uint8.
     weight
         ``(channels out, channels in / groups, *kernel)``, int8, in ordinary memory order.
-    bias
-        ``(channels out,)``, fp32, or None.
     weight_scale
         ``(channels out,)``, fp32.
+    bias
+        ``(channels out,)``, fp32, or None.
     other
         What is added, of the result's shape, uint8; or None.
+    *settings
+        Arguments of the `Int8Convolution`.
 
     Returns
     -------
     torch.Tensor
         ``(batch, channels out, *spatial)``, uint8, or fp32 without a ``scale``.
     """
-    convolution = Int8Convolution(
-        *(stride, padding, dilation, groups, x_scale, x_zero, other_scale, other_zero),
-        *(relu, scale, zero, most),
-    )
+    convolution = Int8Convolution(*settings)
     if computes(input.shape, weight.shape):
         weight = convolution.pack(weight, weight_scale, input.shape)
     call = convolution.bind(weight, weight_scale, bias)
@@ -282,28 +278,12 @@ def _like_dequantized(input: torch.Tensor, scale: float, zero: int) -> torch.Ten
 
 
 @conv_int8.register_fake
-def _like_convolved(
-    input: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    weight_scale: torch.Tensor,
-    x_scale: float,
-    x_zero: int,
-    other: torch.Tensor | None,
-    other_scale: float,
-    other_zero: int,
-    relu: bool,
-    scale: float | None,
-    zero: int,
-    most: int,
-) -> torch.Tensor:
-    windows = zip(input.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
-    space = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in windows]
-    kind = torch.float32 if scale is None else torch.uint8
+def _like_convolved(input: torch.Tensor, weight: torch.Tensor, *more: Any) -> torch.Tensor:
+    how = Int8Convolution(*more[3:])
+    windows = (weight.shape[2:], how.stride, how.padding, how.dilation)
+    sizes = zip(input.shape[2:], *windows, strict=True)
+    space = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes]
+    kind = torch.float32 if how.scale is None else torch.uint8
     return input.new_empty((input.shape[0], weight.shape[0], *space), dtype=kind)
 
 

@@ -119,11 +119,12 @@ def _only_reader(node: FxNode) -> FxNode | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _replace(node: FxNode, target: Any, *args: Any) -> FxNode:
-    """Put a call in place of a node; it keeps the name of the layer."""
+def _replace(node: FxNode, target: Any, *args: Any, layer: FxNode | None = None) -> FxNode:
+    """Put a call in place of a node, with the name of its layer, or of another node's."""
     with node.graph.inserting_before(node):
         call = node.graph.call_function(target, args)
-    call.meta = {key: node.meta[key] for key in ("nn_module_stack",) if key in node.meta}
+    if stack := (layer or node).meta.get("nn_module_stack"):
+        call.meta["nn_module_stack"] = stack
     node.replace_all_uses_with(call)
     node.graph.erase_node(node)
     return call
@@ -169,13 +170,12 @@ def _in_whole_numbers(node: FxNode) -> None:
     call = _replace(
         last,
         torch.ops.spnb.conv_int8.default,
-        *(x.args[0], weight.args[0], bias, *windows, groups, weight.args[1]),
-        *(read.scale, read.zero, None if other is None else other.args[0]),
-        *(undone.scale, undone.zero, relu, *to),
+        *(x.args[0], weight.args[0], weight.args[1], bias),
+        *(None if other is None else other.args[0], *windows, groups),
+        *(read.scale, read.zero, undone.scale, undone.zero, relu, *to),
+        layer=node,
     )
-    call.meta = {"shape": node.meta["val"].shape}
-    if "nn_module_stack" in node.meta:  # not that of what follows
-        call.meta["nn_module_stack"] = node.meta["nn_module_stack"]
+    call.meta["shape"] = node.meta["val"].shape
 
 
 def _rounded_after(node: FxNode) -> bool:
