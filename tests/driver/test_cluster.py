@@ -219,3 +219,16 @@ def test_an_output_that_stays_on_engines_is_looked_into(cluster, monkeypatch):
     assert exact
     part = result.output[0, :, ::2, ::2].numpy()
     assert found == png(painted(part, "classes", (0, 1)))
+
+
+def test_records_that_come_calls_later_are_removed_too(cluster, monkeypatch):
+    client, ended = cluster.client, []
+    purge = client.purge_local_results
+    monkeypatch.setattr(client, "purge_local_results", lambda r: (ended.extend(r), purge(r)))
+    cluster.load(planned(num_spatial_parts=4))
+    for _ in range(6):
+        cluster.infer()
+    late = ended[0].msg_ids[0]
+    _ = client.metadata[late]  # as when the engine's output comes now
+    cluster.infer()
+    assert late not in client.metadata

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import signal
 import sys
@@ -25,6 +26,7 @@ SECONDARY = frozenset({"PeerFailed", "KeyboardInterrupt"})
 POLL = 0.02  # seconds between two looks at the engines during a call
 GRACE = 0.5  # seconds for the other ranks to notice by themselves that one failed
 PATIENCE = 10.0  # seconds for an interrupted rank to stop; a native call cannot be interrupted
+FORGOTTEN = 1024  # ended messages of which late records are still removed
 
 Poll = Callable[[list[dict]], None]
 """Receives the data that each rank published last."""
@@ -55,7 +57,8 @@ class EngineCalls:
         between = world.launch.controller if world.launch is not None else []
         self._controller = SignsOfLife({p.pid: p.pid for p in between}, deadline)
         self.results: list[ipp.AsyncResult] = []
-        self._forgotten: list[str] = []  # ids of the messages of the last call that ended
+        # The ids of the last messages whose calls have ended.
+        self._forgotten: collections.deque[str] = collections.deque(maxlen=FORGOTTEN)
 
     def change_deadline(self, deadline: float) -> None:
         """Wait so many seconds for a sign of life from now on."""
@@ -96,16 +99,17 @@ class EngineCalls:
     def _forget(self, done: Sequence[ipp.AsyncResult]) -> None:
         """Let the client forget results, which it would keep until the end of the session.
 
-        What a rank has printed or published may come after its result, and the client then makes a
-        record of that message anew.  So the records are removed once more after the next call.
+        What a rank has printed or published may come after its result, on a busy machine several
+        calls later, and the client then makes a record of that message anew.  So the records of
+        the last messages are removed again after each call.
         """
         client = self.world.client
         for late in self._forgotten:
             client.metadata.pop(late, None)
-        self._forgotten = [message for result in done for message in result.msg_ids]
         if done:
             client.purge_local_results(done)
-        for message in self._forgotten:
+        for message in (message for result in done for message in result.msg_ids):
+            self._forgotten.append(message)
             with contextlib.suppress(ValueError):
                 client.history.remove(message)
 
