@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
+from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -52,9 +55,24 @@ def with_method(module: nn.Module, method: str) -> nn.Module:
         hint = f": it has {', '.join(close)}" if close else ""
         raise OptionError(f"{type(module).__name__} has no method {method}{hint}")
     entered = copy.copy(module)
-    function = getattr(type(module), method, None)
-    entered.forward = getattr(entered, method) if function else getattr(module, method)
+    is_own = hasattr(type(module), method)
+    entered.forward = MethodType(_entering(module, method), entered) if is_own else found
     return entered
+
+
+def _entering(module: nn.Module, method: str) -> Callable[..., Any]:
+    """A forward that runs a method, in which ``self(x)`` is the module's own forward again."""
+
+    @functools.wraps(getattr(type(module), method))
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        entering = self.forward
+        self.forward = MethodType(type(module).forward, self)
+        try:
+            return getattr(self, method)(*args, **kwargs)
+        finally:
+            self.forward = entering
+
+    return forward
 
 
 def refuse_lazy(module: nn.Module) -> None:

@@ -187,6 +187,32 @@ def test_a_method_other_than_forward_is_run():
     assert not whole.network.is_same_as(job.network)
 
 
+class Segmenter(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x) * (2.0 if self.training else 1.0)
+
+    def classes(self, x):
+        return self(x).argmax(1)
+
+    def scores(self, x):
+        return self.forward(x).softmax(1)
+
+
+def test_a_method_that_calls_the_module_itself():
+    module, image = randomize(Segmenter()).eval(), torch.rand(1, 3, 8, 8)
+    for method in ("classes", "scores"):
+        job = spnb.Job(module, method=method, image_size=8, batch_size=1, **SPLIT)
+        with torch.no_grad():
+            assert torch.allclose(answer(job, image), getattr(module, method)(image), atol=1e-6)
+    trained = job.network.graph(job.shapes, job.dtype, training=True)
+    assert any("mul" in node.op for node in trained.nodes)  # the mode of training reaches forward
+    assert "forward" not in vars(module)
+
+
 def make_auto_encoder():
     return randomize(AutoEncoder()).eval()
 
