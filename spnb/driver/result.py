@@ -242,7 +242,8 @@ class Result(RunRecord):
         elif styles:
             raise ValueError(
                 f"no overlay of {output or 'the output'}: it is no picture (batch, channels, rows,"
-                " columns), or it is one of several: name it as output="
+                " columns) or map (batch, rows, columns), or it is one of several: name it as"
+                " output="
             )
         return view_of(self.plan, layers, self.timings, note)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -25,9 +26,17 @@ SMALL = 2**26
 
 
 def is_picture(graph: Graph, value: str) -> bool:
-    """Whether an output is a batch of images: ``(batch, channels, rows, columns)``."""
+    """Whether an output is a batch of images: ``(batch, channels, rows, columns)``.
+
+    A map ``(batch, rows, columns)`` is one too: of classes, as ``argmax(1)`` gives them.
+    """
     shape = graph.shape(value)
-    return len(shape) == 4 and graph.axes[value] == Axes.image(shape)
+    if len(shape) not in (3, 4):
+        return False
+    image = Axes.image(shape if len(shape) == 4 else (shape[0], 1, *shape[1:]))
+    if len(shape) == 3:
+        image = image.with_dims([image.dims[0], *image.dims[2:]])
+    return graph.axes[value] == image
 
 
 def output_layer(
@@ -51,7 +60,8 @@ def output_layer(
     from ..viewer.layer import Layer  # only a notebook needs widgets
     from ..viewer.pyramid import Pyramid
 
-    _, channels, height, width = graph.shape(value)
+    _, *further, height, width = graph.shape(value)
+    channels = math.prod(further)  # 1 for a map
 
     def taken(rows: Span, columns: Span, step: int) -> np.ndarray:
         window = OutputWindow(value, rows, columns, step)

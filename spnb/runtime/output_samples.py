@@ -19,7 +19,8 @@ class OutputWindow:
     Attributes
     ----------
     value
-        Name of the output; its shape is ``(batch, channels, rows, columns)``.
+        Name of the output; its shape is ``(batch, channels, rows, columns)``, or that of a map,
+        ``(batch, rows, columns)``.
     rows, columns
         The rectangle.
     step
@@ -81,7 +82,8 @@ def sampled(pieces: Iterable[Piece], window: OutputWindow) -> list[OutputSample]
                 first, part.spans[1:], piece.region.spans[1:], strict=True
             )
         ]
-        numbers = piece.tensor[0][(slice(None), *index)]
+        is_map = piece.tensor.ndim == 3  # its image takes the place of the channels
+        numbers = (piece.tensor[:1] if is_map else piece.tensor[0])[(slice(None), *index)]
         row, column = (
             (at - base) // window.step
             for at, base in zip(first, (window.rows[0], window.columns[0]), strict=True)

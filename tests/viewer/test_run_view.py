@@ -51,6 +51,31 @@ def test_a_tile_of_the_output_is_that_part_of_it(result):
         np.testing.assert_array_equal(decoded(png), wanted)
 
 
+class Classes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scores = conv(3, 5)
+
+    def forward(self, x):
+        return self.scores(x).argmax(1)
+
+
+@pytest.mark.parametrize("small", [0, result_view.SMALL])
+def test_a_map_of_classes_is_a_picture(monkeypatch, small):
+    monkeypatch.setattr(result_view, "SMALL", small)
+    job = spnb.Job(Classes(), image_size="300x350", batch_size=2, stages=1, tiles=4)
+    result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+    view = result.show()
+    assert view.layers["output"]["styles"][0] == "classes"
+    classes = result.output[:1].numpy()
+    for level, row, column in ((0, 0, 1), (1, 0, 0)):
+        png, _ = view.tile("output", level, row, column)
+        step, side = 2**level, 256 * 2**level
+        part = classes[:, row * side : (row + 1) * side, column * side : (column + 1) * side]
+        wanted = painted(part[:, ::step, ::step], "classes", (0, 1))
+        np.testing.assert_array_equal(decoded(png), wanted)
+
+
 def test_outputs_that_stay_on_ranks_are_sampled_there(monkeypatch):
     monkeypatch.setattr(result_view, "SMALL", 0)
     job = spnb.Job(conv(3, 5), image_size="300x350", batch_size=1, stages=1, tiles=4)
