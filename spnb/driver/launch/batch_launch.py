@@ -15,8 +15,9 @@ from ipyparallel.cluster.launcher import EngineLauncher, LauncherError, SlurmEng
 from ...errors import StartError
 from . import slurm
 from .engines_command import engine_command
+from .launch_log import last_lines
 from .placement import Placement
-from .processes import Launch, last_lines
+from .processes import Launch
 from .starting_engines import Progress
 
 ASK_EVERY = 2.0

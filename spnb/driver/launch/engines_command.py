@@ -86,9 +86,13 @@ def shown_command(placement: Placement, num_ranks: int, name: str) -> str:
 
 
 def engine_command(placement: Placement) -> list[str]:
-    """The command of an engine."""
+    """The command of an engine.
+
+    MPI's own end waits for all ranks.  So an engine that ends by an error would stay, and the start
+    would wait for it; mpi4py as the program lets such an end be that of all ranks.
+    """
     module = "ipyparallel.engine" if placement.is_here else "spnb.engine.on_host"
-    return [sys.executable, "-m", module, "--mpi"]
+    return [sys.executable, "-m", "mpi4py", "-m", module, "--mpi"]
 
 
 def path_of_engines() -> str:

@@ -30,6 +30,7 @@ from . import watchdog
 from .engines_command import engine_command, engines_command, mpiexec_in
 from .engines_environment import ON_THIS_HOST, environment_of_engines
 from .interrupts import interrupts_delayed
+from .launch_log import CONTROLLER, MPIEXEC, last_lines, why_ended
 from .launcher import of_another_launch
 from .placement import HERE, Placement
 from .starting_engines import Progress, StartingEngines
@@ -177,7 +178,7 @@ class Launch:
         controller = self.cluster.controller
         files = [Path(file) for file in controller.connection_files.values()]
         while not all(file.exists() for file in files):
-            self._wait(deadline, "the controller did not start", controller)
+            self._wait(deadline, f"0 of {self.num_ranks} engines started", controller)
 
     def _start_engines(self, command: list[str], environment: dict[str, str]) -> None:
         """Start the engines by a command that takes their number, under a watchdog."""
@@ -195,8 +196,9 @@ class Launch:
                     ipython_dir=self.folder, timeout=CONNECT_WITHIN
                 )
         except TimeoutError:
+            self._require(f"0 of {self.num_ranks} engines started", self.cluster.controller)
             raise StartError(
-                f"the ipyparallel controller does not answer for {CONNECT_WITHIN:g} s"
+                f"{CONTROLLER} does not answer for {CONNECT_WITHIN:g} s"
                 " (stopped, or swapping?): run the command again"
             ) from None
         return self.client
@@ -237,7 +239,7 @@ class Launch:
         if (now := time.monotonic()) > self._looked + LOOK_EVERY:
             each = self.controller or [self.cluster.controller.process]
             if not all(map(watchdog.runs, each)):
-                return "the ipyparallel controller died"
+                return f"{CONTROLLER} died"
             if not self.placement.is_here and (ended := self._lost_engines()):
                 return ended
             self._looked = now
@@ -246,11 +248,12 @@ class Launch:
     def _lost_engines(self) -> str:
         """What has ended that keeps engines on other hosts; "" if it runs."""
         engines = self.cluster.engine_set
-        return "" if watchdog.runs(engines.process) else f"mpiexec ended:\n{self._end_of_log()}"
+        return "" if watchdog.runs(engines.process) else self._why_ended(engines)
 
-    def _end_of_log(self) -> str:
-        """The last lines that engines and their launcher printed."""
-        return last_lines(self.cluster.engine_set.get_output())
+    def _why_ended(self, launcher: Any, advice: str = "") -> str:
+        """Why controller or mpiexec has ended."""
+        program = CONTROLLER if launcher is self.cluster.controller else MPIEXEC
+        return why_ended(program, launcher.get_output().strip(), advice)
 
     def stop(self) -> None:
         """End every process, and remove the folder."""
@@ -266,7 +269,9 @@ class Launch:
             # The watchdogs kill what they started, also if this process is killed now.
             Path(self.folder, watchdog.LEASE).unlink(missing_ok=True)
             watchdog.wait(self._leaders(), PATIENCE)
-            watchdog.kill(processes)  # what has left its family, as a nanny of an engine that ended
+            # What has left its family: a nanny of an engine that ended, or a scheduler of a
+            # controller that did.
+            watchdog.kill([*processes, *watchdog.started_with(self.folder)])
             watchdog.kill_family([each for each in self._leaders() if watchdog.runs(each)])
             watchdog.remove(self.files)
         finally:
@@ -281,20 +286,15 @@ class Launch:
 
     def _wait(self, deadline: float, state: str, *launchers: Any) -> None:
         """Wait a moment; raise `StartError` if the deadline has passed or a launcher has ended."""
-        late = time.monotonic() > deadline
-        for launcher in launchers:
-            if late or not watchdog.runs(launcher.process):
-                why = "and time is up" if late else f"and {launcher.name} ended"
-                log = launchers[-1].get_output().strip()
-                tail = f"the end of its log:\n{last_lines(log)}" if log else "its log is empty"
-                raise StartError(f"{state}, {why}; {tail}")
+        self._require(state, *launchers)
+        if time.monotonic() > deadline:
+            log = launchers[-1].get_output().strip()
+            raise StartError(f"{state}, and time is up; the end of its log:\n{last_lines(log)}")
         time.sleep(POLL)
 
-
-def last_lines(log: str) -> str:
-    """The end of what a process printed.
-
-    >>> last_lines("")
-    '(empty)'
-    """
-    return "\n".join(log.splitlines()[-15:]) or "(empty)"
+    def _require(self, state: str, *launchers: Any) -> None:
+        """Raise `StartError` if a launcher has ended."""
+        for launcher in launchers:
+            if not watchdog.runs(launcher.process):
+                why = self._why_ended(launcher, ": run the command again")
+                raise StartError(f"{state}, and {why}")

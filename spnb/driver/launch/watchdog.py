@@ -72,6 +72,16 @@ def family(leaders: Iterable[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
+def started_with(folder: str) -> list[psutil.Process]:
+    """The processes with this folder of IPython in their environment, whoever is their parent."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # another user's, or it has ended
+            if process.environ().get("IPYTHONDIR") == folder:
+                found.append(process)
+    return found
+
+
 def kill_family(leaders: Collection[psutil.Process]) -> None:
     """Kill processes and all their descendants, and wait until none runs.
 
