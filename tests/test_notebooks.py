@@ -1,5 +1,6 @@
 """Every notebook from top to bottom; no errors, no processes left."""
 
+import json
 import re
 from importlib.util import find_spec
 
@@ -26,6 +27,21 @@ def test_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     assert "NOT equal" not in text
     assert sum("image/png" in o.get("data", {}) for o in outputs) >= 3
     assert not processes_of(str(tmp_path))
+
+
+def numbered(text):
+    return [int(number) for number in re.findall(r"^(\d+)\. ", text, re.M)]
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_exercise_has_a_solution(path):
+    cells = json.loads(path.read_text())["cells"]
+    exercises, solutions = ("".join(cell["source"]) for cell in cells[-2:])
+    exercises = exercises.partition("## Exercises\n")[2]
+    assert solutions.startswith("<details><summary>Solutions</summary>\n\n")
+    assert solutions.endswith("\n\n</details>")
+    assert numbered(solutions) == numbered(exercises) == [*range(1, len(numbered(exercises)) + 1)]
+    assert numbered(exercises)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
