@@ -14,7 +14,15 @@ from ...ir.region import Region
 from ..arrays import checked, floats, index_in
 from ..disk.files import NOT_DAMAGED, NotByRegion, located, reading, refuse_without_memory
 from ..layout import batched, named_layout, stored_index
-from .tiff_pages import JPEG, Outer, decode, first_series, opened_tiff, refuse_missing_parts
+from .tiff_pages import (
+    JPEG,
+    Outer,
+    axes_and_shape,
+    decode,
+    first_series,
+    opened_tiff,
+    refuse_missing_parts,
+)
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
@@ -83,7 +91,7 @@ class TiffSource:
         described = (tif.shaped_metadata or ({},))[0].items()
         self.mask, self.numbers = (described >= each.items() for each in (MASK, NUMBERS))
         self.nodata = _nodata(page)
-        self.stored = tuple(series.get_shape(squeeze=False))
+        self.axes, self.stored = axes_and_shape(series)
         self.dtype = np.dtype(tif.byteorder + series.dtype.char)
         self.offset, self.piece_bytes = series.dataoffset, 0
         self.chunk_rows, self.chunk_columns = 1, 0
@@ -143,7 +151,7 @@ class TiffSource:
 
     def _take_axes(self, series: TiffPageSeries) -> None:
         """Find which axis of the series is the batch, the channels, or one of space."""
-        self.axes, stored = series.get_axes(squeeze=False), self.stored
+        stored = self.stored
         unnamed = series.kind == "shaped" and self.axes.strip("Q") == "YX"
         if unnamed and len(stored) == self.space + 2:
             self.layout = "BC" + "S" * self.space

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def first_series(tif: TiffFile, level: int = 0) -> TiffPageSeries:
         raise ValueError("its first image is a reduced copy of another one")
     if series.transform is not None:
         raise ValueError(f"its pages are put together in a way that {series.kind} files have")
-    axes, shape = series.get_axes(squeeze=False), series.get_shape(squeeze=False)
+    axes, shape = axes_and_shape(series)
     if not axes.endswith(("YX", "YXS")):
         raise ValueError(f"its axes {axes} do not end with rows and columns")
     if series.dataoffset is None:
@@ -76,6 +76,19 @@ def first_series(tif: TiffFile, level: int = 0) -> TiffPageSeries:
     return series
 
 
+def axes_and_shape(series: Any) -> tuple[str, tuple[int, ...]]:
+    """The letters of a series' axes and their lengths, those of length 1 among them.
+
+    Parameters
+    ----------
+    series
+        As `first_series` returns it.
+    """
+    if hasattr(series, "get_axes"):  # before tifffile 2026.5.2
+        return series.get_axes(squeeze=False), tuple(series.get_shape(squeeze=False))
+    return series.axes, tuple(series.shape)
+
+
 def _levels(tif: TiffFile) -> Sequence[TiffPageSeries]:
     """The levels of the first series.
 
@@ -84,7 +97,9 @@ def _levels(tif: TiffFile) -> Sequence[TiffPageSeries]:
     """
     from tifffile import TiffPage, TiffPageSeries
 
-    first: TiffPageSeries = tif.series[0]
+    # From tifffile 2026.5.2 on, the list of series is asked for axes of length 1, not a series.
+    every: Any = tif.series
+    first: TiffPageSeries = (every(squeeze=False) if callable(every) else every)[0]
     if not tif.is_svs:
         return first.levels
     pages = [page for page in tif.pages[1:] if isinstance(page, TiffPage) and page.is_tiled]
