@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,5 +66,6 @@ if __name__ == "__main__":
     # Simulations are of the built-in machine, whatever this one was measured to be.
     os.environ["SPNB_MACHINE"] = str(Path(__file__).with_name("no-machine.json"))
     for path in sorted(map(Path, sys.argv[1:])) or sorted(FOLDER.glob("*.ipynb")):
+        begun = time.monotonic()
         nbformat.write(cleaned(execute(path)), path)
-        print(f"executed {path.name}")
+        print(f"executed {path.name} in {time.monotonic() - begun:.0f} s", flush=True)
