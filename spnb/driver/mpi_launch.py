@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ..engine import remote
 from ..engine.service import Call, answered
-from ..engine.watches import end_all_if_one_is_missing
+from ..engine.watches import end_all_if_one_is_missing, launcher_goes_on
 from ..errors import PeerFailed
 from ..ir.rank_plan import RankPlan
 from ..job.job_plan import JobPlan
@@ -128,6 +128,11 @@ class MPIRanks:
         self._barrier()
         self._scatter([None] * self.comm.size)
 
+    def prepare_to_end(self) -> None:
+        """Receive all remaining messages, and find the launcher at work. Collective."""
+        remote.reset("mpi")
+        self._wait(launcher_goes_on)
+
     def _answer(self, function: Callable[..., T], args: tuple) -> list[T | Exception]:
         """Call a function here; on rank 0, return the result or the exception of each rank."""
         answer: T | Exception
@@ -197,7 +202,7 @@ def run_launched(drive: Callable[[MPIRanks], int], deadline: float) -> int:
 
 def _run(drive: Callable[[MPIRanks], int], deadline: float) -> int:
     ranks, code = MPIRanks(deadline), 0
-    with _ending(lambda: remote.reset("mpi")):  # receives all remaining messages
+    with _ending(ranks.prepare_to_end):
         if ranks.comm.rank > 0:
             ranks.serve()
         else:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from ..errors import WaitTimeout
 from ..transport.host_beats import HostBeats, star_of
 from ..transport.signs_of_life import LOOK_EVERY, SignsOfLife, no_answer
@@ -48,7 +50,8 @@ def end_all_if_one_is_missing(transport: MPITransport, deadline: float) -> Calla
     """A watch for a rank's waits: it ends all processes if one of this host does not answer.
 
     A host that does not answer ends all too, on both sides of its link: see
-    `spnb.transport.host_beats`.  Collective.
+    `spnb.transport.host_beats`.  So does the process that launched the ranks of this host, as the
+    proxy of mpiexec: MPI's own end would wait for it.  Collective.
 
     Parameters
     ----------
@@ -60,10 +63,16 @@ def end_all_if_one_is_missing(transport: MPITransport, deadline: float) -> Calla
     # The ranks of a host end all in turn, so that one of them says why.
     turn = 2 * LOOK_EVERY * transport.local_rank
     signs = SignsOfLife(transport.local_pids, deadline + turn)
+    launcher = os.getppid()
+    launched = SignsOfLife({launcher: launcher}, deadline + turn)
 
     def watch() -> None:
         if missing := signs.missing():
             _end_all(transport, no_answer(missing, deadline))
+        if launched.missing():
+            with contextlib.suppress(OSError):  # another user's
+                os.kill(launcher, signal.SIGCONT)  # so that it passes on the line, and ends all
+            _end_all(transport, no_answer("the launcher of the ranks", deadline))
 
     def end(hosts: list[str]) -> None:
         if not hosts:
@@ -75,6 +84,14 @@ def end_all_if_one_is_missing(transport: MPITransport, deadline: float) -> Calla
     if star := star_of(transport.parent, first_of_host=transport.local_rank == 0):
         HostBeats(star, deadline, end)
     return watch
+
+
+def launcher_goes_on() -> bool:
+    """Whether the process that launched this rank is not stopped; MPI's end would wait for it."""
+    try:
+        return psutil.Process(os.getppid()).status() != psutil.STATUS_STOPPED
+    except psutil.Error:
+        return True
 
 
 def hosts_do_not_answer(hosts: Sequence[str], deadline: float) -> str:

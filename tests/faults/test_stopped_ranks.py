@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fault_runs import FaultRun, carried_out
 from processes import MPIEXEC, processes_of
 
 LINE = "infer unet --image-size 512 --batch-size 96 --parts 96 --split-size 1"
@@ -82,3 +83,14 @@ def test_a_rank_that_computes_for_long_is_waited_for_and_a_stopped_one_is_not(tm
             process.kill()
     assert (done.returncode, done.stdout) == (1, "arrived\n")
     assert done.stderr == "spnb: rank 1 does not answer for 1 s (stopped, or swapping?)\n"
+
+
+@pytest.mark.slow
+@pytest.mark.mpi
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("moment", ["halo wait", "save"])
+def test_a_stopped_launcher_of_the_ranks_is_named_and_all_end(moment, tmp_path):
+    run = FaultRun("mpiexec", "SIGSTOP", "mpiexec's proxy", moment)
+    outcome = carried_out(run, tmp_path / "run")
+    assert outcome.wrong == []
+    assert outcome.said == "the launcher of the ranks does not answer for 1 s"

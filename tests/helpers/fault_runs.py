@@ -320,15 +320,19 @@ def goes_on_when_continued(run):
 
 
 def must_end(run):
-    """Whether a run cannot go on after its fault."""
-    if run.fault == "SIGSTOP":
-        return run.victim.startswith(("rank", "controller", "scheduler"))
-    if run.fault == "SIGHUP" and run.way != "mpiexec" and run.victim.startswith("rank"):
-        return False  # engines ignore it
+    """Whether a run cannot go on after its fault; None if that depends on the instant."""
     if run.moment == "checkpoint" and run.way != "mpiexec" and run.victim != "caller":
         return False  # it is the last one, and the training is done
+    if run.fault == "SIGSTOP":
+        return run.victim.startswith(("rank", "controller", "scheduler", "mpiexec's proxy"))
+    if (run.victim, run.fault) == ("mpiexec's proxy", "SIGTERM"):
+        return False  # MPICH's proxy ignores it
+    ignored = run.fault == "SIGHUP" and run.victim.startswith("rank")  # MPICH catches it
     # These are needed only if something else fails.
-    return run.victim != "nanny of rank 1" and (run.victim, run.fault) != ("guard", "kill -9")
+    spare = run.victim == "nanny of rank 1" or (run.victim, run.fault) == ("guard", "kill -9")
+    if ignored or spare:
+        return None if run.moment == "start" else False  # an engine that begins needs them
+    return True
 
 
 def _judge(run, running, outcome):
@@ -342,7 +346,7 @@ def _judge(run, running, outcome):
         outcome.said = next((line for line in told if line.startswith("spnb: ")), "")
     outcome.said = in_short(outcome.said)
     ended = bool(outcome.code or outcome.said)
-    if ended != must_end(run):
+    if ended != must_end(run) is not None:
         outcome.wrong.append(f"{'ends' if ended else 'goes on'}: {outcome.code} {outcome.said!r}")
     silent = run.victim == "caller" and run.fault in ("kill -9", "SIGTERM", "SIGHUP")
     if ended and not (outcome.said or silent or run.way == "mpiexec"):  # MPI says it there
