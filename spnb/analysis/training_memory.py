@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from ..ir.node import Node
 from ..ir.program import Compute, Free, Receive, Segments, Step
 from ..ir.region import Region
 from ..ir.schedule import SCHEDULES, most_held
@@ -16,21 +17,23 @@ from ..planner.plan import Plan
 from ..rules import rule_of
 from .saved_by_autograd import Saved, saved_by
 
-FRAGMENTED = 1.4
+FRAGMENTED = 1.35
 """Bytes that an engine has from the system for each byte of values that it holds (measured).
 
-PyTorch asks for aligned memory, for which glibc needs 96 bytes more than the block.  So the memory
-of a freed tile has no room for the next tile of the same size.  On seven plans of ResNet-20 and
-U-Net, of 128 to 512 pixels, it was 1.25 to 1.63; with jemalloc or tcmalloc in place of glibc's
-allocator, 1.1 to 1.2.
+Values of many sizes leave holes, although the allocator joins what is freed (see
+`spnb.runtime.allocator`).  On plans of ResNet-20 and U-Net in two and four tiles, of 512 and 1024
+pixels, it was 1.2 to 1.6.
 """
 
-FREED = 0.75
+FREED = 0.7
 """The same for each byte that is not held since segments are computed again (measured).
 
-Their values are in memory for a while all the same, and glibc does not use it again.  On ResNet-20
-and U-Net of 256 and 512 pixels it was 0.5 to 1.45; with jemalloc or tcmalloc, 0.
+Their values are in memory for a while all the same, and leave holes.  On the same plans it was 0.5
+to 1.1.
 """
+
+
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 
 
 class TrainingMemory:
@@ -217,11 +220,19 @@ class TrainingMemory:
                 if graph.dtype_of(value).is_floating_point
             }
             now = own + sum(gradients.values()) + sum(found.values())
+            now += self._reordered(node, step.clipped)
             self.of_gradients = max(self.of_gradients, now)
             self._held(now)
             for value, size in found.items():
                 gradients[value] = max(size, gradients.get(value, 0))
             self._release(self._of_call.pop(node.name))
+
+    def _reordered(self, node: Node, clipped: Sequence[Region]) -> int:
+        """Bytes of the image's copy in oneDNN's order, of which a filter's gradient is summed."""
+        if node.kind not in CONVOLUTIONS or not clipped:
+            return 0
+        value = node.operands[0]
+        return self.bytes_of(value, self._covered.get(self._memory_of(value), clipped[0]))
 
     def _record_again(self, first: int, stop: int, of_gradients: int) -> None:
         """Follow a segment once more, as its values are computed again."""

@@ -18,7 +18,7 @@ from torch import nn
 
 from ..job.job import Job
 from ..kernels.compat import freeze_compiled_weights
-from ..runtime import process_memory
+from ..runtime.allocator import joining_blocks, keep_blocks
 from .timed_process import Step, TimedProcess, Unavailable, serve
 
 
@@ -140,7 +140,8 @@ class BaselineProcess(TimedProcess):
     """
 
     def __init__(self, baseline: str, job: Job):
-        super().__init__(__name__, (baseline, replace(job)))
+        environment = joining_blocks() if BASELINES[baseline].keeps_memory else None
+        super().__init__(__name__, (baseline, replace(job)), environment)
         self.prepare_seconds = self.prepared()
 
 
@@ -158,7 +159,7 @@ def _prepare(request: tuple[str, Job]) -> Step:
     """The pass over a batch of a baseline and a job."""
     name, job = request
     if BASELINES[name].keeps_memory:
-        process_memory.keep_blocks()
+        keep_blocks()
     shapes = job.shapes.values() if isinstance(job.shapes, dict) else job.shapes
     torch.manual_seed(job.seed)
     inputs = [torch.rand(shape, dtype=job.dtype) for shape in shapes]

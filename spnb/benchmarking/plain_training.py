@@ -21,6 +21,7 @@ from ..job.job import Job
 from ..job.job_plan import JobPlan
 from ..kernels.compat import pytree
 from ..runtime import process_memory
+from ..runtime.allocator import joining_blocks, keep_blocks
 from ..training.recipe import OPTIMIZERS, Recipe
 from .contestants import on_one_rank
 from .timed_process import Step, TimedProcess, Unavailable, serve
@@ -87,7 +88,7 @@ class PlainTraining:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         if self.keeps_blocks:
-            process_memory.keep_blocks()
+            keep_blocks()
         network, recipe = self._network(), self.recipe
         trained = [p for p in network.parameters() if p.requires_grad]
         make, rate = OPTIMIZERS[recipe.optimizer], recipe.learning_rate
@@ -148,7 +149,8 @@ class PlainProcesses:
         self._processes: list[TimedProcess] = []
         try:
             for each in trainings:
-                self._processes.append(TimedProcess(__name__, each))
+                environment = joining_blocks() if each.keeps_blocks else None
+                self._processes.append(TimedProcess(__name__, each, environment))
             for process in self._processes:
                 process.prepared()
             for _ in range(MEMORY_STEPS - 1):

@@ -12,7 +12,7 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..runtime import process_memory
@@ -33,6 +33,8 @@ class TimedProcess:
         The Python module that the process runs; it calls `serve`.
     request
         What the module is given; it must be picklable.
+    environment
+        Variables that the process gets in addition to this process's.
 
     Raises
     ------
@@ -40,12 +42,13 @@ class TimedProcess:
         If the process cannot prepare its step.
     """
 
-    def __init__(self, module: str, request: object):
+    def __init__(self, module: str, request: object, environment: Mapping[str, str] | None = None):
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env=os.environ | dict(environment or {}),
         )
         assert self._process.stdin is not None and self._process.stdout is not None, (
             "both are pipes"

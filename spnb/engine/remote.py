@@ -19,7 +19,8 @@ import torch
 from ..io.disk.file_mark import FileMark
 from ..io.stage_weights import read_weights
 from ..ir.rank_plan import RankPlan
-from ..runtime.process_memory import IN_INFERENCE, give_back, keep_blocks, set_modules_aside
+from ..runtime.allocator import IN_INFERENCE, keep_blocks
+from ..runtime.process_memory import give_back, set_modules_aside
 from ..transport.mpi_environment import prepare_rank
 from .here import here
 from .service import Answer, Call, answer_of

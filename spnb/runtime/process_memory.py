@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import resource
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..kernels.devices import CPU
-
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
-IN_INFERENCE = 2**24
-"""Bytes of blocks that are returned in inference: few are left once results have planned places,
-and the heap would have a hole for each of their sizes.  In training there are many."""
+from .allocator import trim
 
 _set_aside: dict[str, int] = {}
 """How many modules there were when their objects were last left out of collections."""
@@ -61,28 +54,6 @@ def peak_bytes(device: torch.device = CPU) -> int:
     return _status("VmHWM") or _peak_ever()
 
 
-def keep_blocks(below: int = 2**31 - 1) -> None:
-    """Let glibc's allocator keep large blocks of memory from one operation to the next.
-
-    By default it returns each block to the system.  The system then maps the memory of every new
-    activation page by page again, which takes longer than to compute the activation.
-
-    Parameters
-    ----------
-    below
-        Blocks of so many bytes or more are returned all the same.
-    """
-    mallopt = _of_libc("mallopt")
-    if mallopt is None:
-        return
-    for parameter, value in (
-        (_MMAP_THRESHOLD, below),
-        (_TRIM_THRESHOLD, -1),
-        (_TOP_PAD, 2**26),
-    ):
-        mallopt(parameter, value)
-
-
 def give_back() -> None:
     """Return unused memory to the system; that of the allocator too, if it is glibc's."""
     gc.collect()
@@ -112,19 +83,6 @@ def set_modules_aside(training: bool = False) -> None:
         gc.collect()
         gc.freeze()
         _set_aside["modules"] = len(sys.modules)
-
-
-def trim() -> None:
-    """Return the allocator's unused memory to the system, if it is glibc's."""
-    if malloc_trim := _of_libc("malloc_trim"):
-        malloc_trim(0)
-
-
-def _of_libc(name: str) -> Callable[..., Any] | None:
-    try:
-        return getattr(ctypes.CDLL(None), name)
-    except (OSError, AttributeError, TypeError):
-        return None
 
 
 def _status(field: str) -> int:

@@ -11,6 +11,7 @@ from ..driver.launch.engines_command import mpiexec_in, path_of_engines
 from ..driver.launch.slurm import batch_script
 from ..errors import OptionError
 from ..job.job_plan import plan
+from ..runtime.allocator import joining_blocks
 from ..transport.mpi_family import OPEN_MPI, Inquiry
 from . import flags
 from .job_of_line import job_of_args
@@ -34,7 +35,8 @@ def write_script(args: argparse.Namespace, asked: argparse.Namespace) -> int:
     environment = os.environ | {"PATH": path_of_engines()}
     inquiry = Inquiry(mpiexec_in(environment), environment)
     of_open_mpi = inquiry.family() == OPEN_MPI
-    run = [sys.executable, "-m", "spnb", args.verb, *asked.words]
+    variables = [f"{name}={value}" for name, value in joining_blocks({}).items()]
+    run = ["env", *variables, sys.executable, "-m", "spnb", args.verb, *asked.words]
     if where.launcher == "slurm":
         # Inside a job, srun takes the numbers of nodes and ranks from the job.
         start = ["srun", f"--mpi={'pmix' if of_open_mpi else 'pmi2'}"]

@@ -21,7 +21,7 @@ mpl.use("Agg")
 class InThisProcess:
     """Steps as a process of its own takes them, without its start."""
 
-    def __init__(self, module, request):
+    def __init__(self, module, request, environment=None):
         self.trained, self.steps = request.step(), 1
         self.trained()
 
@@ -46,7 +46,7 @@ class InThisProcess:
 @pytest.fixture
 def without_processes(monkeypatch):
     monkeypatch.setattr(plain_training, "TimedProcess", InThisProcess)
-    monkeypatch.setattr("spnb.runtime.process_memory.keep_blocks", lambda: None)
+    monkeypatch.setattr("spnb.benchmarking.plain_training.keep_blocks", lambda: None)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import spnb
-from spnb.runtime.process_memory import keep_blocks
+from spnb.runtime.allocator import keep_blocks
 
 LAYERS = ((16, 16, 3, (256, 512)), (64, 64, 3, (256, 512)), (64, 16, 1, (256, 512)))
 LAYERS += ((128, 128, 3, (64, 32)), (512, 512, 3, (16, 8)))

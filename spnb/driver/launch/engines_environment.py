@@ -6,6 +6,7 @@ import os
 import sysconfig
 from pathlib import Path
 
+from ...runtime.allocator import joining_blocks
 from .engines_command import path_of_engines
 
 ON_THIS_HOST = {"HYDRA_LAUNCHER": "fork", "HYDRA_RMK": "user"}
@@ -26,6 +27,7 @@ def environment_of_engines(folder: str) -> dict[str, str]:
         # Ranks share the cores.  A user may give torch more threads later.
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
+        **joining_blocks(),
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     }
     if hasattr(os, "geteuid") and os.geteuid() == 0:

@@ -25,7 +25,7 @@ from ...ir.node import Node
 from ...ir.program import Segments
 from ...ir.rank_plan import Patches, RankPlan
 from ...rules import Rule, rule_of
-from ...runtime import process_memory
+from ...runtime import allocator
 from ...runtime.pipeline_stage import PipelineStage
 from ...runtime.state import Piece, Read
 from ...runtime.trace import Recorder
@@ -229,5 +229,5 @@ class PatchedTape:
             if not turn.awaited:
                 break
         turn.tape.values.put_away(self.store)
-        process_memory.trim()  # else the memory of each turn would be added to the last one's
+        allocator.trim()  # else the memory of each turn would be added to the last one's
         return not turn.awaited
