@@ -7,8 +7,10 @@ import tempfile
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from ..io.background import Background
 from ..io.datasets.examples import Examples, Unread
 from ..io.sources import HeldSource, Source
 from ..io.tensors import numpy_floats
@@ -40,10 +42,14 @@ def sources_for_rank(
     for step in (step for step in rank_plan.received("input") if step.value in sources):
         needs[step.value] = needs.get(step.value, step.region) | step.region
     dtype = numpy_floats(rank_plan.dtype)
-    return {
-        name: HeldSource.of(sources[name], region, dtype) if name in unseen else sources[name]
-        for name, region in needs.items()
-    }
+
+    def given(name: str, region: Region) -> Source:
+        source, hold = sources[name], partial(HeldSource.of, region=region, dtype=dtype)
+        if name not in unseen:
+            return source
+        return source.over(hold) if isinstance(source, Background) else hold(source)
+
+    return {name: given(name, region) for name, region in needs.items()}
 
 
 def examples_for_ranks(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from ..display import plots
 from ..display.progress import Bar, shown_by_module
 from ..engine.report import Report
 from ..errors import CheckFailed
+from ..io.background import background_of
 from ..io.nodata import mask_of
 from ..io.sources import Source
 from ..io.tensors import read_tensor
@@ -285,10 +286,52 @@ class Result(RunRecord):
         >>> result.untiled_output.shape
         torch.Size([1, 10])
         """
+        background = background_of(self.source)
+        if background is None:
+            return self._untiled(self.sources)
+        (first,) = self.sources  # networks of several inputs skip nothing
+        whole = self._untiled({first: background.source})
+        if background.test.exact:
+            return whole  # the patches that were skipped are of that colour
+        blank = self._untiled({first: background.blanked()})
+        return self._replaced(whole, blank)
+
+    def _replaced(self, whole: Any, blank: Any) -> Any:
+        """Outputs of which the patches that were skipped are those of another image.
+
+        Raises
+        ------
+        ValueError
+            If patches gave no output, but what a later stage reads.
+        """
+        graph = self.plan.graph
+        numbers = {value: self._number_of(value) for value in graph.outputs}
+        found, blanks = pytree.tree_leaves(whole), pytree.tree_leaves(blank)
+        regions = [
+            each
+            for report in self.reports
+            for patch in (report.skipped.answered if report.skipped else ())
+            for each in patch.regions
+        ]
+        for value, region in regions:
+            if value not in numbers:
+                raise ValueError(
+                    "no check: skip has a limit or a mask, so the skipped patches are not those of"
+                    " the image, and a later stage reads them. Check with one stage, or with a"
+                    " number alone"
+                )
+            axes, all_of_it = graph.axes[value], Region.whole(graph.extent(value))
+            piece = axes.piece(blanks[numbers[value]], all_of_it, region)
+            with torch.inference_mode():
+                axes.put(found[numbers[value]], all_of_it, region, piece)
+        return whole
+
+    def _untiled(self, sources: Mapping[str, Source]) -> Any:
+        """The output of the network for whole images, run in this process."""
         graph, job = self.plan.graph, self.plan.job
         wholes = (
             read_tensor(source, Region.whole(graph.extent(name)), graph.dtype)
-            for name, source in self.sources.items()
+            for name, source in sources.items()
         )
         costs: dict[str, float] = defaultdict(float)
         for node in graph.nodes:

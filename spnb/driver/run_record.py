@@ -15,6 +15,7 @@ from ..engine.report import Report
 from ..io.disk.replacing import replacing, writing
 from ..io.sources import Source
 from ..job.job_plan import JobPlan
+from ..job.skipping import skipped_text
 from ..runtime import trace
 
 if TYPE_CHECKING:
@@ -108,6 +109,51 @@ class RunRecord(Shown):
                 f" {row.nan:,} NaN and {row.infinite:,} infinite of {row.numbers:,} numbers"
             )
         return "all numbers are finite"
+
+    @property
+    def skips(self) -> bool:
+        """Whether background was skipped.
+
+        Examples
+        --------
+        >>> result.skips
+        False
+        """
+        return any(report.skipped is not None for report in self.reports)
+
+    @cached_property
+    def skipped(self) -> pd.DataFrame:
+        """The patches of each rank that read the image, and those that hold only background.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``rank``; ``patches``; ``background``, the number of those that see nothing else; and
+            ``computed``, the number of these that were computed, as the first of their kind.
+            Without ``infer(…, skip=…)`` it is empty.
+
+        Examples
+        --------
+        >>> result.skipped.empty
+        True
+        """
+        counts = [
+            (r.rank, s.patches, len(s.answered), sum(each.computed for each in s.answered))
+            for r in self.reports
+            if (s := r.skipped) is not None and s.patches
+        ]
+        return pd.DataFrame(counts, columns=["rank", "patches", "background", "computed"])
+
+    @property
+    def skipped_text(self) -> str:
+        """How many patches were skipped, in a line.
+
+        Examples
+        --------
+        >>> result.skipped_text
+        '0 of 0 patches see only background: 0 of these are computed, for all of them'
+        """
+        return skipped_text(self.skipped)
 
     @cached_property
     def per_rank(self) -> pd.DataFrame:

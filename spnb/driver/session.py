@@ -19,9 +19,10 @@ from ..engine.service import InferTask
 from ..io.sources import NOT_GIVEN, Source
 from ..job import checkpoint_io
 from ..job.job_plan import JobPlan
+from ..job.reading import Nodata, Preprocessing, Reading
+from ..job.skipping import Skip
 from ..training.own_optimizer import MakeOptimizer, MakeScheduler, OwnOptimizer
 from .image_results import ImageResults
-from .preprocessing import Nodata, Preprocessing, first_preprocessed
 from .rank_loading import RankLoading
 from .result import Result, RunOutputs
 from .training.callbacks import Callbacks
@@ -100,6 +101,7 @@ class Session(RankLoading):
         resize: bool | None = None,
         preprocess: Preprocessing | None = None,
         nodata: Nodata = "file",
+        skip: Skip = None,
         check_finite: bool = False,
     ) -> Result:
         """Run the network on an image.
@@ -125,6 +127,13 @@ class Session(RankLoading):
             The number of the image (the first input), as it is stored, that stands for nodata: it
             is read as NaN.  ``"file"`` is that of a GeoTIFF's tag GDAL_NODATA, and a line says so;
             None reads all numbers as they are.
+        skip
+            What is background in the image, as it is stored: a number of all channels (``255``), a
+            limit (``">=230"``, ``"<=5"``), or a mask and a number (``(mask, 255)``; the mask, an
+            array or a file of any size, is not 0 where there is background).  A patch (see the
+            option ``patches``) that sees only background is taken to be of this number throughout,
+            and as all such patches have one answer, it is computed once.  With a number alone, the
+            output is that without ``skip``.
         check_finite
             Whether to look through the image and every value for NaN and infinite numbers, and to
             name rank and layer where the first appear; ``result.not_finite`` has all ranks.
@@ -150,8 +159,8 @@ class Session(RankLoading):
         self._require_open()
         if self.plan.training:
             raise ValueError("this plan is for training: load one made with spnb.plan(job)")
-        opened = self.plan.open_inputs(image, resize=resize)
-        opened = first_preprocessed(opened, preprocess, nodata, self._say)
+        reading = Reading(preprocess, nodata, skip)
+        opened = self.plan.open_for_run(image, reading, resize, self._say)
         plan = self.plan.for_images(next(iter(opened.values())).shape[0])
         if plan is not self.plan:
             self.load(plan)
@@ -169,6 +178,8 @@ class Session(RankLoading):
             save=partial(self._save, run),
         )
         result = Result(self.plan, sources, reports, seconds, outputs, self.progress)
+        if result.skips:
+            self._say(result.skipped_text)
         if check_finite:
             self._say(result.first_not_finite)
         weakref.finalize(result, self._released.append, run)  # then ranks may free its output
@@ -181,6 +192,7 @@ class Session(RankLoading):
         resize: bool | None = None,
         preprocess: Preprocessing | None = None,
         nodata: Nodata = "file",
+        skip: Skip = None,
         check_finite: bool = False,
     ) -> ImageResults:
         """Run the network on images one after another; the next is opened while one runs.
@@ -193,7 +205,7 @@ class Session(RankLoading):
         images
             For each run, what `infer` takes: files of a folder, arrays, or whatever an iterator
             gives.
-        resize, preprocess, nodata, check_finite
+        resize, preprocess, nodata, skip, check_finite
             As of `infer`.
 
         Returns
@@ -210,9 +222,10 @@ class Session(RankLoading):
         """
         self._require_open()
 
+        reading = Reading(preprocess, nodata, skip)
+
         def opened(image: Any) -> dict[str, Source]:
-            inputs = self.plan.open_inputs(image, resize=resize)
-            inputs = first_preprocessed(inputs, preprocess, nodata, self._say)
+            inputs = self.plan.open_for_run(image, reading, resize, self._say)
             return {name: self.sources.resident(source) for name, source in inputs.items()}
 
         run = partial(self.infer, nodata=None, check_finite=check_finite)  # what was read is masked

@@ -12,14 +12,17 @@ from typing import Any
 
 import torch
 
+from ..io.background import background_of
 from ..io.datasets.examples import Examples
 from ..io.sources import Source
-from ..io.tensors import read_tensor
+from ..io.tensors import numpy_floats, read_tensor
 from ..io.writing.writers import Store
 from ..ir.rank_plan import RankPlan
+from ..ir.region import Region
 from ..ir.value_range import ValueRange
 from ..kernels.devices import CPU, compute_exactly, device_of
 from ..runtime import process_memory
+from ..runtime.answers import Answers
 from ..runtime.finite import first_not_finite
 from ..runtime.output_samples import OutputSample, OutputWindow, sampled
 from ..runtime.state import Piece
@@ -169,6 +172,7 @@ class Rank:
                 lambda done, share, recorder: activity.report(
                     recorder, share == 1.0, run=task.run, done=done, share=share
                 ),
+                _answers(sources, rank_plan.dtype),
             )
         self.outputs[task.run] = outcome.pieces
         size = sum(p.tensor.numel() * p.tensor.element_size() for p in outcome.pieces)
@@ -182,6 +186,7 @@ class Rank:
             peak,
             pieces,
             next(iter(not_finite), None),
+            outcome.skipped,
         )
 
     def begin_training(self, start: TrainingStart) -> None:
@@ -412,3 +417,12 @@ class Rank:
         if self.plan is None:
             raise RuntimeError("no plan is loaded on this rank: cluster.load(plan) first")
         return self.plan
+
+
+def _answers(sources: Mapping[str, Source], dtype: torch.dtype) -> Answers | None:
+    """Finds the answers to background once, if the image says what is background."""
+    found = next(filter(None, map(background_of, sources.values())), None)
+    if found is None:
+        return None
+    pixel = Region.whole((1,) * (len(found.shape) - 1))
+    return Answers(torch.from_numpy(found.blank(pixel, numpy_floats(dtype))).to(dtype))

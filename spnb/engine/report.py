@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..runtime.answers import Skipped
 from ..runtime.finite import NotFinite
 from ..runtime.state import Piece
 from ..runtime.trace import Event
@@ -27,6 +28,8 @@ class Report:
         the rank until the session fetches them.
     not_finite
         The first value that it computed with NaN or infinite numbers, if such were looked for.
+    skipped
+        Its patches, and those of which it saw only background, if that was skipped.
     """
 
     rank: int
@@ -36,6 +39,7 @@ class Report:
     peak_memory_bytes: int
     pieces: list[Piece] | None = field(repr=False)
     not_finite: NotFinite | None = None
+    skipped: Skipped | None = field(default=None, repr=False)
 
     @property
     def figures(self) -> dict[str, Any]:

@@ -67,17 +67,38 @@ def masked(source: Source, number: float) -> Source:
     """
     if np.isnan(number):
         return source  # it is NaN already
-    inner = source.source if isinstance(source, Repeated) else source
+    stored: np.dtype = getattr(unrepeated(source), "dtype", np.dtype(float))
+    return Masked(source, numbers_read(source, number, "nodata"), stored.kind in "bu")
+
+
+def numbers_read(source: Source, number: float, what: str) -> tuple[float, float]:
+    """What images hold where they store a number: as it is read in float32, and in float64.
+
+    Parameters
+    ----------
+    source
+        The images, not changed yet.
+    number
+        The number.
+    what
+        What it is, for errors.
+
+    Raises
+    ------
+    ValueError
+        If the images hold no such number.
+    """
+    inner = unrepeated(source)
     stored: Any = getattr(inner, "dtype", None)
     if stored is None:
         raise ValueError(
-            f"nodata is {number:g}, but {source.name} is no array and no file of numbers: leave it"
+            f"{what} is {number:g}, but {source.name} is no array and no file of numbers: leave it"
             " out"
         )
     if not _holds(stored, number):
         low, high = (0, 1) if stored.kind == "b" else (np.iinfo(stored).min, np.iinfo(stored).max)
         raise ValueError(
-            f"nodata is {number:g}, but {source.name} holds whole numbers from {low} to {high}:"
+            f"{what} is {number:g}, but {source.name} holds whole numbers from {low} to {high}:"
             " give one of them, or None"
         )
     one, largest = np.array([number]).astype(stored), None
@@ -86,9 +107,14 @@ def masked(source: Source, number: float) -> Source:
     single, double = (floats(one, largest, dtype).reshape(-1) for dtype in (np.float32, np.float64))
     if len(single) > 1:
         raise ValueError(
-            f"{source.name} has a palette, which has colours and no nodata: leave it out"
+            f"{source.name} has a palette, which has colours and no {what}: leave it out"
         )
-    return Masked(source, (float(single[0]), float(double[0])), stored.kind in "bu")
+    return float(single[0]), float(double[0])
+
+
+def unrepeated(source: Source) -> Source:
+    """The images of which others are repetitions."""
+    return source.source if isinstance(source, Repeated) else source
 
 
 def _holds(stored: np.dtype, number: float) -> bool:
@@ -106,7 +132,7 @@ def nodata_of(source: Source) -> float | None:
 
     An image that is changed already has none: what was to be masked is masked.
     """
-    inner = source.source if isinstance(source, Repeated) else source
+    inner = unrepeated(source)
     if not isinstance(inner, TiffSource) or inner.nodata is None or inner.palette is not None:
         return None
     known = not np.isnan(inner.nodata) and _holds(inner.dtype, inner.nodata)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .background import Background
 from .changed import Changed
 from .disk.disk_space import claim
 from .disk.replacing import writing
@@ -60,6 +61,8 @@ class ResidentSources:
         """
         if isinstance(source, (ArraySource, SlicedSource)):
             return self._file_of(source)
+        if isinstance(source, Background):
+            return source.over(self.resident)
         if isinstance(source, (Repeated, Changed)):
             inner = self.resident(source.source)
             return source if inner is source.source else replace(source, source=inner)

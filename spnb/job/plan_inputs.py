@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any
+
+import pandas as pd
 
 from ..io.open import open_source
 from ..io.sources import NOT_GIVEN, RowSource, Source, given
 from ..planner.plan import Plan
 from .job import Job
 from .options import LeftOut
+from .reading import Nodata, Reading, read_so
+from .skipping import Skip, refuse_skipping, skipped_patches
 
 
 class PlanInputs(Plan):
@@ -118,6 +122,78 @@ class PlanInputs(Plan):
             else:  # numbers without spatial axes
                 sources[name] = RowSource.of(further, shape, seed)
         return sources
+
+    def open_for_run(
+        self,
+        inputs: Any,
+        reading: Reading,
+        resize: bool | None = None,
+        say: Callable[[str], None] = print,
+    ) -> dict[str, Source]:
+        """Open the inputs of a run, of which the first is read in its own way.
+
+        Parameters
+        ----------
+        inputs, resize
+            As of `open_inputs`.
+        reading
+            How the first input is read.
+        say
+            Says in a line that a file's number for nodata is read as NaN.
+
+        Raises
+        ------
+        OptionError, ValueError
+            If an input does not fit, or cannot be read so.
+
+        Examples
+        --------
+        >>> import spnb
+        >>> plan = spnb.plan(spnb.Job("resnet20_v1", image_size=64, batch_size=2))
+        >>> image, = plan.open_for_run(spnb.NOT_GIVEN, Reading("imagenet")).values()
+        >>> image.std
+        (0.229, 0.224, 0.225)
+        """
+        if reading.skip is not None:
+            refuse_skipping(self, self.job)
+        opened = self.open_inputs(inputs, resize=resize)
+        first = next(iter(opened))
+        return {**opened, first: read_so(opened[first], reading, say)}
+
+    def skipped(self, image: Any, skip: Skip, nodata: Nodata = "file") -> pd.DataFrame:
+        """Count the patches of an image that see only background; all of it is read.
+
+        Parameters
+        ----------
+        image, skip, nodata
+            As of `spnb.driver.session.Session.infer`.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each rank that reads the image: ``rank``; ``patches``; ``background``, the
+            number of those that see nothing else; and ``computed``, the number of these that a run
+            computes, each as the first of its kind.
+
+        Raises
+        ------
+        OptionError, ValueError
+            If the plan cannot skip patches, or the image does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np, spnb, torch
+        >>> net = torch.nn.Conv2d(1, 1, 3, padding=1)
+        >>> slide = np.full((1, 1, 64, 64), 255, np.uint8)
+        >>> slide[..., :8, :8] = 0
+        >>> each_by_itself = {"patches": 64, "halo_D2": True, "fused_layers": "all"}
+        >>> spnb.plan(net, image=slide, **each_by_itself).skipped(slide, 255)
+           rank  patches  background  computed
+        0     0       64          60         9
+        """
+        reading = Reading(nodata=nodata, skip=skip)
+        source = next(iter(self.open_for_run(image, reading, say=lambda line: None).values()))
+        return skipped_patches(self, source)
 
 
 def in_order(

@@ -5,7 +5,7 @@ The module is longer than 300 lines since it is the contract of a rule, with eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -315,6 +315,27 @@ class Rule:
                 return False  # each image of the batch has a weight of its own
         return True
 
+    def place(self, region: Region) -> Hashable:
+        """What a call depends on of the place of a region, besides the margins of its needs.
+
+        Two regions of equal shapes, places and margins have equal results where their operands are
+        equal.  So patches of one colour need one answer only: see `spnb.runtime.likeness`.
+
+        Returns
+        -------
+        Hashable
+            None if it may depend on the place in any way.
+        """
+        cut = type(self) is not Rule or any(map(self._is_cut, self.node.weights))
+        return None if cut else ()
+
+    def _is_cut(self, weight: Weight) -> bool:
+        """Whether a weight has numbers of its own for different positions of the image."""
+        result = self.against(weight)
+        shift = len(result.dims) - len(weight.shape) if result else 0
+        pairs = zip(weight.shape, result.dims[shift:], strict=True) if result else ()
+        return any(n > 1 and axes_in(there) for n, there in pairs)
+
     def lower(self, tiling: Tiling) -> Sequence[Node]:
         """The calls that replace this one in a stage with a grid; the last has its name."""
         return (self.node,)
@@ -359,3 +380,6 @@ class Local(Direct):
     @cached_property
     def axes(self) -> Axes:
         return self.result
+
+    def place(self, region: Region) -> Hashable:
+        return () if type(self) is Local else None

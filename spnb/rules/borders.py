@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,20 @@ class Border(Spatial):
                 index = torch.tensor(copied, dtype=torch.long, device=x.device)
                 x = x.index_select(number - len(held), index)
         return x
+
+    def place(self, region: Region) -> Hashable:
+        if self.mode == "circular":
+            return None
+        needed = self.needed(region)
+        if self.mode == "constant":
+            return tuple(margins(needed, self.sizes()))
+        found: list[Hashable] = []
+        for number, (start, stop) in enumerate(self.spans(region)):
+            before, n = self.around[number][0], self.sizes()[number]
+            inside = before <= start and stop - before <= n
+            copied = () if inside else range(start - before, stop - before)
+            found.append(tuple(self.source(p, n) - needed[number][0] for p in copied))
+        return tuple(found)
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
         """Circular padding becomes a concatenation of one end, the middle and the other end."""

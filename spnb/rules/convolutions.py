@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -51,6 +51,9 @@ class FilterOfEachImage(Convolution):
         return found.with_dims([*found.dims[: self._at], channels, *found.dims[self._at + 1 :]])
 
     def padded(self, given: Region, region: Region) -> Padded | None:
+        return None
+
+    def place(self, region: Region) -> Hashable:
         return None
 
     @property

@@ -8,7 +8,7 @@ place of the halo.  Once the halo is here, the strips of the boundary are comput
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,6 +38,9 @@ class CoreFirst(Window):
     """A window operator that may compute its core before the halo of its operand is here."""
 
     allocates = True
+
+    def place(self, region: Region) -> Hashable:
+        return ()
 
     def core_and_boundary(self, own: Region, region: Region) -> CoreAndBoundary | None:
         """How to compute a region before the halo of the first operand is here.

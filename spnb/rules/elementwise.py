@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -58,6 +58,9 @@ class OneResult(Rule):
     ) -> Any:
         return tensors[0][self.node.args["index"]]
 
+    def place(self, region: Region) -> Hashable:
+        return ()
+
 
 @rule("fake_quantize_per_channel_affine")
 def of_one_dimension(node: Node) -> Rule | None:
@@ -107,6 +110,9 @@ class Joined(Rule):
     @property
     def allocates(self) -> bool:
         return self.node.kind in ALLOCATING
+
+    def place(self, region: Region) -> Hashable:
+        return ()
 
     @cached_property
     def axes(self) -> Axes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,9 @@ class Rounding(Rule):
 
     any_layout = True
     allocates = True
+
+    def place(self, region: Region) -> Hashable:
+        return ()
 
 
 rule("spnb.quantize", "spnb.dequantize")(Rounding)

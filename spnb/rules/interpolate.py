@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -271,6 +271,18 @@ class Interpolation(Spatial):
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
         return self.bound(needs, needs, region, weights)(*tensors)
+
+    def place(self, region: Region) -> Hashable:
+        found: list[Hashable] = []
+        for number, span in enumerate(self.spans(region)):
+            first, _ = self.reads(number, span)
+            if self.doublings is not None:
+                found.append(span[0] - first * self.doublings[number])
+                continue
+            taps, part = self.taps(number), (slice(None), slice(*span))
+            numbers = (taps.shares[part], taps.sources[part] - first, taps.read[part])
+            found += [each.numpy().tobytes() for each in numbers]
+        return tuple(found)
 
     def _in_bands(
         self, x: torch.Tensor, region: Region, memory: torch.Tensor | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +42,9 @@ class MaxPool(Pool, CoreFirst):
     any_layout = True
 
     fill: float = -math.inf
+
+    def place(self, region: Region) -> Hashable:
+        return None if self.node.parts else ()  # indices are those of the image
 
     def core_and_boundary(self, own: Region, region: Region) -> CoreAndBoundary | None:
         split = None if self.node.parts else super().core_and_boundary(own, region)
@@ -106,6 +109,9 @@ class AvgPool(Pool):
     @property
     def any_layout(self) -> bool:
         return math.prod(self.kernel) <= FEW
+
+    def place(self, region: Region) -> Hashable:
+        return ()  # windows that are divided by less run past the image, by a margin
 
     def least(self, number: int) -> int:
         return self.kernel[number] if len(self.places) == 3 else 1  # PyTorch's check of volumes

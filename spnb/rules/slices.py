@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -64,6 +64,9 @@ class Strided(Direct):
         if axis != self.axis:
             return super().need(operand, axis, span)
         return (self.first + span[0] * self.step, self.first + (span[1] - 1) * self.step + 1)
+
+    def place(self, region: Region) -> Hashable:
+        return ()
 
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights

@@ -8,7 +8,7 @@ result, so ``[o0, o1)`` of the result reads, on each axis, ::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -46,6 +46,10 @@ class Spread(Spatial):
         d, p = self.dilation[number], self.padding[number]
         start = -((d * (k - 1) - span[0] - p) // s)
         return (start, max(start, (span[1] - 1 + p) // s + 1))
+
+    def place(self, region: Region) -> Hashable:
+        pairs = zip(self.spans(region), self.stride, strict=True)
+        return tuple(start % step for (start, _), step in pairs)
 
     def trimmed(self, spread: torch.Tensor, region: Region) -> torch.Tensor:
         """The region, cut out of the windows of all operand positions; zero outside them."""

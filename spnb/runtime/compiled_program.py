@@ -6,7 +6,8 @@ loaded.  A step of a run then takes little more than the operator's own time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
 
 from ..ir.program import Compute, Free, Keep, Program, Receive, Send, Step, held_by_host
 from ..ir.rank_plan import RankPlan
@@ -16,6 +17,7 @@ from .arena import Arena
 from .buffer_plan import Place
 from .compute_actions import ComputeActions
 from .exchange_actions import ExchangeActions
+from .likeness import likeness
 from .local_values import LocalValues
 from .prepared_weights import PreparedWeights
 from .result_places import ResultPlaces
@@ -41,6 +43,8 @@ class CompiledProgram:
 
     Attributes
     ----------
+    program
+        As the argument.
     actions
         One for each step, in order.
     left
@@ -57,12 +61,18 @@ class CompiledProgram:
         places: Mapping[str, Place] | None = None,
         arena: Arena | None = None,
     ):
+        self.program, self._rules = program, rules
         values = LocalValues(held or {}, rank_plan.paths)
         result_places = ResultPlaces(places or {}, arena, held_by_host(program, rank_plan.nodes))
         self._compute = ComputeActions(rank_plan, rules, weights, values, result_places)
         self._exchange = ExchangeActions(rank_plan, values, result_places)
         self.left: dict[str, Region] = {}
         self.actions = [self._action(step) for step in program.steps]
+
+    @cached_property
+    def likeness(self) -> Hashable:
+        """What it has in common with programs of the same answers; None if there are none."""
+        return likeness(self.program, self._rules)
 
     def _action(self, step: Step) -> Action:
         match step:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..ir.region import Region
 from ..transport import Messages
 from .trace import Recorder
+
+if TYPE_CHECKING:
+    from .answers import Answers
 
 Read = Callable[[str, Region], torch.Tensor]
 """Reads a region of one of the network's inputs; regions count the images of the whole batch."""
@@ -63,6 +66,8 @@ class RunState:
         The operation that the rank is at, for the message of an error.
     first_image
         Number of the micro-batch's first image in the batch.
+    answers
+        Finds the answers to regions of one colour once, if that is wanted.
     """
 
     transport: Messages
@@ -74,6 +79,7 @@ class RunState:
     pieces: list[Piece] = field(default_factory=list)
     at: str = "start"
     first_image: int = 0
+    answers: Answers | None = None
 
 
 Action = Callable[[RunState], Any]

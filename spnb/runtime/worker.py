@@ -18,6 +18,7 @@ from ..kernels.devices import CPU, computing_on
 from ..kernels.half_conv import convolving
 from ..kernels.nan_watch import look, watched
 from ..transport import Transport
+from .answers import Answers, Skipped
 from .compiled_stage import CompiledStage
 from .finite import IMAGE, see
 from .pipeline_stage import pipeline_stages_of, turns_in
@@ -42,10 +43,13 @@ class Outcome:
         The regions of the network's outputs that the rank computed, on the CPU.
     events
         The rank's operations with their times.
+    skipped
+        The patches of one colour, if answers were to be found for them.
     """
 
     pieces: list[Piece]
     events: list[Event]
+    skipped: Skipped | None = None
 
 
 class Worker:
@@ -93,7 +97,12 @@ class Worker:
         return [(self.stages[replica], number) for replica, _, turn in turns for number in turn]
 
     @torch.inference_mode()
-    def infer(self, read: Read, report_progress: ReportProgress = report_nothing) -> Outcome:
+    def infer(
+        self,
+        read: Read,
+        report_progress: ReportProgress = report_nothing,
+        answers: Answers | None = None,
+    ) -> Outcome:
         """Run its stages over all of its micro-batches.
 
         Parameters
@@ -102,6 +111,8 @@ class Worker:
             Reads a region of an input.
         report_progress
             Called at the beginning and after each operator.
+        answers
+            Finds the answers to regions of one colour once; by default each is computed.
 
         Raises
         ------
@@ -117,6 +128,7 @@ class Worker:
                 stage.compile_programs()
         self._failed_before = True  # reset when this run has ended without a failure
         run = RunState(transport, self._reader(read), recorder=recorder_on(self.device))
+        run.answers = answers
         run.recorder.stage = self.rank_plan.stage
         failures = share_failures(transport, lambda: f"stage {run.recorder.stage}, {run.at}")
         watch = watched(clean=self._watches)
@@ -127,7 +139,7 @@ class Worker:
             transport.flush()
         self._failed_before = False
         pieces = [replace(piece, tensor=piece.tensor.to(CPU)) for piece in run.pieces]
-        return Outcome(pieces, run.recorder.finish())
+        return Outcome(pieces, run.recorder.finish(), answers.skipped if answers else None)
 
     def _run_all(
         self, run: RunState, transport: Transport, report_progress: ReportProgress
@@ -150,6 +162,9 @@ class Worker:
             run.first_image = sum(batches[:number])
             run.recorder.stage, run.recorder.micro_batch = stage.rank_plan.stage, number
             for compiled in stage.compiled_programs[batches[number]]:
+                if run.answers is not None:
+                    run.answers.run(compiled, stage.rank_plan, run)
+                    continue
                 for action in compiled.actions:
                     action(run)
         report_progress(len(turns), 1.0, run.recorder)

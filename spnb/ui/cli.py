@@ -208,6 +208,8 @@ def _add_verb(verbs: argparse._SubParsersAction[_Parser], verb: str, text: str) 
         add_measuring_flags(parser, verb)
     if verb in ("plan", "infer", "tune"):
         flags.add_image(parser)
+    if verb in ("plan", "infer"):
+        flags.add_skip(parser)
     if verb == "infer":
         flags.add_run_flags(parser)
     if verb in STARTING:

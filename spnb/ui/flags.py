@@ -98,6 +98,18 @@ def add_image(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_skip(parser: argparse.ArgumentParser) -> None:
+    """Add ``--skip`` to a parser."""
+    parser.add_argument(
+        "--skip",
+        metavar="BACKGROUND",
+        type=_skip,
+        help="what is background, so that patches that see nothing else have one answer, which is"
+        " computed once: a number of the file (255), a limit ('>=230', '<=5'), or a mask and a"
+        " number (mask.png,255)",
+    )
+
+
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of a run to a parser."""
     parser.add_argument(
@@ -343,6 +355,16 @@ def _nodata(text: str) -> float | str | None:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no number: give one, file or none") from None
+
+
+def _skip(text: str) -> str | tuple[str, float]:
+    mask, comma, number = text.rpartition(",")
+    try:
+        return (mask, float(number)) if comma else text
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} does not end in a number: give a mask and a number, as mask.png,255"
+        ) from None
 
 
 def _mean_and_std(text: str) -> str:

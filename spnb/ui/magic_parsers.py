@@ -70,6 +70,7 @@ def infer_flags(parser: argparse.ArgumentParser) -> None:
     """Add the images and the flags of a run."""
     parser.add_argument("images", metavar="IMAGE", nargs="*", help="a file, sample or variable")
     flags.add_image(parser)
+    flags.add_skip(parser)
     flags.add_run_flags(parser)
 
 

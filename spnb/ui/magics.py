@@ -147,7 +147,8 @@ class SpnbMagics(Magics):
             if not args.gather_output:
                 require_seen(cluster, store.path, value_of(cluster.plan.graph, None))
         image = images[0] if len(images) == 1 else images or NOT_GIVEN
-        self.result = cluster.infer(image, preprocess=args.preprocess, nodata=args.nodata)
+        reading = {"preprocess": args.preprocess, "nodata": args.nodata, "skip": args.skip}
+        self.result = cluster.infer(image, **reading)
         if self.plan is not None:
             self.plan = self.result.plan  # another one where the image brings its own batch
         if args.check:

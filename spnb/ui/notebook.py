@@ -10,12 +10,13 @@ from torch import nn
 from ..driver.cluster import Cluster
 from ..driver.launch.engines_command import shown_command
 from ..driver.launch.placement import OF_PLACEMENT, Placement
-from ..driver.preprocessing import Nodata, Preprocessing, first_preprocessed
 from ..driver.result import Result
 from ..io.sources import NOT_GIVEN
 from ..job import job_plan
 from ..job.job import Job
 from ..job.job_plan import JobPlan
+from ..job.reading import Nodata, Preprocessing, Reading
+from ..job.skipping import Skip
 from .job_of_line import job_of_images
 
 OF_CLUSTERS = ("client", "timeout", "deadline", "progress", "live")
@@ -109,6 +110,7 @@ def run(
     image: Any = NOT_GIVEN,
     preprocess: Preprocessing | None = None,
     nodata: Nodata = "file",
+    skip: Skip = None,
     **options: Any,
 ) -> Result:
     """Run a network on an image in tiles: plan it, start engines or use those that run, and infer.
@@ -124,6 +126,8 @@ def run(
         As of `spnb.Cluster.infer`: ``"imagenet"``, a mean and a standard deviation, or a function.
     nodata
         As of `spnb.Cluster.infer`: the number that is read as NaN.
+    skip
+        As of `spnb.Cluster.infer`: what is background, which is not computed again and again.
     **options
         Options of the job, as ``tiles=4``.
 
@@ -150,10 +154,10 @@ def run(
     job = job_of_images(model, options, _inputs(image))
     cluster = running()
     if cluster is not None and cluster.plan.is_of(job):
-        return cluster.infer(image, preprocess=preprocess, nodata=nodata)
+        return cluster.infer(image, preprocess=preprocess, nodata=nodata, skip=skip)
     plan = job_plan.plan(job)
     # A wrong image starts nothing.
-    opened = first_preprocessed(plan.open_inputs(image), preprocess, nodata)
+    opened = plan.open_for_run(image, Reading(preprocess, nodata, skip))
     return start(plan).infer(opened, nodata=None)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 from ..driver.launch.engines_command import shown_command
 from ..driver.launch.launcher import under_mpi
 from ..driver.mpi_launch import MPIRanks, MPISession, run_launched
-from ..driver.preprocessing import first_preprocessed
 from ..driver.rank_loading import require_seen
 from ..driver.result import Result
 from ..driver.saved_outputs import files_read, store_of, value_of
@@ -30,6 +29,8 @@ from ..job import job_plan
 from ..job.checkpoint_io import read_checkpoint, refuse_other
 from ..job.job_plan import JobPlan
 from ..job.options import training_options
+from ..job.reading import Reading
+from ..job.skipping import skipped_text
 from . import flags
 from .job_of_line import job_of_args
 from .measuring import MEASURING, calibrated, measure
@@ -75,6 +76,8 @@ def _plan(args: argparse.Namespace) -> int:
     print(plan)
     for source in sources.values() if args.image else ():
         print(f"image: {decoding_text(source)}")
+    if args.skip is not None:
+        print(skipped_text(plan.skipped(_images(args, plan), args.skip)))
     if plan.job.verbose:
         print(plan.per_rank.to_string(index=False))
     return 0
@@ -145,9 +148,8 @@ def _infer(args: argparse.Namespace, ranks: MPIRanks | None) -> int:
     print(f"{plan}\nweights: {plan.job.weights_origin}", flush=True)
     if _shows_only(args, plan):
         return 0
-    sources = first_preprocessed(
-        plan.open_inputs(_images(args, plan)), args.preprocess, args.nodata
-    )
+    reading = Reading(args.preprocess, args.nodata, args.skip)
+    sources = plan.open_for_run(_images(args, plan), reading)
     if args.save_output:
         store_of(plan.graph, args.save_output).require(
             args.overwrite, files_read(plan.job, sources)
