@@ -21,6 +21,9 @@ os.environ["SPNB_MACHINE"] = os.path.join(os.path.dirname(__file__), "no-machine
 # These helpers check by `assert`: pytest shows both values where one fails.
 pytest.register_assert_rewrite("image_regions", "trained_sessions", "training_steps")
 
+# Python of Debian has a module of this name already.
+collect_ignore = ["helpers/faulty/sitecustomize.py"]
+
 SHARED_ENGINES = (
     "tests/benchmarking/test_calibration.py",
     "tests/benchmarking/test_commands.py",
