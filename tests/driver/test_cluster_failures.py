@@ -22,7 +22,7 @@ pytestmark = pytest.mark.mpi
 NO_CHANNELS = """
 worker = spnb.here.worker
 infer = worker.infer
-worker.infer = lambda read, tell: infer(lambda name, region: torch.zeros(1, 1, 2, 2), tell)
+worker.infer = lambda read, *more: infer(lambda name, region: torch.zeros(1, 1, 2, 2), *more)
 """
 
 
