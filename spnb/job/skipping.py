@@ -86,7 +86,7 @@ def _parsed(skip: Any) -> tuple[str, float, Any]:
     elif isinstance(skip, str) and skip[:2] in (">=", "<="):
         sign, number = skip[:2], skip[2:]
     try:
-        return sign, float(number), mask
+        return sign, float(str(number)), mask  # which no bool is
     except (TypeError, ValueError):
         raise OptionError(
             f"skip is {skip!r}: give the number of the background, as 255, a limit, as '>=230' or"

@@ -178,6 +178,7 @@ class OfTheWhole(nn.Module):
         (Coordinates(), 255, {}, r"skip: what .* may depend on the place in the image"),
         (OfTheWhole(), 255, {}, "skip: OfTheWhole needs figures of the whole image"),
         (dense(), "white", {}, "skip is 'white': give the number of the background, as 255"),
+        (dense(), True, {}, "skip is True: give the number"),
         (dense(), ">=x", {}, "skip is '>=x': give the number"),
         (dense(), 256, {}, "skip is 256, but array holds whole numbers from 0 to 255"),
         (
