@@ -150,7 +150,7 @@ class PlanInputs(Plan):
         --------
         >>> import spnb
         >>> plan = spnb.plan(spnb.Job("resnet20_v1", image_size=64, batch_size=2))
-        >>> image, = plan.open_for_run(spnb.NOT_GIVEN, Reading("imagenet")).values()
+        >>> image, = plan.open_for_run(NOT_GIVEN, Reading("imagenet")).values()
         >>> image.std
         (0.229, 0.224, 0.225)
         """
@@ -187,9 +187,10 @@ class PlanInputs(Plan):
         >>> slide = np.full((1, 1, 64, 64), 255, np.uint8)
         >>> slide[..., :8, :8] = 0
         >>> each_by_itself = {"patches": 64, "halo_D2": True, "fused_layers": "all"}
-        >>> spnb.plan(net, image=slide, **each_by_itself).skipped(slide, 255)
+        >>> job = spnb.Job(net, image_size=64, batch_size=1, split_size=1, num_spatial_parts=1)
+        >>> spnb.plan(job.replace(**each_by_itself)).skipped(slide, 255)
            rank  patches  background  computed
-        0     0       64          60         9
+        0     0       64          60         8
         """
         reading = Reading(nodata=nodata, skip=skip)
         source = next(iter(self.open_for_run(image, reading, say=lambda line: None).values()))
