@@ -141,6 +141,11 @@ class PlanInputs(Plan):
         say
             Says in a line that a file's number for nodata is read as NaN.
 
+        Returns
+        -------
+        dict of str to Source
+            By name of the input in the graph.
+
         Raises
         ------
         OptionError, ValueError
