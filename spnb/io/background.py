@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..ir.region import Region
-from .changed import Changed
-from .sources import Repeated, Source, read_as
+from .changed import Changed, changed_as
+from .sources import Source, read_as
 
 
 class Test(Protocol):
@@ -152,8 +152,4 @@ class Background(Changed):
 
 def background_of(source: Source) -> Background | None:
     """The images with background that a source reads, if there are any."""
-    while isinstance(source, (Changed, Repeated)):
-        if isinstance(source, Background):
-            return source
-        source = source.source
-    return None
+    return changed_as(source, Background)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from ..ir.region import Region
-from .sources import Source
+from .sources import Repeated, Source
+
+T = TypeVar("T", bound="Changed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,3 +44,12 @@ class Changed(ABC):
     @abstractmethod
     def read_as(self, region: Region, dtype: DTypeLike) -> np.ndarray:
         """Read a region in another type; see `spnb.io.sources.read_as`."""
+
+
+def changed_as(source: Source, kind: type[T]) -> T | None:
+    """The images that are changed in one way, among those that a source reads; None for none."""
+    while isinstance(source, (Changed, Repeated)):
+        if isinstance(source, kind):
+            return source
+        source = source.source
+    return None

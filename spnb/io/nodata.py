@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 
 from ..ir.region import Region
 from .arrays import floats
-from .changed import Changed
+from .changed import Changed, changed_as
 from .readers.tiff import TiffSource
 from .sources import Repeated, Source, read_as
 
@@ -141,8 +141,4 @@ def nodata_of(source: Source) -> float | None:
 
 def mask_of(source: Source) -> Masked | None:
     """The masked images that a source reads, if there are any."""
-    while isinstance(source, (Changed, Repeated)):
-        if isinstance(source, Masked):
-            return source
-        source = source.source
-    return None
+    return changed_as(source, Masked)

@@ -306,12 +306,7 @@ class Rule:
         if not self.known or any(a.extent[0] > 1 and self.gathers(k, 0) for k, a in operands):
             return False
         for weight in self.node.weights:
-            if weight.alike:
-                continue
-            result = self.against(weight)
-            shift = len(result.dims) - len(weight.shape) if result else 0
-            pairs = zip(weight.shape, result.dims[shift:], strict=True) if result else ()
-            if any(n > 1 and 0 in axes_in(there) for n, there in pairs):
+            if not weight.alike and 0 in self._cut_along(weight):
                 return False  # each image of the batch has a weight of its own
         return True
 
@@ -326,15 +321,15 @@ class Rule:
         Hashable
             None if it may depend on the place in any way.
         """
-        cut = type(self) is not Rule or any(map(self._is_cut, self.node.weights))
+        cut = type(self) is not Rule or any(map(self._cut_along, self.node.weights))
         return None if cut else ()
 
-    def _is_cut(self, weight: Weight) -> bool:
-        """Whether a weight has numbers of its own for different positions of the image."""
+    def _cut_along(self, weight: Weight) -> set[int]:
+        """The axes along which a weight has numbers of its own for different positions."""
         result = self.against(weight)
         shift = len(result.dims) - len(weight.shape) if result else 0
         pairs = zip(weight.shape, result.dims[shift:], strict=True) if result else ()
-        return any(n > 1 and axes_in(there) for n, there in pairs)
+        return {axis for n, there in pairs if n > 1 for axis in axes_in(there)}
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
         """The calls that replace this one in a stage with a grid; the last has its name."""

@@ -127,8 +127,8 @@ class Worker:
             for stage in self.stages:
                 stage.compile_programs()
         self._failed_before = True  # reset when this run has ended without a failure
-        run = RunState(transport, self._reader(read), recorder=recorder_on(self.device))
-        run.answers = answers
+        recorder = recorder_on(self.device)
+        run = RunState(transport, self._reader(read), recorder=recorder, answers=answers)
         run.recorder.stage = self.rank_plan.stage
         failures = share_failures(transport, lambda: f"stage {run.recorder.stage}, {run.at}")
         watch = watched(clean=self._watches)

@@ -77,7 +77,7 @@ def _plan(args: argparse.Namespace) -> int:
     for source in sources.values() if args.image else ():
         print(f"image: {decoding_text(source)}")
     if args.skip is not None:
-        print(skipped_text(plan.skipped(_images(args, plan), args.skip)))
+        print(skipped_text(plan.skipped(sources, args.skip)))
     if plan.job.verbose:
         print(plan.per_rank.to_string(index=False))
     return 0

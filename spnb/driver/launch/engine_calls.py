@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, wait
 from typing import TypeVar
@@ -58,7 +58,7 @@ class EngineCalls:
         self._controller = SignsOfLife({p.pid: p.pid for p in between}, deadline)
         self.results: list[ipp.AsyncResult] = []
         # The ids of the last messages whose calls have ended.
-        self._forgotten: collections.deque[str] = collections.deque(maxlen=FORGOTTEN)
+        self._forgotten: deque[str] = deque(maxlen=FORGOTTEN)
 
     def change_deadline(self, deadline: float) -> None:
         """Wait so many seconds for a sign of life from now on."""
