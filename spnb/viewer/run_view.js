@@ -31,6 +31,17 @@ class Run {
     return event !== undefined && time < this.scene.events.stop[event] ? event : undefined;
   }
 
+  /** From when to when a rank has no event around a time. */
+  gap(rank, time) {
+    const { start, stop } = this.scene.events;
+    const events = this.byRank.get(rank);
+    const index = this.before(rank, time);
+    return [
+      index < 0 ? 0 : stop[events[index]],
+      index + 1 < events.length ? start[events[index + 1]] : this.scene.seconds,
+    ];
+  }
+
   /** The kind of what a rank does at a time: of an event, or "between" or "done". */
   kind(rank, time) {
     const { kinds, events } = this.scene;
@@ -242,6 +253,13 @@ function eventText(scene, k) {
   return parts.join("; ");
 }
 
+/** What is known of a time without an event, in a line. */
+function gapText(run, rank, time) {
+  const [from, to] = run.gap(rank, time);
+  const kind = run.kind(rank, time) === "done" ? "done" : "between two events";
+  return `rank ${rank}; ${kind}; ${timeText(to - from)} from ${timeText(from)}`;
+}
+
 /** Colours with their kinds, and the share of each in the time of all ranks. */
 function legend(scene) {
   const row = element("div", { class: "spnb-legend" });
@@ -317,6 +335,7 @@ function render({ model, el }) {
         }
         choose(rank === undefined ? -1 : tiles().findIndex((tile) => tile.ranks.includes(rank)));
         if (event !== undefined) info.textContent = eventText(scene, event);
+        else if (rank !== undefined) info.textContent = gapText(run, rank, time);
       },
     });
     scrubber = element("input", {
