@@ -15,6 +15,7 @@ from ..ir.program import Compute, Free, Keep, Receive, Send, Step, held_by_host
 from ..ir.region import Region
 from ..planner.plan import Plan
 from ..rules import rule_of
+from ..rules.convolutions import Convolution
 from ..rules.core_first import CoreFirst
 from ..rules.fused import Fused
 from ..runtime.buffer_plan import Place, plan_buffers
@@ -23,6 +24,9 @@ from .sample_ranks import sample_ranks
 from .segments import segments_of
 from .training_memory import TrainingMemory, bytes_from_system, held_at_once
 from .weight_memory import bytes_beside_weights, held_weight_bytes
+
+KERNEL = 128 << 10
+"""Bytes of oneDNN's code for a convolution of one shape, and of its call (measured)."""
 
 
 def memory(plan: Plan) -> list[tuple[int, int]]:
@@ -87,7 +91,8 @@ class MemoryModel:
     A value is in one of three places.  Results of convolutions are in the *arena*, which has a
     fixed size (see `spnb.runtime.buffer_plan`).  Outputs have memory that the host holds.  All
     other values are on the *heap*, which never shrinks: its largest size counts.  The workspace of
-    operators is not counted.
+    operators is not counted, but their code is: patches differ in shape, and each shape has its
+    own.  `spnb.analysis.weight_memory.PROCESS` has that of one patch.
 
     Parameters
     ----------
@@ -113,21 +118,24 @@ class MemoryModel:
         # `spnb.runtime.halo_tile`.
         self.halo_beside: dict[str, Region] = {}
         self.places: Mapping[str, Place] = {}
+        self.kernels: set[tuple[int, tuple[int, ...], tuple[int, ...]]] = set()
 
     def most_bytes(self) -> int:
         """Return the most bytes of values that the rank holds at once."""
         rules = [rule_of(node) for node in self.nodes]
-        arena = 0
+        arena = of_first = 0
         for program in self.programs:
             buffers = plan_buffers(program, self.nodes, rules)
             self.places = buffers.places
             arena = max(arena, buffers.size)
             for step in program.steps:
                 self.follow(step)
+            of_first = of_first or len(self.kernels)
         images, outputs = len(self.plan.micro_batch_sizes), sum(self.outputs.values())
         # What an assembled value no longer needs takes the outputs of the last micro-batch.
         assembled = self.assembly_peak + outputs * (images - 1) // images
-        return arena + max(self.heap_peak + outputs, assembled)
+        code = KERNEL * (len(self.kernels) - of_first)
+        return arena + max(self.heap_peak + outputs, assembled) + code
 
     def follow(self, step: Step) -> None:
         """Account for one step of the program."""
@@ -147,6 +155,8 @@ class MemoryModel:
     def _compute(self, step: Compute) -> None:
         """An operator computes a result; halos that it cannot read separately are joined first."""
         node = self.nodes[step.node]
+        if isinstance(rule_of(node), Convolution):
+            self.kernels.add((step.node, step.region.shape, step.clipped[0].shape))
         for number, value in enumerate(node.operands):
             beside = self.halo_beside.get(value)
             if beside is None or _reads_beside(node, number, self.computed[value], step):
@@ -215,8 +225,8 @@ class MemoryModel:
             return
         arriving = sum(value_bytes(self.plan, step.value, t.region) for t in step.transfers)
         if any(t.source == HOST for t in step.transfers):
-            # For a moment an image is held three times: mapped, read, and with channels last.
-            self._note_peak(3 * arriving)
+            # For a moment an image is held twice: its bytes as they are decoded, and as floats.
+            self._note_peak(arriving + arriving // 4)
         elif step.value not in self.computed and len(step.transfers) > 1:
             # Pieces from several ranks alone are assembled in other memory, and freed afterwards.
             held = sum(self.heap.values())

@@ -330,7 +330,8 @@ class Result(RunRecord):
         """The output of the network for whole images, run in this process."""
         graph, job = self.plan.graph, self.plan.job
         wholes = (
-            read_tensor(source, Region.whole(graph.extent(name)), graph.dtype)
+            # In PyTorch's own order, as the network is run without spnb.
+            read_tensor(source, Region.whole(graph.extent(name)), graph.dtype).contiguous()
             for name, source in sources.items()
         )
         costs: dict[str, float] = defaultdict(float)

@@ -9,6 +9,9 @@ from numpy.typing import DTypeLike
 
 from ..ir.region import Region
 
+CACHED_BYTES = 2**21
+"""Bytes of an image that are copied while they are in a cache."""
+
 
 def index_in(shape: tuple[int, ...], region: Region) -> tuple[slice, ...]:
     """Return the slices of a region over ``(batch, *spatial)`` in an array of a source's shape."""
@@ -17,23 +20,49 @@ def index_in(shape: tuple[int, ...], region: Region) -> tuple[slice, ...]:
 
 
 def floats(
-    values: np.ndarray, largest: int | None = None, dtype: DTypeLike = np.float32
+    values: np.ndarray,
+    largest: int | None = None,
+    dtype: DTypeLike = np.float32,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return a contiguous copy of floats; unsigned integers are scaled to [0, 1].
+    """Return a copy of floats; unsigned integers are scaled to [0, 1].
 
     Parameters
     ----------
     values
-        An array of real numbers.
+        An array of real numbers, ``(batch, channels, *spatial)``.
     largest
         The unsigned integer that becomes 1; by default the largest one of the type.
     dtype
         Type of the copy.
+    out
+        Memory for the copy, if there is some; by default it is of `empty_image`.
     """
-    out = np.array(values, dtype, order="C")
+    if out is None:
+        out = empty_image(values.shape, dtype)
+    if values.ndim < 3 or values.strides[1] == min(values.strides):
+        out[...] = values
+    else:  # planes: each is strewn over the pixels, of so many rows at a time that a cache has
+        step = max(1, CACHED_BYTES // max(1, out[:, :, :1].nbytes))
+        for start in range(0, values.shape[2], step):
+            rows = slice(start, start + step)
+            for channel in range(values.shape[1]):
+                out[:, channel, rows] = values[:, channel, rows]
     if values.dtype.kind == "u":
         out /= out.dtype.type(largest or np.iinfo(values.dtype).max)
     return out
+
+
+def empty_image(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
+    """Memory for images ``(batch, channels, *spatial)``: the channels are last, as ranks need them.
+
+    >>> empty_image((1, 3, 5, 7), np.float32).strides
+    (420, 4, 84, 12)
+    """
+    if len(shape) < 4:  # no images: a signal, or numbers
+        return np.empty(shape, dtype)
+    batch, channels, *space = shape
+    return np.moveaxis(np.empty((batch, *space, channels), dtype), -1, 1)
 
 
 def checked(array: np.ndarray, name: str) -> tuple[int, ...]:

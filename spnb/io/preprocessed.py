@@ -67,7 +67,7 @@ class Preprocessed(Changed):
         return _received, (cloudpickle.dumps((self.source, self.function)),)
 
     def read_as(self, region: Region, dtype: DTypeLike) -> np.ndarray:
-        given = np.array(read_as(self.source, region, dtype))
+        given = np.array(read_as(self.source, region, dtype), order="C")  # ravel() is then a view
         shape = given.shape
         try:
             found = as_numpy(self.function(given))

@@ -17,9 +17,12 @@ from numpy.typing import DTypeLike
 
 from ..ir.region import Region
 from ..kernels.counter_rng import mixed
-from .arrays import as_numpy, checked, floats, index_in
+from .arrays import as_numpy, checked, empty_image, floats, index_in
 from .disk.files import located, mapped, reading
 from .layout import batched
+
+BAND_BYTES = 2**21
+"""Bytes of a mapped file that are read at a time."""
 
 
 class NotGiven(Enum):
@@ -71,7 +74,10 @@ class Source(Protocol):
         ...
 
     def read(self, region: Region) -> np.ndarray:
-        """Read a region over ``(batch, *spatial)`` as contiguous float32, all channels."""
+        """Read a region over ``(batch, *spatial)`` as float32, all channels.
+
+        A rank copies nothing of it if the channels are last in memory: `spnb.io.arrays`.
+        """
         ...
 
 
@@ -112,7 +118,9 @@ def read_as(source: Source, region: Region, dtype: DTypeLike) -> np.ndarray:
     0.1
     """
     exactly = getattr(source, "read_as", None)
-    return source.read(region).astype(dtype) if exactly is None else exactly(region, dtype)
+    if exactly is None:
+        return source.read(region).astype(dtype, copy=False)
+    return exactly(region, dtype)
 
 
 @dataclass(eq=False)
@@ -174,7 +182,16 @@ class FileSource:
 
     def read_as(self, region: Region, dtype: DTypeLike) -> np.ndarray:
         """Read a region in another type; see `spnb.io.sources.read_as`."""
-        return floats(self._array()[index_in(self.shape, region)], dtype=dtype)
+        out = empty_image((region.shape[0], self.shape[1], *region.shape[1:]), dtype)
+        start, stop = region.spans[1]
+        row_bytes = max(self._array().strides[2], out[:, :, :1].size * self.dtype.itemsize)
+        step = max(1, BAND_BYTES // max(1, row_bytes))
+        for first in range(start, stop, step):
+            # Mapped for each band: pages that were read do not stay beside what is read.
+            last = min(stop, first + step)
+            band = self._array()[index_in(self.shape, region.along(1, (first, last)))]
+            floats(band, dtype=dtype, out=out[:, :, first - start : last - start])
+        return out
 
 
 @dataclass(frozen=True)
@@ -201,13 +218,18 @@ class SyntheticSource:
         rows = mixed(np.array([self.seed % 2**64], np.uint64))
         for axis, stride in zip(axes[:-1], strides, strict=False):
             rows = (rows[:, None] + axis * np.uint64(stride)).reshape(-1)
-        out = np.empty((len(rows), len(axes[-1])), np.float32)
+        out = empty_image(tuple(map(len, axes)), np.float32)
+        if not out.size:
+            return out
+        rows = rows.reshape(*out.shape[:2], -1)
         step = max(1, 2**16 // max(1, len(axes[-1])))  # the hash's integers then stay in cache
-        for k in range(0, len(rows), step):
-            # A float32 has 24 bits of precision, so rounding never gives 1.0.
-            bits = mixed(rows[k : k + step, None] + axes[-1]) >> np.uint64(40)
-            np.multiply(bits, np.float32(2**-24), out=out[k : k + step], casting="same_kind")
-        return out.reshape(tuple(map(len, axes)))
+        for plane in np.ndindex(*out.shape[:2]):
+            numbers, lines = rows[plane], out[plane].reshape(rows.shape[2], -1)
+            for k in range(0, len(numbers), step):
+                # A float32 has 24 bits of precision, so rounding never gives 1.0.
+                bits = mixed(numbers[k : k + step, None] + axes[-1]) >> np.uint64(40)
+                np.multiply(bits, np.float32(2**-24), out=lines[k : k + step], casting="same_kind")
+        return out
 
 
 @dataclass
@@ -231,9 +253,12 @@ class Repeated:
         index_in(self.shape, region)
         one = Region(((0, 1), *region.spans[1:])) if self.source.shape[0] == 1 else region
         values = read_as(self.source, one, dtype)
-        return np.ascontiguousarray(
-            np.broadcast_to(values, (region.shape[0], self.channels, *region.shape[1:]))
-        )
+        shape = (region.shape[0], self.channels, *region.shape[1:])
+        if values.shape == shape:
+            return values
+        out = empty_image(shape, dtype)
+        out[...] = values
+        return out
 
 
 @dataclass(eq=False)
@@ -297,4 +322,4 @@ class HeldSource:
     def read_as(self, region: Region, dtype: DTypeLike) -> np.ndarray:
         """Read a region in another type; see `spnb.io.sources.read_as`."""
         batch, *box = region.slices_in(self.region)
-        return np.ascontiguousarray(self.values[(batch, slice(None), *box)], dtype)
+        return np.array(self.values[(batch, slice(None), *box)], dtype)

@@ -65,7 +65,7 @@ def keep_blocks(below: int = 2**31 - 1) -> None:
     for parameter, value in (
         (_MMAP_THRESHOLD, below),
         (_TRIM_THRESHOLD, -1),
-        (_TOP_PAD, 2**26),
+        (_TOP_PAD, min(2**26, below // 16)),
         (_MXFAST, 0),
     ):
         mallopt(parameter, value)

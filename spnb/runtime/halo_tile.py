@@ -295,7 +295,9 @@ def packed(piece: torch.Tensor, axes: Axes, channels_last: bool = True) -> torch
 
 def channels_last(piece: torch.Tensor, axes: Axes) -> torch.Tensor:
     """A piece of a value; that of an image has its channels last in memory."""
-    return piece.movedim(1, -1).contiguous().movedim(-1, 1) if is_image(axes) else piece
+    if not is_image(axes):
+        return piece.contiguous()
+    return piece.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def in_order(value: Any) -> Any:

@@ -37,7 +37,9 @@ class PreparedWeights:
         steps: Sequence[Step],
     ):
         self._nodes, self._rules = nodes, rules
-        self._first = [{w.name: weights[w.name] for w in node.weights} for node in nodes]
+        self._first: list[dict[str, torch.Tensor]] = [
+            {w.name: weights[w.name] for w in node.weights} for node in nodes
+        ]
         firsts = {
             step.node: self._shape(step.node, step.needs[0])
             for step in reversed(steps)
@@ -46,7 +48,10 @@ class PreparedWeights:
         for number, shape in firsts.items():
             self._first[number] = dict(rules[number].prepare(self._first[number], shape))
         self._copy_plain()
-        self._by_shape = {(n, shape): self._first[n] for n, shape in firsts.items()}
+        self._orders: list[list[Mapping[str, torch.Tensor]]] = [[first] for first in self._first]
+        self._by_shape: dict[tuple[int, tuple[int, ...]], Mapping[str, torch.Tensor]] = {
+            (n, shape): self._first[n] for n, shape in firsts.items()
+        }
 
     def of(self, number: int, needs: Sequence[Region]) -> Mapping[str, torch.Tensor]:
         """The weights of a call, by name.
@@ -63,8 +68,17 @@ class PreparedWeights:
             return first
         key = number, self._shape(number, needs[0])
         if key not in self._by_shape:
-            self._by_shape[key] = dict(self._rules[number].prepare(first, key[1]))
+            self._by_shape[key] = self._prepared(*key)
         return self._by_shape[key]
+
+    def _prepared(self, number: int, shape: tuple[int, ...]) -> Mapping[str, torch.Tensor]:
+        """The weights of a call for a shape: in an order that another shape has, if it fits."""
+        for order in self._orders[number]:
+            found = self._rules[number].prepare(order, shape)
+            if all(found[name] is weight for name, weight in order.items()):
+                return order
+        self._orders[number].append(found)
+        return found
 
     def _shape(self, number: int, need: Region) -> tuple[int, ...]:
         return self._nodes[number].operand_axes[0].local_shape(need)

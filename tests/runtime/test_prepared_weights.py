@@ -1,5 +1,7 @@
 """Weights are in the order that each call needs before a run, and are not reordered within one."""
 
+import ctypes
+
 import pytest
 import torch
 from torch import nn
@@ -72,3 +74,30 @@ def test_weights_of_a_call_are_those_of_its_shape():
         for name, weight in weights.items():
             dense = weight.to_dense() if weight.is_mkldnn else weight
             assert torch.equal(dense, tensors[name])
+
+
+def content(weight):
+    """The bytes of a weight as they lie in memory."""
+    if not weight.is_mkldnn:
+        return weight.numpy().tobytes()
+    of_mkldnn = torch.ops.mkldnn
+    return ctypes.string_at(of_mkldnn.data_ptr(weight), of_mkldnn._nbytes(weight))
+
+
+def test_shapes_that_ask_for_one_order_share_a_weight():
+    plan = spnb.plan("unet", image_size=64, batch_size=1, stages=1, tiles=4)
+    rank_plan = plan.rank_plan(0)
+    ((program,),) = rank_plan.programs.values()
+    rules = [rule_of(node) for node in rank_plan.nodes]
+    tensors = {w.name: torch.randn(w.shape) for node in rank_plan.nodes for w in node.weights}
+    prepared = PreparedWeights(rank_plan.nodes, rules, tensors, program.steps)
+    sizes = [3, 5, 8, 9, 12, 17, 24, 33, 48, 64, 65, 96]
+    for step in program.steps:
+        if not isinstance(step, Compute) or not rank_plan.nodes[step.node].weights:
+            continue
+        batch = step.needs[0].spans[0]
+        shapes = [Region((batch, (0, rows), (0, n))) for rows in sizes for n in sizes]
+        weights = [prepared.of(step.node, [shape]) for shape in shapes]
+        for name in weights[0]:
+            kept = {id(each[name]): each[name] for each in weights}
+            assert len({content(weight) for weight in kept.values()}) == len(kept)

@@ -162,6 +162,9 @@ class Estimates:
         for nodes in self._blocks:
             peak = 0
             for node in nodes:
+                other = node.operands[-1] if node.args.get("other") is not None else ""
+                if other in alive and last[other] <= number:
+                    held -= alive.pop(other)  # the sum is written over it
                 alive[node.name] = self._bytes(node.name)
                 held += alive[node.name]
                 peak = max(peak, held)
