@@ -40,6 +40,8 @@ def quiet_log() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Pred is a Python constant")  # one branch is taken
+            # A checkpoint says so whenever it is run without gradients, as it is here.
+            warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
             yield
     finally:
         logging.disable(before)
