@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any
+
+from IPython.core.error import UsageError
 
 from ..errors import PeerFailed
 
@@ -17,21 +20,61 @@ DIGESTS = 1000
 """Messages whose signatures a process remembers, so that none is taken twice."""
 
 
-def name_cells(view: Any) -> Any:
-    """Make an ipyparallel view give a name to each cell that it sends; return the view."""
-    execute = view.execute
+class SentCells:
+    """The cells that a view sends: each has a name, and it is known which engines still run one.
 
-    def named(
+    Parameters
+    ----------
+    view
+        An ipyparallel view of engines; from now on it gives a name to each cell.
+    """
+
+    def __init__(self, view: Any):
+        self._view, self._execute = view, view.execute
+        self._sent: list[tuple[int, str]] = []  # engines, and ids of their messages
+        view.execute = self._named
+
+    def refuse(self, reason: str) -> None:
+        """Answer each cell from now on with a line: the engines are gone."""
+
+        def refused(*_: Any, **__: Any) -> Any:
+            raise UsageError(reason)  # of which IPython shows no traceback
+
+        self._view.execute = refused
+
+    def _named(
+        self,
         code: str,
         silent: bool = False,  # with ipyparallel's default, True, IPython triggers no cell events
         targets: Any = None,
         block: bool | None = None,
         label: str | None = None,
     ) -> Any:
-        return execute(code, silent, targets, block, label or uuid.uuid4().hex)
+        block = self._view.block if block is None else block
+        targets = self._view.targets if targets is None else targets
+        self.still_run()  # forgets those that have ended
+        result = self._execute(code, silent, targets, False, label or uuid.uuid4().hex)
+        self._sent += zip(self._engines(targets), result.msg_ids, strict=True)
+        if block:  # as ipyparallel waits
+            with suppress(KeyboardInterrupt):
+                result.get()
+                result.wait_for_output()
+        return result
 
-    view.execute = named
-    return view
+    def _engines(self, targets: Any) -> list[int]:
+        """The ids of engines that ipyparallel's ``targets`` means."""
+        every = self._view.client.ids
+        if isinstance(targets, slice):
+            return every[targets]
+        if isinstance(targets, int):
+            return [every[targets] if targets < 0 else targets]
+        return every if targets == "all" else list(targets)
+
+    def still_run(self) -> list[int]:
+        """The engines that have not answered yet."""
+        outstanding = self._view.client.outstanding
+        self._sent = [(engine, message) for engine, message in self._sent if message in outstanding]
+        return sorted({engine for engine, _ in self._sent})
 
 
 def watch_cells(shell: Any, transport: Any) -> None:

@@ -8,6 +8,7 @@ import torch
 from ipyparallel.error import CompositeError
 
 import spnb
+from spnb.errors import EngineTimeout
 
 SIZE = 24
 
@@ -60,6 +61,25 @@ def test_an_exchange_that_not_all_ranks_came_to_is_forgotten(cluster, ranks):
         interrupted(cluster, EXCHANGE.format(step=1000 * step, channels=1), ranks)
         assert exchanged(cluster, step)
     assert cluster.infer().check().passed
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("ranks", "who"), [([1], "engine 1 is busy"), ([0, 2], r"engines \[0, 2\] are busy")]
+)
+def test_a_run_behind_a_cell_that_does_not_end_is_refused(cluster, ranks, who):
+    ids = [cluster.engines.ids[k] for k in ranks]
+    running = cluster.view.execute("import time; time.sleep(60)", block=False, targets=ids)
+    begun = time.monotonic()
+    with pytest.raises(EngineTimeout, match=f"{who} in a cell: wait until it has ended"):
+        cluster.infer()
+    assert time.monotonic() - begun < 20
+    cluster.client.send_signal(signal.SIGINT, ids, block=True)
+    with pytest.raises(CompositeError):
+        running.get(timeout=20)
+    short = cluster.view.execute("time.sleep(0.3)", block=False, targets=ids)
+    assert cluster.infer().check().passed  # it is waited for
+    assert short.ready()
 
 
 @pytest.mark.mpi

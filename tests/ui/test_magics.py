@@ -155,6 +155,8 @@ def test_engines_stay_and_px_works(shell, spnb_line, tmp_path):
     assert cluster.view.apply_sync(_pid) == pids
     spnb_line("stop")
     assert cluster.stopped
+    with pytest.raises(UsageError, match=r"no engines run: spnb\.start\(plan\) starts them"):
+        shell.run_cell_magic("px", "", "mine = spnb.here.rank")
     spnb_line("stop")
     shell.run_line_magic("load_ext", "spnb")  # as where a notebook is run again on one kernel
     again = spnb.start(cluster.plan)

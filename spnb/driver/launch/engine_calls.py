@@ -14,6 +14,7 @@ from typing import TypeVar
 import ipyparallel as ipp
 
 from ...display.progress import notebook
+from ...engine.cells import SentCells
 from ...errors import EngineError, EngineTimeout
 from ...transport.signs_of_life import SignsOfLife, no_answer
 from .engine_world import RESTART, EngineWorld, introduce
@@ -26,6 +27,7 @@ SECONDARY = frozenset({"PeerFailed", "KeyboardInterrupt"})
 POLL = 0.02  # seconds between two looks at the engines during a call
 GRACE = 0.5  # seconds for the other ranks to notice by themselves that one failed
 PATIENCE = 10.0  # seconds for an interrupted rank to stop; a native call cannot be interrupted
+CELL_PATIENCE = 3.0  # seconds for a cell that the engines still run
 FORGOTTEN = 1024  # ended messages of which late records are still removed
 
 Poll = Callable[[list[dict]], None]
@@ -44,6 +46,8 @@ class EngineCalls:
         The engines.
     deadline
         Seconds without a sign of life after which a rank counts as one that does not answer.
+    cells
+        The cells that a notebook sends to the engines besides.
 
     Attributes
     ----------
@@ -52,8 +56,9 @@ class EngineCalls:
         results are still here when the next call begins.
     """
 
-    def __init__(self, world: EngineWorld, deadline: float):
+    def __init__(self, world: EngineWorld, deadline: float, cells: SentCells | None = None):
         self.world, self._signs = world, SignsOfLife(world.pids, deadline)
+        self._cells = cells
         between = world.launch.controller if world.launch is not None else []
         self._controller = SignsOfLife({p.pid: p.pid for p in between}, deadline)
         self.results: list[ipp.AsyncResult] = []
@@ -74,6 +79,7 @@ class EngineCalls:
     ) -> list[T]:
         """Call a function on the first ranks: see `spnb.driver.launch.engines.Engines.call`."""
         self._finish_earlier()
+        self._wait_for_cells()
         printed: dict[tuple[int, str], int] = {}
         failed: list[int] = []
         try:
@@ -179,6 +185,26 @@ class EngineCalls:
         if stuck := self._interrupt():
             raise EngineTimeout(f"an earlier call is still at work{stuck}")
         self.results = []
+
+    def _wait_for_cells(self) -> None:
+        """Wait for cells that end soon: a call would be queued behind them, on their ranks alone.
+
+        Raises
+        ------
+        EngineTimeout
+            If one does not end soon.
+        """
+        deadline = time.monotonic() + CELL_PATIENCE
+        while self._cells is not None and (engines := self._cells.still_run()):
+            self.world.require_alive()
+            if time.monotonic() > deadline:
+                ranks = [rank for rank, id_ in enumerate(self.world.ids) if id_ in engines]
+                one = len(ranks) == 1
+                raise EngineTimeout(
+                    f"{f'engine {ranks[0]} is' if one else f'engines {ranks} are'} busy in a cell:"
+                    " wait until it has ended, or cluster.restart()"
+                )
+            time.sleep(POLL)
 
     def _interrupt(self) -> str:
         """Interrupt the ranks at work, and wait for them; return a text on those that go on."""

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import ipyparallel as ipp
 
-from ...engine.cells import name_cells
+from ...engine.cells import SentCells
 from ...errors import EngineDied, StartError
 from .batch_launch import BatchLaunch
 from .engine_calls import EngineCalls, Output, Poll
@@ -62,6 +62,7 @@ class Engines:
         self.placement = placement
         self._on_progress = on_progress or (lambda stage, done, total: None)
         self._launch: Launch | None = None
+        self._cells: SentCells | None = None
         self._forget()
 
     @classmethod
@@ -210,8 +211,11 @@ class Engines:
             )
 
     def _forget(self) -> None:
+        if self._cells is not None:
+            self._cells.refuse("no engines run: spnb.start(plan) starts them")
         self.view: ipp.DirectView | None = None
         self._calls: EngineCalls | None = None
+        self._cells = None
 
     @property
     def _world(self) -> EngineWorld | None:
@@ -223,6 +227,8 @@ class Engines:
         unordered = EngineWorld.unordered(client, self._launch)
         self._calls = EngineCalls(unordered, self.deadline)
         introductions = self.call(introduce, [()] * len(self.ids), timeout=self.timeout)
-        self._calls = EngineCalls(unordered.ordered(introductions), self.deadline)
-        self.view = name_cells(client.direct_view(list(self.ids), block=True))
+        ordered = unordered.ordered(introductions)
+        self.view = client.direct_view(list(ordered.ids), block=True)
+        self._cells = SentCells(self.view)
+        self._calls = EngineCalls(ordered, self.deadline, self._cells)
         return introductions
