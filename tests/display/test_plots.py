@@ -156,7 +156,12 @@ def test_a_rank_draws_its_own_halo():
     assert middle.neighbours["down-right"] == 8
     assert len(middle.neighbours) == 8
     assert last.neighbours == {}
-    assert len(texts(middle.plot(torch.rand(1, 3, 16, 16)))) == 9
+    ax = middle.plot(torch.rand(1, 3, 16, 16))
+    assert len(texts(ax)) == 9
+    legend = ax.get_legend()
+    told = [text.get_text() for text in legend.get_texts()]  # each colour once
+    assert told == ["from ranks 0, 2, 6, 8", "from ranks 1, 7", "from ranks 3, 5"]
+    assert len({patch.get_facecolor() for patch in legend.get_patches()}) == 3
     with pytest.raises(ValueError, match="rank 9 of stage 1 has no halo"):
         last.plot()
 

@@ -117,17 +117,24 @@ def _show_positions(ax: Axes, knots: Knots) -> None:
 
 
 def _legend(ax: Axes, team: Team, owners: Sequence[int]) -> None:
-    """Put a legend of the halo's owners below the picture, if there are any."""
+    """Put a legend of the halo's owners below the picture, if there are any: each colour once."""
     if not owners:
         return
+    of_colour: dict[str, list[str]] = {}
+    for owner in sorted(owners):
+        of_colour.setdefault(colour_of(team, owner), []).append(str(owner))
     ax.legend(
         handles=[
-            Patch(facecolor=colour_of(team, owner), alpha=0.55, label=f"from rank {owner}")
-            for owner in owners
+            Patch(
+                facecolor=colour,
+                alpha=0.55,
+                label=f"from rank{'s' * (len(of) > 1)} {', '.join(of)}",
+            )
+            for colour, of in of_colour.items()
         ],
         loc="upper center",
         bbox_to_anchor=(0.5, -0.16),
-        ncols=min(4, len(owners)),
+        ncols=min(4, len(of_colour)),
         frameon=False,
         fontsize=9,
     )
