@@ -195,13 +195,15 @@ class PlanPictures(PlanInputs):
 
         return plots.clock(clock_table(self), ax)
 
-    def plot_traffic(self, ax: Axes | None = None) -> Axes:
+    def plot_traffic(self, ax: Axes | None = None, *, beside: Sequence[PlanPictures] = ()) -> Axes:
         """Draw the bytes that each rank sends to each other in one pass over the batch.
 
         Parameters
         ----------
         ax
             Where to draw; a new figure by default.
+        beside
+            Other plans that are drawn beside this one: all have one scale of colours.
 
         Returns
         -------
@@ -217,7 +219,7 @@ class PlanPictures(PlanInputs):
         from ..display import plots
 
         borders = [stage.team.ranks[0] for stage in self.stages[1:]]
-        return plots.traffic(traffic_matrix(self), borders, ax)
+        return plots.traffic(traffic_matrix(self), borders, ax, [*map(traffic_matrix, beside)])
 
     def plot_memory(
         self, ax: Axes | None = None, *, measured: Mapping[int, int] | None = None

@@ -16,6 +16,7 @@ from spnb.analysis.traffic import traffic_matrix
 from spnb.analysis.untiled import untiled
 from spnb.analysis.weight_memory import process_bytes, weight_bytes
 from spnb.display import plots
+from spnb.display.cards import size_text
 
 mpl.use("Agg")
 
@@ -98,6 +99,10 @@ def test_the_clock(result):
     ax = spnb.plan(job).plot_clock()
     assert texts(ax) == ["0", "1", "0", "2", "1", "2"]
     assert "through 2 stages: idle 25%" in ax.get_title()
+    many = spnb.plan(job.replace(batch_size=8, parts=8)).plot_clock()
+    colours = {text.get_text(): text.get_color() for text in many.texts}
+    assert colours["4"] == "white"  # on dark blue
+    assert colours["3"] == "black"  # on yellow
 
 
 @pytest.mark.long
@@ -175,3 +180,47 @@ def test_the_chrome_trace_has_every_event(result, tmp_path):
     assert {(e["pid"], e["tid"]) for e in spans} == {(0, 0), (0, 1), (0, 2), (0, 3), (1, 4)}
     names = {e["args"]["name"] for e in events if e["ph"] == "M"}
     assert {"stage 0", "stage 1", "rank 4"} <= names
+
+
+def test_a_need_far_above_the_bars_is_named_and_not_drawn():
+    plan = spnb.plan("unet", image_size=4096, batch_size=1, stages=1, tiles=16)
+    ax = plan.plot_memory()
+    unit = 2**30 if "GiB" in ax.get_ylabel() else 2**20
+    highest, need = max(plan.memory_bytes), ax.lines[0].get_ydata()[0] * unit
+    assert need > 5 * highest
+    assert highest < ax.get_ylim()[1] * unit < 1.5 * highest
+    assert texts(ax) == [
+        f"↑ untiled need: {size_text(need)}, {need / highest:.0f} times the highest"
+    ]
+
+
+def test_plans_beside_each_other_have_one_scale_of_colours():
+    job = spnb.Job("resnet20_v1", image_size=128, batch_size=1, num_spatial_parts=4)
+    plans = [spnb.plan(job.replace(slice_method=each)) for each in ("vertical", "square")]
+    alone = [plan.plot_traffic().images[0].norm for plan in plans]
+    beside = [plan.plot_traffic(beside=plans).images[0].norm for plan in plans]
+    assert (alone[0].vmin, alone[0].vmax) != (alone[1].vmin, alone[1].vmax)
+    for norm in beside:
+        assert norm.vmin == min(each.vmin for each in alone)
+        assert norm.vmax == max(each.vmax for each in alone)
+
+
+def test_a_thin_tile_is_as_thin_in_the_picture_of_its_halo():
+    plan = spnb.plan(
+        "resnet20_v1", image_size=96, batch_size=1, num_spatial_parts=2, slice_method="vertical"
+    )
+    ax = plan.plot_halo(0)
+    tile = ax.patches[0]
+    assert tile.get_width() == pytest.approx(tile.get_height() / 2)
+
+
+def test_labels_of_thin_tiles_have_one_line():
+    options = {"image_size": 512, "batch_size": 1, "num_spatial_parts": 9}
+    strips = spnb.plan("resnet20_v1", slice_method="horizontal", **options)
+    assert texts(strips.plot_tiles())[0] == "rank 0, 56×512"
+    assert texts(spnb.plan("resnet20_v1", **options).plot_tiles())[0] == "rank 0\n170×170"
+    whole = spnb.plan(
+        "unet", image_size=256, batch_size=1, stages=1, tiles=4, fuse="all", patches=4
+    )
+    legend = [text.get_text() for text in whole.plot_tiles().get_legend().get_texts()]
+    assert legend[:2] == ["tile boundary", "patch boundary"]

@@ -143,7 +143,7 @@ def test_tiles_are_drawn_over_the_image():
     plan = spnb.plan(job)
     axes = plan.plot_tiles("retina")
     assert isinstance(axes, Axes)
-    assert axes.get_title() == "Stage 0: retina resized from 1411x1411, 128×128 pixels, 2×3 tiles"
+    assert axes.get_title() == "Stage 0: retina resized from 1411x1411\n128×128 pixels, 2×3 tiles"
     assert {t.get_text() for t in axes.texts} >= {"rank 0\n64×42", "rank 5\n64×43"}
     labels = [t.get_text() for t in axes.get_legend().get_texts()]
     assert labels[0] == "tile boundary"

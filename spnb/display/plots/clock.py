@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from ...ir.clock import ClockTable
-from .style import TILE, open_frame
+from .style import TILE, open_frame, text_on
 
 MOST_NUMBERED = 64
 """Most micro-batches of a picture with a number in each cell."""
@@ -65,4 +65,5 @@ def _draw_pass(ax: Axes, tick: int, row: int, number: int, backward: bool) -> No
 def _draw_number(ax: Axes, tick: int, row: int, number: int, mirrored: bool) -> None:
     """Write a micro-batch's number into a cell, in italics for the mirrored replica."""
     style = "italic" if mirrored else "normal"
-    ax.text(tick + 0.5, row, str(number), ha="center", va="center", fontsize=10, style=style)
+    text = ax.text(tick + 0.5, row, str(number), ha="center", va="center", fontsize=10)
+    text.set(style=style, color=text_on(TILE[number % len(TILE)]))

@@ -16,7 +16,15 @@ from ...ir.region import Region, Span
 from .style import colour_of
 
 BAND = 0.22
-"""Width of a halo band in the picture, where the tile is 1 wide."""
+"""Width of a halo band in the picture, where the tile's longer side is 1 long."""
+
+LEAST = 0.3
+"""Least length of the tile's shorter side there: a label must fit into it."""
+
+INCHES = 3.5
+"""Inches of a length of 1."""
+
+LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
 
 Look = Callable[[Region], np.ndarray]
 """Pixels ``(height, width, 3)`` in [0, 1] of a region over ``(height, width)`` of the value."""
@@ -69,11 +77,14 @@ def halo(
     -------
     matplotlib.axes.Axes
     """
+    sides = [max(LEAST, n / max(own.shape)) for n in own.shape]
+    knots = [_knots(*each) for each in zip(own.spans, need.spans, sides, strict=True)]
     if ax is None:
-        _, ax = plt.subplots(figsize=(6.4, 6.4), layout="constrained")
-    knots = [_knots(o, n) for o, n in zip(own.spans, need.spans, strict=True)]
+        height, width = (max(known.values()) - min(known.values()) for known in knots)
+        shape = (max(5.6, INCHES * width + 1.4), INCHES * height + 1.4)
+        _, ax = plt.subplots(figsize=shape, layout="constrained")
     if look is not None:
-        _draw_pixels(ax, look, knots)
+        _draw_pixels(ax, look, own, knots)
     _box(ax, own, knots, facecolor="none", edgecolor="black", linewidth=2.5, zorder=4)
     _text(ax, own, knots, f"rank {rank}\n{_size(own)}", colour_of(team, rank), 12)
     for owner, region in neighbours:
@@ -87,15 +98,21 @@ def halo(
     return ax
 
 
-def _draw_pixels(ax: Axes, look: Look, knots: Knots) -> None:
-    """Draw the pixels under the tile and under each part of the halo, each in its own scale."""
+def _draw_pixels(ax: Axes, look: Look, own: Region, knots: Knots) -> None:
+    """Draw the pixels under the tile and under each part of the halo, each in its own scale.
+
+    Those of the halo are light greys, on which its colours are those of the legend.
+    """
     rows, columns = (list(pairwise(known)) for known in knots)
     for row in rows:
         for column in columns:
             region = Region((row, column))
             if not region.empty:
+                pixels = look(region)
+                if region != own:
+                    pixels = np.repeat(0.4 + 0.6 * pixels @ LUMINANCE, 3).reshape(pixels.shape)
                 ax.imshow(
-                    look(region),
+                    pixels,
                     extent=_extent(region, knots),
                     aspect="auto",
                     interpolation="nearest",
@@ -140,13 +157,13 @@ def _legend(ax: Axes, team: Team, owners: Sequence[int]) -> None:
     )
 
 
-def _knots(own: Span, need: Span) -> dict[int, float]:
-    """Where positions are drawn: the tile from 0 to 1, the halo in a band on each side."""
-    drawn = {own[0]: 0.0, own[1]: 1.0}
+def _knots(own: Span, need: Span, side: float) -> dict[int, float]:
+    """Where positions are drawn: the tile from 0 to its side, the halo in a band on each side."""
+    drawn = {own[0]: 0.0, own[1]: side}
     if need[0] < own[0]:
         drawn[need[0]] = -BAND
     if need[1] > own[1]:
-        drawn[need[1]] = 1.0 + BAND
+        drawn[need[1]] = side + BAND
     return dict(sorted(drawn.items()))
 
 

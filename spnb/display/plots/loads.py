@@ -21,8 +21,16 @@ PARTS = (("process", "#BFBFBF"), ("weights", TILE[0]), ("values", TILE[1]))
 NUMBERED = 12
 """Most ranks of a matrix with a number in each cell; smaller cells have no room for it."""
 
+IN_VIEW = 5
+"""How many times as high as the bars a line may be that is drawn with them."""
 
-def traffic(matrix: np.ndarray, borders: Sequence[int] = (), ax: Axes | None = None) -> Axes:
+
+def traffic(
+    matrix: np.ndarray,
+    borders: Sequence[int] = (),
+    ax: Axes | None = None,
+    beside: Sequence[np.ndarray] = (),
+) -> Axes:
     """Draw the bytes that each rank sends to each other in one pass over the batch.
 
     Parameters
@@ -33,6 +41,8 @@ def traffic(matrix: np.ndarray, borders: Sequence[int] = (), ax: Axes | None = N
         The first rank of each stage after stage 0; a line is drawn before it.
     ax
         Where to draw; a new figure by default.
+    beside
+        Other matrices, which the scale of the colours covers too.
 
     Returns
     -------
@@ -45,7 +55,9 @@ def traffic(matrix: np.ndarray, borders: Sequence[int] = (), ax: Axes | None = N
     sent = np.ma.masked_equal(matrix, 0)
     if not sent.count():
         sent = np.ma.masked_array(matrix, mask=False)
-    low, high = max(1.0, float(sent.min())), max(2.0, float(sent.max()))
+    sizes = np.concatenate([each[each > 0].ravel() for each in (matrix, *beside)] + [[]])
+    low, high = max(1.0, sizes.min(initial=np.inf)), max(2.0, sizes.max(initial=0.0))
+    low = min(low, high)
     shown = ax.imshow(sent, cmap="YlGnBu", norm=LogNorm(low / 3, high), aspect="equal")
     if count <= NUMBERED:
         _number_cells(ax, matrix, low, high)
@@ -72,13 +84,14 @@ def _number_cells(ax: Axes, matrix: np.ndarray, low: float, high: float) -> None
         for target, size in enumerate(row):
             if size:
                 dark = np.log(size / low + 1) > 0.6 * np.log(high / low + 1)
+                number, unit = size_text(size).split()
                 ax.text(
                     target,
                     source,
-                    size_text(size).replace(" ", "\n"),
+                    f"{float(number):.4g}"[:4].rstrip(".") + f"\n{unit}",
                     ha="center",
                     va="center",
-                    fontsize=8 if count <= 6 else 6,
+                    fontsize=8,
                     color="white" if dark else "black",
                 )
     ax.set_xticks(range(count))
@@ -129,11 +142,16 @@ def memory(
         _, ax = plt.subplots(figsize=(width, 3.6), layout="constrained")
     parts = np.array([np.full(len(ranks), process), weights, values])
     tops = parts.cumsum(axis=0)
-    highest = max(untiled, tops.max(), max((measured or {0: 0}).values()))
-    divisor, unit = _unit(highest)
+    highest = max(tops.max(), max((measured or {0: 0}).values()))
+    far = untiled > IN_VIEW * highest
+    divisor, unit = _unit(highest if far else max(highest, untiled))
     for part, top, (_, colour) in zip(parts, tops, PARTS, strict=True):
         ax.bar(ranks, part / divisor, bottom=(top - part) / divisor, color=colour, width=0.7)
     ax.axhline(untiled / divisor, color="black", linestyle="--", linewidth=1.2)
+    if far:  # the bars would have no height beside it
+        ax.set_ylim(0, 1.3 * highest / divisor)
+        text = f"↑ untiled need: {size_text(untiled)}, {untiled / highest:.0f} times the highest"
+        ax.text(0.5, 0.97, text, ha="center", va="top", transform=ax.transAxes)
     if measured:
         ax.plot(ranks, [measured[r] / divisor for r in ranks], "D", color=TILE[5], markersize=5)
     if len(ranks) <= 32:

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import Normal, Stroke
 
 from ...ir.exchange import Team
 from ...ir.halo import Halo
@@ -25,6 +26,27 @@ MOST_LABELLED = 64
 
 HALO_STYLE: dict[str, Any] = {"hatch": "//////", "alpha": 0.65}
 """Look of a halo in the picture and in the legend."""
+
+PATCH_STYLE: dict[str, Any] = {
+    "color": "white",
+    "linewidth": 0.8,
+    "linestyle": (0, (4, 3)),
+    "path_effects": [Stroke(linewidth=1.6, foreground="black"), Normal()],
+}
+"""Look of the border of a patch."""
+
+TILE_STYLE: dict[str, Any] = {
+    "color": "white",
+    "linewidth": 0.8,
+    "path_effects": [Stroke(linewidth=1.8, foreground="black"), Normal()],
+}
+"""Look of the border of a tile: to be seen on black and on white."""
+
+TITLE = 55
+"""Letters of a title that is written in two lines."""
+
+TWO_LINES, ONE_LINE = 44, 110
+"""Points that a tile's label takes of a tile's height in two lines, and of its length in one."""
 
 Box = Sequence[tuple[float, float]]
 """A rectangle of the image: ``(top, bottom), (left, right)`` in pixels."""
@@ -84,15 +106,8 @@ def _panel(
     panel: TilesPanel, size: tuple[int, int], picture: np.ndarray, name: str, ax: Axes | None
 ) -> Axes:
     """Draw the tiles of one stage, and the borders of their patches."""
-    ax = tiles(panel.halo, size, picture, panel.stage, name, ax)
+    ax = tiles(panel.halo, size, picture, panel.stage, name, ax, panel.patches)
     if math.prod(panel.patches) > 1:
-        patches = panel.halo.team.tiling.refined(panel.patches)
-        rows, columns = patches.spans((1, *size))[1:]
-        for lines in (
-            ax.hlines([start for start, _ in rows[1:]], 0, size[1]),
-            ax.vlines([start for start, _ in columns[1:]], 0, size[0]),
-        ):
-            lines.set(color="white", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1.5)
         grid = "×".join(map(str, panel.patches[1:]))
         ax.set_title(f"{ax.get_title()} of {grid} patches", fontsize=11)
     return ax
@@ -105,6 +120,7 @@ def tiles(
     stage: int = 0,
     name: str = "",
     ax: Axes | None = None,
+    patches: tuple[int, ...] = (1,),
 ) -> Axes:
     """Draw tiles over an image, and the halo that each tile receives.
 
@@ -123,6 +139,8 @@ def tiles(
         For the title: the stage, and the name of the image.
     ax
         Where to draw; a new figure by default.
+    patches
+        Grid over ``(batch, *spatial)`` that cuts each tile into patches.
 
     Returns
     -------
@@ -141,13 +159,21 @@ def tiles(
         _draw_halo(ax, halo, rank, tile, [s * widen for s in scale])
     for rank, tile in tile_of.items():
         _draw_tile(ax, halo.team, rank, tile)
+    cut = math.prod(patches) > 1
+    if cut:
+        rows, columns = halo.team.tiling.refined(patches).spans((1, *size))[1:]
+        for lines in (
+            ax.hlines([start for start, _ in rows[1:]], 0, width),
+            ax.vlines([start for start, _ in columns[1:]], 0, height),
+        ):
+            lines.set(zorder=1.5, **PATCH_STYLE)
     grid = "×".join(map(str, halo.team.tiling.grid[1:]))
-    ax.set_title(
-        f"Stage {stage}: {name or 'image'}, {height}×{width} pixels, {grid} tiles", fontsize=11
-    )
+    image, cut_into = f"Stage {stage}: {name or 'image'}", f"{height}×{width} pixels, {grid} tiles"
+    apart = ", " if len(image + cut_into) < TITLE else "\n"
+    ax.set_title(image + apart + cut_into, fontsize=11)
     ax.set_xlabel("width (pixels)")
     ax.set_ylabel("height (pixels)")
-    _legend(ax, widest, widen)
+    _legend(ax, widest, widen, cut)
     return ax
 
 
@@ -171,16 +197,17 @@ def _draw_halo(ax: Axes, halo: Halo, rank: int, tile: Box, scale: Sequence[float
 
 def _draw_tile(ax: Axes, team: Team, rank: int, tile: Box) -> None:
     """Draw the border of a tile; unless there are too many tiles, write its rank and its size."""
-    ax.add_patch(_box(tile, fill=False, edgecolor="black", linewidth=1.8))
-    ax.add_patch(_box(tile, fill=False, edgecolor="white", linewidth=0.8))
+    ax.add_patch(_box(tile, fill=False, **TILE_STYLE))
     count = len(team.ranks)
     if count > MOST_LABELLED:
         return
     (top, bottom), (left, right) = tile
+    short, long = sorted(_points(ax, bottom - top, right - left))
+    apart = ", " if short < TWO_LINES and long > ONE_LINE else "\n"
     ax.text(
         (left + right) / 2,
         (top + bottom) / 2,
-        f"rank {rank}\n{bottom - top}×{right - left}",
+        f"rank {rank}{apart}{bottom - top}×{right - left}",
         ha="center",
         va="center",
         fontsize=10 if count <= 9 else 8 if count <= 16 else 6,
@@ -195,7 +222,7 @@ def _draw_tile(ax: Axes, team: Team, rank: int, tile: Box) -> None:
     )
 
 
-def _legend(ax: Axes, widest: float, widen: float) -> None:
+def _legend(ax: Axes, widest: float, widen: float, patches: bool) -> None:
     """Put a legend below the picture, with the true width of the widest halo."""
     text = "no halo"
     if widest:
@@ -204,7 +231,8 @@ def _legend(ax: Axes, widest: float, widen: float) -> None:
         text = f"halo, in its reader's colour: at most {pixels}{drawn}"
     ax.legend(
         handles=[
-            Line2D([], [], color="black", linewidth=2, label="tile boundary"),
+            Line2D([], [], label="tile boundary", **TILE_STYLE),
+            *([Line2D([], [], label="patch boundary", **PATCH_STYLE)] if patches else []),
             Patch(facecolor=TILE[1], label=text, **HALO_STYLE),
         ],
         loc="upper center",
@@ -213,6 +241,14 @@ def _legend(ax: Axes, widest: float, widen: float) -> None:
         frameon=False,
         fontsize=9,
     )
+
+
+def _points(ax: Axes, height: float, width: float) -> tuple[float, float]:
+    """About the size in points (1/72 inch) that so many pixels of the image are drawn in."""
+    box = ax.get_window_extent()
+    rows, columns = abs(np.diff(ax.get_ylim())[0]), abs(np.diff(ax.get_xlim())[0])
+    each = min(box.height / rows, box.width / columns) * 72 / ax.figure.dpi
+    return height * each, width * each
 
 
 def _tile(team: Team, size: tuple[int, int], rank: int) -> Box:

@@ -99,11 +99,13 @@ def _draw_events(
 
 
 def _label_ranks(ax: Axes, ranks: list[int], stages: pd.Series) -> None:
-    """Name each row by its rank and the rank's stages."""
+    """Name each row by its rank and, if there are several, the rank's stages."""
     names = {rank: ", ".join(map(str, sorted(stages[rank]))) for rank in ranks}
     labels = [f"rank {r} (stage{'s' * (len(stages[r]) > 1)} {names[r]})" for r in ranks]
+    if set(names.values()) == {"0"}:
+        labels = [f"rank {r}" for r in ranks]
     ax.set_ylim(len(ranks) - 0.4, -0.6)
-    ax.set_yticks(range(len(ranks)), labels, fontsize=10 if len(ranks) <= FEW_RANKS else 7)
+    ax.set_yticks(range(len(ranks)), labels, fontsize=10 if len(ranks) <= FEW_RANKS else 8)
 
 
 def layers(timings: pd.DataFrame, ax: Axes | None = None, most: int = MOST_LAYERS) -> Axes:
