@@ -10,7 +10,8 @@ import anywidget
 import traitlets
 
 from ..display.paint import painted, png
-from ..io.sources import Source
+from ..io.nodata import unrepeated
+from ..io.sources import Source, SyntheticSource
 from ..planner.plan import Plan
 from .activity_grid import LIVE, ActivityGrid, latest
 from .layer import Layer
@@ -24,7 +25,10 @@ EVERY = 0.25
 """Seconds between two frames."""
 
 PATIENCE = 1.0
-"""Seconds after which the widget appears, as a bar does: a shorter run shows none."""
+"""Seconds after which the widget appears, as a bar does, if the run goes on for as long again.
+
+To make it takes some 0.05 s of a core, which the ranks may need.
+"""
 
 
 class LiveView(anywidget.AnyWidget):
@@ -58,6 +62,9 @@ class LiveView(anywidget.AnyWidget):
 
 
 def _picture(source: Source) -> bytes:
+    """The image as a PNG; empty for noise, which would hide the tiles, and takes long to make."""
+    if isinstance(unrepeated(source), SyntheticSource):
+        return b""
     layer = Layer.of_image(source)
     return png(painted(layer.pyramid.whole(SIDE).pixels, "colours", layer.span))
 
@@ -94,12 +101,15 @@ class LiveRun:
         if now - self._start < PATIENCE or now - self._shown_at < EVERY:
             return
         self._shown_at = now
+        frame = self.frame(figures)
         if self.view is None:
+            if now - self._start < 2 * PATIENCE and (frame["left"] or PATIENCE) < PATIENCE:
+                return
             from IPython.display import display
 
             self.view = LiveView(self._plan, self._source, self._title)
             display(self.view)
-        self.view.frame = self.frame(figures)
+        self.view.frame = frame
 
     def frame(self, figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """What the script draws: what each rank does now and did so far, and the time left."""

@@ -7,7 +7,7 @@ from networks import conv
 import spnb
 from spnb.driver import run_display
 from spnb.engine.activity import Activity
-from spnb.io.sources import SyntheticSource
+from spnb.io.sources import ArraySource, SyntheticSource
 from spnb.runtime.trace import Recorder
 from spnb.viewer import live_view
 from spnb.viewer.activity_grid import FIRST, LIVE, SLOTS, ActivityGrid
@@ -51,7 +51,8 @@ def plan_of(**options):
 
 
 def test_a_frame_has_what_each_rank_does_now(at_once):
-    run = LiveRun(plan_of(parts=2), SyntheticSource((2, 3, 32, 32)), "infer", {"run": 7})
+    image = ArraySource(np.zeros((2, 3, 32, 32), np.uint8))
+    run = LiveRun(plan_of(parts=2), image, "infer", {"run": 7})
     run.update([
         {"run": 7, "share": 0.5, "done": 1, "now": "wait", "stage": 0, "micro_batch": 1}
         | figures(0.2, compute=0.1, wait=0.1),
@@ -77,6 +78,29 @@ def test_an_epoch_is_done_with_its_steps(at_once):
     assert at_once[0].image == b""
     assert at_once[0].frame["share"] == 0.25
     assert at_once[0].frame["now"] == ["backward"] * 2
+
+
+def test_a_run_that_is_nearly_over_shows_none(monkeypatch):
+    now, shown = [0.0], []
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("IPython.display.display", shown.append)
+
+    def at(seconds, share):
+        now[0] = seconds
+        run.update([{"run": 0, "share": share, "now": "compute"} | figures(seconds)] * 2)
+
+    noise = SyntheticSource((2, 3, 32, 32))
+    run = LiveRun(plan_of(), noise, "infer", {"run": 0})
+    at(0.9, 0.3)
+    at(1.1, 0.6)  # 0.7 s are left
+    assert not shown
+    at(1.4, 0.5)  # 1.4 s
+    assert len(shown) == 1
+    assert shown[0].image == b""  # noise would hide the tiles
+    now[0] = 0.0
+    run = LiveRun(plan_of(), noise, "infer", {"run": 0})
+    at(2.1, 0.9)  # it was said to be short, and is not
+    assert len(shown) == 2
 
 
 def test_a_rank_that_waits_says_so(monkeypatch):
