@@ -54,8 +54,8 @@ class PlanPictures(PlanInputs):
         --------
         >>> import spnb
         >>> job = spnb.Job("resnet20_v1", image_size=64, batch_size=1, resize=True)
-        >>> spnb.plan(job).plot_tiles("retina").get_title()
-        'Stage 0: retina resized from 1411x1411, 64×64 pixels, 2×2 tiles'
+        >>> spnb.plan(job).plot_tiles("retina").get_title().splitlines()
+        ['Stage 0: retina resized from 1411x1411', '64×64 pixels, 2×2 tiles']
         """
         from ..display import plots  # engines import this module, and need no matplotlib
 
