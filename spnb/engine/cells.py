@@ -7,7 +7,7 @@ whether the other failed in the same cell, so that waiting for it is useless, or
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import wraps
 from typing import Any
@@ -33,6 +33,10 @@ class SentCells:
         self._view, self._execute = view, view.execute
         self._sent: list[tuple[int, str]] = []  # engines, and ids of their messages
         view.execute = self._named
+
+    def ended(self, engines: Collection[int]) -> None:
+        """Forget the cells of engines that have answered a later request."""
+        self._sent = [(engine, message) for engine, message in self._sent if engine not in engines]
 
     def refuse(self, reason: str) -> None:
         """Answer each cell from now on with a line: the engines are gone."""

@@ -83,6 +83,18 @@ def test_a_run_behind_a_cell_that_does_not_end_is_refused(cluster, ranks, who):
 
 
 @pytest.mark.mpi
+def test_a_cell_whose_answer_an_interrupt_lost_keeps_nobody_waiting(cluster):
+    running = cluster.view.execute("1", block=False)
+    running.get(timeout=20)
+    cells = cluster.engines._cells
+    cells._sent.append((cluster.engines.ids[1], "lost"))
+    cluster.client.outstanding.add("lost")
+    assert cells.still_run() == [cluster.engines.ids[1]]
+    assert cluster.infer().check().passed
+    assert cells.still_run() == []
+
+
+@pytest.mark.mpi
 def test_who_fails_in_a_cell_keeps_nobody_waiting(cluster):
     for late in (0.0, 0.4, 0.4):  # the one that fails is the last to begin, or the first
         cell = f"""

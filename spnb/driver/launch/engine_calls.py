@@ -194,17 +194,22 @@ class EngineCalls:
         EngineTimeout
             If one does not end soon.
         """
+        if self._cells is None:
+            return
         deadline = time.monotonic() + CELL_PATIENCE
-        while self._cells is not None and (engines := self._cells.still_run()):
+        while (engines := self._cells.still_run()) and time.monotonic() < deadline:
             self.world.require_alive()
-            if time.monotonic() > deadline:
-                ranks = [rank for rank, id_ in enumerate(self.world.ids) if id_ in engines]
-                one = len(ranks) == 1
-                raise EngineTimeout(
-                    f"{f'engine {ranks[0]} is' if one else f'engines {ranks} are'} busy in a cell:"
-                    " wait until it has ended, or cluster.restart()"
-                )
             time.sleep(POLL)
+        # An interrupt may have lost a cell's answer: an engine that answers now has ended it.
+        probes = {id_: self.world.client[id_].apply_async(introduce) for id_ in engines}
+        wait(list(probes.values()), 1.0)
+        self._cells.ended({id_ for id_, probe in probes.items() if probe.done()})
+        if engines := self._cells.still_run():
+            ranks = [rank for rank, id_ in enumerate(self.world.ids) if id_ in engines]
+            who = f"engine {ranks[0]} is" if len(ranks) == 1 else f"engines {ranks} are"
+            raise EngineTimeout(
+                f"{who} busy in a cell: wait until it has ended, or cluster.restart()"
+            )
 
     def _interrupt(self) -> str:
         """Interrupt the ranks at work, and wait for them; return a text on those that go on."""
