@@ -167,6 +167,7 @@ class FileSource:
         self.path, self.name = located(self.path), self.name or Path(self.path).name
         array = self._array()
         self.shape, self.dtype = checked(array, self.name), array.dtype
+        self._row_bytes = array.strides[2]
 
     def _array(self) -> np.ndarray:
         with reading(self.path):
@@ -184,7 +185,7 @@ class FileSource:
         """Read a region in another type; see `spnb.io.sources.read_as`."""
         out = empty_image((region.shape[0], self.shape[1], *region.shape[1:]), dtype)
         start, stop = region.spans[1]
-        row_bytes = max(self._array().strides[2], out[:, :, :1].size * self.dtype.itemsize)
+        row_bytes = max(self._row_bytes, out[:, :, :1].size * self.dtype.itemsize)
         step = max(1, BAND_BYTES // max(1, row_bytes))
         for first in range(start, stop, step):
             # Mapped for each band: pages that were read do not stay beside what is read.

@@ -211,7 +211,7 @@ class Engines:
             )
 
     def _forget(self) -> None:
-        if self._cells is not None:
+        if self._cells is not None and self._launch is not None:  # a user's own engines go on
             self._cells.refuse("no engines run: spnb.start(plan) starts them")
         self.view: ipp.DirectView | None = None
         self._calls: EngineCalls | None = None

@@ -185,8 +185,11 @@ def test_a_client_of_the_users_own(engines):
         adopted.ensure(5)
     with pytest.raises(RuntimeError, match="your own"):
         adopted.restart()
+    view = adopted.view
     adopted.stop()
     assert not adopted.alive
+    view.execute("mine = 1", block=True)  # they go on, and so do cells
+    assert view["mine"] == [1] * len(view)
     assert works(engines)
 
 
