@@ -3,12 +3,17 @@
 ``python tests/helpers/growth.py --runs 2000 --loads 100`` prints how much each process has grown
 since the first tenth.  What is measured is the resident memory of each process: the memory that it
 has alone would change with what other programs run, since all map the same libraries.
+
+What leaks grows in every part of the runs, while a process may take a piece of memory once.  So the
+growth is that of the middle one of three parts of the runs, by size, three times.
 """
 
 import argparse
 import gc
 import os
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
 
 import psutil
 from torch import nn
@@ -30,9 +35,16 @@ class Usage:
     def of(cls, process):
         return cls(process.memory_info().rss, process.num_fds())
 
-    def growth(self, before):
-        """The share by which each has grown since then."""
-        return self.memory / before.memory - 1, self.descriptors / before.descriptors - 1
+
+def growth(usages):
+    """The share by which a process grows: of its memory, and of its descriptors."""
+    first = usages[0]
+    memory = [after.memory - before.memory for before, after in pairwise(usages)]
+    descriptors = [after.descriptors - before.descriptors for before, after in pairwise(usages)]
+    return tuple(
+        len(parts) * median(parts) / all_of_it
+        for parts, all_of_it in ((memory, first.memory), (descriptors, first.descriptors))
+    )
 
 
 def usage(cluster):
@@ -63,15 +75,15 @@ def grown(act, count, cluster):
     count
         How often.
     """
-    for number in range(count // 10):
-        act(number)
-    before = usage(cluster)
-    for number in range(count // 10, count):
-        act(number)
-    after = usage(cluster)
-    found = {name: after[name].growth(before[name]) for name in after}
+    stops = [count // 10 * part for part in (0, 1, 4, 7, 10)]
+    usages = []
+    for start, stop in pairwise(stops):
+        for number in range(start, stop):
+            act(number)
+        usages.append(usage(cluster))
+    found = {name: growth([each[name] for each in usages]) for name in usages[-1]}
     for name, (memory, descriptors) in found.items():
-        now = after[name]
+        now = usages[-1][name]
         print(
             f"{name}: {now.memory / 2**20:.1f} MiB ({memory:+.2%}),"
             f" {now.descriptors} descriptors ({descriptors:+.2%})",

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...analysis.training_memory import FRAGMENTED
+from ...analysis.training_memory import FRAGMENTED, REPEATED
 from ...analysis.weight_memory import process_bytes
 from ...ir.cost import Machine
 from ...ir.graph import Graph
@@ -130,8 +130,8 @@ class Estimates:
         saved = float(self._saved[stop] - self._saved[start])
         if split.recompute:  # about as many beginnings of segments as segments hold values
             saved = max(float(self._alive[start:stop].max()), 2 * saved / (stop - start) ** 0.5)
-        at_once = min(split.parts, split.stages)  # fewer on later stages
-        values = FRAGMENTED * share * saved * (at_once if start == 0 else 1)
+        further = min(split.parts, split.stages) - 1 if start == 0 else 0  # fewer on later stages
+        values = (FRAGMENTED + REPEATED * further) * share * saved
         return process_bytes(True) + (1 + MOMENTS) * weights + values
 
     @cached_property
