@@ -31,6 +31,7 @@ from ..kernels.compat import (
 )
 from ..kernels.gpu_autocast import gpu_autocast_recorded
 from .autograd import as_trained, detaching, refuse_averages_of_all
+from .copies import DetachedCopies
 from .decompose import Table, taken_apart
 from .in_place import WritesIntoView
 from .kept_norms import with_norms_kept
@@ -290,7 +291,8 @@ def rebuilt(module: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor]) 
         with warnings.catch_warnings():
             # PyTorch's own copy of an exported module asks for what it calls deprecated.
             warnings.simplefilter("ignore", FutureWarning)
-            return copy.deepcopy(module, memo).eval()
+            with DetachedCopies():
+                return copy.deepcopy(module, memo).eval()
 
 
 def cast(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:

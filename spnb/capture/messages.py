@@ -42,6 +42,8 @@ def quiet_log() -> Iterator[None]:
             warnings.filterwarnings("ignore", "Pred is a Python constant")  # one branch is taken
             # A checkpoint says so whenever it is run without gradients, as it is here.
             warnings.filterwarnings("ignore", "None of the inputs have requires_grad")
+            # Tensors that a forward keeps for the next one are followed, or refused by name.
+            warnings.filterwarnings("ignore", "The tensor attributes? ")
             yield
     finally:
         logging.disable(before)

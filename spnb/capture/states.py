@@ -22,6 +22,9 @@ Settings = dict[tuple[str, str], Any]
 _HIDDEN = frozenset(vars(nn.Module()))
 """Attributes of every module, such as its dicts of parameters and layers."""
 
+_OVERWRITING = ("aten.copy", "aten.fill", "aten.zero")
+"""Operators whose result has nothing of their first operand but its shape and its type."""
+
 _ALIASES = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
 """Calls that only give another name to a value."""
 
@@ -63,8 +66,8 @@ def refuse_states(program: torch.export.ExportedProgram) -> None:
 def _is_read(node: torch.fx.Node) -> bool:
     """Whether a call computes with a value; returning or overwriting it does not count."""
     for user in node.users:
-        overwritten = user.target is torch.ops.aten.copy.default and user.args[0] is node
-        if user.op == "output" or (overwritten and user.args[1] is not node):
+        overwritten = str(getattr(user.target, "overloadpacket", "")) in _OVERWRITING
+        if user.op == "output" or (overwritten and node not in user.args[1:]):
             continue
         if user.target not in _ALIASES or _is_read(user):
             return True

@@ -52,6 +52,23 @@ def parameter_is_replaced(self, x):
     return self.written(x)
 
 
+def data_is_filled(self, x):
+    self.written.weight.data.fill_(0.3)
+    self.written.bias.data.zero_()
+    return self.written(x)
+
+
+def parameter_is_made_anew(self, x):
+    nn.init.constant_(self.written.weight, 0.1)
+    return self.written(x)
+
+
+def buffer_is_written_throughout(self, x):
+    self.scale.zero_()
+    self.scale[:] = self.read.bias.view(3, 1, 1)
+    return x * self.scale
+
+
 def buffer_is_copied(self, x):
     self.scale.copy_(self.read.bias.view(3, 1, 1))
     return x * self.scale
@@ -112,6 +129,9 @@ FOLLOWED = [
     parameter_is_copied,
     parameter_is_new,
     parameter_is_replaced,
+    data_is_filled,
+    parameter_is_made_anew,
+    buffer_is_written_throughout,
     buffer_is_copied,
     buffer_is_set,
     buffer_of_another_size,
@@ -124,6 +144,11 @@ FOLLOWED = [
 @pytest.mark.parametrize("forward", FOLLOWED, ids=lambda each: each.__name__)
 def test_what_every_pass_writes_alike_is_followed(forward):
     check_tiled(Writer(forward), SHAPE, grids=[(2, 2)])
+
+
+def test_pytorch_says_nothing_of_attributes_that_are_followed(recwarn):
+    capture(Writer(a_memo_in_a_dict), SHAPE, torch.float32)
+    assert not recwarn.list
 
 
 def data_is_scaled(self, x):
