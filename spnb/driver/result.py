@@ -37,6 +37,7 @@ from .check import TOLERANCES, Check, compared
 from .result_view import is_picture, output_layer
 from .run_record import RunRecord
 from .saved_outputs import files_read, grid_of, makers_of, named_outputs, store_of, value_of
+from .weight_files import weights_hash
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,10 +89,11 @@ class Result(RunRecord):
         reports: Sequence[Report],
         seconds: float,
         outputs: RunOutputs,
+        weights: int | None,
         progress: bool = True,
     ):
         super().__init__(plan, sources, reports, seconds)
-        self._outputs, self._progress = outputs, progress
+        self._outputs, self._weights, self._progress = outputs, weights, progress
 
     @cached_property
     def output(self) -> Any:
@@ -327,8 +329,22 @@ class Result(RunRecord):
         return whole
 
     def _untiled(self, sources: Mapping[str, Source]) -> Any:
-        """The output of the network for whole images, run in this process."""
+        """The output of the network for whole images, run in this process.
+
+        Raises
+        ------
+        PlanError
+            If the network has other layers or settings by now.
+        ValueError
+            If it has other weights than in the run.
+        """
         graph, job = self.plan.graph, self.plan.job
+        self.plan.refuse_if_outdated()
+        if self._weights != weights_hash(job.module):
+            raise ValueError(
+                f"the weights of {job.name} changed since this run, so that its output cannot be"
+                " compared with the untiled one: call infer again"
+            )
         wholes = (
             # In PyTorch's own order, as the network is run without spnb.
             read_tensor(source, Region.whole(graph.extent(name)), graph.dtype).contiguous()
@@ -374,6 +390,8 @@ class Result(RunRecord):
         ------
         CheckFailed
             If ``strict`` and the outputs differ by more than the tolerance.
+        PlanError, ValueError
+            If the network has other layers, settings or weights by now than in the run.
 
         Examples
         --------

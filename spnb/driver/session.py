@@ -177,7 +177,9 @@ class Session(RankLoading):
             range=partial(self._range, run),
             save=partial(self._save, run),
         )
-        result = Result(self.plan, sources, reports, seconds, outputs, self.progress)
+        result = Result(
+            self.plan, sources, reports, seconds, outputs, self._loaded_weights, self.progress
+        )
         if result.skips:
             self._say(result.skipped_text)
         if check_finite:

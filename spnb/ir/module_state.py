@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+import argparse
+import functools
+import numbers
+import sys
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from types import BuiltinFunctionType, FunctionType, MethodType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import xxhash
 from torch import nn
@@ -14,11 +20,19 @@ from .weights import named
 _HIDDEN = {"training", *vars(nn.Module())} - {"_forward_hooks", "_forward_pre_hooks"}
 """Attributes of every module that say nothing of what it computes in evaluation mode."""
 
-_SIMPLE = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.Size)
+_SIMPLE = (numbers.Number, str, bytes, type(None), torch.dtype, torch.Size)
+
+_FUNCTIONS = (type, FunctionType, MethodType, BuiltinFunctionType)
+
+_NAMESPACES = (SimpleNamespace, argparse.Namespace)
+"""Of the objects of Python's own library, those that hold settings; others hold locks and files."""
 
 
 def structure_of(module: nn.Module) -> Hashable:
     """The layers with their settings and hooks, and the name, shape and type of each weight.
+
+    Settings are attributes of layers and of their classes, and what is inside of these: lists,
+    dicts, arrays, configurations, and layers that PyTorch does not know of.
 
     Examples
     --------
@@ -29,8 +43,9 @@ def structure_of(module: nn.Module) -> Hashable:
     >>> before[0] == structure_of(layer), before[1] == hash_of(named(layer).values())
     (True, False)
     """
+    settings = _Settings(module.modules())
     layers = tuple(
-        (path, type(layer), _settings_of(layer)) for path, layer in module.named_modules()
+        (path, type(layer), settings.of_layer(layer)) for path, layer in module.named_modules()
     )
     weights = tuple(
         (name, id(t), tuple(t.shape), t.dtype, t.requires_grad) for name, t in named(module).items()
@@ -81,19 +96,66 @@ def hash_of(tensors: Iterable[torch.Tensor]) -> int:
     return digest.intdigest()
 
 
-def _settings_of(module: nn.Module) -> Hashable:
-    """The plain values, tensors and functions that a layer has as attributes, besides its mode."""
-    return tuple((name, _key(value)) for name, value in vars(module).items() if name not in _HIDDEN)
+class _Settings:
+    """What stands for settings in a comparison; each object is looked into once.
 
+    Parameters
+    ----------
+    layers
+        Those whose settings are asked for by `of_layer`, and not looked into where others refer to
+        them.
+    """
 
-def _key(value: Any) -> Hashable:
-    """What stands for an attribute's value in a comparison."""
-    if isinstance(value, torch.Tensor):
-        return hash_of([value])
-    if isinstance(value, _SIMPLE):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return tuple(map(_key, value))
-    if isinstance(value, Mapping):
-        return tuple((repr(name), _key(item)) for name, item in value.items())
-    return id(value) if callable(value) else type(value).__qualname__
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        # Each object is held, so that no other one has its id.
+        self._seen: dict[int, tuple[int, Any]] = {id(e): (k, e) for k, e in enumerate(layers)}
+
+    def of_layer(self, module: nn.Module) -> Hashable:
+        """The attributes that a layer has besides its mode, and those of its class."""
+        mine = {name: value for name, value in vars(module).items() if name not in _HIDDEN}
+        classes = [each for each in type(module).__mro__ if each not in (nn.Module, object)]
+        return self.key(mine), tuple(self._once(each, self._of_class) for each in classes)
+
+    def key(self, value: Any) -> Hashable:
+        """What stands for a value."""
+        if isinstance(value, torch.Tensor):
+            return hash_of([value])
+        if isinstance(value, _SIMPLE):
+            return repr(value)
+        if isinstance(value, np.ndarray):
+            return value.dtype.str, value.shape, xxhash.xxh3_64_intdigest(value.tobytes())
+        if isinstance(value, _FUNCTIONS):
+            return id(value)
+        return self._once(value, self._inside)
+
+    def _once(self, value: Any, look: Callable[[Any], Hashable]) -> Hashable:
+        """What is found inside an object; for one that was met before, its number."""
+        if id(value) in self._seen:
+            return self._seen[id(value)][0]
+        self._seen[id(value)] = len(self._seen), value
+        return look(value)
+
+    def _of_class(self, kind: type) -> Hashable:
+        return tuple((name, self.key(value)) for name, value in vars(kind).items())
+
+    def _inside(self, value: Any) -> Hashable:
+        if isinstance(value, list | tuple):
+            return tuple(map(self.key, value))
+        if isinstance(value, set | frozenset):
+            return frozenset(map(self.key, value))
+        if isinstance(value, Mapping):
+            return tuple((repr(name), self.key(item)) for name, item in value.items())
+        if isinstance(value, nn.Module):  # in a list, where PyTorch does not look for layers
+            return self.of_layer(value), hash_of(named(value).values())
+        if isinstance(value, functools.partial):
+            return self.key(value.func), self.key(value.args), self.key(value.keywords)
+        kind = type(value)
+        foreign = kind.__module__.partition(".")[0] in sys.stdlib_module_names
+        inside = {} if foreign and kind not in _NAMESPACES else getattr(value, "__dict__", {})
+        slots = {
+            name: getattr(value, name, None)
+            for each in kind.__mro__
+            for name in getattr(each, "__slots__", ())
+            if not foreign and name not in ("__dict__", "__weakref__")
+        }
+        return kind.__qualname__, callable(value) and id(value), self.key({**inside, **slots})
