@@ -37,7 +37,7 @@ from .readers.slides import SlideSource, of_level
 from .readers.tiff import MARKS as TIFF
 from .readers.tiff import TiffSource
 from .readers.tiff_pages import has_overlaps
-from .readers.zarr_source import ZarrSource, array_folder, is_zarr, zarr_layout
+from .readers.zarr_source import ZarrSource, array_folder, is_zarr, of_scale, zarr_layout
 from .samples import hint, samples
 from .sources import (
     NOT_GIVEN,
@@ -53,6 +53,9 @@ FIRST_BYTES = 4096
 
 NPY = b"\x93NUMPY"
 """The first bytes of a ``.npy`` file."""
+
+ZIP = b"PK\x03\x04"
+"""The first bytes of a ``.zip`` and of an ``.npz`` file."""
 
 
 def open_source(
@@ -226,9 +229,7 @@ def _open_path(path: str | Path, wanted: _Wanted) -> Source:
         name = f"{Path(path).name}@{level}"
     path, dataset = of_dataset(path)
     if is_zarr(path):
-        if level is not None:
-            raise ValueError(f"cannot read {path}@{level}: name the array {path}/{level}")
-        space = wanted.axes or 0
+        path, space = of_scale(str(path), level), wanted.axes or 0
         layout = zarr_layout(path, wanted.channels, wanted.size, space, name)
         return ZarrSource(str(path), name, layout)
     try:
@@ -265,6 +266,11 @@ def _open_path(path: str | Path, wanted: _Wanted) -> Source:
         with reading(path):
             shape = mapped(path, "r").shape
         return FileSource(path, name, wanted.layout(shape, name))
+    if start.startswith(ZIP):
+        raise ValueError(
+            f"cannot read {path}: it is an archive: unpack it, or save an array of an .npz with"
+            " numpy.save as an .npy, which is read by region"
+        )
     return read_whole(path, name, wanted.channels, partial(wanted.refuse_other, name))
 
 

@@ -89,6 +89,12 @@ def test_empty_and_complex_files(tmp_path):
         open_source(tmp_path / "a.tif")
 
 
+def test_archives_are_refused_with_a_way_out(tmp_path):
+    np.savez(tmp_path / "a.npz", RGB)
+    with pytest.raises(ValueError, match=r"a\.npz: it is an archive: .* save an array of an \.npz"):
+        open_source(tmp_path / "a.npz")
+
+
 @pytest.mark.parametrize("suffix", ["npy", "png", "jpg", "tif", "xyz"])
 @pytest.mark.parametrize("content", [b"", b"not an image at all"])
 def test_unreadable_files(suffix, content, tmp_path):

@@ -146,11 +146,11 @@ def named_dataset(path: str, dataset: str) -> str:
         if isinstance(item, Dataset):
             names.append(f"/{name}")
 
+    wanted = "/" + dataset.strip("/")
     with reading(path), File(path, "r") as file:
         file.visititems(note)
-    wanted = "/" + dataset.strip("/")
-    if dataset and wanted in names:
-        return wanted
+        if dataset and isinstance(file.get(wanted), Dataset):  # a link is not visited
+            return wanted
     if not dataset and len(names) == 1:
         return names[0]
     said = f"there is no dataset {wanted}" if dataset else f"it holds {len(names)} datasets"

@@ -72,6 +72,46 @@ def array_folder(array: Any) -> Path | None:
     return found if found is not None and is_zarr(found) else None
 
 
+def of_scale(path: str, level: int | None) -> str:
+    """The array of a level of an image in OME's zarr, which is a group; any other path as it is.
+
+    Parameters
+    ----------
+    path
+        A folder in zarr's format.
+    level
+        Of an image in several sizes; 0, the largest, by default.
+
+    Raises
+    ------
+    ValueError
+        If there is no such level.
+    """
+    images = _images_in(Path(path))
+    if len(images) != 1:
+        if level is not None:
+            raise ValueError(f"cannot read {path}@{level}: name the array {path}/{level}")
+        return path
+    levels = [data.get("path", "") for data in images[0].get("datasets", [])]
+    if (level or 0) >= len(levels):
+        raise ValueError(
+            f"cannot read {path}@{level or 0}: there is no level {level or 0}: {Path(path).name}"
+            f" has levels 0 to {len(levels) - 1}"
+        )
+    return str(Path(path, levels[level or 0]))
+
+
+def _images_in(path: Path) -> list[dict[str, Any]]:
+    """What OME's metadata say of the images that are arrays of a group of zarr; none of others."""
+    import zarr
+
+    if not is_zarr(path):
+        return []
+    with reading(str(path)):
+        attributes: dict[str, Any] = dict(zarr.open(str(path), mode="r").attrs)
+    return list(attributes.get("ome", attributes).get("multiscales", []))
+
+
 def zarr_layout(
     path: str | Path, channels: int, size: Sequence[int] | None, space: int, name: str
 ) -> str:
@@ -92,7 +132,7 @@ def zarr_layout(
     with reading(str(path)):
         found = zarr.open(str(path), mode="r")
     if isinstance(found, zarr.Group):
-        names = ", ".join(name for name, _ in found.arrays()) or "none"
+        names = ", ".join(found.array_keys()) or ", ".join(found.group_keys()) or "none"
         raise ValueError(f"{path} is a group of arrays ({names}): name one, as {path}/NAME")
     shape, axes = found.shape, "".join(_axis_names(found, Path(path))).upper()
     space = space or {1: 1, 5: 3}.get(len(shape), 2)
@@ -104,19 +144,13 @@ def zarr_layout(
 
 def _axis_names(array: Any, path: Path) -> list[str]:
     """Return the names of the axes of a zarr array; none if they are not known."""
-    import zarr
-
     names = getattr(array.metadata, "dimension_names", None)
     if names is not None:
         return [name or "" for name in names]
-    if not is_zarr(path.parent):
-        return []
-    with reading(str(path.parent)):
-        attributes: dict[str, Any] = dict(zarr.open(str(path.parent), mode="r").attrs)
-    described = attributes.get("ome", attributes).get("multiscales", [])
-    for scale in described:
-        if path.name in [data.get("path") for data in scale.get("datasets", [])]:
-            return [str(axis.get("name", "")) for axis in scale.get("axes", [])]
+    for group in (path.parent, path.parent.parent):
+        for image in _images_in(group):
+            if str(path.relative_to(group)) in [data.get("path") for data in image["datasets"]]:
+                return [str(axis.get("name", "")) for axis in image.get("axes", [])]
     return []
 
 

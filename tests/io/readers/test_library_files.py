@@ -64,6 +64,16 @@ def test_a_dataset_that_is_not_named(hdf5):
     assert open_source(hdf5.with_name("one.h5")).shape == (1, 3, 40, 60)
 
 
+def test_a_dataset_behind_a_link(hdf5):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(hdf5, "a") as file:
+        file["soft"] = h5py.SoftLink("/left/eye")
+        file["dangling"] = h5py.SoftLink("/up")
+    same_everywhere(open_source(f"{hdf5}:/soft"), IMAGE[None] / np.float32(255))
+    with pytest.raises(ValueError, match="no dataset /dangling"):
+        open_source(f"{hdf5}:/dangling")
+
+
 def test_a_dataset_of_another_file(tmp_path):
     np.save(tmp_path / "a.npy", IMAGE)
     with pytest.raises(ValueError, match="only files of HDF5 have datasets: leave out :/x"):
