@@ -45,6 +45,11 @@ class Border(Spatial):
         grown = axis in self.places and any(self.around[self.places.index(axis)])
         return self.mode == "circular" and grown
 
+    def _kept(self, number: int) -> Span:
+        """What is left of a dimension by the crop, which PyTorch does before it pads."""
+        before, after = self.around[number]
+        return max(0, -before), self.sizes()[number] - max(0, -after)
+
     def reads(self, number: int, span: Span) -> Span:
         n = self.sizes()[number]
         start, stop = (position - self.around[number][0] for position in span)
@@ -53,15 +58,17 @@ class Border(Spatial):
         if self.mode == "circular":
             return (0, n) if any(self.around[number]) else span
         turns = [p for p in (0, n - 1) if start <= p < stop]
-        ends = [self.source(p, n) for p in (start, stop - 1, *turns)]
+        ends = [self.source(p, number) for p in (start, stop - 1, *turns)]
         return (min(ends), max(ends) + 1)
 
-    def source(self, position: int, n: int) -> int:
-        """The position in a dimension of size ``n`` that a position in or around it copies."""
+    def source(self, position: int, number: int) -> int:
+        """The position in a dimension that a position in or around it copies."""
+        n = self.sizes()[number]
         if self.mode == "replicate":
             return min(max(position, 0), n - 1)
         if self.mode == "circular":
-            return position % n
+            first, stop = self._kept(number)
+            return first + (position - first) % (stop - first)
         return (n - 1) - abs((n - 1) - abs(position))
 
     def apply(
@@ -77,8 +84,7 @@ class Border(Spatial):
             return pad(x, margins(needed, self.sizes()), self.node.args.get("value") or 0.0)
         for number, (start, stop) in enumerate(self.spans(region)):
             before = self.around[number][0]
-            n = self.sizes()[number]
-            copied = [self.source(p - before, n) - held[number][0] for p in range(start, stop)]
+            copied = [self.source(p - before, number) - held[number][0] for p in range(start, stop)]
             if copied != list(range(x.shape[number - len(held)])):
                 index = torch.tensor(copied, dtype=torch.long, device=x.device)
                 x = x.index_select(number - len(held), index)
@@ -95,7 +101,7 @@ class Border(Spatial):
             before, n = self.around[number][0], self.sizes()[number]
             inside = before <= start and stop - before <= n
             copied = () if inside else range(start - before, stop - before)
-            found.append(tuple(self.source(p, n) - needed[number][0] for p in copied))
+            found.append(tuple(self.source(p, number) - needed[number][0] for p in copied))
         return tuple(found)
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
@@ -103,10 +109,13 @@ class Border(Spatial):
         pieces: dict[int, list[Span]] = {}
         for k, (before, after) in enumerate(self.around):
             if before or after:
-                n, middle = self.sizes()[k], (max(0, -before), self.sizes()[k] - max(0, -after))
-                ends = [(n - before, n)] * (before > 0), [(0, after)] * (after > 0)
+                first, stop = self._kept(k)
+                ends = (
+                    [(stop - before, stop)] * (before > 0),
+                    [(first, first + after)] * (after > 0),
+                )
                 number = len(self.node.shape) - len(self.around) + k
-                pieces[number] = [*ends[0], middle, *ends[1]]
+                pieces[number] = [*ends[0], (first, stop), *ends[1]]
         first = len(self.node.shape) - len(self.around)
         torus = all(self._circular(self.places[number - first] or 0) for number in pieces)
         cut = any(tiling.grid[self.places[number - first] or 0] > 1 for number in pieces)
@@ -125,13 +134,11 @@ def border(node: Node) -> Rule | None:
     mode = node.args.get("mode") or MODES[node.kind.split("_")[0]]
     around = tuple(zip(numbers[::2], numbers[1::2], strict=True))[::-1]
     where = places(node.operand_axes[0], len(around))
-    # PyTorch crops first, and then pads with the remaining positions.
-    turned = mode == "circular" and any(a * b < 0 for a, b in around)
     axes, first = node.operand_axes[0], len(node.shape) - len(around)
     grown = [first + k for k, ends in enumerate(around) if any(ends)]
     if where is None and uncut(axes, grown):  # of tokens, each by itself
         pairs = enumerate(zip(axes.dims, node.shape, strict=True))
         return Local(node, axes.with_dims([dim(m) if k in grown else d for k, (d, m) in pairs]))
-    if where is None or 0 in where or turned:
+    if where is None or 0 in where:
         return Whole(node) if len(around) < len(node.shape) else None
     return Border(node, where, around, mode)
