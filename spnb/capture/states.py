@@ -167,7 +167,7 @@ class Passes:
         return {
             (path, name): value
             for path, layer in self.module.named_modules()
-            for name, value in (vars(layer) | layer._modules).items()
+            for name, value in (vars(layer) | dict(layer._modules.items())).items()
             if isinstance(value, (*plain, nn.Module))
         }
 

@@ -91,6 +91,27 @@ def refuse_lazy(module: nn.Module) -> None:
             )
 
 
+def refuse_scripted_layers(module: nn.Module) -> None:
+    """Refuse a module of Python with a layer of TorchScript, whose weights a capture loses.
+
+    Raises
+    ------
+    OptionError
+        Naming the layer.
+    """
+    for name, layer in module.named_modules():
+        if (
+            isinstance(layer, torch.jit.ScriptModule)
+            and name
+            and next(layer.parameters(), None) is not None
+        ):
+            raise OptionError(
+                f"the layer {name} of {type(module).__name__} is TorchScript, whose weights cannot"
+                " be told apart inside of a module of Python: give the whole network as TorchScript"
+                " (torch.jit.script), or the layer as it was before"
+            )
+
+
 class _Called(Exception):
     """A convolution was called."""
 

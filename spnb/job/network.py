@@ -17,7 +17,14 @@ from ..ir.module_state import hash_of, modes_of, structure_of
 from ..rules import registered
 from . import checkpoint_io
 from .foreign import IMAGE_CHANNELS
-from .methods import FORWARD, Convolution, first_called, refuse_lazy, with_method
+from .methods import (
+    FORWARD,
+    Convolution,
+    first_called,
+    refuse_lazy,
+    refuse_scripted_layers,
+    with_method,
+)
 
 Shapes = tuple[tuple[int, ...], ...] | Mapping[str, tuple[int, ...]]
 
@@ -218,6 +225,7 @@ class Network:
     def _entered(self, module: nn.Module) -> nn.Module:
         """The module, with the method that is run as its forward."""
         refuse_lazy(module)
+        refuse_scripted_layers(module)
         return module if self.method == FORWARD else with_method(module, self.method)
 
     def _build(self) -> nn.Module:

@@ -121,6 +121,22 @@ def test_torchscript_is_converted(tmp_path, capfd, make):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_layer_of_torchscript_is_refused_by_name_unless_it_is_frozen():
+    layer = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()).eval()
+    image = torch.rand(1, 3, 12, 14)
+    script = torch.jit.script(layer)
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), script)
+    with pytest.raises(OptionError, match="the layer 1 of Sequential is TorchScript"):
+        spnb.Job(net, image_size="12x14", batch_size=1, **SPLIT).network.module(None)
+    for whole in (nn.Sequential(net[0], torch.jit.freeze(script)), torch.jit.script(net)):
+        job = spnb.Job(whole, image_size="12x14", batch_size=1, **SPLIT)
+        with torch.no_grad():
+            expected = net(image)
+        found = spnb.InProcess(spnb.plan(job), progress=False).infer(image).output
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
 def test_torchscript_that_cannot_be_converted_is_refused_in_one_line(capfd):
     class Decides(nn.Module):
         def forward(self, x):
