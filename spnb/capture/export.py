@@ -51,6 +51,7 @@ def capture(
     dtype: torch.dtype,
     training: bool = False,
     own_types: bool = False,
+    own_modes: bool = False,
 ) -> Graph:
     """Capture a network, in evaluation or training mode, at one shape of its inputs.
 
@@ -68,6 +69,9 @@ def capture(
         evaluation mode while the module itself is in training mode.
     own_types
         Whether each weight has the module's own type instead.
+    own_modes
+        In training, whether each layer is in the module's own mode, although the module itself is
+        in evaluation mode.
 
     Returns
     -------
@@ -101,7 +105,7 @@ def capture(
             f"{type(module).__name__} cannot be copied without its weights: {first_line(error)}"
         ) from error
     if training:
-        set_training_modes(fake, module)
+        set_training_modes(fake, module, own_modes)
         refuse_averages_of_all(fake)
     fake.forward = detaching(fake.forward, training)
 

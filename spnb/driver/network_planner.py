@@ -82,6 +82,21 @@ class NetworkPlanner:
             share_cores(found.rank_plan, transport.place)
         return found
 
+    def of_copy(self, module: nn.Module) -> NetworkPlanner:
+        """Return the planner of a copy of the module, whose stages stay as they are.
+
+        Parameters
+        ----------
+        module
+            The copy.
+        """
+        _OWNERS[module] = dict(_OWNERS[self.module])
+        found = NetworkPlanner(
+            module, self.job.replace(model=module), self.transport, self.num_ranks
+        )
+        found._balance = self._balance
+        return found
+
     def _shares_or_error(self, mode: Mode) -> list[Any]:
         """The share of each rank; if planning fails, the error for each."""
         try:
@@ -93,7 +108,7 @@ class NetworkPlanner:
         job = self.job.replace(balance=self.job.balance or self._balance)
         if mode.autocast is not None:
             job = job.replace(model=_casting(self.module, job, mode.autocast))
-        plan = JobPlan(job, training=True, given_tiles=True, evaluation=not mode.training)
+        plan = JobPlan(job, training=True, given_tiles=True, own_modes=True)
         self._balance = tuple(stop - start for start, stop in (s.blocks for s in plan.stages))
         return shares_of(plan)
 
@@ -136,7 +151,8 @@ def shares_of(plan: JobPlan) -> list[NetworkShare]:
     graph = plan.graph
     if any(isinstance(leaf, Weight) for leaf in graph.returned):
         raise CaptureError(f"{plan.job.name} returns a weight: return what it computes alone")
-    trained = with_gradient(plan.captured, plan.job.network.trained)
+    every = dict(plan.job.network.skeleton.named_parameters(remove_duplicate=False))
+    trainable = with_gradient(plan.captured, every)
     names_of: dict[tuple[int, ...], list[str]] = {}
     owners: dict[str, list[int]] = {}
     for rank in range(plan.num_ranks):
@@ -155,8 +171,8 @@ def shares_of(plan: JobPlan) -> list[NetworkShare]:
             nested=graph.structure.unflatten(range(len(graph.returned))),
             names=tuple(name for name in names if name not in graph.literals),
             literals={name: graph.literals[name] for name in names if name in graph.literals},
-            trained=tuple(name for name in trained if name in names),
-            counted=plan.captured.counted if plan.captured.training else {},
+            trainable=tuple(name for name in trainable if name in names),
+            counted=plan.captured.counted,
             owners=owners,
         )
         for rank in range(plan.num_ranks)

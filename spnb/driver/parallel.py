@@ -88,7 +88,7 @@ def parallel(module: nn.Module, job: Job, transport: Transport | None = None) ->
     send_weights(module, planner.transport, planner.num_ranks)
     return ParallelNetwork(
         module=module,
-        share_of=planner.share_of,
+        planner=planner,
         transport=planner.transport,
         device=device,
         seed=job.seed,

@@ -53,18 +53,36 @@ def structure_of(module: nn.Module) -> Hashable:
     return layers, weights
 
 
-def modes_of(module: nn.Module) -> tuple[bool, ...]:
+def attributes_of(module: nn.Module) -> Hashable:
+    """The layers with their own settings and hooks, without those of their classes.
+
+    This is quick enough for each step of a training.
+
+    Examples
+    --------
+    >>> layer = nn.Dropout(0.5)
+    >>> before = attributes_of(layer)
+    >>> layer.p = 0.2
+    >>> before == attributes_of(layer)
+    False
+    """
+    settings = _Settings(module.modules())
+    return tuple((path, settings.own(layer)) for path, layer in module.named_modules())
+
+
+def modes_of(module: nn.Module, as_it_is: bool = False) -> tuple[bool, ...]:
     """For each layer, whether it is trained in training mode; see `set_training_modes`."""
-    layers = module.modules()
-    return tuple(layer.training or not module.training for layer in layers)
+    every = not (module.training or as_it_is)
+    return tuple(layer.training or every for layer in module.modules())
 
 
-def set_training_modes(copied: nn.Module, module: nn.Module) -> None:
+def set_training_modes(copied: nn.Module, module: nn.Module, as_it_is: bool = False) -> None:
     """Set a copy of a module to training mode; layers that the module's owner froze stay frozen.
 
     A module in training mode has layers in the modes that its owner gave them: a frozen batch norm
     is in evaluation mode.  A module that is in evaluation mode itself has all layers in that mode,
-    which says nothing of how it is to be trained; its copy is set by `nn.Module.train`.
+    which says nothing of how it is to be trained; its copy is set by `nn.Module.train`, unless
+    each layer is to be ``as_it_is``.
 
     Examples
     --------
@@ -76,7 +94,7 @@ def set_training_modes(copied: nn.Module, module: nn.Module) -> None:
     [False, True]
     """
     copied.train()
-    if module.training:
+    if module.training or as_it_is:
         for layer, own in zip(copied.modules(), module.modules(), strict=True):
             layer.training = own.training
 
@@ -112,9 +130,13 @@ class _Settings:
 
     def of_layer(self, module: nn.Module) -> Hashable:
         """The attributes that a layer has besides its mode, and those of its class."""
-        mine = {name: value for name, value in vars(module).items() if name not in _HIDDEN}
         classes = [each for each in type(module).__mro__ if each not in (nn.Module, object)]
-        return self.key(mine), tuple(self._once(each, self._of_class) for each in classes)
+        return self.own(module), tuple(self._once(each, self._of_class) for each in classes)
+
+    def own(self, module: nn.Module) -> Hashable:
+        """The attributes that a layer has besides its mode."""
+        mine = {name: value for name, value in vars(module).items() if name not in _HIDDEN}
+        return self.key(mine)
 
     def key(self, value: Any) -> Hashable:
         """What stands for a value."""

@@ -52,8 +52,9 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
         A loss of the user's own, which the plan computes after the network.
     given_tiles
         Whether ranks are given their tiles of the inputs, rather than read regions of them.
-    evaluation
-        In training, whether all layers are in evaluation mode.
+    own_modes
+        In training, whether each layer is in its own mode, although the module is in evaluation
+        mode.
 
     Attributes
     ----------
@@ -89,7 +90,7 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
         training: bool = False,
         loss: OwnLoss | None = None,
         given_tiles: bool = False,
-        evaluation: bool = False,
+        own_modes: bool = False,
     ):
         cuts = in_patches(job.tilings, job.patch_grid)
         refuse_small_images(job, cuts)
@@ -97,8 +98,9 @@ class JobPlan(PlanPictures, PlanFigures, PlanWeights):
             check_training(job)
         if training:
             refuse_several_types(job)
-        modes = training and not evaluation
-        graph = job.network.graph(job.shapes, job.dtype, modes, job.weights_dtype is None)
+        graph = job.network.graph(
+            job.shapes, job.dtype, training, job.weights_dtype is None, own_modes
+        )
         graph = replace(graph, training=training)
         refuse_gpu_casts(job, graph)
         refuse_slow_int8(job, graph)

@@ -160,7 +160,12 @@ class Network:
         return [name for name, parameter in every if parameter.requires_grad]
 
     def graph(
-        self, shapes: Shapes, dtype: torch.dtype, training: bool = False, own_types: bool = False
+        self,
+        shapes: Shapes,
+        dtype: torch.dtype,
+        training: bool = False,
+        own_types: bool = False,
+        own_modes: bool = False,
     ) -> Graph:
         """Return the network as calls of operators, captured without memory for its inputs.
 
@@ -177,6 +182,8 @@ class Network:
             Whether the network is captured as it is trained, or in evaluation mode.
         own_types
             Whether the weights have their own types instead.
+        own_modes
+            In training, whether each layer of a module is in its own mode.
 
         Raises
         ------
@@ -186,10 +193,10 @@ class Network:
         if self._built_in and isinstance(shapes, tuple):
             return _built_in_graph(self._family, shapes, dtype, training, registered())
         self._drop_if_changed()
-        modes = modes_of(self.skeleton) if training else None
+        modes = modes_of(self.skeleton, own_modes) if training else None
         key = (shapes, dtype, modes, own_types, registered(), torch.get_default_dtype())
         if self._graph is None or self._graph_key != key:
-            self._graph = capture(self.skeleton, shapes, dtype, training, own_types)
+            self._graph = capture(self.skeleton, shapes, dtype, training, own_types, own_modes)
             self._graph_key = key
         return self._graph
 

@@ -59,7 +59,12 @@ class QuantizedNetwork(Network):
         return self._current().module(torch.float32)
 
     def graph(
-        self, shapes: Shapes, dtype: torch.dtype, training: bool = False, own_types: bool = False
+        self,
+        shapes: Shapes,
+        dtype: torch.dtype,
+        training: bool = False,
+        own_types: bool = False,
+        own_modes: bool = False,
     ) -> Graph:
         """Return the rounded network as calls of operators; see `Network.graph`."""
         assert not training, "int8 is refused for training"

@@ -3,10 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.autograd.function import BackwardCFunction
+
+Result = TypeVar("Result")
+
+
+class _Apart(torch.autograd.Function):
+    """Calls a function in its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, number: torch.Tensor, work: Callable[[], None]) -> torch.Tensor:
+        ctx.work = work
+        return number.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, None]:
+        ctx.work()
+        return None, None
+
+
+def apart(work: Callable[[], Result]) -> Result:
+    """Call a function in a run of autograd's engine of its own; return its result.
+
+    While ``torch.autograd.grad(loss, inputs)`` runs, nodes give gradients of what leads to these
+    inputs alone.  That is also so for nodes of other graphs, which are called as functions.
+
+    >>> import torch
+    >>> x = torch.ones(2, requires_grad=True)
+    >>> node = (x * 3).grad_fn
+    >>> seen = []
+    >>> class Outer(torch.autograd.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, y):
+    ...         return y.clone()
+    ...     @staticmethod
+    ...     def backward(ctx, g):
+    ...         seen.extend([node(g)[0], apart(lambda: node(g))[0]])
+    ...         return g
+    >>> y = torch.ones(2, requires_grad=True)
+    >>> _ = torch.autograd.grad(Outer.apply(y).sum(), y)
+    >>> seen
+    [None, tensor([3., 3.])]
+    """
+    found: list[Result] = []
+    with torch.enable_grad():
+        number = _Apart.apply(torch.zeros((), requires_grad=True), lambda: found.append(work()))
+    number.backward()
+    return found[0]
 
 
 def count_of_results(node: Any) -> int | None:

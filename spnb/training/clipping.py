@@ -18,6 +18,7 @@ def clip_gradients(
     transport: Transport,
     num_ranks: int,
     most: float,
+    order: float = 2.0,
 ) -> float:
     """Scale gradients so that the norm of those of all ranks together is at most a number.
 
@@ -27,15 +28,17 @@ def clip_gradients(
     Parameters
     ----------
     parameters
-        The rank's, by name, with their gradients.
+        The rank's, by name, with their gradients; one that has several names counts once.
     buckets
         Which ranks share which parameters.
     transport
-        Carries the sum.
+        Carries the norms.
     num_ranks
         Number of ranks.
     most
         The largest norm.
+    order
+        Order of the norm; infinity for the largest gradient.
 
     Returns
     -------
@@ -44,13 +47,21 @@ def clip_gradients(
     """
     rank = transport.rank
     sharing = {name: bucket.ranks for bucket in buckets for name in bucket.names}
-    counted = [p for name, p in parameters.items() if min(sharing.get(name, [rank])) == rank]
-    squares = [p.grad.double().square().sum() for p in counted if p.grad is not None]
-    own = torch.tensor([sum(map(float, squares))], dtype=torch.float64)
-    total = AllReduce(own, range(num_ranks), transport, NORM.tag()).result()
-    norm = float(total) ** 0.5
+    each = {id(parameter): (name, parameter.grad) for name, parameter in parameters.items()}
+    gradients = [(name, grad) for name, grad in each.values() if grad is not None]
+    counted = [grad for name, grad in gradients if min(sharing.get(name, [rank])) == rank]
+    norms = torch.zeros(num_ranks, dtype=torch.float64)
+    norms[rank] = _norm([_norm(grad, order) for grad in counted], order)
+    AllReduce(norms, range(num_ranks), transport, NORM.tag()).result()
+    norm = float(_norm(norms, order))
     factor = most / (norm + 1e-6)  # as in PyTorch
-    for parameter in parameters.values():
-        if parameter.grad is not None and factor < 1:
-            parameter.grad.mul_(factor)
+    for _, gradient in gradients:
+        if not factor >= 1:  # a norm that is not a number makes gradients so, as in PyTorch
+            gradient.mul_(factor)
     return norm
+
+
+def _norm(values: torch.Tensor | list[torch.Tensor], order: float) -> torch.Tensor:
+    """The norm of numbers in fp64; zero of none."""
+    flat = values.double().flatten() if torch.is_tensor(values) else torch.tensor(values).double()
+    return torch.linalg.vector_norm(flat, order).cpu() if flat.numel() else torch.zeros(())

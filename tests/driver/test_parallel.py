@@ -403,17 +403,36 @@ def test_networks_of_one_module_share_its_weights():
 
 
 @pytest.mark.long
-def test_a_second_backward_is_refused():
-    job = job_of(segmenter(), **SPLITS["2x2"])
+@pytest.mark.parametrize("split", ["2x2", "stages"])
+def test_a_second_backward_needs_retain_graph_and_weights_as_they_were(split):
+    net = nn.Sequential(segmenter(), nn.Dropout2d(0.3)).double()
+    job = job_of(net, seed=3, **SPLITS[split])
 
     def work(transport):
-        own = spnb.parallel(segmenter(), job, transport)
-        loss = own.sum(own(own.scatter(X)))
-        loss.backward()
-        with pytest.raises(RuntimeError, match="called already"):
-            loss.backward()
+        own = spnb.parallel(copy.deepcopy(net), job, transport)
+        norm = next(each for name, each in own.state_dict().items() if "running_var" in name)
+        y = own(own.scatter(X))
+        moved = norm.clone()
+        own.mean(y**2).backward(retain_graph=True)
+        own.mean(y.abs()).backward(retain_graph=True)
+        assert torch.equal(norm, moved)  # running statistics move once
+        found = {name: p.grad for name, p in own.named_parameters()}
+        own.zero_grad()
+        own._passes = 0  # the same dropout once more
+        y = own(own.scatter(X))
+        (own.mean(y**2) + own.mean(y.abs())).backward()
+        wanted = {name: p.grad.clone() for name, p in own.named_parameters()}
+        with pytest.raises(RuntimeError, match="a second time"):
+            own.mean(y).backward()
+        y = own(own.scatter(X))
+        own.mean(y).backward(retain_graph=True)
+        torch.optim.SGD(own.parameters(), 0.1).step()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            own.mean(y).backward()
+        return found, wanted
 
-    on_ranks(job, work)
+    for found, wanted in on_ranks(job, work):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
 
 
 def refusal(net, program, kind, **options):

@@ -14,7 +14,7 @@ several networks, and it may be any function.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -30,13 +30,16 @@ from ...rules.dropout import noise
 from ...runtime.pipeline_stage import PipelineStage
 from ...runtime.state import Piece
 from ...transport import Transport
-from ..reducer import Bucket, Reducer, completed_by_step
+from ..reducer import Bucket, Reducer, buckets_of, completed_by_step
 from ..running_stats import RunningStats
 from ..step_weights import StepWeights
 from ..sums import Sums
 from ..tapes.tape import Tape
 from ..tapes.taped_program import TapedPrograms
 from .local_pieces import LocalPieces
+
+Record = Callable[[int, Node, Sequence[Any]], None]
+"""Called with the number of a micro-batch, a call and its operands, when the call is computed."""
 
 Together = Callable[[Callable[[], str]], AbstractContextManager[Any]]
 """Gives the context of a call of all ranks, from a function that says what this rank is at."""
@@ -54,10 +57,10 @@ class RankNetwork:
         Its regions of each input and of each output, by name.
     weights
         Its parameters, buffers and literals by name.
-    trained
-        Names of the parameters that have a gradient.
-    gradients, statistics
-        The groups in which gradients, and running statistics, are summed over ranks.
+    trainable
+        Names of the parameters that have a gradient, unless they are frozen.
+    statistics
+        The groups in which running statistics are summed over ranks.
     running_stats
         The running statistics that it updates.
     programs
@@ -68,8 +71,7 @@ class RankNetwork:
     inputs: Mapping[str, LocalPieces]
     outputs: Mapping[str, LocalPieces]
     weights: Mapping[str, torch.Tensor]
-    trained: Sequence[str]
-    gradients: Sequence[Bucket]
+    trainable: Sequence[str]
     statistics: Sequence[Bucket]
     running_stats: RunningStats
     programs: TapedPrograms
@@ -78,6 +80,15 @@ class RankNetwork:
     def rank_plan(self) -> RankPlan:
         """The rank's share of the plan."""
         return self.stage.rank_plan
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the parameters that have a gradient at this moment."""
+        return tuple(name for name in self.trainable if self.weights[name].requires_grad)
+
+    def gradients_of(self, trained: Collection[str]) -> list[Bucket]:
+        """The groups in which gradients are summed over ranks."""
+        return buckets_of(self.rank_plan.shared, trained, (), self.weights)
 
 
 class NetworkPass:
@@ -107,9 +118,10 @@ class NetworkPass:
     ):
         self.network, self.transport, self.together = network, transport, together
         self.seed, self.recorded = seed, recorded
+        self.trained = network.trained
         self.weights = StepWeights.of(
             weights=network.weights,
-            parameters=network.trained,
+            parameters=self.trained,
             rank_plans=[network.rank_plan],
             dtype=network.rank_plan.dtype,
         )
@@ -140,13 +152,10 @@ class NetworkPass:
             The rank's regions of each output.
         """
         self.of_inputs = of_inputs
-        given = _by_region(self.network.inputs, inputs)
         moved = {name: self.network.weights[name] for name in self.network.running_stats.moves}
         with self.together(lambda: self.at):
             statistics = Reducer(self.network.statistics, moved, self.transport)
-            pieces: list[Piece] = []
-            for number in self.network.stage.pipeline.numbers:
-                pieces += self._forward(number, given, statistics.sums)
+            pieces = self._forward_all(inputs, partial(self._record_statistics, statistics.sums))
             statistics.finish()
             self.network.running_stats.update(self.network.weights, statistics.sums)
             self.transport.flush()
@@ -156,11 +165,36 @@ class NetworkPass:
             for value, local in self.network.outputs.items()
         ]
 
+    def forward_again(self, inputs: Sequence[torch.Tensor]) -> None:
+        """Run forward once more, for another backward pass; every rank must be called.
+
+        Parameters
+        ----------
+        inputs
+            The rank's regions of each input, as they were.
+        """
+        with self.together(lambda: self.at), torch.autocast(inputs[0].device.type, enabled=False):
+            self._forward_all(inputs, lambda number, node, operands: None)
+            self.transport.flush()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the backward pass was run, which frees the values."""
+        return not self._tapes
+
+    def _forward_all(self, inputs: Sequence[torch.Tensor], record: Record) -> list[Piece]:
+        """Run all micro-batches forward; return the regions of the outputs that were computed."""
+        given = _by_region(self.network.inputs, inputs)
+        pieces: list[Piece] = []
+        for number in self.network.stage.pipeline.numbers:
+            pieces += self._forward(number, given, record)
+        return pieces
+
     def _forward(
         self,
         number: int,
         given: Mapping[tuple[str, Region], torch.Tensor],
-        sums: Sums,
+        record: Record,
     ) -> list[Piece]:
         """Run a micro-batch forward; return the regions of the outputs that it computed."""
         stage = self.network.stage
@@ -177,7 +211,7 @@ class NetworkPass:
         with self._noise(number):
             tape.forward(
                 lambda value, region: given[value, region],
-                partial(self._record_statistics, sums, number),
+                partial(record, number),
             )
         if self.recorded:
             self._tapes.append((number, tape))
@@ -211,18 +245,8 @@ class NetworkPass:
         list of torch.Tensor
             The gradient of the rank's regions of each input; None where there is none.
         dict
-            The gradients of its parameters by name, summed over the ranks.
-
-        Raises
-        ------
-        RuntimeError
-            If the backward pass was run already.
+            The gradients of its trained parameters by name, summed over the ranks.
         """
-        if not self._tapes:
-            raise RuntimeError(
-                "backward was called already for this output, and its values are freed: run the"
-                " network again, or add the losses and call backward once"
-            )
         with self.together(lambda: self.at):
             return self._backward(gradients)
 
@@ -231,8 +255,8 @@ class NetworkPass:
     ) -> tuple[list[torch.Tensor | None], dict[str, torch.Tensor]]:
         network, weights = self.network, self.weights
         summed = {**weights.made, **network.weights}
-        like = {name: summed[name] for name in (*network.trained, *weights.made)}
-        reducer = Reducer(network.gradients, like, self.transport)
+        like = {name: summed[name] for name in (*self.trained, *weights.made)}
+        reducer = Reducer(network.gradients_of(self.trained), like, self.transport)
         given = _by_region(network.outputs, gradients)
         complete = self._complete_after()
         found: dict[tuple[str, Region], torch.Tensor] = {}
@@ -250,11 +274,11 @@ class NetworkPass:
                     passed,
                 )
             found |= self._of_inputs(number, tape)
-        weights.add_gradients_of_made(reducer.sums, network.trained)
+        weights.add_gradients_of_made(reducer.sums, self.trained)
         reducer.finish()
         self.transport.flush()
         of_inputs = [self._joined(value, found) for value in network.inputs]
-        return of_inputs, {name: reducer.sums[name] for name in network.trained}
+        return of_inputs, {name: reducer.sums[name] for name in self.trained}
 
     def _joined(
         self, value: str, found: Mapping[tuple[str, Region], torch.Tensor]
@@ -270,7 +294,7 @@ class NetworkPass:
     def _complete_after(self) -> Mapping[tuple[int, int], Sequence[str]]:
         """By backward pass and step: the parameters with complete gradients after it."""
         passes = [(0, "backward", number) for number, _ in reversed(self._tapes)]
-        return completed_by_step(passes, [self.network.stage], self.network.trained)
+        return completed_by_step(passes, [self.network.stage], self.trained)
 
     def _of_inputs(self, number: int, tape: Tape) -> dict[tuple[str, Region], torch.Tensor]:
         """The gradients of the regions of inputs that a micro-batch read."""

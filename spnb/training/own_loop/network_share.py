@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,13 +25,13 @@ class Mode(NamedTuple):
 
     Attributes
     ----------
-    training
-        Whether it is in training mode.
+    layers
+        The modes of its layers, and their settings.
     autocast
         The type that `torch.autocast` casts to around the call; None outside of it.
     """
 
-    training: bool
+    layers: Hashable
     autocast: torch.dtype | None = None
 
 
@@ -53,8 +53,8 @@ class NetworkShare:
         Names of the parameters and buffers that the rank's stage reads.
     literals
         Tensors that the network makes from numbers in its code, by name.
-    trained
-        Names of the stage's parameters that have a gradient.
+    trainable
+        Names of the stage's parameters that have a gradient, unless they are frozen.
     counted
         By the name of a batch norm's ``num_batches_tracked``: how often a pass adds one to it.
     owners
@@ -68,7 +68,7 @@ class NetworkShare:
     nested: Any
     names: tuple[str, ...]
     literals: Mapping[str, torch.Tensor]
-    trained: tuple[str, ...]
+    trainable: tuple[str, ...]
     counted: Mapping[str, int]
     owners: Mapping[str, Sequence[int]]
 
@@ -83,14 +83,12 @@ class NetworkShare:
         (stage,) = pipeline_stages_of(self.rank_plan)
         weights = {name: tensors[name] for name in self.names} | dict(self.literals)
         statistics = RunningStats([self.rank_plan])
-        trained = dict.fromkeys(self.trained)
         return RankNetwork(
             stage=stage,
             inputs=self._pieces(stage, self.inputs, regions_read),
             outputs=self._pieces(stage, self.outputs, regions_returned),
             weights=weights,
-            trained=self.trained,
-            gradients=buckets_of(self.rank_plan.shared, trained, (), weights),
+            trainable=self.trainable,
             statistics=buckets_of(self.rank_plan.shared, (), statistics.moves, weights),
             running_stats=statistics,
             programs=TapedPrograms(weights),

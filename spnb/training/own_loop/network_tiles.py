@@ -6,7 +6,7 @@ import torch
 
 from ...ir.region import Region
 from .local_pieces import LocalPieces
-from .over_ranks import SumOverRanks, WholeValue
+from .over_ranks import Carrier, SumOverRanks, WholeValue
 from .rank_module import RankModule
 
 
@@ -118,7 +118,7 @@ class NetworkTiles(RankModule):
         [torch.Size([2, 1, 8, 8]), torch.Size([2, 1, 8, 8])]
         """
         pieces = self._output(number).like(local.shape, local=True)
-        return WholeValue.apply(local, pieces, self._ranks, self._transport, self._together)
+        return WholeValue.apply(local, pieces, self._carrier)
 
     def sum(self, local: torch.Tensor) -> torch.Tensor:
         """Return the sum of all elements on all ranks; every rank must call it.
@@ -138,7 +138,7 @@ class NetworkTiles(RankModule):
         >>> on_ranks(lambda net: net.sum(net.scatter(image)).item())
         [384.0, 384.0]
         """
-        return SumOverRanks.apply(local, self._ranks, self._transport, self._together)[0]
+        return SumOverRanks.apply(local, self._carrier)[0]
 
     def mean(self, local: torch.Tensor) -> torch.Tensor:
         """Return the mean of all elements on all ranks; every rank must call it.
@@ -158,8 +158,12 @@ class NetworkTiles(RankModule):
         >>> on_ranks(lambda net: net.mean(net.scatter(image)).item())
         [1.0, 1.0]
         """
-        total, count = SumOverRanks.apply(local, self._ranks, self._transport, self._together)
+        total, count = SumOverRanks.apply(local, self._carrier)
         return total / count
+
+    @property
+    def _carrier(self) -> Carrier:
+        return Carrier(self._ranks, self._transport, self._together)
 
     def _output(self, number: int) -> LocalPieces:
         return list(self._loaded[1].outputs.values())[number]

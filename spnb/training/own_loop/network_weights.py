@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,14 +13,13 @@ from ...ir.tags import COLLECT, OVERFLOW
 from ...transport.allreduce import AllReduce
 from ..clipping import clip_gradients
 from .grad_scaler import GradScalerOverRanks
-from .module_tree import module_tree
 from .rank_module import RankModule
 
 
 class NetworkWeights(RankModule):
     """The weights of a network whose stages are on several ranks."""
 
-    def clip_grad_norm_(self, max_norm: float) -> torch.Tensor:
+    def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> torch.Tensor:
         """Scale the gradients of all stages so that their norm is at most a number.
 
         Every rank must call it.  With several stages, `torch.nn.utils.clip_grad_norm_` would see
@@ -30,6 +29,8 @@ class NetworkWeights(RankModule):
         ----------
         max_norm
             The largest norm.
+        norm_type
+            Order of the norm; infinity for the largest gradient.
 
         Returns
         -------
@@ -45,12 +46,33 @@ class NetworkWeights(RankModule):
         [tensor(True), tensor(True)]
         """
         _, network = self._loaded
-        parameters = {name: network.weights[name] for name in network.trained}
+        parameters = {name: network.weights[name] for name in network.trainable}
         with torch.no_grad(), self._together(lambda: "clip_grad_norm_"):
             norm = clip_gradients(
-                parameters, network.gradients, self._transport, len(self._ranks), max_norm
+                parameters=parameters,
+                buckets=network.gradients_of(parameters),
+                transport=self._transport,
+                num_ranks=len(self._ranks),
+                most=float(max_norm),
+                order=float(norm_type),
             )
         return torch.tensor(norm, dtype=torch.float64)
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Return a context that changes nothing, for loops written for `DistributedDataParallel`.
+
+        Each backward pass sums gradients over ranks, and they add up until ``zero_grad``.
+
+        Examples
+        --------
+        >>> def accumulated(net):
+        ...     with net.no_sync():
+        ...         net.sum(net(net.scatter(image))).backward()
+        ...     return net.get_parameter("bias").grad
+        >>> on_ranks(accumulated)[0]
+        tensor([128.])
+        """
+        return nullcontext()
 
     def grad_scaler(self, **options: Any) -> torch.amp.GradScaler:
         """Return a scaler of the loss, whose ranks skip a step together.
@@ -126,10 +148,7 @@ class NetworkWeights(RankModule):
             for name, owners in share.owners.items():
                 self._send_weight(self._every[name], owners)
             self._transport.flush()
-        found = OrderedDict() if destination is None else destination
-        for name in self._names_of_state:
-            found[prefix + name] = self._every[name] if keep_vars else self._every[name].detach()
-        return found
+        return self._module.state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
 
     def _send_weight(self, tensor: torch.Tensor, owners: Sequence[int]) -> None:
         """Bring a weight up to date on the ranks that do not have it."""
@@ -172,8 +191,7 @@ class NetworkWeights(RankModule):
             raise RuntimeError(
                 "assign=True would replace the parameters that ranks train: leave it"
             )
-        whole = module_tree({name: self._every[name] for name in self._names_of_state})
-        return whole.load_state_dict(state_dict, strict)
+        return self._module.load_state_dict(state_dict, strict)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         """Refuse to change device or type; `torch.nn.Module.to` and its like call this."""

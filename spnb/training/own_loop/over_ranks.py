@@ -1,22 +1,50 @@
 """Operations of autograd that go over all ranks: a whole value, a sum, and a network's pass.
 
 A loss is one number, which every rank computes.  So the gradient of a value that each rank has
-whole is the same on all of them, and a rank's own part of it is its part of the gradient.
+whole is the same on all of them, and a rank's own part of it is its part of the gradient.  Each
+operation and its gradient are a pair: one is the gradient of the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from ...ir.tags import COLLECT
+from ...kernels.autograd_node import apart
 from ...transport import Transport
 from ...transport.allreduce import AllReduce
 from .local_pieces import LocalPieces
 from .network_pass import NetworkPass, Together
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """Adds values of all ranks.
+
+    Attributes
+    ----------
+    ranks
+        The ranks.
+    transport
+        Carries their messages.
+    together
+        The context of a call of all ranks.
+    """
+
+    ranks: Sequence[int]
+    transport: Transport
+    together: Together
+
+    def added(self, own: torch.Tensor, what: str) -> torch.Tensor:
+        """The sum of a tensor over the ranks; every rank must call it."""
+        with self.together(lambda: what):
+            total = AllReduce(own, self.ranks, self.transport, COLLECT.tag()).result()
+            self.transport.flush()
+        return total
 
 
 class RunNetwork(torch.autograd.Function):
@@ -31,6 +59,7 @@ class RunNetwork(torch.autograd.Function):
     def forward(ctx: Any, run: NetworkPass, *operands: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ctx.run = run
         ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*operands)
         count = len(run.network.inputs)
         of_inputs = any(ctx.needs_input_grad[1 : count + 1])
         found = run.forward(operands[:count], of_inputs)
@@ -38,10 +67,37 @@ class RunNetwork(torch.autograd.Function):
         return tuple(found)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        of_inputs, of_weights = ctx.run.backward(gradients)
-        return None, *of_inputs, *of_weights.values(), None
+        run = ctx.run
+        with torch.no_grad():
+            if run.is_over:  # it was asked for with retain_graph=True, or PyTorch refuses it here
+                run.forward_again(ctx.saved_tensors[: len(run.network.inputs)])
+            of_inputs, of_weights = apart(lambda: run.backward(gradients))
+        found = (*of_inputs, *of_weights.values())
+        if torch.is_grad_enabled():  # by create_graph=True
+            found = _OnlyFirst.apply(torch.zeros((), requires_grad=True), *found)
+        return None, *found, None
+
+
+class _OnlyFirst(torch.autograd.Function):
+    """Gradients that have none themselves, which is said where one is asked for.
+
+    PyTorch's ``once_differentiable`` says so only if the arriving gradients have some.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, number: torch.Tensor, *found: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
+        return tuple(None if each is None else each.view_as(each) for each in found)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        raise RuntimeError(
+            "a gradient of a gradient, as in a gradient penalty with create_graph=True, does not go"
+            " through a network over ranks: compute it with the module itself on the whole image,"
+            " on every rank and with split_size=1, or leave it out of the loss"
+        )
 
 
 class WholeValue(torch.autograd.Function):
@@ -49,24 +105,31 @@ class WholeValue(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        local: torch.Tensor,
-        pieces: LocalPieces,
-        ranks: Sequence[int],
-        transport: Transport,
-        together: Together,
+        ctx: Any, local: torch.Tensor, pieces: LocalPieces, carrier: Carrier
     ) -> torch.Tensor:
-        ctx.pieces = pieces
+        ctx.pieces, ctx.carrier = pieces, carrier
         whole = torch.zeros(pieces.axes.shape, dtype=local.dtype, device=local.device)
         pieces.put(whole, local)
-        with together(lambda: "gather"):
-            AllReduce(whole, ranks, transport, COLLECT.tag()).result()
-            transport.flush()
-        return whole
+        return carrier.added(whole, "gather")
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return ctx.pieces.cut(gradient), None, None, None, None
+        return _LocalPart.apply(gradient, ctx.pieces, ctx.carrier), None, None
+
+
+class _LocalPart(torch.autograd.Function):
+    """A rank's regions of a whole value that is the same on every rank."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, whole: torch.Tensor, pieces: LocalPieces, carrier: Carrier
+    ) -> torch.Tensor:
+        ctx.pieces, ctx.carrier = pieces, carrier
+        return pieces.cut(whole)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return WholeValue.apply(gradient, ctx.pieces, ctx.carrier), None, None
 
 
 class SumOverRanks(torch.autograd.Function):
@@ -74,17 +137,11 @@ class SumOverRanks(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        local: torch.Tensor,
-        ranks: Sequence[int],
-        transport: Transport,
-        together: Together,
+        ctx: Any, local: torch.Tensor, carrier: Carrier
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        ctx.shape = local.shape
+        ctx.shape, ctx.carrier = local.shape, carrier
         own = torch.stack([local.double().sum(), torch.tensor(float(local.numel())).double()])
-        with together(lambda: "sum"):
-            total, count = AllReduce(own, ranks, transport, COLLECT.tag()).result()
-            transport.flush()
+        total, count = carrier.added(own, "sum")
         exact = local.dtype if local.is_floating_point() else torch.get_default_dtype()
         ctx.mark_non_differentiable(count)
         return total.to(exact), count.to(exact)
@@ -93,4 +150,19 @@ class SumOverRanks(torch.autograd.Function):
     def backward(
         ctx: Any, gradient: torch.Tensor, _: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
-        return gradient.expand(ctx.shape), None, None, None
+        return _EachElement.apply(gradient, ctx.shape, ctx.carrier), None
+
+
+class _EachElement(torch.autograd.Function):
+    """A number that is the same on every rank, for each element that a rank has."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, number: torch.Tensor, shape: torch.Size, carrier: Carrier
+    ) -> torch.Tensor:
+        ctx.carrier = carrier
+        return number.expand(shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return SumOverRanks.apply(gradient, ctx.carrier)[0], None, None
