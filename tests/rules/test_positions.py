@@ -118,3 +118,12 @@ def test_gradients(operator):
     with torch.no_grad():
         like = net(x)
     check_gradients(net, x, noise(*like.shape, seed=2), [grid(2, 2)])
+
+
+def test_unpooling_of_sequences():
+    def unpooled_1d(x):
+        pooled, places = F.max_pool1d(x, 2, return_indices=True)
+        return F.max_unpool1d(pooled + 1, places, 2, output_size=x.shape[-1:])
+
+    plans = check_tiled(Call(unpooled_1d), (2, 3, 21))
+    assert not any(plan.gathered for plan in plans)

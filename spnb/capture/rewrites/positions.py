@@ -248,13 +248,19 @@ def _sampled(known: KnownCalls, node: Node) -> Iterator[Node]:
 
 def _unpooled(known: KnownCalls, node: Node) -> Iterator[Node]:
     """An unpooling with the windows of the max pooling that gave its places."""
-    pooling = _pooling_of(known, node.args["indices"])
+    indices, beside = node.args["indices"], 0
+    made = known.nodes.get(getattr(indices, "value", ""))
+    if made is not None and made.kind == "unsqueeze" and made.args["dim"] == -1:
+        indices, beside = made.args["self"], 1  # PyTorch unpools one axis as two
+    pooling = _pooling_of(known, indices)
     window = None if pooling is None else _window_of(pooling)
     if pooling is None or window is None:
         yield node
         return
-    count = len(window["kernel"])
-    same = tuple(node.args["output_size"]) == tuple(pooling.operand_shapes[0][-count:])
+    size = pooling.operand_shapes[0][-len(window["kernel"]) :]
+    same = tuple(node.args["output_size"]) == (*size, *[1] * beside)
+    for name in window:
+        window[name] += (0 if name == "padding" else 1,) * beside
     args = {"self": node.args["self"], "indices": node.args["indices"], **window}
     yield replace(node, op="spnb.max_unpool.default", args=args) if same else node
 
