@@ -93,9 +93,12 @@ def as_numpy(image: Any) -> np.ndarray:
     Raises
     ------
     ValueError
-        If it is neither, or a single number.
+        If it is neither, or a single number, or a tensor without values or of few of them.
     """
     if hasattr(image, "detach"):
+        if image.is_meta or "strided" not in str(image.layout):
+            kind = "on the device meta" if image.is_meta else f"of the layout {image.layout}"
+            raise ValueError(f"the image is a tensor {kind}: give one on the CPU, made dense")
         image = image.detach().cpu()
         image = (image.float() if "bfloat16" in str(image.dtype) else image).numpy()
     if hasattr(image, "__array__") or hasattr(image, "__array_interface__"):

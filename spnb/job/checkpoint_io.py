@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import re
 import sys
 import warnings
@@ -25,6 +26,9 @@ from .state_dict import FoundStateDict, holds_tensors, state_dict_for
 
 SHOWN = 4
 """How many names a message lists."""
+
+INDEX = ".index.json"
+"""How the name of a file ends that says in which files the weights of a network are."""
 
 _NUMPY_SCALAR: Callable[..., Any] = np.float64(0).__reduce__()[0]  # type: ignore[assignment]
 _PLAIN_DATA: tuple[Callable[..., Any] | tuple[Callable[..., Any], str], ...] = (
@@ -88,6 +92,8 @@ def read_file(path: Path) -> Any:
     """
     if kind := no_file_at(path):
         raise WeightsError(f"cannot read the checkpoint {path}: it is {kind}")
+    if path.name.endswith(INDEX):
+        return _of_shards(path)
     try:
         with torch.serialization.safe_globals(list(_PLAIN_DATA)):
             return torch.load(
@@ -95,6 +101,25 @@ def read_file(path: Path) -> Any:
             )
     except Exception as error:
         raise WeightsError(f"cannot read the checkpoint {path}: {_reason(error)}") from None
+
+
+def _of_shards(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of several files, by an index that names the file of each."""
+    try:
+        file_of: dict[str, str] = json.loads(path.read_text())["weight_map"]
+        files = sorted({*file_of.values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise WeightsError(
+            f"cannot read the checkpoint {path}: it has no weight_map, which names the file of each"
+            " weight"
+        ) from None
+    shards = {name: read_file(path.parent / name) for name in files}
+    absent = [name for name, file in file_of.items() if name not in shards[file]]
+    if absent:
+        raise WeightsError(
+            f"cannot read the checkpoint {path}: {file_of[absent[0]]} has no {absent[0]}"
+        )
+    return {name: shards[file][name] for name, file in file_of.items()}
 
 
 def _reason(error: Exception) -> str:
@@ -107,6 +132,8 @@ def _reason(error: Exception) -> str:
         return f"it is a TorchScript program, not weights: {way_out}"
     if "weights_only" in text:
         return f"it holds more than tensors and plain data, or is damaged: {way_out}"
+    if isinstance(error, LookupError | EOFError):  # PyTorch says no more than a number
+        return f"it is no file of torch.save, or it is damaged: {way_out}"
     return (text or type(error).__name__).splitlines()[0]
 
 

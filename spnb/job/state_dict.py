@@ -102,6 +102,7 @@ def state_dict_for(names: Collection[str], content: object) -> FoundStateDict:
     others = [e.keys for e, score in zip(every, scores, strict=True) if score == scores[best] > 0]
     beside = [f'"{".".join(other)}"' for other in others if other != keys]
     if beside:
+        words = words or [f'under "{".".join(keys)}"']
         words.append(f"not those under {' and '.join(beside)}")
     return FoundStateDict(fit.tensors, ", ".join(words))
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tifffile
+import torch
 from image_regions import FIRST, RGB, whole
 from PIL import Image
 
@@ -68,6 +69,8 @@ def test_another_size_is_told_or_refused():
         (np.zeros((0, 3)), {}, r"array is empty: its shape is \(1, 1, 0, 3\)"),
         (np.zeros((8, 8), complex), {}, "complex128: an image holds real numbers"),
         (np.zeros(()), {}, "cannot open a float64"),
+        (torch.ones(1, 3, 8, 8, device="meta"), {}, "a tensor on the device meta"),
+        (torch.ones(1, 3, 8, 8).to_sparse(), {}, "a tensor of the layout torch.sparse_coo"),
         (np.zeros((1, 2, 3, 4, 5, 6)), {}, r"not \(batch, channels, 1 to 3 spatial\)"),
         (SyntheticSource((1, 3, 8, 8)), {"size": (9, 8)}, "synthetic is 8x8, but 9x8 is asked for"),
         (np.zeros((8, 8)), {"size": (8,)}, "neither its first axis nor its last"),

@@ -44,7 +44,8 @@ def script(path):
         (pickled, "it holds .*tensors and plain data"),
         (script, "it is a TorchScript program, not weights"),
         (lambda path: path.write_bytes(b"cos\nsystem\n(S'ls'\ntR."), "it holds"),
-        (lambda path: path.write_bytes(b""), "EOFError"),
+        (lambda path: path.write_bytes(b""), "it is no file of torch.save, or it is damaged"),
+        (lambda path: path.write_text("hello"), "it is no file of torch.save, or it is damaged"),
     ],
 )
 def test_no_advice_is_to_run_the_code_of_a_file(write, told, tmp_path, capfd):

@@ -1,6 +1,7 @@
 """Checkpoints as training scripts write them."""
 
 import argparse
+import json
 import sys
 
 import numpy as np
@@ -48,6 +49,10 @@ FORMS = {
             "optimizer_state_dict": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []},
         },
         'under "model_state_dict"',
+    ),
+    "averages beside": (
+        lambda s: {"model": s, "model_ema": {n: 0 * t for n, t in s.items()}},
+        'under "model", not those under "model_ema"',
     ),
     "BasicSR": (lambda s: {"params": s}, 'under "params"'),
     "BasicSR with averages": (
@@ -131,3 +136,25 @@ def test_a_network_on_meta_has_its_weights_from_a_file(tmp_path):
     empty.register_buffer("shift", torch.empty(1, device="meta"), persistent=False)
     with pytest.raises(OptionError, match=r"1 of the 10 weights of Sequential.*\(shift\)"):
         _ = Job(empty, checkpoint=str(path)).module
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "bin"])
+def test_weights_in_several_files_are_read_by_their_index(tmp_path, kind, capsys):
+    state = prefixed(net().state_dict(), "model.")
+    file_of = {name: f"model-{k % 2 + 1}-of-2.{kind}" for k, name in enumerate(state)}
+    save = pytest.importorskip("safetensors.torch").save_file if kind != "bin" else torch.save
+    for file in {*file_of.values()}:
+        save({name: state[name] for name in state if file_of[name] == file}, tmp_path / file)
+    index = tmp_path / f"model.{kind}.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": file_of}))
+    read = Job(net(), weights=str(index)).module.state_dict()
+    assert all(torch.equal(read[name.removeprefix("model.")], state[name]) for name in state)
+    assert 'without the prefix "model."' in capsys.readouterr().err
+    other = file_of["model.0.bias"]
+    index.write_text(json.dumps({"weight_map": {**file_of, "model.0.weight": other}}))
+    with pytest.raises(WeightsError, match=f"{other} has no model.0.weight"):
+        _ = Job(net(), weights=str(index)).module
+    for text in ("{", "[]", "{}"):
+        index.write_text(text)
+        with pytest.raises(WeightsError, match="it has no weight_map"):
+            _ = Job(net(), weights=str(index)).module
