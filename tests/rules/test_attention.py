@@ -144,7 +144,54 @@ def test_keys_go_round(name):
     assert any(e.kind == kind for plan in plans for e in plan.exchanges[2])
 
 
+def relative(q):
+    """Biases by the row and the column of a key, of each query (Li et al., *MViTv2*, 2022)."""
+    q = q.view(2, 2, 7, 9, 4)
+    rows = torch.einsum("byhwc,hkc->byhwk", q, constant(7, 7, 4))
+    columns = torch.einsum("byhwc,wkc->byhwk", q, constant(9, 9, 4))
+    return rows.unsqueeze(-1), columns.unsqueeze(-2)
+
+
+def relative_positions(q, k, v):
+    rows, columns = relative(q)
+    scores = (q * 0.5) @ k.mT
+    scores = (scores.view(2, 2, 7, 9, 7, 9) + rows + columns).view(2, 2, POSITIONS, POSITIONS)
+    return scores.softmax(-1) @ v
+
+
+def relative_positions_of_all_heads_at_once(q, k, v):
+    """Kirillov et al., *Segment anything*, 2023: heads are images of the batch."""
+    rows, columns = (each.flatten(0, 1) for each in relative(q))
+    scores = q.flatten(0, 1) @ k.flatten(0, 1).transpose(-2, -1)
+    scores = (columns + (scores.view(4, 7, 9, 7, 9) + rows)).reshape(4, POSITIONS, POSITIONS)
+    return (scores.softmax(-1) @ v.flatten(0, 1)).view(2, 2, POSITIONS, 4)
+
+
+def relative_positions_written(q, k, v):
+    rows, columns = relative(q)
+    scores = q @ k.mT
+    scores[:, :, 0:, 0:] = (scores[:, :, 0:, 0:].view(2, -1, 7, 9, 7, 9) + rows + columns).view(
+        2, -1, POSITIONS, POSITIONS
+    )
+    return scores.softmax(-1) @ v
+
+
+def biases_in_views_of_two_shapes(q, k, v):
+    scores = q @ k.mT + constant(1, POSITIONS)
+    scores = scores.view(2, 2, 7, 9, POSITIONS) + constant(7, 1, POSITIONS)
+    scores = scores.reshape(2, 2, POSITIONS, 7, 9) + constant(POSITIONS, 1, 9)
+    scores = scores.flatten(3) + constant(2, POSITIONS, POSITIONS)
+    return scores.softmax(-1) @ v
+
+
 WRITTEN_OUT = {
+    "two_biases": lambda q, k, v: (
+        (q @ k.mT + constant(2, POSITIONS, POSITIONS) + constant(POSITIONS)).softmax(-1) @ v
+    ),
+    "relative_positions": relative_positions,
+    "relative_positions_of_all_heads_at_once": relative_positions_of_all_heads_at_once,
+    "relative_positions_written": relative_positions_written,
+    "biases_in_views_of_two_shapes": biases_in_views_of_two_shapes,
     "plain": lambda q, k, v: (q @ k.mT).softmax(-1) @ v,
     "scaled_after": lambda q, k, v: ((q @ k.mT) / 3).softmax(-1) @ v,
     "scaled_before": lambda q, k, v: (q * 0.3 @ (k * 0.7).transpose(-1, -2)).softmax(-1) @ v,
@@ -308,8 +355,13 @@ def test_half_precision(function, precision):
     assert spnb.InProcess(plan, progress=False).infer().check().passed
 
 
+OPERATORS["with_relative_positions"] = (
+    lambda x: image(relative_positions(heads(x), heads(x * 2), heads(x + 1)), x),
+    [],
+)
 TRAINED = ["self_attention", "masked", "rows_without_keys", "causal", "several_heads_of_queries",
-           "reduced_keys", "block_of_diffusers", "block_of_latent_diffusion"]  # fmt: skip
+           "reduced_keys", "block_of_diffusers", "block_of_latent_diffusion",
+           "with_relative_positions"]  # fmt: skip
 
 
 @pytest.mark.slow(but_each=3)

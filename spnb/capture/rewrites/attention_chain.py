@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from ...ir.node import Node, Ref, Weight
 from ...rules.dropout import DROPOUTS
 from ...rules.matmul import Labels
-from ...rules.views import PERMUTES, order_of
+from ...rules.views import PERMUTES, VIEWS, order_of
+from .added_biases import Added
 from .gated_weights import Gate, division_by_own_sum
 from .mixed_heads import Mixing
 from .products import Factors, Labelled, Tensor
@@ -81,7 +82,7 @@ class AttentionChain:
         Factor of the scores.
     scaled_by
         Calls that multiply the scores by a tensor or divide them, with this tensor.
-    bias, masked, fill
+    added, masked, fill
         What is added to the scores, and where they are replaced by which number, in this order.
     mixed_scores, mixed_weights
         How heads are mixed before the softmax, and after it.
@@ -98,7 +99,7 @@ class AttentionChain:
     softmax: str | None = None
     scale: float = 1.0
     scaled_by: list[tuple[Node, Tensor]] = field(default_factory=list)
-    bias: Tensor | None = None
+    added: Added = field(default_factory=Added)
     masked: Tensor | None = None
     fill: float = 0.0
     mixed_scores: Mixing | None = None
@@ -117,7 +118,8 @@ class AttentionChain:
             if node.args["beta"] not in (0, 1):
                 return None
             chain.scale = float(node.args["alpha"])
-            chain.bias = factors.summand if node.args["beta"] else None
+            if factors.summand is not None and node.args["beta"]:
+                chain.added.tensors.append((factors.summand, node.shape))
         return chain
 
     def reaches_values(self) -> bool:
@@ -144,8 +146,8 @@ class AttentionChain:
     @property
     def changes_scores(self) -> bool:
         """Whether scores or weights are changed by tensors, and not only by a number."""
-        by_tensors = self.bias is not None or self.masked is not None or self.gate.changes
-        return bool(self.scaled_by) or by_tensors
+        by_tensors = self.masked is not None or self.gate.changes
+        return bool(self.scaled_by or self.added.tensors) or by_tensors
 
     @property
     def mixings(self) -> list[Mixing]:
@@ -156,12 +158,14 @@ class AttentionChain:
 
     def _takes(self, node: Node) -> bool:
         """Whether a call belongs to the chain; if so, what it does is recorded."""
-        if node.kind in SAME:
+        if node.kind in SAME or (node.kind == "expand" and node.shape == self.nodes[-1].shape):
             return True
         if node.kind in CASTS:
             return self.softmax is not None or self._is_no_rounding(node)
         if node.kind in DROPOUTS:
             return not node.args["train"] or not node.args["p"]
+        if self.added.in_a_view or node.kind in VIEWS:
+            return self._takes_in_a_view(node)
         if node.kind in PERMUTES:
             self.labels = tuple(self.labels[k] for k in order_of(node))
             return True
@@ -182,6 +186,16 @@ class AttentionChain:
         }.get(node.kind)
         return unchanged and takes is not None and takes(node)
 
+    def _takes_in_a_view(self, node: Node) -> bool:
+        """A view of the scores, an addition to it, or the view that gives their shape again."""
+        others = (self.masked, self.mixed_scores, self.softmax)
+        if others != (None, None, None) or self.labels != self.scores.result:
+            return False
+        if node.kind in VIEWS:
+            self.added.in_a_view = node.shape != self.nodes[0].shape
+            return True
+        return node.kind == "add" and node.shape == self.nodes[-1].shape and self._takes_bias(node)
+
     def _takes_mixing(self, node: Node) -> bool:
         """A sum over heads, of which there is at most one before the softmax and one after it."""
         mixing = Mixing.of(node, self.nodes[-1], self.labels)
@@ -198,7 +212,7 @@ class AttentionChain:
 
     def _takes_factor(self, node: Node) -> bool:
         """A multiplication or division, by a number or by a tensor without queries and keys."""
-        changed = (self.bias, self.masked, self.mixed_scores) != (None, None, None)
+        changed = self.added.tensors or (self.masked, self.mixed_scores) != (None, None)
         if changed or node.args.get("rounding_mode"):
             return False
         mine, other = self._is_last(node.args["self"]), self._other(node)
@@ -215,12 +229,12 @@ class AttentionChain:
     def _takes_bias(self, node: Node) -> bool:
         """An addition of a tensor."""
         other = self._other(node)
-        changed = (self.bias, self.masked, self.mixed_scores) != (None, None, None)
+        changed = (self.masked, self.mixed_scores) != (None, None)
         if changed or node.args["alpha"] != 1:
             return False
         if not isinstance(other, (Ref, Weight)):
             return False
-        self.bias = other
+        self.added.tensors.append((other, node.shape))
         return True
 
     def _takes_mask(self, node: Node) -> bool:

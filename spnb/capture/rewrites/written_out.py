@@ -161,7 +161,7 @@ class _AttentionCall:
             args = {**call.args, "self": query, "other": factor}
             dtype = self._values.types[query.value]
             query = calls.add(f"scaled{number}", call.op, args, calls.shape(query), dtype)
-        bias, read = chain.bias, value
+        bias, read = chain.added.sum(calls, chain.nodes[0].shape), value
         if (mixing := chain.mixed_scores) is not None:
             if bias is not None and not mixing.takes_bias(calls.shape(bias)):
                 return None
