@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from ..capture.trainable import may_have_gradient
 from ..ir.axes import Axes
 from ..ir.node import Node, Ref, Weight, leaves, map_leaves
 from ..ir.program import Compute
@@ -138,9 +139,8 @@ def _saved_in(trial: _Trial) -> tuple[list[torch.Tensor], set[int], dict[int, in
 
 
 def _empty(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(
-        tuple(shape), dtype=dtype, device="meta", requires_grad=dtype.is_floating_point
-    )
+    has = may_have_gradient(dtype)
+    return torch.empty(tuple(shape), dtype=dtype, device="meta", requires_grad=has)
 
 
 def _number_of(tensor: torch.Tensor) -> int:

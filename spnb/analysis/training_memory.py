@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from ..capture.trainable import may_have_gradient
 from ..ir.node import Node
 from ..ir.program import Compute, Free, Receive, Segments, Step
 from ..ir.region import Region
@@ -224,7 +225,7 @@ class TrainingMemory:
             found = {
                 value: self.bytes_of(value, regions.get(value, region))
                 for value, region in zip(node.operands, step.clipped, strict=True)
-                if graph.dtype_of(value).is_floating_point
+                if may_have_gradient(graph.dtype_of(value))
             }
             now = own + sum(gradients.values()) + sum(found.values())
             now += self._reordered(node, step.clipped)

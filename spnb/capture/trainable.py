@@ -58,13 +58,14 @@ def _read(node: Node) -> list[str]:
 
 def _differentiable(node: Node, graph: Graph) -> bool:
     """Whether PyTorch differentiates the call; this is tried on tensors without memory."""
-    if not node.dtype.is_floating_point:
+    if not may_have_gradient(node.dtype):
         return False
     if node.op == GETITEM:
         return True
 
     def empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, device="meta", requires_grad=dtype.is_floating_point)
+        has = may_have_gradient(dtype)
+        return torch.empty(shape, dtype=dtype, device="meta", requires_grad=has)
 
     operands = zip(node.operands, node.operand_shapes, strict=True)
     given = [empty(shape, graph.dtype_of(value)) for value, shape in operands]
@@ -76,3 +77,12 @@ def _differentiable(node: Node, graph: Graph) -> bool:
         return True
     parts = result if isinstance(result, (tuple, list)) else [result]
     return any(part.requires_grad for part in parts if isinstance(part, torch.Tensor))
+
+
+def may_have_gradient(dtype: torch.dtype) -> bool:
+    """Whether tensors of a type may have a gradient.
+
+    >>> may_have_gradient(torch.complex64), may_have_gradient(torch.int64)
+    (True, False)
+    """
+    return dtype.is_floating_point or dtype.is_complex

@@ -99,4 +99,7 @@ def fitted(tensor: torch.Tensor, axes: Axes, result: Axes, region: Region) -> An
         s if k in loose_axes.present else w
         for k, (s, w) in enumerate(zip(region.spans, whole.spans, strict=True))
     )
-    return loose_axes.piece(tensor, whole, Region(tuple(spans)))
+    wanted = Region(tuple(spans))
+    if tuple(tensor.shape) == loose_axes.local_shape(wanted):
+        return tensor  # of a micro-batch, which has fewer images than the batch
+    return loose_axes.piece(tensor, whole, wanted)

@@ -57,18 +57,31 @@ class Whole(Rule):
             if not isinstance(given, list) or len(given) != len(shape):
                 continue
             if all(n in (-1, m) for n, m in zip(given, shape, strict=True)):
-                args[name] = list(self.axes.local_shape(self._held(region)))
-        return self._wanted(invoke(self.node.op, args), region)
+                args[name] = list(self.axes.local_shape(self._held(region, needs, tensors)))
+        return self._wanted(invoke(self.node.op, args), needs, tensors, region)
 
-    def _held(self, region: Region) -> Region:
-        """The region of the result that a call computes, of which a region is wanted."""
-        operands = range(len(self.node.operands))
-        whole = [any(self.gathers(k, axis) for k in operands) for axis in range(self.axes.rank)]
-        ends = zip(whole, self.axes.extent, region.spans, strict=True)
-        return Region(tuple((0, n) if all_of else span for all_of, n, span in ends))
+    def _held(self, region: Region, needs: Sequence[Region], tensors: Tensors) -> Region:
+        """The region of the result that a call computes, of which a region is wanted.
 
-    def _wanted(self, result: Any, region: Region) -> Any:
-        held = self._held(region)
+        It has all of space where the call reads all of it.  It has the images of the operand: a
+        micro-batch, whose images the call may mix, has fewer than the batch.
+        """
+        spans = list(region.spans)
+        for axis, extent in enumerate(self.axes.extent):
+            gathered = [k for k in range(len(self.node.operands)) if self.gathers(k, axis)]
+            if gathered and (axis or self._has_batch(gathered[0], needs, tensors)):
+                spans[axis] = (0, extent)
+        return Region(tuple(spans))
+
+    def _has_batch(self, number: int, needs: Sequence[Region], tensors: Tensors) -> bool:
+        """Whether an operand has all images that are needed: those of the whole batch."""
+        shape = self.node.operand_axes[number].local_shape(needs[number])
+        return tensors[number].numel() == math.prod(shape)
+
+    def _wanted(
+        self, result: Any, needs: Sequence[Region], tensors: Tensors, region: Region
+    ) -> Any:
+        held = self._held(region, needs, tensors)
         if isinstance(result, (tuple, list)):
             pairs = zip(result, self.node.parts, strict=True)
             return tuple(axes_of_part(self.axes, s).piece(p, held, region) for p, s in pairs)
@@ -136,7 +149,7 @@ class WholeImages(Whole):
     def apply(
         self, tensors: Tensors, needs: Sequence[Region], region: Region, weights: Weights
     ) -> Any:
-        held = self._held(region)
+        held = self._held(region, needs, tensors)
         local = {w.name: self._fitted_weight(w, weights, held) for w in self.node.weights}
         return super().apply(tensors, needs, region, local)
 

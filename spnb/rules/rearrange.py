@@ -204,7 +204,7 @@ class Rolled(Whole):
     ) -> Any:
         shifts = {n: shift for n, shift in self.shifts.items() if shift % self.axes.shape[n]}
         rolled = tensors[0].roll(list(shifts.values()), list(shifts)) if shifts else tensors[0]
-        return self.axes.piece(rolled, self._held(region), region)
+        return self.axes.piece(rolled, self._held(region, needs, tensors), region)
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
         """Two slices change places; the tiles that own them send them."""

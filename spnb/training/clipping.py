@@ -63,5 +63,9 @@ def clip_gradients(
 
 def _norm(values: torch.Tensor | list[torch.Tensor], order: float) -> torch.Tensor:
     """The norm of numbers in fp64; zero of none."""
-    flat = values.double().flatten() if torch.is_tensor(values) else torch.tensor(values).double()
+    flat = (
+        values.abs().double().flatten()
+        if torch.is_tensor(values)
+        else torch.tensor(values).double()
+    )
     return torch.linalg.vector_norm(flat, order).cpu() if flat.numel() else torch.zeros(())

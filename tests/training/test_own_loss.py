@@ -178,6 +178,51 @@ def test_it_is_that_of_the_whole_image(case, split):
     assert_same(found.module.state_dict(), state, 1e-11)
 
 
+def lovasz(output, target):
+    """The Lovász hinge: it sorts the errors of all positions (Berman et al., 2018)."""
+    errors, order = (1 - (2 * target - 1) * output).flatten().sort(descending=True)
+    right = target.flatten()[order]
+    missed = right.sum() - right.cumsum(0)
+    overlap = 1 - missed / (right.sum() + (1 - right).cumsum(0))
+    return torch.dot(errors.relu(), torch.cat([overlap[:1], overlap.diff()]))
+
+
+def hardest(output, target):
+    each = F.cross_entropy(output, target, reduction="none").flatten()
+    return each.topk(each.numel() // 4).values.mean()
+
+
+def spectrum(output, target):
+    return (torch.fft.rfft2(output) - torch.fft.rfft2(target)).abs().mean()
+
+
+WHOLE = {
+    "sorted": (lambda: segmenter(1), lovasz, MASKS),
+    "largest": (segmenter, hardest, CLASSES),
+    "spectrum": (segmenter, spectrum, SOFT),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("split", ["gathered", "stages", "parts"])
+@pytest.mark.parametrize("case", WHOLE)
+def test_losses_that_read_the_whole_output(case, split):
+    """In an untiled stage, or gathered; of each micro-batch by itself."""
+    network, loss, targets = WHOLE[case]
+    stages = {"split_size": 2, "num_spatial_parts": 2}
+    options = {
+        "gathered": {"num_spatial_parts": 4, "allow_gather": True},
+        "stages": stages,
+        "parts": {"parts": 2, **stages},
+    }
+    job = job_of(made(network), **options[split])
+    with spnb.InProcess(spnb.plan(job, training=True), progress=False) as session:
+        found = session.train(IMAGES, targets, loss=loss)
+    losses, state = untiled(job, loss, targets)
+    assert found.history["loss"].tolist() == pytest.approx(losses, rel=1e-12)
+    assert_same(found.module.state_dict(), state, 1e-11)
+
+
 @pytest.mark.long
 def test_volumes():
     net = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv3d(2, 3, 1))

@@ -91,7 +91,7 @@ class Scanned(Whole):
     ) -> Any:
         x = tensors[0].to(precise(self.node.dtype))
         result = scanned(self.node.kind, x, self.number).to(self.node.dtype)
-        return self.axes.piece(result, self._held(region), region)
+        return self.axes.piece(result, self._held(region, needs, tensors), region)
 
     def lower(self, tiling: Tiling) -> Sequence[Node]:
         """Each tile scans its own positions, and adds the figures of the tiles before it."""

@@ -63,7 +63,8 @@ class RunNetwork(torch.autograd.Function):
         count = len(run.network.inputs)
         of_inputs = any(ctx.needs_input_grad[1 : count + 1])
         found = run.forward(operands[:count], of_inputs)
-        ctx.mark_non_differentiable(*(each for each in found if not each.is_floating_point()))
+        exact = (each for each in found if not (each.is_floating_point() or each.is_complex()))
+        ctx.mark_non_differentiable(*exact)
         return tuple(found)
 
     @staticmethod
@@ -140,9 +141,11 @@ class SumOverRanks(torch.autograd.Function):
         ctx: Any, local: torch.Tensor, carrier: Carrier
     ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.shape, ctx.carrier = local.shape, carrier
-        own = torch.stack([local.double().sum(), torch.tensor(float(local.numel())).double()])
+        wide = torch.complex128 if local.is_complex() else torch.float64
+        own = torch.stack([local.to(wide).sum(), torch.tensor(local.numel(), dtype=wide)])
         total, count = carrier.added(own, "sum")
-        exact = local.dtype if local.is_floating_point() else torch.get_default_dtype()
+        numbers = local.is_floating_point() or local.is_complex()
+        exact = local.dtype if numbers else torch.get_default_dtype()
         ctx.mark_non_differentiable(count)
         return total.to(exact), count.to(exact)
 
