@@ -22,6 +22,7 @@ from torch import nn
 from ..errors import CaptureError
 from ..ir.axes import Axes, dim
 from ..ir.graph import Graph
+from ..ir.module_state import hash_of
 from ..ir.node import Node, Ref, Weight, map_leaves
 from ..kernels.half_conv import HALVES
 from .export import capture_calls
@@ -108,8 +109,8 @@ def _number(value: Any, function: LossFunction) -> torch.Tensor:
     """The loss as one number: the mean of losses of images or positions."""
     if not isinstance(value, torch.Tensor):
         raise CaptureError(
-            f"the loss {getattr(function, '__name__', function)} returns a {type(value).__name__},"
-            " not a tensor"
+            f"the loss {getattr(function, '__name__', function)} returns a"
+            f" {type(value).__name__.removeprefix('Sym').lower()}, not a tensor"
         )
     value = value if value.is_floating_point() else value.float()
     return value.mean() if value.ndim else value
@@ -160,10 +161,31 @@ def with_loss(graph: Graph, loss: OwnLoss) -> Graph:
     rank = next(iter(graph.inputs.values())).rank
     outputs = [(graph.axes[value], graph.dtype_of(value)) for value in graph.outputs]
     targets = [(each.axes(rank), each.dtype) for each in loss.targets]
-    found = capture_calls(_LossModule(graph, loss), [*outputs, *targets], graph.dtype)
+    found, again = (
+        capture_calls(_LossModule(graph, loss), [*outputs, *targets], graph.dtype) for _ in range(2)
+    )
+    _refuse_change(found, again, loss)
     given = dict(zip(found.inputs, graph.outputs, strict=False))
     kept = list(found.inputs)[len(outputs) :]
     return _joined(graph, found, given, dict(zip(kept, loss.targets, strict=True)))
+
+
+def _refuse_change(found: Graph, again: Graph, loss: OwnLoss) -> None:
+    """Refuse a loss that computes something else when it is called again; it is captured once."""
+    first, second = (
+        (
+            [repr(node.args) for node in each.nodes],
+            list(each.literals),
+            hash_of(each.literals.values()),
+        )
+        for each in (found, again)
+    )
+    if first != second:
+        raise CaptureError(
+            f"the loss {loss.name} or a metric computes something else when it is called again, as"
+            " with a counter or a schedule: ranks compute what the first call did, so give train"
+            " a function that is always the same, and call it again for another one"
+        )
 
 
 def _joined(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 def first_line(error: Exception) -> str:
     """The first line of an error, with a way out where one is known."""
-    text = str(error).strip()
+    text = repr(error) if isinstance(error, KeyError) else str(error).strip()
     first = text.splitlines()[0] if text else repr(error)
     inner = re.search(r"got \w+\([\"'](.+?)[\"']\)", text) or re.search(r"Explanation: (.+)", text)
     if inner and len(text.splitlines()) > 1:  # of PyTorch's compiler, which is told of at length

@@ -21,7 +21,7 @@ from ..runtime.worker import share_failures
 from .batch_reader import BatchReader
 from .clipping import clip_gradients
 from .loss_scale import LossScale
-from .own_optimizer import MakeScheduler, progress_of, restore
+from .own_optimizer import MakeScheduler, made_optimizer, made_scheduler, progress_of, restore
 from .recipe import OPTIMIZERS
 from .start import OptimizerState, TrainingStart
 from .step import Step, TrainingWorker
@@ -119,7 +119,13 @@ class Trainer:
         if not parameters:
             return None
         if self.own.optimizer is not None:
-            optimizer = self.own.optimizer(list(parameters.items()))
+            optimizer = made_optimizer(
+                self.own.optimizer,
+                list(parameters.items()),
+                all_stages=self.worker.rank_plan.num_stages == 1,
+            )
+            if optimizer is None:
+                return None
         else:
             options = {"lr": self.recipe.learning_rate, "weight_decay": self.recipe.weight_decay}
             optimizer = OPTIMIZERS[self.recipe.optimizer](list(parameters.values()), **options)
@@ -130,7 +136,7 @@ class Trainer:
 
     def _make_scheduler(self, make: MakeScheduler, validated: bool) -> LRScheduler:
         assert self.optimizer is not None
-        scheduler = make(self.optimizer)
+        scheduler = made_scheduler(make, self.optimizer)
         if isinstance(scheduler, ReduceLROnPlateau) and not validated:
             raise OptionError(
                 "ReduceLROnPlateau follows the validation loss: give validation=(images, targets)"

@@ -56,6 +56,64 @@ def _received(content: bytes) -> OwnOptimizer:
     return OwnOptimizer(**cloudpickle.loads(content))
 
 
+def made_optimizer(
+    make: MakeOptimizer, named: list[tuple[str, torch.Tensor]], all_stages: bool
+) -> Optimizer | None:
+    """Return the optimizer of a rank's parameters, or None if it is to train none of these.
+
+    Parameters
+    ----------
+    make
+        The user's function.
+    named
+        The parameters with their names.
+    all_stages
+        Whether these are the parameters of the whole network.
+
+    Raises
+    ------
+    OptionError
+        If the function returns none, or one that ranks cannot step.
+
+    Examples
+    --------
+    >>> made_optimizer(torch.optim.LBFGS, [("bias", torch.ones(1))], all_stages=True)
+    Traceback (most recent call last):
+    spnb.errors.OptionError: LBFGS computes the loss several times in a step, which train does ...
+    """
+    try:
+        found: Any = make(named)
+    except ValueError as error:
+        if not all_stages and "empty parameter list" in str(error):
+            return None  # the function chose parameters of other stages
+        raise
+    if not isinstance(found, Optimizer):
+        raise OptionError(
+            f"optimizer returned {found!r}, but must return an optimizer of PyTorch's, made of the"
+            " named parameters that it is given"
+        )
+    if isinstance(found, torch.optim.LBFGS):
+        raise OptionError(
+            "LBFGS computes the loss several times in a step, which train does not: use another"
+            " optimizer, or a loop of your own (spnb.parallel) with split_size=1"
+        )
+    return found
+
+
+def made_scheduler(make: MakeScheduler, optimizer: Optimizer) -> LRScheduler:
+    """Return the scheduler of a rank's optimizer.
+
+    Raises
+    ------
+    OptionError
+        If the function returns none.
+    """
+    found: Any = make(optimizer)
+    if not isinstance(found, LRScheduler):
+        raise OptionError(f"scheduler returned {found!r}, but must return a scheduler of PyTorch's")
+    return found
+
+
 def progress_of(optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, Any]:
     """The settings of an optimizer's groups, and a scheduler's state, as plain data.
 

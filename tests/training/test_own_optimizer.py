@@ -107,6 +107,59 @@ def test_it_goes_on_from_a_checkpoint(tmp_path):
     assert_same(found.module.state_dict(), state, 1e-8)
 
 
+def last_layer(named):
+    """No other stage has a parameter of the last layer."""
+    last = [parameter for name, parameter in named if name.startswith("6.")]
+    return torch.optim.SGD(last, lr=0.05, momentum=0.9)
+
+
+def test_an_optimizer_of_one_stage_alone():
+    images, labels = examples(8)
+    each = job(learning_rate=0.001, num_epochs=2)
+    with spnb.InProcess(spnb.plan(each, training=True), progress=False) as session:
+        found = session.train(
+            images, labels, optimizer=last_layer, scheduler=WAYS["cosine"]["scheduler"]
+        )
+    losses, _, state = untiled(
+        each, images, labels, last_layer, WAYS["cosine"]["scheduler"], epochs=2
+    )
+    assert found.history["loss"].tolist() == pytest.approx(losses, rel=1e-9)
+    assert_same(found.module.state_dict(), state, 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"optimizer": torch.optim.SGD([torch.ones(1)], 0.1)}, "optimizer is one SGD, but must be"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd', but must be a class or a function"),
+        ({"optimizer": lambda named: None}, "optimizer returned None"),
+        ({"optimizer": torch.optim.LBFGS}, "LBFGS computes the loss several times"),
+        ({"scheduler": "step"}, "scheduler is 'step', but must be"),
+        ({"scheduler": lambda optimizer: None}, "scheduler returned None"),
+        ({"clip": "1"}, "clip is '1', but must be a number"),
+        ({"metrics": [F.mse_loss]}, "metrics are functions by name"),
+        ({"metrics": {"dice": "dice"}}, "the metric dice is 'dice', but must be a function"),
+        ({"metrics": {"loss": F.mse_loss}}, "a metric is named loss, as a column"),
+        ({"callbacks": print}, r"must be a list: give \[callback\]"),
+    ],
+)
+def test_what_is_no_optimizer_metric_or_callback_is_one_line(given, message):
+    images, labels = examples(8)
+    each = spnb.Job(network(), image_size="11x9", batch_size=4, num_spatial_parts=2, split_size=1)
+    session = spnb.InProcess(spnb.plan(each, training=True), progress=False)
+    with session, pytest.raises(OptionError, match=message) as caught:
+        session.train(images, labels, loss=nn.CrossEntropyLoss(), **given)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_is_frozen_whole_is_refused():
+    images, labels = examples(8)
+    each = job(network().requires_grad_(False))
+    session = spnb.InProcess(spnb.plan(each, training=True), progress=False)
+    with session, pytest.raises(ValueError, match="all parameters of the network are frozen"):
+        session.train(images, labels)
+
+
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [

@@ -78,6 +78,10 @@ class Callbacks:
     """
 
     def __init__(self, given: Sequence[Any] = ()):
+        if not isinstance(given, (list, tuple)):
+            raise OptionError(
+                f"callbacks is a {type(given).__name__}, but must be a list: give [callback]"
+            )
         self._of_steps = [each.after_step for each in given if hasattr(each, "after_step")]
         self._of_epochs = []
         for each in given:

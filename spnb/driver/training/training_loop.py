@@ -139,8 +139,16 @@ class _TrainingLoop:
     def _begin(self) -> None:
         """Make the ranks ready, with the weights and the optimizer's state of the checkpoint."""
         scale = self.begun.optimizer.get("scaling")
+        trained = with_gradient(self.plan.captured, self.job.network.trained)
+        if not trained:
+            raise ValueError(
+                "nothing would be trained: all parameters of the network are frozen"
+                if not self.job.network.trained
+                else "nothing would be trained: no gradient goes from the loss to a parameter of"
+                " the network, as after argmax, detach() or no_grad()"
+            )
         start = TrainingStart(
-            trained=tuple(with_gradient(self.plan.captured, self.job.network.trained)),
+            trained=tuple(trained),
             recipe=self.recipe,
             optimizer_state=self.begun.optimizer.get("state", {}),
             num_workers=self.job.num_workers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,19 @@ from ...training.own_optimizer import OwnOptimizer
 from .batch_stream import is_stream
 from .callbacks import Callbacks
 from .evaluation import DataSetEvaluation, EvaluatingRanks
+from .step_figures import COLUMNS
 from .validation import Validation
+
+MADE_BY_RANKS = {
+    "optimizer": "functools.partial(torch.optim.SGD, lr=0.1)",
+    "scheduler": "functools.partial(torch.optim.lr_scheduler.StepLR, step_size=3)",
+}
+"""What each rank makes for its own parameters, with an example of what makes it."""
+
+
+def _said(given: Any) -> str:
+    """A text as it is; of an object, its class."""
+    return repr(given) if isinstance(given, str) else f"one {type(given).__name__}"
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,34 @@ class Request:
     validation: Any = None
     patience: int | None = None
     callbacks: Callbacks = field(default_factory=Callbacks)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.loss, type):
+            raise OptionError(
+                f"loss is the class {self.loss.__name__}: make one of it, {self.loss.__name__}()"
+            )
+        if not isinstance(self.metrics, Mapping):
+            raise OptionError(
+                f"metrics are functions by name, as {{'dice': dice}}, not a"
+                f" {type(self.metrics).__name__}"
+            )
+        for name, metric in self.metrics.items():
+            if not callable(metric):
+                raise OptionError(f"the metric {name} is {metric!r}, but must be a function")
+            if name in COLUMNS:
+                raise OptionError(
+                    f"a metric is named {name}, as a column of the history is: give it another name"
+                )
+        for what, example in MADE_BY_RANKS.items():
+            given = getattr(self.own, what)
+            if given is not None and not callable(given):
+                raise OptionError(
+                    f"{what} is {_said(given)}, but must be a class or a function, as {example}:"
+                    " each rank makes one for its own parameters"
+                )
+        clip = self.own.clip
+        if clip is not None and not isinstance(clip, numbers.Real):
+            raise OptionError(f"clip is {clip!r}, but must be a number")
 
 
 def validation_for(ranks: EvaluatingRanks, request: Request) -> Validation | None:
