@@ -236,7 +236,8 @@ class Result(RunRecord):
         from ..viewer.views import view_of
 
         graph, styles = self.plan.graph, require_style(overlay)
-        value = None if output is None and len(self.named_outputs) > 1 else value_of(graph, output)
+        single = len(self.named_outputs) == 1 == len(graph.outputs)
+        value = None if output is None and not single else value_of(graph, output)
         layers = {"image": Layer.of_image(self.source)}
         note = self.summary
         if value is not None and is_picture(graph, value):

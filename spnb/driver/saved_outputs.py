@@ -10,20 +10,29 @@ from ..io.sources import Source, file_of
 from ..io.writing.pixel_grid import PixelGrid, has_rows_and_columns, pixel_grid
 from ..io.writing.writers import Store
 from ..ir.graph import Graph
-from ..ir.node import Ref
+from ..ir.node import Joined, Ref
 from ..job.job import Job
 from ..job.job_plan import JobPlan
 from ..kernels.compat import pytree
 
 
 def named_outputs(graph: Graph) -> dict[str, str]:
-    """The name of each output in the graph, by its key in the structure of the outputs."""
+    """The name of each output in the graph, by its key in the structure of the outputs.
+
+    Those that are joined of several values have no name in the graph.
+    """
+    leaves = _computed_leaves(graph).items()
+    return {key: leaf.value for key, leaf in leaves if isinstance(leaf, Ref)}
+
+
+def _computed_leaves(graph: Graph) -> dict[str, Ref | Joined]:
+    """What the network computes of all that it returns, by its key."""
     leaves = graph.structure.unflatten(graph.returned)
     found = {}
     for keys, leaf in pytree.tree_flatten_with_path(leaves)[0]:
-        if isinstance(leaf, Ref):
+        if isinstance(leaf, Ref | Joined):
             name = ".".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in keys)
-            found[name or "output"] = leaf.value
+            found[name or "output"] = leaf
     return found
 
 
@@ -40,17 +49,23 @@ def value_of(graph: Graph, output: int | str | None) -> str:
     Raises
     ------
     ValueError
-        If there are several outputs and none is named, or no such output.
+        If there are several outputs and none is named, or no such output, or if it is joined of
+        several values.
     """
-    named = named_outputs(graph)
+    named = _computed_leaves(graph)
     if output is None and len(named) == 1:
         output = 0
-    known: dict[int | str, str] = dict([*named.items(), *enumerate(named.values())])
+    known: dict[int | str, Ref | Joined] = dict([*named.items(), *enumerate(named.values())])
     found = None if output is None else known.get(output)
+    if isinstance(found, Joined):
+        raise ValueError(
+            "this output joins positions of the image with others, so it has no regions to save or"
+            " to draw: take result.output"
+        )
     if found is None:
         given = "" if output is None else f"there is no output {output!r}: "
         raise ValueError(f"{given}say which of {len(named)} outputs: {', '.join(named)}")
-    return found
+    return found.value
 
 
 def store_of(graph: Graph, path: str | Path, output: int | str | None = None) -> Store:

@@ -11,7 +11,7 @@ import torch
 
 from .axes import Axes, Extent
 from .blocks import Block
-from .node import Node, Ref, Weight
+from .node import Joined, Node, Ref, Weight
 
 
 class Structure(Protocol):
@@ -35,8 +35,8 @@ class Graph:
     nodes
         Operator calls in the order of execution.
     returned
-        The leaves of the network's output: values as `Ref`, tensors known before it runs as
-        `Weight`, everything else unchanged.
+        The leaves of the network's output: values as `Ref`, those that are joined of several as
+        `Joined`, tensors known before it runs as `Weight`, everything else unchanged.
     blocks
         The module's building blocks, in order: stages are cut between them.
     structure
@@ -115,8 +115,14 @@ class Graph:
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the values that the network returns."""
-        return tuple(dict.fromkeys(leaf.value for leaf in self.returned if isinstance(leaf, Ref)))
+        """Names of the values that the network returns, or of which it joins what it returns."""
+        found: list[str] = []
+        for leaf in self.returned:
+            if isinstance(leaf, Ref):
+                found.append(leaf.value)
+            elif isinstance(leaf, Joined):
+                found += leaf.values
+        return tuple(dict.fromkeys(found))
 
     @cached_property
     def batch(self) -> int:
@@ -186,5 +192,7 @@ class Graph:
         for leaf in self.returned:
             if isinstance(leaf, Ref):
                 leaf = values[leaf.value]
+            elif isinstance(leaf, Joined):
+                leaf = torch.cat([values[value] for value in leaf.values], leaf.number)
             leaves.append(known[leaf.name] if isinstance(leaf, Weight) else leaf)
         return self.structure.unflatten(leaves)

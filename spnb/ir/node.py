@@ -24,6 +24,22 @@ class Ref:
 
 
 @dataclass(frozen=True, slots=True)
+class Joined:
+    """An output of the network that is made where it is asked for, of values one after another.
+
+    Attributes
+    ----------
+    values
+        Their names.
+    number
+        The dimension along which they are joined.
+    """
+
+    values: tuple[str, ...]
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Weight:
     """A tensor that is known before the network runs: a parameter, a buffer or a constant.
 

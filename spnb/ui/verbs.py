@@ -241,6 +241,8 @@ def _shapes(plan: JobPlan, result: Result) -> str:
     graph, texts = plan.graph, {}
     for name, value in result.named_outputs.items():
         texts[name] = f"{graph.shape(value)} {graph.dtype_of(value)}".replace("torch.", "")
+    if not texts:
+        return f"joined of {len(graph.outputs)} values"
     if list(texts) == ["output"]:
         return texts["output"]
     return ", ".join(f"{name}: {text}" for name, text in texts.items())

@@ -3,6 +3,7 @@
 import random
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from running import planned, planned_for_training
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from training_steps import check, grid, train
 from vision_transformers import Attention, CaiT, CoordinateAttention, MultiHead, ViT, WrittenOut
 
+import spnb
 from spnb.errors import PlanError
 from spnb.planner.pieces.in_pieces import in_pieces
 
@@ -111,7 +113,6 @@ WHOLE = {
     "conv": lambda x: F.conv1d(x.mT, torch.ones(4, 4, 3, dtype=x.dtype)),
     "every other": lambda x: x[:, ::2],
     "variance": lambda x: x.var(1),
-    "returned": lambda x: x * 2,
     "batch in front": lambda x: x.reshape(-1, 4) * 2,
     "a token written": lambda x: x.slice_scatter(x[:, :1] * 2, 1, 1, 2)[:, 0],
     "two roles of one value": lambda x: torch.einsum("bnc,bmc,bmd->bnd", x, x, x),
@@ -141,6 +142,43 @@ def test_tokens_with_a_constant_around_them(around, number):
     for parts in (1, 2):
         plans = check_tiled(Call(position_by_position), (2, 4, 5, 7), grids=[(2, 3)], parts=parts)
         assert not any(plan.gathered for plan in plans)
+
+
+def levels(x):
+    """Lin et al., *Focal loss for dense object detection*, 2017: all positions of all levels."""
+    return torch.cat([F.avg_pool2d(x, n).flatten(2) for n in (1, 2, 4)], 2)
+
+
+RETURNED = {
+    "tokens": lambda x: beside_constants(x, 1, 2).tanh(),
+    "several": lambda x: {"tokens": beside_constants(x, 1), "first": beside_constants(x, 1)[:, 0]},
+    "levels": levels,
+    "scores of levels": lambda x: (levels(x).softmax(2).mT, levels(x).amax(2)),
+}
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("name", RETURNED)
+def test_a_concatenation_that_is_returned_is_joined_where_it_is_collected(name, parts):
+    net = Call(lambda m, x: RETURNED[name](m[0](x)), nn.Conv2d(3, 4, 3, padding=1))
+    plans = check_tiled(net, SHAPE, grids=[(2, 2), (1, 3)], parts=parts)
+    assert not any(plan.gathered for plan in plans)
+
+
+def test_an_output_that_is_joined_keeps_its_number_and_is_not_saved_by_region(tmp_path):
+    net = Call(lambda m, x: RETURNED["several"](m[0](x)), nn.Conv2d(3, 4, 3, padding=1))
+    job = spnb.Job(net, image_size=(8, 12), batch_size=2, split_size=1, num_spatial_parts=4)
+    result = spnb.InProcess(spnb.plan(job), progress=False).infer()
+    assert result.check().passed
+    assert list(result.output) == ["tokens", "first"]
+    assert "Result of Call" in repr(result.show())
+    for output in (0, "tokens"):
+        with pytest.raises(ValueError, match="joins positions of the image with others"):
+            result.save(tmp_path / "a.npy", output)
+    with pytest.raises(ValueError, match="say which of 2 outputs: tokens, first"):
+        result.save(tmp_path / "a.npy")
+    first = np.load(result.save(tmp_path / "a.npy", 1))
+    assert np.array_equal(first, result.output["first"])
 
 
 def test_a_concatenation_with_an_empty_tensor():

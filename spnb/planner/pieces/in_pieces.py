@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ...ir.blocks import Block
 from ...ir.graph import Graph
-from ...ir.node import Node
+from ...ir.node import Joined, Node, Ref
 from ...ir.tiling import Tiling
 from .alike import in_each_piece, piece_by_piece
 from .attention import attention
@@ -62,6 +62,7 @@ class PieceByPieceGraph:
         self._calls = PieceCalls(graph)
         self._pieces: dict[str, Pieces] = {}
         self._blocks: list[Block] = []
+        self._outputs: dict[str, Joined] = {}  # by value, how the outputs that stay in pieces do
         self._used = False
 
     def add_block(self, block: Block, tiling: Tiling) -> None:
@@ -71,7 +72,7 @@ class PieceByPieceGraph:
             self._read(node, tiling)
         if block is self._graph.blocks[-1]:
             for value in self._graph.outputs:
-                self._make(value)
+                self._return(value)
         self._blocks.append(Block(block.path, start, len(self._calls.nodes)))
 
     def result(self) -> Graph:
@@ -84,6 +85,10 @@ class PieceByPieceGraph:
             nodes=tuple(calls.nodes),
             blocks=tuple(self._blocks),
             constants=tuple(calls.constants),
+            returned=tuple(
+                self._outputs.get(leaf.value, leaf) if isinstance(leaf, Ref) else leaf
+                for leaf in self._graph.returned
+            ),
         )
 
     def _read(self, node: Node, tiling: Tiling) -> None:
@@ -128,6 +133,21 @@ class PieceByPieceGraph:
                     self._make(value)
                 return in_each_piece(self._calls, node, chosen, how)
         return None
+
+    def _return(self, value: str) -> None:
+        """Leave an output in pieces, which are joined where it is collected, or make it.
+
+        A loss, and a training loop of the user's own, take outputs in one piece.
+        """
+        pieces, graph = self._pieces.get(value), self._graph
+        if pieces is None or value in self._calls.axes:
+            return
+        collected = not (graph.training or graph.given_tiles or graph.loss_calls)
+        if collected and pieces.alone and graph.inputs.keys().isdisjoint(pieces.names):
+            self._outputs[value] = Joined(pieces.names, pieces.number)
+            self._used = True
+        else:
+            self._make(value)
 
     def _make(self, value: str) -> None:
         """Make a value in one piece, if it is in pieces and is not made yet."""
