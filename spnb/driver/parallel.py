@@ -76,6 +76,8 @@ def parallel(module: nn.Module, job: Job, transport: Transport | None = None) ->
     [(2, 1, 8, 4), (2, 1, 8, 4)]
     """
     job = _without_own_network(job, module)
+    if isinstance(job.model, nn.Module):
+        module = job.model  # without the wrapper of torch.compile
     transport = transport or remote.transport_of_program(job.backend, job.deadline)
     _require_ranks(job, transport)
     device = CPU

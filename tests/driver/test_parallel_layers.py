@@ -195,6 +195,20 @@ def test_a_copy_has_weights_of_its_own_and_no_file_has_a_network():
         assert not torch.equal(other["3.weight"], own["3.weight"])
 
 
+@pytest.mark.long
+def test_a_compiled_module_is_its_module():
+    net = layers()
+    job, wanted = job_of(net, **SPLITS["2x2"]), steps(Plain(copy.deepcopy(net)), sgd(net), 1)
+
+    def work(transport):
+        own = spnb.parallel(torch.compile(copy.deepcopy(net), backend="eager"), job, transport)
+        return steps(own, sgd(own), 1), list(own.state_dict())
+
+    for found, names in on_ranks(job, work):
+        assert found == pytest.approx(wanted, rel=1e-11)
+        assert names == list(net.state_dict())
+
+
 def test_what_would_not_be_seen_is_refused():
     net = layers()
 

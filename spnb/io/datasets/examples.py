@@ -22,6 +22,9 @@ from ..disk.files import mapped
 from ..disk.replacing import writing
 from ..sources import Source, SyntheticSource, read_as
 
+USUALLY_IGNORED = (-100, 255)
+"""Class numbers that PyTorch's losses and data sets of masks give to positions without a class."""
+
 
 def order_of(count: int, seed: int, epoch: int) -> np.ndarray:
     """Return the numbers of examples, shuffled for an epoch.
@@ -225,9 +228,18 @@ def matched(
         number, wanted, targets = shape[1], (count, *shape[2:]), targets.astype(np.int64)
         low, high = (int(targets.min()), int(targets.max())) if targets.size else (0, 0)
         if targets.shape == wanted and not (low >= 0 and high < number):
+            ignored = next((each for each in USUALLY_IGNORED if each in (low, high)), None)
+            advice = (
+                ""
+                if ignored is None
+                else (
+                    f"; if {ignored} is to be ignored, give"
+                    f" loss=torch.nn.CrossEntropyLoss(ignore_index={ignored}) in Python"
+                )
+            )
             raise ValueError(
                 f"class numbers run from {low} to {high}, but the network has {number} classes:"
-                f" use 0 to {number - 1}, or another num_classes"
+                f" use 0 to {number - 1}, or another num_classes{advice}"
             )
     else:
         wanted = (count, *shape[1:])

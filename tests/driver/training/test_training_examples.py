@@ -26,6 +26,7 @@ def test_examples_that_do_not_fit_are_refused():
     for given, message in (
         ((images, labels[:3]), "10 images, but 3 targets"),
         ((images, labels + 3), "run from 3 to 5, but the network has 3 classes"),
+        ((images, torch.where(labels == 1, 255, labels)), r"CrossEntropyLoss\(ignore_index=255\)"),
         ((images[:3], labels[:3]), "3 images make no batch of 4"),
         ((images, labels.double()), r"numbers have \(10, 3\)"),
         ((images, NOT_GIVEN), "images without targets"),
