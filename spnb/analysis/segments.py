@@ -26,7 +26,7 @@ from ..ir.program import Segments
 from ..planner.plan import Plan
 from .sample_ranks import sample_ranks
 from .training_memory import TrainingMemory, bytes_from_system, held_at_once
-from .weight_memory import bytes_beside_weights, held_weight_bytes, process_bytes
+from .weight_memory import PROCESS, bytes_beside_weights, held_weight_bytes
 
 MOST_BEGINNINGS = 48
 """Steps among which beginnings are chosen: those with the fewest bytes alive around them."""
@@ -61,7 +61,7 @@ def segments_of(plan: Plan, rank: int, images: int | None = None) -> Segments:
     choice = _Choice(TrainingMemory(plan, rank, images=images))
     if plan.recompute_memory is None:
         return choice.least()
-    beside = process_bytes(training=True) + held_weight_bytes(plan, rank)
+    beside = PROCESS + held_weight_bytes(plan, rank)
     beside += bytes_beside_weights(plan, rank)
     found = choice.within(plan.recompute_memory - beside)
     if (needed := choice.from_system(found) + beside) > plan.recompute_memory:

@@ -14,16 +14,17 @@ from ..ir.node import Node
 from ..ir.program import Compute, Free, Receive, Segments, Step
 from ..ir.region import Region
 from ..ir.schedule import SCHEDULES, most_held
+from ..kernels.autograd_node import LARGE
 from ..planner.plan import Plan
 from ..rules import rule_of
 from .saved_by_autograd import Saved, saved_by
 
-FRAGMENTED = 1.35
+FRAGMENTED = 1.25
 """Bytes that an engine has from the system for each byte of values that it holds (measured).
 
 Values of many sizes leave holes, although the allocator joins what is freed (see
 `spnb.runtime.allocator`).  On plans of ResNet-20 and U-Net in two and four tiles, of 512 and 1024
-pixels, it was 1.2 to 1.6.
+pixels, it was 1.1 to 1.5.
 """
 
 REPEATED = 1.12
@@ -33,11 +34,11 @@ Their values are as large as those of the first, so less is left between them.  
 U-Net in two tiles, with up to 16 micro-batches at once, it was 1.10 to 1.12.
 """
 
-FREED = 0.7
+FREED = 0.5
 """The same for each byte that is not held since segments are computed again (measured).
 
-Their values are in memory for a while all the same, and leave holes.  On the same plans it was 0.5
-to 1.1.
+Their values are in memory for a while all the same, and leave holes.  On the same plans it was 0.2
+to 1.0.
 """
 
 
@@ -228,19 +229,28 @@ class TrainingMemory:
                 if may_have_gradient(graph.dtype_of(value))
             }
             now = own + sum(gradients.values()) + sum(found.values())
-            now += self._reordered(node, step.clipped)
+            now += self._reordered(node, step.clipped, own) + self._weight_bytes(node)
             self.of_gradients = max(self.of_gradients, now)
             self._held(now)
             for value, size in found.items():
                 gradients[value] = max(size, gradients.get(value, 0))
             self._release(self._of_call.pop(node.name))
 
-    def _reordered(self, node: Node, clipped: Sequence[Region]) -> int:
-        """Bytes of the image's copy in oneDNN's order, of which a filter's gradient is summed."""
+    def _weight_bytes(self, node: Node) -> int:
+        """Bytes of the gradients of a call's weights, before they are added to their sums."""
+        return sum(math.prod(w.shape) for w in node.weights) * self.plan.graph.dtype.itemsize
+
+    def _reordered(self, node: Node, clipped: Sequence[Region], own: int) -> int:
+        """Bytes of copies in oneDNN's order, of which the gradients of filters are summed.
+
+        They are copies of the image and of the result's gradient.  Those of a large image are freed
+        before the image's gradient is made, which is made in oneDNN's order first.
+        """
         if node.kind not in CONVOLUTIONS or not clipped:
             return 0
         value = node.operands[0]
-        return self.bytes_of(value, self._covered.get(self._memory_of(value), clipped[0]))
+        image = self.bytes_of(value, self._covered.get(self._memory_of(value), clipped[0]))
+        return image + own if image < LARGE else max(image, own)
 
     def _record_again(self, first: int, stop: int, of_gradients: int) -> None:
         """Follow a segment once more, as its values are computed again."""

@@ -14,14 +14,6 @@ PROCESS = 24 << 20
 ENGINE = 210 << 20
 """Bytes of an engine and its nanny before they have a plan, which no others share (measured)."""
 
-TRAINER = 76 << 20
-"""Bytes of PyTorch's optimizers, loaded into an engine with the first of them (measured)."""
-
-
-def process_bytes(training: bool) -> int:
-    """Return the bytes of an engine without weights and values."""
-    return PROCESS + (TRAINER if training else 0)
-
 
 def held_weight_bytes(plan: Plan, rank: int) -> int:
     """Return the bytes of the weights that a rank has, those of its mirrored stage included."""
@@ -38,7 +30,7 @@ def weight_bytes(plan: Plan, stage: int) -> int:
 def bytes_beside_weights(plan: Plan, rank: int) -> int:
     """Return the bytes of gradients and optimizer states that a rank has in training.
 
-    A parameter has its gradient, the gradient of a micro-batch, and two moments of the optimizer.
+    A parameter has the sum of its gradients, and two moments of the optimizer.
     """
-    # In half precision there are fp32 parameters too, and gradients and moments are fp32.
-    return (9 if plan.graph.dtype in HALVES else 4) * held_weight_bytes(plan, rank)
+    # In half precision there are fp32 parameters too, and sums and moments are fp32.
+    return (8 if plan.graph.dtype in HALVES else 3) * held_weight_bytes(plan, rank)

@@ -177,4 +177,5 @@ class PlainProcesses:
 
 if __name__ == "__main__":
     process_memory.bytes_before_any_network()  # as an engine does before its idle size is taken
+    torch.optim.SGD([torch.empty(0)])  # imports PyTorch's compiler, which counts as an import
     serve(PlainTraining.step, with_first_step=True)

@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import wraps
 from typing import Any
 
+from IPython import get_ipython
 from IPython.core.error import UsageError
 
 from ..errors import PeerFailed
@@ -110,6 +111,16 @@ def watch_cells(shell: Any, transport: Any) -> None:
     run_cells_after_a_failure(shell.kernel)
     shell.events.register("pre_run_cell", begin)
     shell.events.register("post_run_cell", end)
+
+
+def free_message() -> None:
+    """Free the arrays of the message that the kernel handles, once their call has used them.
+
+    Contexts of tasks refer to the message until much later; weights and moments of a training are
+    as large as the network.
+    """
+    if shell := get_ipython():
+        del (shell.kernel.get_parent().get("buffers") or [])[:]
 
 
 def run_cells_after_a_failure(kernel: Any) -> None:

@@ -22,6 +22,7 @@ from ..ir.rank_plan import RankPlan
 from ..runtime.allocator import IN_INFERENCE, keep_blocks
 from ..runtime.process_memory import give_back, set_modules_aside
 from ..transport.mpi_environment import prepare_rank
+from .cells import free_message
 from .here import here
 from .service import Answer, Call, answer_of
 from .watches import (
@@ -120,7 +121,7 @@ def load(rank_plan: RankPlan | None, weights: Path | Mapping[str, torch.Tensor])
     tensors = read_weights(weights) if isinstance(weights, Path) else weights
     here.load(rank_plan, tensors, transport, transport.local_rank)
     give_back()  # what weights took before they were in their memory order
-    set_modules_aside(rank_plan.training)  # counted as memory of the plan: it needs an optimizer
+    set_modules_aside()
     here.outputs.update(outputs)
     here.publish({"loaded": 1})
 
@@ -141,7 +142,10 @@ def share_cores(rank_plan: RankPlan, place: PlaceOnHost) -> None:
 
 def answer(call: Call[T] | None) -> Answer[T] | None:
     """Have this process's rank carry out a call; ``None`` if there is nothing for it to do."""
-    return answer_of(here, call)
+    try:
+        return answer_of(here, call)
+    finally:
+        free_message()
 
 
 def reset(backend: str) -> None:

@@ -10,7 +10,7 @@ from ..analysis import summary
 from ..analysis.memory import memory
 from ..analysis.simulate import Simulation, simulate
 from ..analysis.traffic import Totals, totals, traffic
-from ..analysis.weight_memory import process_bytes
+from ..analysis.weight_memory import PROCESS
 from ..display.cards import Card, Shown
 from ..planner.plan import Plan
 from .job import Job
@@ -56,8 +56,7 @@ class PlanFigures(Shown, Plan):
 
         They include the process, its weights, and the values that it holds at one time.
         """
-        process = process_bytes(self.training)
-        return tuple(process + weights + values for weights, values in memory(self))
+        return tuple(PROCESS + weights + values for weights, values in memory(self))
 
     def simulate(self, machine: MachineLike = None) -> Simulation:
         """Simulate the plan's programs; no rank is started.

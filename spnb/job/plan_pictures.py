@@ -12,7 +12,7 @@ from ..analysis.halos import halo_of, widest_halo
 from ..analysis.memory import held_value_bytes
 from ..analysis.traffic import traffic_matrix
 from ..analysis.untiled import untiled
-from ..analysis.weight_memory import held_weight_bytes, process_bytes, weight_bytes
+from ..analysis.weight_memory import PROCESS, held_weight_bytes, weight_bytes
 from ..io.sources import NOT_GIVEN, Source, given
 from ..io.thumbnail import thumbnail
 from ..ir.region import Region
@@ -250,9 +250,8 @@ class PlanPictures(PlanInputs):
         weights = np.array([held_weight_bytes(self, rank) for rank in ranks])
         values = np.array([held_value_bytes(self, rank) for rank in ranks])
         whole = untiled(self)
-        process = process_bytes(self.graph.training)
-        need = process + weight_bytes(whole, 0) + held_value_bytes(whole, 0)
-        return plots.memory(weights, values, process, need, measured, ax)
+        need = PROCESS + weight_bytes(whole, 0) + held_value_bytes(whole, 0)
+        return plots.memory(weights, values, PROCESS, need, measured, ax)
 
 
 def _spatial(region: Region) -> Region:

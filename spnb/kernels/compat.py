@@ -25,8 +25,9 @@ name here                  in PyTorch 2.13               without it
 `freeze_compiled_weights`  torch._inductor.config        an error
 =========================  ============================  =========================================
 
-`spnb.kernels.onednn`, `preallocated` and `autograd_node` probe what they alone use.  The module is
-longer than others because one page lists all that a new version of PyTorch may take away.
+`spnb.kernels.onednn`, `preallocated`, `autograd_node` and `left_out_compiler` know what they alone
+use.  The module is longer than others because one page lists all that a new version of PyTorch may
+take away.
 """
 
 from __future__ import annotations

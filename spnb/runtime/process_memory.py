@@ -69,16 +69,8 @@ def collect_young() -> None:
     gc.collect(1)
 
 
-def set_modules_aside(training: bool = False) -> None:
-    """Leave the objects of modules out of collections: to go through PyTorch's takes 0.2 s.
-
-    Parameters
-    ----------
-    training
-        Whether to import what an optimizer will import first.
-    """
-    if training:
-        torch.optim.SGD([torch.empty(0)])  # any optimizer imports PyTorch's compiler
+def set_modules_aside() -> None:
+    """Leave the objects of modules out of collections: to go through PyTorch's takes 0.2 s."""
     if len(sys.modules) > 1.1 * _set_aside.get("modules", 0):
         gc.collect()
         gc.freeze()

@@ -16,7 +16,9 @@ from ..errors import OptionError
 from ..io.datasets.examples import Examples
 from ..ir.region import Region
 from ..kernels.devices import CPU
+from ..kernels.left_out_compiler import compiler_left_out
 from ..runtime import process_memory
+from ..runtime.state import Piece
 from ..runtime.worker import share_failures
 from .batch_reader import BatchReader
 from .clipping import clip_gradients
@@ -106,13 +108,14 @@ class Trainer:
 
     def __init__(self, worker: TrainingWorker, start: TrainingStart):
         self.worker, self.recipe, self.own = worker, start.recipe, start.own
-        self.num_workers = start.num_workers
-        self.optimizer = self._make_optimizer(start.optimizer_state)
-        self.scheduler: LRScheduler | None = None
-        if self.optimizer is not None:
-            if self.own.scheduler is not None:
-                self.scheduler = self._make_scheduler(self.own.scheduler, start.validated)
-            restore(self.optimizer, self.scheduler, start.progress)
+        self.num_workers, self._begun = start.num_workers, False
+        with compiler_left_out():
+            self.optimizer = self._make_optimizer(start.optimizer_state)
+            self.scheduler: LRScheduler | None = None
+            if self.optimizer is not None:
+                if self.own.scheduler is not None:
+                    self.scheduler = self._make_scheduler(self.own.scheduler, start.validated)
+                restore(self.optimizer, self.scheduler, start.progress)
 
     def _make_optimizer(self, state: OptimizerState) -> torch.optim.Optimizer | None:
         parameters = self.worker.parameters
@@ -204,6 +207,9 @@ class Trainer:
         steps, batches = range(taken.first, taken.stop), taken.batches(examples, epoch, batch)
         reader = BatchReader(examples, batches, self.worker.rank_plan, self.worker.device)
         losses, right, seconds, metrics = [], [], [], []
+        if not self._begun:
+            process_memory.give_back()  # messages with weights and moments of an earlier training
+            self._begun = True
         process_memory.restart_peak(self.worker.device)
         with reader.ahead.reading(self.num_workers):
             for number, step in enumerate(steps):
@@ -219,23 +225,29 @@ class Trainer:
 
     def _step(self, reader: BatchReader, number: int, epoch: int, step: int) -> tuple[Step, int]:
         """Train on a batch; return the results, and this rank's share of the right classes."""
-        read_targets, targets = reader.wanted(number), {}
+        read_targets = reader.wanted(number)
+        targets: dict[Region, torch.Tensor] = {}
+        hits: list[int] = []
 
         def wanted(value: str, region: Region) -> torch.Tensor:
             targets[region] = read_targets(value, region)
             return targets[region]
 
+        def seen(piece: Piece) -> None:
+            if piece.region in targets:
+                hits.append(_right(piece.tensor, targets.pop(piece.region)))
+
         seed = (self.recipe.seed * 1_000_003 + epoch) * 1_000_003 + step
-        result = self.worker.step(reader.read(number), wanted, seed)
+        result = self.worker.step(reader.read(number), wanted, seed, seen)
         if self.own.clip is not None and result.finite:
             worker, ranks = self.worker, self.worker.rank_plan.num_ranks
             clip_gradients(
                 worker.parameters, worker.buckets, worker.transport, ranks, self.own.clip
             )
         if self.optimizer is not None and result.finite:
-            self.optimizer.step()
-        known = (piece for piece in result.pieces if piece.region in targets)
-        return result, sum(_right(piece.tensor, targets[piece.region]) for piece in known)
+            with compiler_left_out():
+                self.optimizer.step()
+        return result, sum(hits)
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:

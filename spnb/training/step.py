@@ -42,8 +42,6 @@ class Step:
     ----------
     loss
         Its share of the loss: the shares of all ranks add up to the mean over the batch.
-    pieces
-        The regions of the outputs that it computed.
     most_held
         The largest number of micro-batches that it held at once.
     overlapped_sums
@@ -55,7 +53,6 @@ class Step:
     """
 
     loss: float
-    pieces: list[Piece]
     most_held: int
     overlapped_sums: int
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -131,7 +128,13 @@ class TrainingWorker:
         self.report_pass: ReportPass = lambda kind, stage, micro_batch: None
         self._tapes: dict[int, Tape | PatchedTape] = {}  # by micro-batch, between its two passes
 
-    def step(self, read: Read, wanted: Wanted, seed: int = 0) -> Step:
+    def step(
+        self,
+        read: Read,
+        wanted: Wanted,
+        seed: int = 0,
+        seen: Callable[[Piece], None] = lambda piece: None,
+    ) -> Step:
         """Run forward and backward over the batch; then each parameter has its gradient.
 
         Parameters
@@ -142,6 +145,8 @@ class TrainingWorker:
             Gives the targets.
         seed
             Seed of dropout's random numbers.
+        seen
+            Called with each region of the outputs, which is freed afterwards.
 
         Raises
         ------
@@ -153,7 +158,7 @@ class TrainingWorker:
         on_device, fast = computing_on(self.device), convolving({self.rank_plan.dtype}, self.device)
         self._tapes.clear()
         with on_device, share_failures(self.transport, lambda: self.at), fast:
-            return self._step(read, wanted, seed)
+            return self._step(read, wanted, seed, seen)
 
     @property
     def at(self) -> str:
@@ -163,14 +168,14 @@ class TrainingWorker:
             return f"stage {self.rank_plan.stage}, between micro-batches"
         return f"stage {latest.rank_plan.stage}, {latest.at}"
 
-    def _step(self, read: Read, wanted: Wanted, seed: int) -> Step:
+    def _step(self, read: Read, wanted: Wanted, seed: int, seen: Callable[[Piece], None]) -> Step:
         weights = self._weights_of_step()
         for parameter in self.parameters.values():
             parameter.grad = None  # frees the memory before new gradients are made
         summed = {**weights.made, **self.weights}
         names = (*self.parameters, *weights.made, *self.running_stats.moves)
         reducer = Reducer(self.buckets, {name: summed[name] for name in names}, self.transport)
-        passes = _Passes(self, weights, reducer, read, wanted, seed)
+        passes = _Passes(self, weights, reducer, read, wanted, seed, seen)
         self.transport.barrier()
         for index, (stage, kind, micro_batch) in enumerate(self.passes):
             self.report_pass(kind, self.stages[stage].rank_plan.stage, micro_batch)
@@ -186,7 +191,6 @@ class TrainingWorker:
         self.transport.flush()
         return Step(
             loss=passes.shares.loss,
-            pieces=passes.pieces,
             most_held=passes.most_held,
             overlapped_sums=overlapped_sums,
             metrics=passes.shares.metrics,
@@ -243,14 +247,14 @@ class _Passes:
         read: Read,
         wanted: Wanted,
         seed: int,
+        seen: Callable[[Piece], None],
     ):
         self.worker, self.weights, self.reducer = worker, weights, reducer
-        self.read, self.seed = read, seed
+        self.read, self.seed, self.seen = read, seed, seen
         self.shares = LossShares(worker.loss, worker.rank_plan.outputs, wanted, worker.loss_scale)
         self.sizes = worker.rank_plan.micro_batch_sizes
         self.tapes = worker._tapes
         self.most_held = 0
-        self.pieces: list[Piece] = []
         self._output_gradients: dict[int, list[torch.Tensor | None]] = {}
 
     def forward(self, stage: PipelineStage, micro_batch: int) -> None:
@@ -262,9 +266,10 @@ class _Passes:
         with self._dropout(micro_batch):
             tape.forward(self.read, partial(self._record_stats, stage, micro_batch))
         of_batch = self.sizes[micro_batch] / sum(self.sizes)
-        gradients = [self.shares.gradient_of(piece, of_batch) for piece in tape.pieces]
-        self._output_gradients[micro_batch] = gradients
-        self.pieces += tape.pieces
+        gradients = self._output_gradients[micro_batch] = []
+        for piece in tape.take_pieces():
+            gradients.append(self.shares.gradient_of(piece, of_batch))
+            self.seen(piece)
         self.most_held = max(self.most_held, len(self.tapes))
 
     def backward(self, index: int, micro_batch: int) -> None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.autograd.graph import get_gradient_edge
 
 from ..capture.export import cast
 from ..ir.rank_plan import RankPlan
 from ..ir.weights import add_constants
+from ..kernels.autograd_node import gradients_between
 from ..kernels.half_conv import HALVES
 from .sums import Sums
 
@@ -73,11 +75,10 @@ class StepWeights:
         """Add the gradients of what is made of parameters to those of the parameters."""
         if not self.made:
             return
-        found = torch.autograd.grad(
-            list(self.made.values()),
-            [self.leaves[name] for name in parameters],
+        found = gradients_between(
+            [get_gradient_edge(each) for each in self.made.values()],
             [sums[name] for name in self.made],
-            allow_unused=True,
+            [get_gradient_edge(self.leaves[name]) for name in parameters],
         )
         for name, gradient in zip(parameters, found, strict=True):
             if gradient is not None:

@@ -14,7 +14,7 @@ from spnb.analysis.halos import halo_of
 from spnb.analysis.memory import held_value_bytes
 from spnb.analysis.traffic import traffic_matrix
 from spnb.analysis.untiled import untiled
-from spnb.analysis.weight_memory import process_bytes, weight_bytes
+from spnb.analysis.weight_memory import PROCESS, weight_bytes
 from spnb.display import plots
 from spnb.display.cards import size_text
 
@@ -114,16 +114,15 @@ def test_traffic_and_memory_draw_the_plans_numbers(result):
     ax = plan.plot_memory()
     heights = [sum(part.get_height() for part in parts) for parts in zip(*ax.containers)]
     unit = 2**20 if "MiB" in ax.get_ylabel() else 2**10
-    process = process_bytes(training=False)
     held = [
         weight_bytes(plan, plan.stage_of(r).index) + held_value_bytes(plan, r) for r in range(5)
     ]
-    expected = [process + each for each in held]
+    expected = [PROCESS + each for each in held]
     np.testing.assert_allclose(np.array(heights) * unit, expected)
     assert max(expected) == max(plan.memory_bytes)
     alone = untiled(plan)
     line = ax.lines[0].get_ydata()[0] * unit
-    assert line == pytest.approx(process + weight_bytes(alone, 0) + held_value_bytes(alone, 0))
+    assert line == pytest.approx(PROCESS + weight_bytes(alone, 0) + held_value_bytes(alone, 0))
     assert line > max(expected)
 
 

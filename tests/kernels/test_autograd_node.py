@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 
 from spnb.kernels import autograd_node
-from spnb.kernels.autograd_node import differentiating
+from spnb.kernels.autograd_node import differentiating, gradients_between
+from spnb.kernels.compat import TorchDispatchMode
 
 
 def convolved(bias=True, trained=True, of_input=True, transposed=False):
@@ -41,6 +43,42 @@ def test_gradients_of_a_convolution_in_two_calls(bias, trained, of_input, transp
         assert (each is None) == (wanted is None)
         assert wanted is None or torch.equal(each, wanted)
         assert wanted is None or not each.requires_grad
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_filters_come_first_of_a_large_image(bias, monkeypatch):
+    """Their copy of the image is freed before its gradient is made; later is nothing left."""
+    monkeypatch.setattr(autograd_node, "LARGE", 2 * 4 * 7 * 6 * 8)
+    asked = []
+
+    class Asked(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten.convolution_backward.default:
+                asked.append(args[-1])
+            return function(*args, **(kwargs or {}))
+
+    result = convolved(bias)
+    g = torch.randn_like(result)
+    with Asked():
+        found, later = together(result.grad_fn, g)
+    assert later is None
+    assert asked == [[False, True, bias], [True, False, False]]
+    for each, wanted in zip(found, result.grad_fn(g), strict=True):
+        assert (each is None) == (wanted is None)
+        assert wanted is None or torch.equal(each, wanted)
+
+
+def test_gradients_between_edges_are_those_of_autograd():
+    """With a given tensor on which no result depends, and a result without gradient."""
+    x, y, z = (torch.randn(3, requires_grad=True) for _ in range(3))
+    results, gradients = [(x * y).exp(), x.sin()], [torch.randn(3), torch.randn(3)]
+    wanted = torch.autograd.grad(
+        results, [x, y, z], gradients, allow_unused=True, retain_graph=True
+    )
+    edges = [get_gradient_edge(each) for each in results]
+    found = gradients_between(edges, gradients, [get_gradient_edge(each) for each in (x, y, z)])
+    assert found[2] is None and wanted[2] is None
+    assert all(torch.equal(a, b) for a, b in zip(found[:2], wanted[:2], strict=True))
 
 
 def test_other_nodes_are_called_once():

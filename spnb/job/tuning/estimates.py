@@ -16,14 +16,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ...analysis.training_memory import FRAGMENTED, REPEATED
-from ...analysis.weight_memory import process_bytes
+from ...analysis.weight_memory import PROCESS
 from ...ir.cost import Machine
 from ...ir.graph import Graph
 from ...ir.node import Node
 from ..job_plan import JobPlan
 from .splits import Split
 
-MOMENTS = 4
+MOMENTS = 3
 """Bytes beside each byte of a weight in training: gradients and the optimizer's moments."""
 
 
@@ -126,13 +126,13 @@ class Estimates:
         """Bytes of a rank with a share of the image of some blocks."""
         weights = float(self._weights[stop] - self._weights[start])
         if not self.whole.training:
-            return process_bytes(False) + weights + share * float(self._alive[start:stop].max())
+            return PROCESS + weights + share * float(self._alive[start:stop].max())
         saved = float(self._saved[stop] - self._saved[start])
         if split.recompute:  # about as many beginnings of segments as segments hold values
             saved = max(float(self._alive[start:stop].max()), 2 * saved / (stop - start) ** 0.5)
         further = min(split.parts, split.stages) - 1 if start == 0 else 0  # fewer on later stages
         values = (FRAGMENTED + REPEATED * further) * share * saved
-        return process_bytes(True) + (1 + MOMENTS) * weights + values
+        return PROCESS + (1 + MOMENTS) * weights + values
 
     @cached_property
     def _weights(self) -> np.ndarray:

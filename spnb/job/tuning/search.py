@@ -27,7 +27,7 @@ from torch import nn
 
 from ...analysis.memory import memory_in_the_middle
 from ...analysis.simulate import seconds_by_stage
-from ...analysis.weight_memory import process_bytes
+from ...analysis.weight_memory import PROCESS
 from ...display.cards import counted, size_text, time_text
 from ...display.progress import Bar
 from ...errors import CaptureError, OptionError, PlanError
@@ -222,7 +222,7 @@ class _Search:
             found = Candidate(
                 plan=plan,
                 seconds=seconds_by_stage(plan, self.machine),
-                memory=process_bytes(self.training) + memory_in_the_middle(plan),
+                memory=PROCESS + memory_in_the_middle(plan),
                 estimate=estimate,
             )
         except (OptionError, PlanError, CaptureError) as error:

@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from ...kernels.autograd_node import Differentiate, count_of_results, differentiating, in_python
+from ...kernels.autograd_node import (
+    Differentiate,
+    count_of_results,
+    differentiating,
+    gradients_between,
+    in_python,
+)
 from .taped_call import TapedCall
 
 Parts = list[torch.Tensor | None]
@@ -174,9 +180,7 @@ class SeveralNodes:
         if not (known and self.given):
             return FoundGradients([None] * len(self.given))
         edges, gradients = zip(*known, strict=True)
-        return FoundGradients(
-            list(torch.autograd.grad(edges, self.given, gradients, allow_unused=True))
-        )
+        return FoundGradients(gradients_between(edges, gradients, self.given))
 
 
 CallGraph = OneNode | SeveralNodes

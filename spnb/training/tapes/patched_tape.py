@@ -155,6 +155,10 @@ class PatchedTape:
         """The regions of the network's outputs that the patches computed."""
         return [piece for tape in self.tapes for piece in tape.pieces]
 
+    def take_pieces(self) -> list[Piece]:
+        """The same regions, which the tapes hold no longer."""
+        return [piece for tape in self.tapes for piece in tape.take_pieces()]
+
     def forward(
         self,
         read: Read,
@@ -179,7 +183,7 @@ class PatchedTape:
 
     def backward(
         self,
-        outputs: Sequence[torch.Tensor | None],
+        outputs: list[torch.Tensor | None],
         add: Callable[[str, torch.Tensor], None],
         passed: Callable[[int], None] = lambda number: None,
     ) -> None:
@@ -188,10 +192,9 @@ class PatchedTape:
         No step is passed by all patches before the end, so ``passed`` is not called.
         """
         self._connect(goes_back=True)
-        left = iter(outputs)
-        self._run(
-            [tape.backward_waits([next(left) for _ in tape.pieces], add) for tape in self.tapes]
-        )
+        outputs.reverse()
+        of_tapes = [[outputs.pop() for _ in range(tape.shared.outputs)] for tape in self.tapes]
+        self._run([tape.backward_waits(of_tapes.pop(0), add) for tape in self.tapes])
 
     def _connect(self, goes_back: bool) -> None:
         """Give each tape its messages of a pass."""

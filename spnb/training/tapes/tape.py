@@ -293,9 +293,14 @@ class Tape:
 
     # --- backward ---------------------------------------------------------------------------
 
+    def take_pieces(self) -> list[Piece]:
+        """The regions of the outputs, which the tape holds no longer."""
+        taken, self.pieces = self.pieces, []
+        return taken
+
     def backward(
         self,
-        outputs: Sequence[torch.Tensor | None],
+        outputs: list[torch.Tensor | None],
         add: Callable[[str, torch.Tensor], None],
         passed: Callable[[int], None] = lambda number: None,
     ) -> None:
@@ -304,7 +309,8 @@ class Tape:
         Parameters
         ----------
         outputs
-            The gradient of each of `pieces`.
+            The gradient of each region of the outputs; emptied, so that each is freed once it is
+            used.
         add
             Called with the name of a weight and its gradient, once for each call that reads it.
         passed
@@ -316,19 +322,18 @@ class Tape:
     @torch.no_grad()
     def backward_waits(
         self,
-        outputs: Sequence[torch.Tensor | None],
+        outputs: list[torch.Tensor | None],
         add: Callable[[str, torch.Tensor], None],
         passed: Callable[[int], None] = lambda number: None,
     ) -> Waits:
         """Run the program backward as `backward` does; go on when the messages have arrived."""
-        left = list(zip(self.pieces, outputs, strict=True))
         steps = self.shared.steps
         for number in reversed(range(len(steps))):
             step = steps[number]
             if isinstance(step, TapedCall):
                 self._compute_back(number, step, add)
             elif isinstance(step, TapedSend):
-                yield from self._send_back(step, left)
+                yield from self._send_back(step, outputs)
             elif isinstance(step, TapedReceive) and number in self._own:
                 self._receive_back(step, self._own[number])
             self._postponed.append(partial(passed, number))
@@ -370,10 +375,9 @@ class Tape:
 
         self._postponed.append(add_weights)
 
-    def _send_back(self, step: TapedSend, left: list[tuple[Piece, torch.Tensor | None]]) -> Waits:
+    def _send_back(self, step: TapedSend, outputs: list[torch.Tensor | None]) -> Waits:
         for region in reversed(step.to_host):
-            _, gradient = left.pop()
-            self.values.add_gradient(step.value, step.axes, region, [gradient])
+            self.values.add_gradient(step.value, step.axes, region, [outputs.pop()])
         arrivals, arriving = step.receive_gradients(self.transport)
         if arrivals:
             self._catch_up()

@@ -46,6 +46,11 @@ class TapedProgram:
         """The steps of the program."""
         return [self._taped(number) for number in range(len(self.program.steps))]
 
+    @cached_property
+    def outputs(self) -> int:
+        """The number of regions of the network's outputs that it computes."""
+        return sum(len(step.to_host) for step in self.steps if isinstance(step, TapedSend))
+
     def _taped(self, number: int) -> TapedStep:
         step, plan = self.program.steps[number], self.rank_plan
         if isinstance(step, Compute):

@@ -300,7 +300,7 @@ class Deep(nn.Module):
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(
-            *(nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(6))
+            *(nn.Sequential(conv(), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(9))
         )
         self.last = nn.Sequential(nn.MaxPool2d(2), conv())
 
