@@ -100,9 +100,11 @@ def _carried_out(args: argparse.Namespace) -> int:
         if args.verb == "infer":
             flags.check_output(args)
         with _ending_at_an_interrupt():
+            from ..driver.launch.interrupts import interrupts_not_lost
             from . import verbs
 
-        return verbs.run(args)
+        with interrupts_not_lost():
+            return verbs.run(args)
     except BAD_INPUT as error:
         return _fail(error, 2)
     except BrokenPipeError:  # as of `spnb … | head`: nobody reads on

@@ -99,3 +99,32 @@ def test_an_interrupt_while_packages_are_imported_is_a_line(tmp_path):
     code, seconds = interrupted(command, tmp_path, ready)
     assert code == 130
     assert seconds < 3
+
+
+REMOVED = """
+import os, signal, time, weakref
+from spnb.driver.launch.interrupts import interrupts_not_lost
+
+class Removed:
+    pass
+
+def interrupted(_):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1)
+
+with interrupts_not_lost():
+    removed = Removed()
+    told = weakref.ref(removed, interrupted)
+    try:
+        del removed
+        time.sleep(5)
+        print("lost")
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+def test_an_interrupt_while_an_object_is_removed_is_not_lost():
+    """Python would print it with a traceback, and go on."""
+    done = subprocess.run([sys.executable, "-c", REMOVED], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")

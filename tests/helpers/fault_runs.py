@@ -323,6 +323,8 @@ def must_end(run):
     """Whether a run cannot go on after its fault; None if that depends on the instant."""
     if run.moment == "checkpoint" and run.way != "mpiexec" and run.victim != "caller":
         return False  # it is the last one, and the training is done
+    if (run.victim, run.fault, run.moment) == ("mpiexec", "SIGSTOP", "start"):
+        return None  # engines that have not started need it
     if run.fault == "SIGSTOP":
         return run.victim.startswith(("rank", "controller", "scheduler", "mpiexec's proxy"))
     if (run.victim, run.fault) == ("mpiexec's proxy", "SIGTERM"):

@@ -7,6 +7,7 @@ that start processes would be left half done.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from .launcher import launched_rank
 
@@ -51,6 +52,28 @@ def interrupts_delayed() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
     if first:
         handler(signal.SIGINT, first[0])
+
+
+@contextmanager
+def interrupts_not_lost() -> Iterator[None]:
+    """Raise an interrupt again that comes while an object is removed.
+
+    Python prints what is raised there, with a traceback, and goes on.
+    """
+    shown = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            # In a moment: at once it would be raised in this function, and lost again.
+            threading.Timer(0.05, _thread.interrupt_main).start()
+        else:
+            shown(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = shown
 
 
 def end_after_an_interrupt() -> None:
