@@ -148,7 +148,7 @@ EFFECTS = {
     "recompute": ({"parts": 4}, True, lambda job: trained_plan(job).memory_bytes),
     "recompute_memory": (
         {"image_size": 256, "batch_size": 2, "num_spatial_parts": 2, "split_size": 1},
-        "220MiB",
+        "130MiB",
         lambda job: trained_plan(job).memory_bytes,
     ),
     "replicas": ({}, 2, lambda job: spnb.plan(job).num_ranks),
