@@ -429,6 +429,10 @@ def test_a_second_backward_needs_retain_graph_and_weights_as_they_were(split):
         torch.optim.SGD(own.parameters(), 0.1).step()
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             own.mean(y).backward()
+        loss = own.mean(own(own.scatter(X)))
+        torch.optim.SGD(own.parameters(), 0.1).step()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()  # also the first time
         return found, wanted
 
     for found, wanted in on_ranks(job, work):

@@ -70,9 +70,10 @@ class RunNetwork(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         run = ctx.run
+        operands = ctx.saved_tensors  # PyTorch refuses those that were changed since
         with torch.no_grad():
             if run.is_over:  # it was asked for with retain_graph=True, or PyTorch refuses it here
-                run.forward_again(ctx.saved_tensors[: len(run.network.inputs)])
+                run.forward_again(operands[: len(run.network.inputs)])
             of_inputs, of_weights = apart(lambda: run.backward(gradients))
         found = (*of_inputs, *of_weights.values())
         if torch.is_grad_enabled():  # by create_graph=True
