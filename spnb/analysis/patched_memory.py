@@ -11,7 +11,7 @@ from ..ir.region import Region
 from ..planner.plan import Plan
 from .training_memory import TrainingMemory
 
-FRAGMENTED = 1.35
+IN_PATCHES = 1.35
 """Bytes from the system for each byte of a patch's values, which have many sizes (measured)."""
 
 
@@ -32,7 +32,7 @@ def patched_value_bytes(plan: Plan, rank: int) -> int:
     training = plan.graph.training
     of_patch = max(each.peak if training else each.forward_peak for each in memories)
     outputs = sum(map(_output_bytes, memories)) * (2 if training else 1)
-    return int(FRAGMENTED * of_patch) + outputs
+    return int(IN_PATCHES * of_patch) + outputs
 
 
 def patched_bytes_in_the_middle(plan: Plan, rank: int) -> int:
@@ -40,7 +40,7 @@ def patched_bytes_in_the_middle(plan: Plan, rank: int) -> int:
     memory = _memory_of(plan, middle_patch(plan, rank))
     training, count = plan.graph.training, plan.owners.count(rank)
     of_patch = memory.peak if training else memory.forward_peak
-    return int(FRAGMENTED * of_patch) + _output_bytes(memory) * count * (2 if training else 1)
+    return int(IN_PATCHES * of_patch) + _output_bytes(memory) * count * (2 if training else 1)
 
 
 def disk_bytes_in_the_middle(plan: Plan, rank: int) -> int:

@@ -92,7 +92,7 @@ def of_scale(path: str, level: int | None) -> str:
         if level is not None:
             raise ValueError(f"cannot read {path}@{level}: name the array {path}/{level}")
         return path
-    levels = [data.get("path", "") for data in images[0].get("datasets", [])]
+    levels = _levels_of(images[0])
     if (level or 0) >= len(levels):
         raise ValueError(
             f"cannot read {path}@{level or 0}: there is no level {level or 0}: {Path(path).name}"
@@ -110,6 +110,11 @@ def _images_in(path: Path) -> list[dict[str, Any]]:
     with reading(str(path)):
         attributes: dict[str, Any] = dict(zarr.open(str(path), mode="r").attrs)
     return list(attributes.get("ome", attributes).get("multiscales", []))
+
+
+def _levels_of(image: dict[str, Any]) -> list[str]:
+    """The paths of an image's arrays in its group, the largest first."""
+    return [data.get("path", "") for data in image.get("datasets", [])]
 
 
 def zarr_layout(
@@ -149,7 +154,7 @@ def _axis_names(array: Any, path: Path) -> list[str]:
         return [name or "" for name in names]
     for group in (path.parent, path.parent.parent):
         for image in _images_in(group):
-            if str(path.relative_to(group)) in [data.get("path") for data in image["datasets"]]:
+            if str(path.relative_to(group)) in _levels_of(image):
                 return [str(axis.get("name", "")) for axis in image.get("axes", [])]
     return []
 

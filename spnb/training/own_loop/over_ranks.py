@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ...capture.trainable import may_have_gradient
 from ...ir.tags import COLLECT
 from ...kernels.autograd_node import apart
 from ...transport import Transport
@@ -63,7 +64,7 @@ class RunNetwork(torch.autograd.Function):
         count = len(run.network.inputs)
         of_inputs = any(ctx.needs_input_grad[1 : count + 1])
         found = run.forward(operands[:count], of_inputs)
-        exact = (each for each in found if not (each.is_floating_point() or each.is_complex()))
+        exact = (each for each in found if not may_have_gradient(each.dtype))
         ctx.mark_non_differentiable(*exact)
         return tuple(found)
 
@@ -145,8 +146,7 @@ class SumOverRanks(torch.autograd.Function):
         wide = torch.complex128 if local.is_complex() else torch.float64
         own = torch.stack([local.to(wide).sum(), torch.tensor(local.numel(), dtype=wide)])
         total, count = carrier.added(own, "sum")
-        numbers = local.is_floating_point() or local.is_complex()
-        exact = local.dtype if numbers else torch.get_default_dtype()
+        exact = local.dtype if may_have_gradient(local.dtype) else torch.get_default_dtype()
         ctx.mark_non_differentiable(count)
         return total.to(exact), count.to(exact)
 

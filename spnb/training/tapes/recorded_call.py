@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ...capture.trainable import may_have_gradient
 from .call_graph import CallGraph, Parts, graph_of
 from .tape_values import parts_of
 from .taped_call import TapedCall
@@ -125,7 +126,7 @@ def _nothing(dtype: torch.dtype, device: torch.device) -> torch.Tensor:
 
 def entering(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor as autograd's graph begins with it; whole numbers have no gradient."""
-    if not (tensor.is_floating_point() or tensor.is_complex()):
+    if not may_have_gradient(tensor.dtype):
         return tensor
     # No view: PyTorch 2.13 differentiates a convolution in fp64 wrongly by a view of filters in
     # groups whose channels are last.

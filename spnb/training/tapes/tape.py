@@ -291,12 +291,12 @@ class Tape:
         self.values.cover(step.value, step.whole, self._own[number].assembly.end(begun, arrived))
         self.values.expect(step.value, step.region, [step.shape])
 
-    # --- backward ---------------------------------------------------------------------------
-
     def take_pieces(self) -> list[Piece]:
         """The regions of the outputs, which the tape holds no longer."""
         taken, self.pieces = self.pieces, []
         return taken
+
+    # --- backward ---------------------------------------------------------------------------
 
     def backward(
         self,

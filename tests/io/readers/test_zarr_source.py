@@ -38,3 +38,10 @@ def test_an_image_of_ome_is_named_by_its_group(tmp_path, version, folder):
         open_source(f"{path}@2")
     with pytest.raises(ValueError, match=r"1@1: name the array"):
         open_source(f"{path / levels[1].split('/')[0]}@1")
+
+
+def test_metadata_that_name_no_arrays_say_nothing_of_axes(tmp_path):
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2)
+    group.create_array("0", data=FIRST[0])
+    group.attrs["multiscales"] = [{"axes": [{"name": "y"}]}]
+    reads_like(open_source(tmp_path / "a.zarr" / "0"), FIRST)
